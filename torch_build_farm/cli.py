@@ -1,0 +1,117 @@
+"""Arguments, and how a run ends: exit codes, signals, one clear message for an error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from torch_build_farm import __version__, commands
+from torch_build_farm.commands import Desk
+from torch_build_farm.engines.choice import ENGINES
+from torch_build_farm.errors import FarmError, exit_code
+from torch_build_farm.process import Runner
+
+COMMANDS: dict[str, tuple[Callable[[Desk], int], str]] = {
+    "run": (commands.run_all, "all stages: render, build, repair, smoke, report (what a bare call does)"),
+    "plan": (commands.show_plan, "show the jobs; with --json as a CI matrix"),
+    "render": (commands.render, "write each job's source tree"),
+    "build": (commands.build, "render, build and repair wheels"),
+    "smoke": (commands.smoke, "smoke-test wheels, each in a fresh environment with its own torch"),
+    "doctor": (commands.examine, "what this machine has and lacks, for what"),
+    "clean": (commands.clean, "remove what runs left"),
+}
+_SELECTS = ("run", "plan", "render", "build", "smoke")
+_RUNS = ("run", "render", "build", "smoke")
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", metavar="DIR", help="folder of the project's pyproject.toml, variants/, templates/")
+    parser.add_argument("--work", metavar="DIR", help="work folder: records, logs, wheels (default: PROJECT/work)")
+    parser.add_argument("--json", action="store_true", help="a JSON document on standard output, the rest on stderr")
+
+
+def _selecting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--torch", nargs="+", metavar="MINOR", help="torch minors such as 2.8 2.9, or all")
+    parser.add_argument("--python", nargs="+", metavar="X.Y", help="CPythons such as 3.11 3.12 3.13t, or all "
+                        "(default: the running one, else the newest)")  # fmt: skip
+    parser.add_argument("--only", nargs="+", metavar="JOB", help="only jobs with such ids; * and ? match")
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="where to build (default: auto)")
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="at most so many builds side by side")
+    parser.add_argument("--smoke", choices=("full", "import", "none"), help="how much to test (default: full)")
+    parser.add_argument("--force", action="store_true", help="do everything anew, whatever the records say")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="build_farm.py",
+        description="One wheel per torch minor from one C++ source tree. Without a command: all stages.",
+        epilog="exit codes: docs/maintainers.md",
+    )
+    top.add_argument("--version", action="version", version=f"torch-build-farm {__version__}")
+    subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=text, description=text)
+        _common(sub)
+        if name in _SELECTS:
+            _selecting(sub)
+        if name in _RUNS:
+            _running(sub)
+        if name in (*_RUNS, "clean"):
+            sub.add_argument("--wait", action="store_true", help="wait for another farm in the same work folder")
+        if name == "clean":
+            sub.add_argument("--all", action="store_true", help="finished wheels too")
+            sub.add_argument("--store", action="store_true", help="the store too: torch, tools, caches of all projects")
+    return top
+
+
+def _with_command(argv: Sequence[str]) -> list[str]:
+    """A bare call means `run`."""
+    first = argv[0] if argv else ""
+    return list(argv) if first in (*COMMANDS, "-h", "--help", "--version") else ["run", *argv]
+
+
+def _on_signals(runner: Runner) -> None:
+    """The first SIGINT or SIGTERM ends the run in order; the second ends the farm at once."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if runner.cancelled:
+            os._exit(128 + number)
+        runner.cancel(number)
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+
+
+def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
+    """Run the farm; `root` is the project that is meant where --project names none (default: the current folder)."""
+    options = parser().parse_args(_with_command(sys.argv[1:] if argv is None else argv))
+    console = Console(stderr=options.json, highlight=False)
+    runner = Runner()
+    _on_signals(runner)
+    folder = Path(options.project).resolve() if options.project else (root or Path.cwd())
+    desk = Desk(options, folder, commands.builtin_folder(), runner, console)
+    try:
+        return COMMANDS[options.command][0](desk)
+    except FarmError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        if options.json:
+            desk.answer({"schema": 1, "error": {"kind": type(error).__name__, "exit_code": exit_code(error),
+                         "what": error.what, "where": error.where, "next": error.next_step}})  # fmt: skip
+        return exit_code(error)

@@ -1,0 +1,225 @@
+"""What each subcommand does: load, plan, check, run the stages, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from torch_build_farm import config, doctor, pipeline, report, source, workfolder
+from torch_build_farm.config import Project
+from torch_build_farm.engines import Engine
+from torch_build_farm.engines.choice import choose
+from torch_build_farm.engines.local import compile_slots
+from torch_build_farm.errors import SourceError, UsageError, exit_code
+from torch_build_farm.jobserver import Jobserver
+from torch_build_farm.names import CPython
+from torch_build_farm.pipeline import Farm, Stage
+from torch_build_farm.plan import Job, Plan, Selection, plan
+from torch_build_farm.process import Runner
+from torch_build_farm.source import Source
+from torch_build_farm.stages import BUILD, RENDER, REPAIR, SMOKE
+from torch_build_farm.torch_store import TorchStore, default_folder
+
+# 1980-01-01, the earliest date that a zip archive can hold; SOURCE_DATE_EPOCH overrides it.
+_EPOCH = 315532800
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What every command has at hand. With --json, standard output is for the document alone."""
+
+    options: Namespace
+    root: Path
+    builtin: Path
+    runner: Runner
+    console: Console
+
+    @property
+    def project(self) -> Project:
+        return config.load(self.root, self.builtin)
+
+    @property
+    def work(self) -> Path:
+        return Path(self.options.work).resolve() if self.options.work else self.root / "work"
+
+    @property
+    def store(self) -> TorchStore:
+        return TorchStore.at(default_folder(), self.work)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def answer(self, document: dict[str, Any]) -> None:
+        """The document for programs."""
+        print(json.dumps(document, indent=2))  # noqa: T201
+
+
+def builtin_folder() -> Path:
+    """Where the built-in variants/ and templates/ lie: in the installed package, or in the checkout around it."""
+    package = Path(__file__).resolve().parent
+    return package / "builtin" if (package / "builtin").is_dir() else package.parent
+
+
+def _selection(desk: Desk, project: Project) -> Selection:
+    asked = tuple(desk.options.torch or map(str, project.settings.torch))
+    if not asked:
+        raise UsageError(
+            "which torch minors? none is named",
+            where="--torch",
+            next_step=f"--torch {' '.join(map(str, project.variants))}, some of these, or --torch all",
+        )
+    pythons = desk.options.python
+    if not pythons:
+        return Selection(asked, only=tuple(desk.options.only or ()))
+    if "all" in pythons:
+        return Selection(asked, "all", tuple(desk.options.only or ()))
+    try:
+        named = tuple(CPython.parse(text) for text in pythons)
+    except ValueError as error:
+        raise UsageError(str(error), where="--python", next_step="such as --python 3.11 3.12, or all") from None
+    return Selection(asked, named, tuple(desk.options.only or ()))
+
+
+def _plan(desk: Desk) -> tuple[Project, Source, Engine, str, Plan]:
+    """Load everything and plan, without touching the work folder."""
+    project = desk.project
+    selection = _selection(desk, project)
+    # a work folder inside the source tree is no part of it
+    inside = [f"/{desk.work.relative_to(project.source)}/"] if desk.work.is_relative_to(project.source) else []
+    tree = source.read(project.source, (*project.settings.exclude, *inside))
+    if project.smoke_script and not project.smoke_script.is_file():
+        raise SourceError(
+            "the smoke script does not exist",
+            where=str(project.smoke_script),
+            next_step="correct smoke-script in [tool.torch-build-farm]",
+        )
+    engine, why = choose(desk.options.engine, project, desk.store, desk.runner)
+    planned = plan(
+        project,
+        selection,
+        version=tree.version,
+        requires_python=tree.requires_python,
+        engine={python: interpreter.version for python, interpreter in engine.interpreters().items()},
+        running=CPython.running(),
+    )
+    return project, tree, engine, why, planned
+
+
+def show_plan(desk: Desk) -> int:
+    """`plan`: the jobs, nothing run."""
+    *_, planned = _plan(desk)
+    if desk.options.json:
+        desk.answer(planned.matrix())
+    else:
+        report.plan_table(desk.console, planned.jobs)
+        for note in planned.notes:
+            desk.say(note)
+    return 0
+
+
+def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str]) -> None:
+    """Find out before anything starts whether what has to run can run."""
+    due = [job for job in jobs if job.id in first]
+    to_build = [job for job in due if first[job.id] in ("render", "build")]
+    smoke = farm.smoke != "none"
+    if to_build:
+        farm.engine.check(farm.project, to_build)
+    farm.store.check_disk(due, smoke)
+    if missing := farm.store.missing(due, smoke):
+        farm.store.check_index(*missing[0], farm.runner)
+
+
+def _run(desk: Desk, stages: Sequence[Stage], smoke: str) -> int:
+    """Plan, check, run `stages`, report."""
+    start = time.monotonic()
+    options = desk.options
+    project, tree, engine, why, planned = _plan(desk)
+    desk.say(why)
+    for note in planned.notes:
+        desk.say(note)
+    slots = compile_slots(project.settings.memory_per_compile_gb)
+    at_once = min(options.jobs or slots, slots)
+    with workfolder.locked(desk.work, desk.runner, options.wait, desk.say):
+        desk.store.forget_environments()
+        with Jobserver(desk.work / "jobserver", slots) as jobserver:
+            farm = Farm(
+                project=project,
+                source=tree,
+                engine=engine,
+                store=desk.store,
+                runner=desk.runner,
+                work=desk.work,
+                smoke=smoke,  # type: ignore[arg-type]
+                epoch=int(os.environ.get("SOURCE_DATE_EPOCH", _EPOCH)),
+                jobserver=jobserver,
+                build_slots=threading.Semaphore(at_once),
+            )
+            first = pipeline.pending(farm, planned.jobs, stages, options.force)
+            if any(name != "render" for name in first.values()) or BUILD in stages:
+                _check(farm, planned.jobs, first)
+            progress = report.Progress(desk.console, planned.jobs)
+            results = pipeline.run(farm, planned.jobs, stages, progress, options.force)
+    seconds = time.monotonic() - start
+    report.summary(desk.console, results, str(desk.work), seconds)
+    if options.json:
+        document = {"schema": 1, "seconds": round(seconds, 2), "jobs": [r.as_json(str(desk.work)) for r in results]}
+        desk.answer(document)
+    return next((exit_code(result.error) for result in results if result.error), 0)
+
+
+def run_all(desk: Desk) -> int:
+    """The bare call: every stage up to the report."""
+    smoke = desk.options.smoke or "full"
+    return _run(desk, [RENDER, BUILD, REPAIR, *([SMOKE] if smoke != "none" else [])], smoke)
+
+
+def render(desk: Desk) -> int:
+    """`render`: the source trees alone."""
+    return _run(desk, [RENDER], "none")
+
+
+def build(desk: Desk) -> int:
+    """`build`: repaired wheels; smoke-tested only where --smoke says so."""
+    smoke = desk.options.smoke or "none"
+    return _run(desk, [RENDER, BUILD, REPAIR, *([SMOKE] if smoke != "none" else [])], smoke)
+
+
+def smoke(desk: Desk) -> int:
+    """`smoke`: test wheels, building those that are not there or not fresh."""
+    mode = desk.options.smoke or "full"
+    if mode == "none":
+        raise UsageError("smoke --smoke none has nothing to do", next_step="--smoke full or --smoke import")
+    return _run(desk, [RENDER, BUILD, REPAIR, SMOKE], mode)
+
+
+def examine(desk: Desk) -> int:
+    """`doctor`: what is there and what is missing."""
+    findings = doctor.examine(desk.project, desk.store, desk.runner)
+    if desk.options.json:
+        desk.answer(doctor.as_json(findings))
+    else:
+        doctor.show(findings, desk.console)
+    return 8 if any(finding.state == "missing" for finding in findings) else 0
+
+
+def clean(desk: Desk) -> int:
+    """`clean`: what runs left, except finished wheels; with --all those too, with --store torch and the caches."""
+    with workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say):
+        store = desk.store
+        folders = [desk.work / "jobs", desk.work / "logs"]
+        folders += [desk.work / "dist"] if desk.options.all else []
+        store.forget_environments()
+        folders += [store.root] if desk.options.store else []
+        for folder in folders:
+            desk.say(f"removed {folder} ({report.size_text(workfolder.remove(folder))})")
+    return 0

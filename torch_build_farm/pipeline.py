@@ -1,0 +1,223 @@
+"""Stages over jobs: what is fresh is kept, what is not is run, side by side, and every stage leaves its record."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch_build_farm import records, toolbox
+from torch_build_farm.config import Project
+from torch_build_farm.engines import Engine
+from torch_build_farm.engines.diagnosis import STAGE_MARK
+from torch_build_farm.errors import DiskError, FarmError, Interrupted
+from torch_build_farm.jobserver import Jobserver
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Runner
+from torch_build_farm.records import Record
+from torch_build_farm.report import JobResult, Progress, StageResult
+from torch_build_farm.smoke import Mode
+from torch_build_farm.source import Source
+from torch_build_farm.torch_store import TorchStore
+
+
+@dataclass(frozen=True)
+class Farm:
+    """Everything that the stages of a run share."""
+
+    project: Project
+    source: Source
+    engine: Engine
+    store: TorchStore
+    runner: Runner
+    work: Path
+    smoke: Mode
+    epoch: int
+    jobserver: Jobserver
+    build_slots: threading.Semaphore
+    smoke_slot: threading.Lock = field(default_factory=threading.Lock)
+
+    def folder(self, job: Job) -> Path:
+        """The job's folder under the work folder."""
+        return self.work / "jobs" / job.id
+
+    @property
+    def dist(self) -> Path:
+        """Where finished wheels go."""
+        return self.work / "dist"
+
+    def log(self, job: Job) -> Path:
+        """The job's log."""
+        return self.work / "logs" / f"{job.id}.log"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage at work on a job: what it may read, and how it tells what it does. `before` are earlier stages' records."""
+
+    farm: Farm
+    job: Job
+    before: Mapping[str, Record]
+    say: Callable[[str], None]
+
+    @property
+    def folder(self) -> Path:
+        return self.farm.folder(self.job)
+
+    @property
+    def log(self) -> Path:
+        return self.farm.log(self.job)
+
+    def output(self, stage: str) -> Path:
+        """The one file or folder that an earlier stage made."""
+        (artifact,) = self.before[stage].outputs
+        return self.farm.work / artifact.path
+
+    def digest_of(self, stage: str) -> str:
+        """SHA-256 of what an earlier stage made."""
+        (artifact,) = self.before[stage].outputs
+        return artifact.sha256
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage made, and facts worth telling."""
+
+    outputs: tuple[Path, ...] = ()
+    details: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named stage: its inputs, which decide whether it is fresh; its work; and what it must hold meanwhile."""
+
+    name: str
+    inputs: Callable[[Step], Mapping[str, Any]]
+    work: Callable[[Step], Outcome]
+    holding: Callable[[Farm], contextlib.AbstractContextManager[object]] = lambda _: contextlib.nullcontext()
+
+
+def _fresh(farm: Farm, path: Path, digest: str) -> Record | None:
+    """The stage's record, if it was made from the same inputs and its outputs are still there, byte for byte."""
+    record = records.read(path)
+    if record and record.digest == digest and all(records.intact(output, farm.work) for output in record.outputs):
+        return record
+    return None
+
+
+def pending(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], force: bool) -> dict[str, str]:
+    """Jobs that are not all fresh, by id, each with its first stage that has to run."""
+    found = {}
+    for job in jobs:
+        before: dict[str, Record] = {}
+        for stage in stages:
+            step = Step(farm, job, before, lambda _: None)
+            path = records.path_of(farm.folder(job), stage.name)
+            record = None if force else _fresh(farm, path, records.digest(stage.inputs(step)))
+            if record is None:
+                found[job.id] = stage.name
+                break
+            before[stage.name] = record
+    return found
+
+
+class _JobRun:
+    """One job through all its stages, in a thread of its own."""
+
+    def __init__(self, farm: Farm, job: Job, stages: Sequence[Stage], progress: Progress, force: bool) -> None:
+        self.farm, self.job, self.stages, self.progress, self.force = farm, job, stages, progress, force
+        self.results: list[StageResult] = []
+
+    def run(self) -> JobResult:
+        error: FarmError | None = None
+        try:
+            for stage in self.stages:
+                self.results.append(self._stage(stage))
+        except FarmError as caught:
+            error = caught
+            self.progress.ended(self.job, "failed", caught.what)
+        else:
+            self.progress.ended(self.job, "kept" if all(r.kept for r in self.results) else "done")
+        repaired = next((r.record.outputs for r in self.results if r.record.stage == "repair"), ())
+        wheel = repaired[0] if repaired else None
+        return JobResult(self.job, tuple(self.results), wheel, error, str(self.farm.log(self.job)))
+
+    def _stage(self, stage: Stage) -> StageResult:
+        self.farm.runner.check()
+        before = {result.record.stage: result.record for result in self.results}
+        step = Step(self.farm, self.job, before, lambda line: self.progress.said(self.job, line))
+        path = records.path_of(step.folder, stage.name)
+        digest = records.digest(stage.inputs(step))
+        if not self.force and (record := _fresh(self.farm, path, digest)):
+            return StageResult(record, kept=True)
+        with stage.holding(self.farm):
+            self.progress.started(self.job, stage.name)
+            start = time.monotonic()
+            self._log_heading(stage)
+            try:
+                outcome = stage.work(step)
+            except OSError as error:
+                raise _disk_or_bug(error, step) from error
+            seconds = time.monotonic() - start
+        record = Record(
+            stage=stage.name,
+            job=self.job.id,
+            digest=digest,
+            outputs=tuple(records.artifact(output, self.farm.work) for output in outcome.outputs),
+            seconds=round(seconds, 3),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            tools={**toolbox.versions(), **self.farm.engine.toolchain(self.job)},
+            details=outcome.details,
+        )
+        records.write(record, path)
+        self.progress.finished(self.job, stage.name, seconds)
+        return StageResult(record, kept=False)
+
+    def _log_heading(self, stage: Stage) -> None:
+        log = self.farm.log(self.job)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        mode = "a" if any(not result.kept for result in self.results) else "w"
+        with log.open(mode, encoding="utf-8") as stream:
+            stream.write(f"{STAGE_MARK}{stage.name} {self.job.id} {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+
+
+def _disk_or_bug(error: OSError, step: Step) -> Exception:
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return DiskError(
+            f"{step.job.id}: the disk is full: {error}", where=str(step.farm.work), next_step="free some and run again"
+        )
+    return error
+
+
+def run(
+    farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress, force: bool
+) -> tuple[JobResult, ...]:
+    """Run every job's stages, all jobs side by side. A job that fails does not stop the others.
+
+    Raises Interrupted when the run was cancelled; finished stages keep their records.
+    """
+    with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
+        futures = [pool.submit(_JobRun(farm, job, stages, progress, force).run) for job in jobs]
+        try:
+            while wait(futures, timeout=0.2).not_done:
+                pass
+        except BaseException:
+            farm.runner.cancel(2)
+            raise
+    results = tuple(future.result() for future in futures)
+    if farm.runner.cancelled:
+        raise next((r.error for r in results if isinstance(r.error, Interrupted)), Interrupted())
+    return results
+
+
+def clear(folder: Path) -> None:
+    """An empty folder in place of whatever was there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -1,0 +1,165 @@
+"""Variants x selection -> jobs. Pure: nothing is run, read or written here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from packaging.specifiers import SpecifierSet
+
+from torch_build_farm.config import Project, Variant
+from torch_build_farm.errors import NoPythonError, UnknownTorchError, UsageError, nearest
+from torch_build_farm.names import CPython, Minor
+
+Pythons = tuple[CPython, ...] | Literal["default", "all"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the command line asks for. `torch` are minors as typed, or "all"; `only` are patterns for job ids."""
+
+    torch: tuple[str, ...]
+    pythons: Pythons = "default"
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant on one CPython: one wheel."""
+
+    distribution: str
+    version: str
+    variant: Variant
+    python: CPython
+
+    @property
+    def id(self) -> str:
+        """Stable name, such as pymomentum-gpu-torch29-cp312."""
+        return f"{self.distribution}-{self.python.tag}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs in order of torch and Python, and what was left out although asked for."""
+
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...]
+
+    def matrix(self) -> dict[str, list[dict[str, str]]]:
+        """The jobs as a CI matrix (GitHub Actions' strategy.matrix)."""
+        return {
+            "include": [
+                {
+                    "job": job.id,
+                    "distribution": job.distribution,
+                    "version": job.version,
+                    "variant": job.variant.tag,
+                    "torch": str(job.variant.torch),
+                    "python": str(job.python),
+                    "cuda": job.variant.cuda,
+                    "image": job.variant.image,
+                }
+                for job in self.jobs
+            ]
+        }
+
+
+def choose_variants(project: Project, asked: Sequence[str]) -> tuple[Variant, ...]:
+    """The variants of the minors `asked` for ("all" is every one), in order of version, each once.
+
+    Raises UnknownTorchError for a minor that no variants file describes.
+    """
+    known = {str(minor): variant for minor, variant in project.variants.items()}
+    if "all" in asked:
+        return tuple(project.variants.values())
+    for text in asked:
+        if text not in known:
+            raise UnknownTorchError(
+                f"torch {text} has no variant; {nearest(text, known)}",
+                where=f"known minors: {', '.join(known) or 'none'}",
+                next_step=f"use one of these, or describe it in {project.root / 'variants'}",
+            )
+    return tuple(sorted({known[text] for text in asked}, key=lambda variant: variant.torch))
+
+
+def _usable(variant: Variant, requires_python: SpecifierSet, engine: Mapping[CPython, str]) -> list[CPython]:
+    """CPythons that torch, project and engine all have, in order; `engine` maps each to its full version."""
+    return sorted(
+        python
+        for python, version in engine.items()
+        if python in variant.cpython and requires_python.contains(version, prereleases=True)
+    )
+
+
+def _pick(usable: list[CPython], pythons: Pythons, running: CPython) -> list[CPython]:
+    with_gil = [python for python in usable if not python.free_threaded]
+    if pythons == "all":
+        return with_gil
+    if pythons == "default":
+        return [running] if running in usable else with_gil[-1:]
+    return [python for python in usable if python in pythons]
+
+
+def plan(
+    project: Project,
+    selection: Selection,
+    *,
+    version: str,
+    requires_python: str,
+    engine: Mapping[CPython, str],
+    running: CPython,
+) -> Plan:
+    """The jobs for `selection`, given the engine's CPythons (with their full versions) and the running one.
+
+    Raises UnknownTorchError, NoPythonError where a variant is left without a CPython, and UsageError where `only`
+    matches no job.
+    """
+    jobs: list[Job] = []
+    notes: list[str] = []
+    accepted = SpecifierSet(requires_python)
+    for variant in choose_variants(project, selection.torch):
+        usable = _usable(variant, accepted, engine)
+        picked = _pick(usable, selection.pythons, running)
+        if not picked:
+            raise _no_python(variant, requires_python, engine, selection.pythons)
+        if not isinstance(selection.pythons, str):
+            left_out = sorted(set(selection.pythons) - set(picked))
+            notes += [f"torch {variant.torch}: no job for CPython {p}, {_why(p, variant, engine)}" for p in left_out]
+        jobs += [Job(project.distribution(variant), version, variant, python) for python in picked]
+    if selection.only:
+        kept = [job for job in jobs if any(fnmatchcase(job.id, pattern) for pattern in selection.only)]
+        if not kept:
+            ids = [job.id for job in jobs]
+            raise UsageError(
+                f"--only {' '.join(selection.only)} matches no job; {nearest(selection.only[0], ids)}",
+                next_step="`plan` lists the jobs; patterns may hold * and ?",
+            )
+        jobs = kept
+    return Plan(tuple(jobs), tuple(notes))
+
+
+def _why(python: CPython, variant: Variant, engine: Mapping[CPython, str]) -> str:
+    if python not in variant.cpython:
+        return f"which torch {variant.torch} has no wheel for"
+    if python not in engine:
+        return "which is not installed here"
+    return "which the project's requires-python leaves out"
+
+
+def _no_python(
+    variant: Variant, requires_python: str, engine: Mapping[CPython, str], pythons: Pythons
+) -> NoPythonError:
+    def listed(found: Sequence[CPython]) -> str:
+        return ", ".join(map(str, sorted(found))) or "none"
+
+    asked = pythons if isinstance(pythons, str) else listed(pythons)
+    wanted = [python for python in variant.cpython if not python.free_threaded]
+    return NoPythonError(
+        f"no CPython for torch {variant.torch} (asked for: {asked})",
+        where=f"torch has wheels for {listed(variant.cpython)}; the project requires {requires_python or 'any'}; "
+        f"found on this machine: {listed(list(engine))}",
+        next_step=f"install one with its headers, such as `uv python install {wanted[-1] if wanted else '3.12'}`, "
+        "or ask for another with --python",
+    )

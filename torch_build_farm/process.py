@@ -1,0 +1,138 @@
+"""The one place that starts processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch_build_farm.errors import Interrupted
+
+_SUPERVISOR = Path(__file__).with_name("supervise.py")
+_TAIL_LINES = 400
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended: its exit status (128 + N for signal N) and the end of what it printed."""
+
+    command: tuple[str, ...]
+    returncode: int
+    tail: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.returncode == 0
+
+
+class Runner:
+    """Starts commands, each under a supervisor that dies with the farm and takes the command along.
+
+    Thread-safe. After `cancel`, whatever runs is ended and nothing starts any more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # cancel may come from a signal handler
+        self._lifelines: set[int] = set()
+        self._signal: int | None = None
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._signal is not None
+
+    def cancel(self, signal_number: int) -> None:
+        """End every command that runs and refuse to start another."""
+        with self._lock:
+            self._signal = signal_number
+            self._cancelled.set()
+            for lifeline in self._lifelines:
+                os.close(lifeline)
+            self._lifelines.clear()
+
+    def pause(self, seconds: float) -> None:
+        """Sleep; raises Interrupted at once when the run is cancelled."""
+        self._cancelled.wait(seconds)
+        self.check()
+
+    def check(self) -> None:
+        """Raise Interrupted after `cancel`."""
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+
+    def run(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] = lambda _: None,
+    ) -> Completed:
+        """Run `command`, its output appended to `log` and given to `on_line` line by line.
+
+        The environment is `env` and nothing else. Raises Interrupted when the run is cancelled.
+        """
+        words = tuple(os.fspath(word) for word in command)
+        tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        with log.open("a", encoding="utf-8", buffering=1) as sink, self._supervised(words, env, cwd) as child:
+            sink.write(f"$ {shlex.join(words)}\n")
+            assert child.stdout is not None
+            for raw in child.stdout:
+                line = raw.decode("utf-8", "replace").rstrip("\r\n")
+                sink.write(line + "\n")
+                tail.append(line)
+                on_line(line)
+            returncode = child.wait()
+        self.check()
+        return Completed(words, returncode, tuple(tail))
+
+    @contextlib.contextmanager
+    def _supervised(
+        self, words: tuple[str, ...], env: Mapping[str, str], cwd: Path | None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        read, lifeline = os.pipe()
+        try:
+            with self._lock:
+                self.check()
+                child = subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(_SUPERVISOR), *words],
+                    stdin=read,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=cwd,
+                    env=dict(env),
+                    start_new_session=True,
+                )
+                self._lifelines.add(lifeline)
+        except BaseException:
+            os.close(lifeline)
+            raise
+        finally:
+            os.close(read)
+        try:
+            with child:
+                yield child
+        finally:
+            with self._lock:
+                if lifeline in self._lifelines:
+                    self._lifelines.remove(lifeline)
+                    os.close(lifeline)
+            child.wait()
+
+
+def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> Completed:
+    """Run a short question such as `g++ --version`; a command that is not there answers with status 127."""
+    words = tuple(os.fspath(word) for word in command)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, env=env, check=False, timeout=60, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Completed(words, 127, (str(error),))
+    return Completed(words, done.returncode, tuple((done.stdout if done.returncode == 0 else done.stderr).splitlines()))

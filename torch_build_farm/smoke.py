@@ -1,0 +1,170 @@
+"""A fresh environment with the wheel's own full torch: install, import, compute, and the refusal of another torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from torch_build_farm import toolbox, wheels
+from torch_build_farm.config import Project, Variant
+from torch_build_farm.engines import Interpreter
+from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.errors import BuildError, SmokeError
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Completed, Runner
+from torch_build_farm.torch_store import TorchStore
+
+Mode = Literal["full", "import", "none"]
+Say = Callable[[str], None]
+
+# What torch says of itself, as one line of JSON.
+_ASK_TORCH = """
+import json, torch
+print(json.dumps({
+    "torch": torch.__version__,
+    "cuda": str(torch.version.cuda),
+    "devices": ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
+}))
+"""
+
+
+def metadata_problems(wheel: wheels.Wheel, job: Job) -> list[str]:
+    """What in the wheel's METADATA is not as the job wants it: name, version, torch pin, requires-python."""
+    problems = []
+    if canonicalize_name(wheel.metadata["Name"]) != canonicalize_name(job.distribution):
+        problems.append(f"Name is {wheel.metadata['Name']}, not {job.distribution}")
+    if wheel.metadata["Version"] != job.version:
+        problems.append(f"Version is {wheel.metadata['Version']}, not {job.version}")
+    pins = wheel.requirements("torch")
+    if [requirement.specifier for requirement in pins] != [SpecifierSet(job.variant.pin)]:
+        found = ", ".join(map(str, pins)) or "nothing"
+        problems.append(f"Requires-Dist asks for {found}, not torch{job.variant.pin}")
+    if not wheel.requires_python.contains(job.python.release):
+        problems.append(f"Requires-Python {wheel.requires_python} leaves out {job.python}")
+    if wheel.requires_python.contains(f"3.{max(job.variant.cpython).minor + 1}"):
+        problems.append(f"Requires-Python {wheel.requires_python} admits CPythons that torch has no wheel for")
+    return problems
+
+
+def neighbour(project: Project, variant: Variant) -> Variant | None:
+    """The variant whose torch must be refused: the next minor's, else the one before."""
+    minors = list(project.variants)
+    place = minors.index(variant.torch)
+    others = minors[place + 1 : place + 2] or minors[max(place - 1, 0) : place]
+    return project.variants[others[0]] if others else None
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """The smoke test of one wheel in the environment `home`, which is made anew and removed afterwards."""
+
+    project: Project
+    job: Job
+    wheel: Path
+    mode: Mode
+    interpreter: Interpreter
+    store: TorchStore
+    runner: Runner
+    home: Path
+    log: Path
+
+    def run(self, say: Say) -> dict[str, str]:
+        """Facts of the test, for the record. Raises SmokeError, or what tells better why nothing could be installed."""
+        wheel = wheels.read(self.wheel)
+        if problems := metadata_problems(wheel, self.job):
+            raise self._error("METADATA is wrong: " + "; ".join(problems))
+        shutil.rmtree(self.home, ignore_errors=True)
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._install(say)
+            facts = self._torch(say)
+            for name in self.project.imports:
+                self._import(name, say)
+            facts["imports"] = ", ".join(self.project.imports)
+            if self.mode == "full":
+                facts |= self._script(say)
+                facts |= self._refusal(say)
+            return facts
+        finally:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def _error(self, what: str, next_step: str = "") -> SmokeError:
+        return SmokeError(f"{self.job.id}: {what}", where=str(self.log), next_step=next_step)
+
+    def _call(self, command: Sequence[str | Path], say: Say, env: Mapping[str, str] | None = None) -> Completed:
+        base = toolbox.environment(self.store.uv_cache, self.store.root)
+        return self.runner.run(
+            command, env={**base, **(env or {})}, cwd=self.home.parent, log=self.log, on_line=say
+        )
+
+    def _python(self, say: Say, *arguments: str | Path) -> Completed:
+        """Run the environment's interpreter: isolated (-I), so that neither folder nor variable lends it a module."""
+        return self._call([self.home / "bin" / "python", "-I", *arguments], say)
+
+    def _install(self, say: Say) -> None:
+        variant = self.job.variant
+        newest = f"{variant.torch}.*"
+        self.store.fetch(newest, self.job.python, self.interpreter.path, self.runner, self.log, say)
+        for command in (
+            ["venv", "--python", self.interpreter.path, self.home],
+            ["pip", "install", "--python", self.home, self.wheel],
+        ):
+            if not self._call([toolbox.uv(), *command], say).ok:
+                error = diagnose(self.job.id, self.log)
+                if type(error) is BuildError:
+                    raise self._error(f"the wheel does not install: {error.what}")
+                raise error
+
+    def _torch(self, say: Say) -> dict[str, str]:
+        done = self._python(say, "-c", _ASK_TORCH)
+        if not done.ok:
+            raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
+        facts = json.loads(done.tail[-1])
+        if not SpecifierSet(self.job.variant.pin).contains(facts["torch"], prereleases=True):
+            raise self._error(f"the wheel brought torch {facts['torch']}, not {self.job.variant.pin}")
+        return {"torch": facts["torch"], "cuda": facts["cuda"], "devices": ", ".join(facts["devices"])}
+
+    def _import(self, name: str, say: Say) -> None:
+        say(f"import {name}")
+        done = self._python(say, "-X", "faulthandler", "-c", f"import {name}")
+        if not done.ok:
+            reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
+            hint = "import torch before the extension, in the package's __init__.py" if "libtorch" in reason else ""
+            hint = hint or "the log has the traceback"
+            raise self._error(f"import {name} fails in a fresh interpreter: {reason}", hint)
+
+    def _script(self, say: Say) -> dict[str, str]:
+        script = self.project.smoke_script
+        if script is None:
+            return {"script": "none"}
+        done = self._python(say, "-X", "faulthandler", script.resolve())
+        if not done.ok:
+            last = next((line for line in reversed(done.tail) if line.strip()), f"status {done.returncode}")
+            raise self._error(f"the smoke script {script.name} fails: {last}", "the log has its whole output")
+        return {"script": done.tail[-1] if done.tail else "passed"}
+
+    def _refusal(self, say: Say) -> dict[str, str]:
+        """The resolver must refuse the wheel beside another minor's torch, and for that reason."""
+        other = neighbour(self.project, self.job.variant)
+        if other is None:
+            return {}
+        say(f"torch {other.torch} must be refused")
+        done = self._call(
+            [toolbox.uv(), "pip", "install", "--dry-run", "--python", self.home, self.wheel, f"torch{other.pin}"], say
+        )
+        text = " ".join(" ".join(done.tail).split())
+        if done.ok:
+            raise self._error(f"the resolver accepts it together with torch {other.torch}")
+        if not ("unsatisfiable" in text and re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)):
+            error = diagnose(self.job.id, self.log)
+            raise error if type(error) is not BuildError else self._error(f"refused, but for another reason: {text}")
+        return {"refuses": f"torch {other.torch}"}
+

@@ -1,0 +1,150 @@
+"""The stages of a job, in order: render, build, repair, smoke."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from torch_build_farm import repair as repairing
+from torch_build_farm import records, toolbox
+from torch_build_farm import render as rendering
+from torch_build_farm.engines import BuildRequest
+from torch_build_farm.pipeline import Farm, Outcome, Stage, Step, clear
+from torch_build_farm.smoke import Smoke
+from torch_build_farm.source import sha256
+
+
+def _render_inputs(step: Step) -> dict[str, Any]:
+    tree = rendering.render(step.farm.project, step.farm.source, step.job)
+    return {"source": step.farm.source.digest, "rendered": dict(tree.rendered), "epoch": step.farm.epoch}
+
+
+def _render(step: Step) -> Outcome:
+    tree = rendering.render(step.farm.project, step.farm.source, step.job)
+    folder = step.folder / "source"
+    clear(folder)
+    rendering.write(tree, folder, step.farm.epoch)
+    return Outcome((folder,), {"version": step.job.version})
+
+
+def _build_inputs(step: Step) -> dict[str, Any]:
+    settings = step.farm.project.settings
+    return {
+        "tree": step.digest_of("render"),
+        "variant": asdict(step.job.variant),
+        "engine": step.farm.engine.name,
+        "toolchain": dict(step.farm.engine.toolchain(step.job)),
+        "environment": dict(settings.environment),
+        "cmake-defines": dict(settings.cmake_defines),
+        "before-build": settings.before_build,
+        "system-packages": asdict(settings.system_packages),
+        "cuda-arch-list": settings.cuda_arch_list,
+        "epoch": step.farm.epoch,
+    }
+
+
+def _build(step: Step) -> Outcome:
+    farm, out, scratch = step.farm, step.folder / "raw", step.folder / "scratch"
+    clear(out)
+    clear(scratch)
+    wheel = farm.engine.build(
+        BuildRequest(
+            job=step.job,
+            tree=step.output("render"),
+            scratch=scratch,
+            out=out,
+            log=step.log,
+            makeflags=farm.jobserver.makeflags,
+            epoch=farm.epoch,
+            version_from_scm=farm.source.version_from_scm,
+            say=step.say,
+        )
+    )
+    return Outcome((wheel,), {"engine": farm.engine.name})
+
+
+@contextlib.contextmanager
+def _build_slot(farm: Farm) -> Iterator[None]:
+    """Hold one of the --jobs places and one token of the jobserver."""
+    while not farm.build_slots.acquire(timeout=0.1):
+        farm.runner.check()
+    try:
+        with farm.jobserver.build(farm.runner):
+            yield
+    finally:
+        farm.build_slots.release()
+
+
+def _repair_inputs(step: Step) -> dict[str, Any]:
+    settings = step.farm.project.settings
+    return {
+        "wheel": step.digest_of("build"),
+        "name": step.output("build").name,
+        "policy": asdict(repairing.policy()),
+        "packages": settings.packages,
+        "grafted-libraries": settings.grafted_libraries,
+        "size-limit-mb": settings.size_limit_mb,
+        "torch-flavours": settings.torch_flavours,
+        "auditwheel": toolbox.versions()["auditwheel"],
+    }
+
+
+def _repair(step: Step) -> Outcome:
+    farm, scratch = step.farm, step.folder / "scratch"
+    previous = records.read(records.path_of(step.folder, "repair"))
+    for output in previous.outputs if previous else ():
+        (farm.work / output.path).unlink(missing_ok=True)  # an older version's, or one with another tag
+    env = {**toolbox.environment(farm.store.uv_cache, farm.store.root), "SOURCE_DATE_EPOCH": str(farm.epoch)}
+    env["PATH"] = toolbox.search_path(toolbox.scripts())
+    raw = step.output("build")
+    wheel = repairing.repair(raw, farm.dist, scratch, farm.project.settings, farm.runner, env, step.log)
+    return Outcome((wheel.path,), {"tag": wheel.platform})
+
+
+def _smoke_inputs(step: Step) -> dict[str, Any]:
+    farm = step.farm
+    script = farm.project.smoke_script
+    return {
+        "wheel": step.digest_of("repair"),
+        "mode": farm.smoke,
+        "imports": farm.project.imports,
+        "script": sha256(script) if script and script.is_file() else "",
+        "pin": step.job.variant.pin,
+    }
+
+
+def _smoke(step: Step) -> Outcome:
+    farm = step.farm
+    test = Smoke(
+        project=farm.project,
+        job=step.job,
+        wheel=step.output("repair"),
+        mode=farm.smoke,
+        interpreter=farm.engine.interpreters()[step.job.python],
+        store=farm.store,
+        runner=farm.runner,
+        home=farm.store.environment(f"{step.job.id}-smoke"),
+        log=step.log,
+    )
+    return Outcome(details=test.run(step.say))
+
+
+@contextlib.contextmanager
+def _smoke_slot(farm: Farm) -> Iterator[None]:
+    """One smoke environment at a time on disk."""
+    while not farm.smoke_slot.acquire(timeout=0.1):
+        farm.runner.check()
+    try:
+        yield
+    finally:
+        farm.smoke_slot.release()
+
+
+RENDER = Stage("render", _render_inputs, _render)
+BUILD = Stage("build", _build_inputs, _build, _build_slot)
+REPAIR = Stage("repair", _repair_inputs, _repair)
+SMOKE = Stage("smoke", _smoke_inputs, _smoke, _smoke_slot)
+
+

@@ -1,0 +1,89 @@
+"""Runs one command and takes it down, with all that it started, when the farm dies.
+
+Started by `process` as `python -I -S supervise.py COMMAND...`, so it uses the standard library alone. Its standard
+input is a pipe that only the farm holds open: end of file means that the farm closed it (to cancel) or is gone
+(SIGKILL included). It makes itself the parent of orphans (PR_SET_CHILD_SUBREAPER, Linux 3.4), so that a process that
+left the group and lost its parent is found too.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+GRACE_S = 2.0
+
+
+def descendants(pid: int) -> list[int]:
+    """All live processes below `pid`, nearest first."""
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        parent = queue.pop(0)
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                below = [int(child) for child in children.read_text().split()]
+            except OSError:
+                continue
+            found += below
+            queue += below
+    return found
+
+
+def kill_all(number: int) -> None:
+    for pid in descendants(os.getpid()):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def reap() -> None:
+    """Collect every child that has ended."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def take_down() -> None:
+    """End every descendant: SIGTERM, a grace of two seconds, SIGKILL until none is left."""
+    kill_all(signal.SIGTERM)
+    end = time.monotonic() + GRACE_S
+    while descendants(os.getpid()):
+        reap()
+        if time.monotonic() > end:
+            kill_all(signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def main() -> int:
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+    except OSError as error:
+        print(f"{sys.argv[1]}: {error.strerror}", flush=True)
+        return 127
+    while child.poll() is None:
+        ready, _, _ = select.select([0, wake_read], [], [])
+        if 0 in ready:  # nothing is ever written to it: readable means end of file
+            take_down()
+            return 128 + signal.SIGTERM
+        os.read(wake_read, 512)
+    take_down()  # what the command left in the background
+    code = child.returncode
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

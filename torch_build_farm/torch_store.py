@@ -1,0 +1,182 @@
+"""Torch trees and caches, shared by all jobs of this machine's user.
+
+One folder holds uv's cache and every environment the farm makes, so that both lie on one file system and a file that
+two environments share is one hard link, downloaded and unpacked once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from torch_build_farm import toolbox
+from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.errors import DiskError, PackageIndexError
+from torch_build_farm.names import CPython
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Runner
+
+STORE_VARIABLE = "TORCH_BUILD_FARM_STORE"
+_SLACK_GB = 1.0  # build environments, logs, wheels
+
+
+def default_folder() -> Path:
+    """$TORCH_BUILD_FARM_STORE, else the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
+    named = os.environ.get(STORE_VARIABLE)
+    return Path(named) if named else platformdirs.user_cache_path("torch-build-farm")
+
+
+@dataclass(frozen=True)
+class TorchStore:
+    """The store in `root`; `scope` keeps the environments of one work folder apart from those of another."""
+
+    root: Path
+    scope: str
+
+    @classmethod
+    def at(cls, root: Path, work: Path) -> TorchStore:
+        return cls(root.resolve(), hashlib.sha256(str(work.resolve()).encode()).hexdigest()[:12])
+
+    @property
+    def uv_cache(self) -> Path:
+        return self.root / "uv"
+
+    def environment(self, name: str) -> Path:
+        """Where an environment of that name lies while it is in use."""
+        return self.root / "envs" / self.scope / name
+
+    def forget_environments(self) -> None:
+        """Remove what an interrupted run of this work folder left."""
+        shutil.rmtree(self.root / "envs" / self.scope, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def locked(self, name: str, runner: Runner, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the store's lock `name` against other jobs and other farms; waits for it."""
+        path = self.root / "locks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as stream:
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waiting()
+                    runner.pause(0.2)
+            yield
+
+    def _marker(self, release: str, python: CPython) -> Path:
+        return self.root / "torch" / f"{release}-{python.tag}.json"
+
+    def has(self, release: str, python: CPython) -> bool:
+        """Whether torch `release` (an exact one, or a minor's newest such as "2.9.*") was unpacked here before."""
+        return self._marker(release, python).is_file() and self.uv_cache.is_dir()
+
+    def remember(self, release: str, python: CPython, facts: dict[str, str]) -> None:
+        """Note that torch `release` and all it requires lie in the store."""
+        marker = self._marker(release, python)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        scratch = marker.with_suffix(f".{os.getpid()}.tmp")
+        scratch.write_text(json.dumps(facts) + "\n", "utf-8")
+        os.replace(scratch, marker)
+
+    def fetch(
+        self,
+        release: str,
+        python: CPython,
+        interpreter: Path,
+        runner: Runner,
+        log: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        """Download and unpack torch `release` (exact, or a minor's newest such as "2.9.*") with all it requires, once.
+
+        Two jobs never do so at the same time, since they would download the CUDA wheels twice. Raises
+        PackageIndexError or DiskError.
+        """
+        if self.has(release, python):
+            return
+        with self.locked("torch", runner, waiting=lambda: say("waiting for another job's download of torch")):
+            if self.has(release, python):
+                return
+            home = self.environment(f"fetch-{release.replace('*', 'x')}-{python.tag}")
+            home.parent.mkdir(parents=True, exist_ok=True)
+            env = toolbox.environment(self.uv_cache, self.root)
+            say(f"downloading torch {release} with its CUDA libraries")
+            try:
+                for command in (
+                    ["venv", "--clear", "--python", str(interpreter), str(home)],
+                    ["pip", "install", "--python", str(home), f"torch=={release}"],
+                ):
+                    done = runner.run([toolbox.uv(), *command], env=env, cwd=home.parent, log=log, on_line=say)
+                    if not done.ok:
+                        raise diagnose(f"torch {release}", log)
+            finally:
+                shutil.rmtree(home, ignore_errors=True)
+            self.remember(release, python, {"torch": release, "python": str(python)})
+
+    def check_index(self, release: str, python: CPython, runner: Runner) -> None:
+        """Raise PackageIndexError where the index that uv is configured for does not answer for torch `release`."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.root) as folder:
+            wanted, log = Path(folder) / "torch.in", Path(folder) / "log"
+            wanted.write_text(f"torch=={release}\n", "utf-8")
+            env = {**toolbox.environment(self.uv_cache, Path(folder)), "UV_HTTP_RETRIES": "1"}
+            command = ["pip", "compile", "--no-deps", "--python-version", python.release, wanted]
+            done = runner.run([toolbox.uv(), *command], env=env, cwd=self.root, log=log)
+            if not done.ok:
+                error = diagnose(f"torch {release}", log)
+                text = " ".join(line.strip() for line in done.tail[-3:])
+                what = error.what if isinstance(error, PackageIndexError) else f"the index has no torch {release}: {text}"
+                raise PackageIndexError(
+                    what,
+                    where="the index that uv is configured for",
+                    next_step="check the network, proxy and certificates, or name an index in UV_DEFAULT_INDEX",
+                )
+
+    def missing(self, jobs: Iterable[Job], smoke: bool) -> list[tuple[str, CPython]]:
+        """Torch releases that `jobs` need and that are not in the store yet."""
+        wanted = [(job.variant.release, job.python) for job in jobs]
+        wanted += [(f"{job.variant.torch}.*", job.python) for job in jobs if smoke]
+        return [(release, python) for release, python in wanted if not self.has(release, python)]
+
+    def missing_gb(self, jobs: Iterable[Job], smoke: bool) -> float:
+        """Estimate of what `jobs` still have to unpack, in GB (10^9 bytes).
+
+        The CUDA wheels count once for all minors that require the same runtime, torch once for each release and
+        CPython: the release built against, and the minor's newest for the smoke test.
+        """
+        torch: dict[tuple[str, str], float] = {}
+        cuda: dict[str, float] = {}
+        for job in jobs:
+            variant = job.variant
+            wanted = {variant.release: variant.release}
+            if smoke:
+                wanted[variant.newest] = f"{variant.torch}.*"
+            for release, key in wanted.items():
+                if not self.has(release, job.python) and not self.has(key, job.python):
+                    torch[release, job.python.tag] = variant.torch_gb
+                    cuda[variant.cuda_runtime] = max(variant.cuda_runtime_gb, cuda.get(variant.cuda_runtime, 0))
+        return sum(torch.values()) + sum(cuda.values())
+
+    def check_disk(self, jobs: Iterable[Job], smoke: bool) -> None:
+        """Raise DiskError where the store's file system has less room than `jobs` need."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        need = self.missing_gb(jobs, smoke) + _SLACK_GB
+        free = shutil.disk_usage(self.root).free / 1e9
+        if need > free:
+            raise DiskError(
+                f"the disk is too small: {need:.1f} GB are needed, {free:.1f} GB are free",
+                where=str(self.root),
+                next_step=f"free some, put the store on another disk with {STORE_VARIABLE}=DIR, "
+                "or build fewer at a time (--torch, --python)",
+            )

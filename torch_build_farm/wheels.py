@@ -1,0 +1,135 @@
+"""What is in a wheel: its name, its METADATA, its files, and what its ELF libraries say of themselves."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
+from email.parser import HeaderParser
+from pathlib import Path, PurePosixPath
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from torch_build_farm.errors import RepairError
+
+
+@dataclass(frozen=True)
+class Library:
+    """An ELF library in a wheel. `run_paths` are the entries of its RPATH and RUNPATH, as they stand there."""
+
+    path: str
+    soname: str
+    needed: tuple[str, ...]
+    run_paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on disk, read once."""
+
+    path: Path
+    name: str
+    version: str
+    tags: tuple[str, ...]
+    metadata: Message
+    members: tuple[str, ...]
+    libraries: tuple[Library, ...]
+
+    @property
+    def platform(self) -> str:
+        """The platform tags as they stand in the file name."""
+        return self.path.stem.rsplit("-", 1)[1]
+
+    @property
+    def requires_python(self) -> SpecifierSet:
+        return SpecifierSet(self.metadata["Requires-Python"] or "")
+
+    def requirements(self, name: str) -> list[Requirement]:
+        """The requirements on distribution `name`, extras' ones left out."""
+        found = [Requirement(text) for text in self.metadata.get_all("Requires-Dist", [])]
+        return [
+            requirement
+            for requirement in found
+            if canonicalize_name(requirement.name) == name
+            and (requirement.marker is None or requirement.marker.evaluate({"extra": ""}))
+        ]
+
+
+def _library(path: str, content: bytes) -> Library | None:
+    """Read an ELF library; None for anything that is none."""
+    if not content.startswith(b"\x7fELF"):
+        return None
+    soname, needed, run_paths = "", [], []
+    for section in ELFFile(io.BytesIO(content)).iter_sections():
+        if not isinstance(section, DynamicSection):
+            continue
+        for tag in section.iter_tags():
+            if tag.entry.d_tag == "DT_NEEDED":
+                needed.append(tag.needed)
+            elif tag.entry.d_tag == "DT_SONAME":
+                soname = tag.soname
+            elif tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH"):
+                text = tag.rpath if tag.entry.d_tag == "DT_RPATH" else tag.runpath
+                run_paths += text.split(":")
+    return Library(path, soname, tuple(needed), tuple(run_paths))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, KeyError, ELFError, OSError, ValueError) as error:
+        raise RepairError(f"not a wheel that can be read: {error}", where=str(path)) from error
+
+
+def read(path: Path) -> Wheel:
+    """Read the wheel at `path`. Raises RepairError where it is none."""
+    with _opened(path) as archive:
+        name, version, _, tags = parse_wheel_filename(path.name)
+        members = tuple(info.filename for info in archive.infolist() if not info.is_dir())
+        (metadata,) = [m for m in members if PurePosixPath(m).match("*.dist-info/METADATA") and m.count("/") == 1]
+        libraries = []
+        for member in members:
+            with archive.open(member) as stream:
+                magic = stream.read(4)
+            library = _library(member, archive.read(member)) if magic == b"\x7fELF" else None
+            if library:
+                libraries.append(library)
+        return Wheel(
+            path,
+            name,
+            str(version),
+            tuple(sorted(map(str, tags))),
+            HeaderParser().parsestr(archive.read(metadata).decode("utf-8")),
+            members,
+            tuple(libraries),
+        )
+
+
+def record_problems(path: Path) -> list[str]:
+    """What in a wheel is not as its RECORD says: members missing there, or with another SHA-256 (PEP 427)."""
+    with _opened(path) as archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        (record,) = [n for n in names if PurePosixPath(n).match("*.dist-info/RECORD") and n.count("/") == 1]
+        rows = [line.rsplit(",", 2) for line in archive.read(record).decode("utf-8").splitlines() if line]
+        expected = {row[0].strip('"'): row[1] for row in rows}
+        problems = [f"RECORD does not list {name}" for name in names if name not in expected]
+        problems += [f"RECORD lists {name}, which is not there" for name in expected if name not in names]
+        for name in names:
+            algorithm, _, value = expected.get(name, "").partition("=")
+            if value:
+                content = hashlib.new(algorithm, archive.read(name)).digest()
+                if base64.urlsafe_b64encode(content).rstrip(b"=").decode() != value:
+                    problems.append(f"RECORD has another hash for {name}")
+        return problems
