@@ -32,7 +32,9 @@ _RUNS = ("run", "render", "build", "smoke")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--project", metavar="DIR", help="folder of the project's pyproject.toml, variants/, templates/")
+    parser.add_argument(
+        "--project", metavar="DIR", help="folder of the project's pyproject.toml, variants/, templates/"
+    )
     parser.add_argument("--work", metavar="DIR", help="work folder: records, logs, wheels (default: PROJECT/work)")
     parser.add_argument("--json", action="store_true", help="a JSON document on standard output, the rest on stderr")
 

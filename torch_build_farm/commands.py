@@ -103,7 +103,7 @@ def _plan(desk: Desk) -> tuple[Project, Source, Engine, str, Plan]:
             where=str(project.smoke_script),
             next_step="correct smoke-script in [tool.torch-build-farm]",
         )
-    engine, why = choose(desk.options.engine, project, desk.store, desk.runner)
+    engine, why = choose(desk.options.engine, project, desk.store)
     planned = plan(
         project,
         selection,

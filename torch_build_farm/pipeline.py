@@ -20,7 +20,7 @@ from torch_build_farm.engines.diagnosis import STAGE_MARK
 from torch_build_farm.errors import DiskError, FarmError, Interrupted
 from torch_build_farm.jobserver import Jobserver
 from torch_build_farm.plan import Job
-from torch_build_farm.process import Runner
+from torch_build_farm.process import Runner, Shell
 from torch_build_farm.records import Record
 from torch_build_farm.report import JobResult, Progress, StageResult
 from torch_build_farm.smoke import Mode
@@ -60,7 +60,10 @@ class Farm:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage at work on a job: what it may read, and how it tells what it does. `before` are earlier stages' records."""
+    """A stage at work on a job: what it may read, and how it tells what it does.
+
+    `before` are the records of the stages before it.
+    """
 
     farm: Farm
     job: Job
@@ -74,6 +77,12 @@ class Step:
     @property
     def log(self) -> Path:
         return self.farm.log(self.job)
+
+    @property
+    def shell(self) -> Shell:
+        """Where the stage's commands run: the store, which is outside every project, so that uv finds no settings."""
+        env = toolbox.environment(self.farm.store.uv_cache, self.farm.store.root)
+        return Shell(self.farm.runner, env, self.farm.store.root, self.log, self.say)
 
     def output(self, stage: str) -> Path:
         """The one file or folder that an earlier stage made."""

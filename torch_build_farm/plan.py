@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 
 from torch_build_farm.config import Project, Variant
 from torch_build_farm.errors import NoPythonError, UnknownTorchError, UsageError, nearest
-from torch_build_farm.names import CPython, Minor
+from torch_build_farm.names import CPython
 
 Pythons = tuple[CPython, ...] | Literal["default", "all"]
 

@@ -128,6 +128,21 @@ class Runner:
             child.wait()
 
 
+@dataclass(frozen=True)
+class Shell:
+    """Where commands run: their environment, folder and log, and who hears their lines while they run."""
+
+    runner: Runner
+    env: Mapping[str, str]
+    cwd: Path
+    log: Path
+    say: Callable[[str], None]
+
+    def run(self, *command: str | os.PathLike[str]) -> Completed:
+        """Run a command. Raises Interrupted when the run is cancelled."""
+        return self.runner.run(command, env=self.env, cwd=self.cwd, log=self.log, on_line=self.say)
+
+
 def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> Completed:
     """Run a short question such as `g++ --version`; a command that is not there answers with status 127."""
     words = tuple(os.fspath(word) for word in command)

@@ -76,7 +76,7 @@ def _with_torch(requirements: Iterable[object], pin: str, where: str) -> list[st
 
 
 def _extra(requirements: Iterable[object], names: tuple[str, str], pin: str, where: str) -> list[str]:
-    """An extra's requirements: torch pinned, and the project's own name (as in `all = ["name[test]"]`) the variant's."""
+    """An extra's requirements: torch pinned, the project's own name (as in `all = ["name[test]"]`) the variant's."""
     own, distribution = names
     renamed = []
     for text in _pinned(requirements, pin, where)[0]:
@@ -111,9 +111,7 @@ def _array(values: Iterable[object]) -> str:
 def _table(mapping: Mapping[str, Any], name: str, without: tuple[str, ...] = ()) -> str:
     """The body of TOML table `name`: its plain keys first, then its sub-tables under headers of their own."""
     keys = {str(k): v for k, v in mapping.items() if k not in without}
-    lines = [
-        f"{_key(k)} = {_inline(v)}\n" for k, v in keys.items() if not isinstance(v, Mapping)
-    ]
+    lines = [f"{_key(k)} = {_inline(v)}\n" for k, v in keys.items() if not isinstance(v, Mapping)]
     for key, value in keys.items():
         if isinstance(value, Mapping):
             header = f"{name}.{_key(key)}"
@@ -128,7 +126,7 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 (TOML and CMake, not HTML)
+        autoescape=False,
     )
     environment.filters.update(toml=_inline, toml_array=_array, toml_key=_key, toml_table=_table)
     return environment
@@ -174,7 +172,9 @@ def render(project: Project, source: Source, job: Job) -> Tree:
             f"a template cannot be rendered: {error}", where=f"{place}, line {getattr(error, 'lineno', '?')}"
         ) from None
     except tomlkit.exceptions.TOMLKitError as error:
-        raise RenderError(f"the rendered pyproject.toml is not valid TOML: {error}", where="pyproject.toml.j2") from None
+        raise RenderError(
+            f"the rendered pyproject.toml is not valid TOML: {error}", where="pyproject.toml.j2"
+        ) from None
     return Tree(source, rendered)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -16,7 +16,7 @@ from torch_build_farm import toolbox, wheels
 from torch_build_farm.config import Settings
 from torch_build_farm.engines.diagnosis import STAGE_MARK
 from torch_build_farm.errors import RepairError
-from torch_build_farm.process import Runner
+from torch_build_farm.process import Shell
 
 # auditwheel keeps a library's name and puts the start of its hash into it: libgomp-24e2ab19.so.1.0.0.
 _GRAFT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.so)")
@@ -87,7 +87,7 @@ def _top_level(wheel: wheels.Wheel, settings: Settings) -> list[str]:
     stray: dict[str, int] = {}
     for member in wheel.members:
         parts = PurePosixPath(member).parts
-        if parts[0].endswith(".data") and len(parts) > 2:  # noqa: PLR2004
+        if parts[0].endswith(".data") and len(parts) > 2:
             if parts[1] == "scripts":
                 continue
             parts = parts[2:] if parts[1] in ("purelib", "platlib") else (f"{parts[1]}/{parts[2]}",)
@@ -113,7 +113,7 @@ def problems(wheel: wheels.Wheel, settings: Settings) -> list[str]:
             for needed in library.needed:
                 if _matches(needed, policy().cuda_torch_only):
                     found.append(
-                        f'{library.path} needs {needed}, which a CPU torch has not; link to torch_cpu and c10, or set '
+                        f"{library.path} needs {needed}, which a CPU torch has not; link to torch_cpu and c10, or set "
                         'torch-flavours = "cuda"'
                     )
     if not wheel.libraries:
@@ -121,9 +121,7 @@ def problems(wheel: wheels.Wheel, settings: Settings) -> list[str]:
     return found
 
 
-def repair(
-    raw: Path, out: Path, scratch: Path, settings: Settings, runner: Runner, env: Mapping[str, str], log: Path
-) -> wheels.Wheel:
+def repair(raw: Path, out: Path, scratch: Path, settings: Settings, shell: Shell) -> wheels.Wheel:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and move it to `out`.
 
     Raises RepairError with every reason why the wheel is unfit.
@@ -131,23 +129,23 @@ def repair(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     out.mkdir(parents=True, exist_ok=True)
-    command = [toolbox.scripts() / "auditwheel", "repair", "--wheel-dir", scratch]
-    for pattern in policy().external:
-        command += ["--exclude", pattern]  # type: ignore[list-item]
-    done = runner.run([*command, raw], env=env, log=log)
+    excluded = [word for pattern in policy().external for word in ("--exclude", pattern)]
+    done = shell.run(toolbox.scripts() / "auditwheel", "repair", "--wheel-dir", scratch, *excluded, raw)
     try:
         made = list(scratch.glob("*.whl"))
         if not done.ok or len(made) != 1:
-            text = log.read_text("utf-8", "replace")
+            text = shell.log.read_text("utf-8", "replace")
             lines = [line for line in text[text.rfind(STAGE_MARK) :].splitlines() if "rror" in line or "annot" in line]
             raise RepairError(
                 f"auditwheel cannot repair the wheel: {lines[-1] if lines else 'no reason given'}",
-                where=str(log),
+                where=str(shell.log),
                 next_step="a library that it cannot find must be installed, or linked statically",
             )
         wheel = wheels.read(made[0])
         if found := problems(wheel, settings):
-            raise RepairError(f"{raw.name} is not fit for users:\n" + "\n".join(f"  - {p}" for p in found), where=str(raw))
+            raise RepairError(
+                f"{raw.name} is not fit for users:\n" + "\n".join(f"  - {p}" for p in found), where=str(raw)
+            )
         final = out / made[0].name
         made[0].replace(final)
         return wheels.read(final)

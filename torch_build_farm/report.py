@@ -182,7 +182,10 @@ def summary(console: Console, results: Sequence[JobResult], work: str, seconds: 
             show(f"  tag     {result.tag}    size {size_text(result.wheel.size)}")
             show(f"  sha256  {result.wheel.sha256}")
         if torch := result.detail("smoke", "torch"):
-            facts = [f"torch {torch} on {result.detail('smoke', 'devices')}", f"imports {result.detail('smoke', 'imports')}"]
+            facts = [
+                f"torch {torch} on {result.detail('smoke', 'devices')}",
+                f"imports {result.detail('smoke', 'imports')}",
+            ]
             if refused := result.detail("smoke", "refuses"):
                 facts.append(f"refuses {refused}")
             show(f"  smoke   {'; '.join(facts)}")

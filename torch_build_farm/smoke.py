@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,11 +18,10 @@ from torch_build_farm.engines import Interpreter
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.errors import BuildError, SmokeError
 from torch_build_farm.plan import Job
-from torch_build_farm.process import Completed, Runner
+from torch_build_farm.process import Completed, Shell
 from torch_build_farm.torch_store import TorchStore
 
 Mode = Literal["full", "import", "none"]
-Say = Callable[[str], None]
 
 # What torch says of itself, as one line of JSON.
 _ASK_TORCH = """
@@ -72,11 +70,10 @@ class Smoke:
     mode: Mode
     interpreter: Interpreter
     store: TorchStore
-    runner: Runner
+    shell: Shell
     home: Path
-    log: Path
 
-    def run(self, say: Say) -> dict[str, str]:
+    def run(self) -> dict[str, str]:
         """Facts of the test, for the record. Raises SmokeError, or what tells better why nothing could be installed."""
         wheel = wheels.read(self.wheel)
         if problems := metadata_problems(wheel, self.job):
@@ -84,47 +81,38 @@ class Smoke:
         shutil.rmtree(self.home, ignore_errors=True)
         self.home.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._install(say)
-            facts = self._torch(say)
+            self._install()
+            facts = self._torch()
             for name in self.project.imports:
-                self._import(name, say)
+                self._import(name)
             facts["imports"] = ", ".join(self.project.imports)
             if self.mode == "full":
-                facts |= self._script(say)
-                facts |= self._refusal(say)
+                facts |= self._script()
+                facts |= self._refusal()
             return facts
         finally:
             shutil.rmtree(self.home, ignore_errors=True)
 
     def _error(self, what: str, next_step: str = "") -> SmokeError:
-        return SmokeError(f"{self.job.id}: {what}", where=str(self.log), next_step=next_step)
+        return SmokeError(f"{self.job.id}: {what}", where=str(self.shell.log), next_step=next_step)
 
-    def _call(self, command: Sequence[str | Path], say: Say, env: Mapping[str, str] | None = None) -> Completed:
-        base = toolbox.environment(self.store.uv_cache, self.store.root)
-        return self.runner.run(
-            command, env={**base, **(env or {})}, cwd=self.home.parent, log=self.log, on_line=say
-        )
-
-    def _python(self, say: Say, *arguments: str | Path) -> Completed:
+    def _python(self, *arguments: str | Path) -> Completed:
         """Run the environment's interpreter: isolated (-I), so that neither folder nor variable lends it a module."""
-        return self._call([self.home / "bin" / "python", "-I", *arguments], say)
+        return self.shell.run(self.home / "bin" / "python", "-I", *arguments)
 
-    def _install(self, say: Say) -> None:
+    def _install(self) -> None:
         variant = self.job.variant
         newest = f"{variant.torch}.*"
-        self.store.fetch(newest, self.job.python, self.interpreter.path, self.runner, self.log, say)
-        for command in (
-            ["venv", "--python", self.interpreter.path, self.home],
-            ["pip", "install", "--python", self.home, self.wheel],
-        ):
-            if not self._call([toolbox.uv(), *command], say).ok:
-                error = diagnose(self.job.id, self.log)
-                if type(error) is BuildError:
-                    raise self._error(f"the wheel does not install: {error.what}")
-                raise error
+        self.store.fetch(newest, self.job.python, self.interpreter.path, self.shell)
+        made = self.shell.run(toolbox.uv(), "venv", "--python", self.interpreter.path, self.home)
+        if not (made.ok and self.shell.run(toolbox.uv(), "pip", "install", "--python", self.home, self.wheel).ok):
+            error = diagnose(self.job.id, self.shell.log)
+            if type(error) is BuildError:
+                raise self._error(f"the wheel does not install: {error.what}")
+            raise error
 
-    def _torch(self, say: Say) -> dict[str, str]:
-        done = self._python(say, "-c", _ASK_TORCH)
+    def _torch(self) -> dict[str, str]:
+        done = self._python("-c", _ASK_TORCH)
         if not done.ok:
             raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
         facts = json.loads(done.tail[-1])
@@ -132,39 +120,37 @@ class Smoke:
             raise self._error(f"the wheel brought torch {facts['torch']}, not {self.job.variant.pin}")
         return {"torch": facts["torch"], "cuda": facts["cuda"], "devices": ", ".join(facts["devices"])}
 
-    def _import(self, name: str, say: Say) -> None:
-        say(f"import {name}")
-        done = self._python(say, "-X", "faulthandler", "-c", f"import {name}")
+    def _import(self, name: str) -> None:
+        self.shell.say(f"import {name}")
+        done = self._python("-X", "faulthandler", "-c", f"import {name}")
         if not done.ok:
             reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
             hint = "import torch before the extension, in the package's __init__.py" if "libtorch" in reason else ""
             hint = hint or "the log has the traceback"
             raise self._error(f"import {name} fails in a fresh interpreter: {reason}", hint)
 
-    def _script(self, say: Say) -> dict[str, str]:
+    def _script(self) -> dict[str, str]:
         script = self.project.smoke_script
         if script is None:
             return {"script": "none"}
-        done = self._python(say, "-X", "faulthandler", script.resolve())
+        done = self._python("-X", "faulthandler", script.resolve())
         if not done.ok:
             last = next((line for line in reversed(done.tail) if line.strip()), f"status {done.returncode}")
             raise self._error(f"the smoke script {script.name} fails: {last}", "the log has its whole output")
         return {"script": done.tail[-1] if done.tail else "passed"}
 
-    def _refusal(self, say: Say) -> dict[str, str]:
+    def _refusal(self) -> dict[str, str]:
         """The resolver must refuse the wheel beside another minor's torch, and for that reason."""
         other = neighbour(self.project, self.job.variant)
         if other is None:
             return {}
-        say(f"torch {other.torch} must be refused")
-        done = self._call(
-            [toolbox.uv(), "pip", "install", "--dry-run", "--python", self.home, self.wheel, f"torch{other.pin}"], say
-        )
+        self.shell.say(f"torch {other.torch} must be refused")
+        command = ("pip", "install", "--dry-run", "--python", self.home, self.wheel, f"torch{other.pin}")
+        done = self.shell.run(toolbox.uv(), *command)
         text = " ".join(" ".join(done.tail).split())
         if done.ok:
             raise self._error(f"the resolver accepts it together with torch {other.torch}")
         if not ("unsatisfiable" in text and re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)):
-            error = diagnose(self.job.id, self.log)
+            error = diagnose(self.job.id, self.shell.log)
             raise error if type(error) is not BuildError else self._error(f"refused, but for another reason: {text}")
         return {"refuses": f"torch {other.torch}"}
-

@@ -18,26 +18,26 @@ from pathspec import PathSpec
 from torch_build_farm.errors import SourceError, VersionError
 
 # Never part of a source tree, in gitignore's syntax: version control, caches, environments, what builds leave behind.
-_NEVER = """
-.git/
-.hg/
-.svn/
-__pycache__/
-*.py[cod]
-*.so
-.venv/
-venv/
-.tox/
-.nox/
-.mypy_cache/
-.ruff_cache/
-.pytest_cache/
-.hypothesis/
-*.egg-info/
-/build/
-/dist/
-/wheelhouse/
-""".split()
+_NEVER = [
+    ".git/",
+    ".hg/",
+    ".svn/",
+    "__pycache__/",
+    "*.py[cod]",
+    "*.so",
+    ".venv/",
+    "venv/",
+    ".tox/",
+    ".nox/",
+    ".mypy_cache/",
+    ".ruff_cache/",
+    ".pytest_cache/",
+    ".hypothesis/",
+    "*.egg-info/",
+    "/build/",
+    "/dist/",
+    "/wheelhouse/",
+]
 
 
 @dataclass(frozen=True)

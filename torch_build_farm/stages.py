@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from torch_build_farm import repair as repairing
 from torch_build_farm import records, toolbox
 from torch_build_farm import render as rendering
+from torch_build_farm import repair as repairing
 from torch_build_farm.engines import BuildRequest
 from torch_build_farm.pipeline import Farm, Outcome, Stage, Step, clear
 from torch_build_farm.smoke import Smoke
@@ -55,11 +55,10 @@ def _build(step: Step) -> Outcome:
             tree=step.output("render"),
             scratch=scratch,
             out=out,
-            log=step.log,
             makeflags=farm.jobserver.makeflags,
             epoch=farm.epoch,
             version_from_scm=farm.source.version_from_scm,
-            say=step.say,
+            shell=step.shell,
         )
     )
     return Outcome((wheel,), {"engine": farm.engine.name})
@@ -96,10 +95,9 @@ def _repair(step: Step) -> Outcome:
     previous = records.read(records.path_of(step.folder, "repair"))
     for output in previous.outputs if previous else ():
         (farm.work / output.path).unlink(missing_ok=True)  # an older version's, or one with another tag
-    env = {**toolbox.environment(farm.store.uv_cache, farm.store.root), "SOURCE_DATE_EPOCH": str(farm.epoch)}
-    env["PATH"] = toolbox.search_path(toolbox.scripts())
-    raw = step.output("build")
-    wheel = repairing.repair(raw, farm.dist, scratch, farm.project.settings, farm.runner, env, step.log)
+    more = {"SOURCE_DATE_EPOCH": str(farm.epoch), "PATH": toolbox.search_path(toolbox.scripts())}
+    shell = replace(step.shell, env={**step.shell.env, **more})
+    wheel = repairing.repair(step.output("build"), farm.dist, scratch, farm.project.settings, shell)
     return Outcome((wheel.path,), {"tag": wheel.platform})
 
 
@@ -124,11 +122,10 @@ def _smoke(step: Step) -> Outcome:
         mode=farm.smoke,
         interpreter=farm.engine.interpreters()[step.job.python],
         store=farm.store,
-        runner=farm.runner,
+        shell=step.shell,
         home=farm.store.environment(f"{step.job.id}-smoke"),
-        log=step.log,
     )
-    return Outcome(details=test.run(step.say))
+    return Outcome(details=test.run())
 
 
 @contextlib.contextmanager
@@ -146,5 +143,3 @@ RENDER = Stage("render", _render_inputs, _render)
 BUILD = Stage("build", _build_inputs, _build, _build_slot)
 REPAIR = Stage("repair", _repair_inputs, _repair)
 SMOKE = Stage("smoke", _smoke_inputs, _smoke, _smoke_slot)
-
-

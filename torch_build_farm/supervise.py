@@ -6,6 +6,7 @@ input is a pipe that only the farm holds open: end of file means that the farm c
 left the group and lost its parent is found too.
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -37,19 +38,15 @@ def descendants(pid: int) -> list[int]:
 
 def kill_all(number: int) -> None:
     for pid in descendants(os.getpid()):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def reap() -> None:
     """Collect every child that has ended."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    except ChildProcessError:
-        pass
 
 
 def take_down() -> None:
@@ -72,7 +69,7 @@ def main() -> int:
     try:
         child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
-        print(f"{sys.argv[1]}: {error.strerror}", flush=True)
+        sys.stdout.write(f"{sys.argv[1]}: {error.strerror}\n")
         return 127
     while child.poll() is None:
         ready, _, _ = select.select([0, wake_read], [], [])

@@ -41,9 +41,10 @@ def search_path(*first: Path) -> str:
 
 
 def environment(uv_cache: Path, scratch: Path) -> dict[str, str]:
-    """The environment of every command: `scratch` for temporary files, uv with its cache in `uv_cache`, no interpreter downloads.
+    """The environment of every command: temporary files in `scratch`, uv's cache in `uv_cache`.
 
-    uv never builds an sdist here (UV_NO_BUILD): what it built against one torch, its cache would hand to the next.
+    uv never fetches an interpreter, and never builds an sdist (UV_NO_BUILD): what it built against one torch, its cache
+    would hand to the next.
     """
     passed = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith("UV_")}
     return {

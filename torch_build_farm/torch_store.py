@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.errors import DiskError, PackageIndexError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
-from torch_build_farm.process import Runner
+from torch_build_farm.process import Runner, Shell
 
 STORE_VARIABLE = "TORCH_BUILD_FARM_STORE"
 _SLACK_GB = 1.0  # build environments, logs, wheels
@@ -60,7 +59,7 @@ class TorchStore:
         shutil.rmtree(self.root / "envs" / self.scope, ignore_errors=True)
 
     @contextlib.contextmanager
-    def locked(self, name: str, runner: Runner, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def locked(self, name: str, shell: Shell) -> Iterator[None]:
         """Hold the store's lock `name` against other jobs and other farms; waits for it."""
         path = self.root / "locks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,34 +69,24 @@ class TorchStore:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    waiting()
-                    runner.pause(0.2)
+                    shell.say(f"waiting for another job that fetches {name}")
+                    shell.runner.pause(0.2)
             yield
 
     def _marker(self, release: str, python: CPython) -> Path:
-        return self.root / "torch" / f"{release}-{python.tag}.json"
+        return self.root / "torch" / f"{release}-{python.tag}"
 
     def has(self, release: str, python: CPython) -> bool:
         """Whether torch `release` (an exact one, or a minor's newest such as "2.9.*") was unpacked here before."""
         return self._marker(release, python).is_file() and self.uv_cache.is_dir()
 
-    def remember(self, release: str, python: CPython, facts: dict[str, str]) -> None:
+    def remember(self, release: str, python: CPython) -> None:
         """Note that torch `release` and all it requires lie in the store."""
         marker = self._marker(release, python)
         marker.parent.mkdir(parents=True, exist_ok=True)
-        scratch = marker.with_suffix(f".{os.getpid()}.tmp")
-        scratch.write_text(json.dumps(facts) + "\n", "utf-8")
-        os.replace(scratch, marker)
+        marker.touch()
 
-    def fetch(
-        self,
-        release: str,
-        python: CPython,
-        interpreter: Path,
-        runner: Runner,
-        log: Path,
-        say: Callable[[str], None],
-    ) -> None:
+    def fetch(self, release: str, python: CPython, interpreter: Path, shell: Shell) -> None:
         """Download and unpack torch `release` (exact, or a minor's newest such as "2.9.*") with all it requires, once.
 
         Two jobs never do so at the same time, since they would download the CUDA wheels twice. Raises
@@ -105,24 +94,21 @@ class TorchStore:
         """
         if self.has(release, python):
             return
-        with self.locked("torch", runner, waiting=lambda: say("waiting for another job's download of torch")):
+        with self.locked("torch", shell):
             if self.has(release, python):
                 return
             home = self.environment(f"fetch-{release.replace('*', 'x')}-{python.tag}")
             home.parent.mkdir(parents=True, exist_ok=True)
-            env = toolbox.environment(self.uv_cache, self.root)
-            say(f"downloading torch {release} with its CUDA libraries")
+            shell.say(f"downloading torch {release} with its CUDA libraries")
             try:
-                for command in (
-                    ["venv", "--clear", "--python", str(interpreter), str(home)],
-                    ["pip", "install", "--python", str(home), f"torch=={release}"],
+                made = shell.run(toolbox.uv(), "venv", "--clear", "--python", interpreter, home)
+                if not (
+                    made.ok and shell.run(toolbox.uv(), "pip", "install", "--python", home, f"torch=={release}").ok
                 ):
-                    done = runner.run([toolbox.uv(), *command], env=env, cwd=home.parent, log=log, on_line=say)
-                    if not done.ok:
-                        raise diagnose(f"torch {release}", log)
+                    raise diagnose(f"torch {release}", shell.log)
             finally:
                 shutil.rmtree(home, ignore_errors=True)
-            self.remember(release, python, {"torch": release, "python": str(python)})
+            self.remember(release, python)
 
     def check_index(self, release: str, python: CPython, runner: Runner) -> None:
         """Raise PackageIndexError where the index that uv is configured for does not answer for torch `release`."""
@@ -131,14 +117,13 @@ class TorchStore:
             wanted, log = Path(folder) / "torch.in", Path(folder) / "log"
             wanted.write_text(f"torch=={release}\n", "utf-8")
             env = {**toolbox.environment(self.uv_cache, Path(folder)), "UV_HTTP_RETRIES": "1"}
-            command = ["pip", "compile", "--no-deps", "--python-version", python.release, wanted]
-            done = runner.run([toolbox.uv(), *command], env=env, cwd=self.root, log=log)
+            shell = Shell(runner, env, self.root, log, lambda _: None)
+            done = shell.run(toolbox.uv(), "pip", "compile", "--no-deps", "--python-version", python.release, wanted)
             if not done.ok:
                 error = diagnose(f"torch {release}", log)
-                text = " ".join(line.strip() for line in done.tail[-3:])
-                what = error.what if isinstance(error, PackageIndexError) else f"the index has no torch {release}: {text}"
+                said = " ".join(line.strip() for line in done.tail[-3:])
                 raise PackageIndexError(
-                    what,
+                    error.what if isinstance(error, PackageIndexError) else f"no torch {release} to be had: {said}",
                     where="the index that uv is configured for",
                     next_step="check the network, proxy and certificates, or name an index in UV_DEFAULT_INDEX",
                 )

@@ -74,13 +74,15 @@ def _library(path: str, content: bytes) -> Library | None:
         if not isinstance(section, DynamicSection):
             continue
         for tag in section.iter_tags():
-            if tag.entry.d_tag == "DT_NEEDED":
-                needed.append(tag.needed)
-            elif tag.entry.d_tag == "DT_SONAME":
-                soname = tag.soname
-            elif tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH"):
-                text = tag.rpath if tag.entry.d_tag == "DT_RPATH" else tag.runpath
-                run_paths += text.split(":")
+            match tag.entry.d_tag:
+                case "DT_NEEDED":
+                    needed.append(str(tag.needed))  # type: ignore[attr-defined]
+                case "DT_SONAME":
+                    soname = str(tag.soname)  # type: ignore[attr-defined]
+                case "DT_RPATH":
+                    run_paths += str(tag.rpath).split(":")  # type: ignore[attr-defined]
+                case "DT_RUNPATH":
+                    run_paths += str(tag.runpath).split(":")  # type: ignore[attr-defined]
     return Library(path, soname, tuple(needed), tuple(run_paths))
 
 

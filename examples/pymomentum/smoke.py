@@ -5,7 +5,6 @@ AssertionError.
 """
 
 import torch
-
 from pymomentum import __version__, geometry, solver
 
 PARENTS = [-1, 0, 1, 1, 3, -1, 5]  # two trees, one of them branching
@@ -57,6 +56,7 @@ def check_kinematics(device: torch.device) -> None:
     for got, wanted in zip(
         torch.autograd.grad((world * weight).sum(), (offsets, vectors)),
         torch.autograd.grad((expected * weight).sum(), (offsets, vectors)),
+        strict=True,
     ):
         torch.testing.assert_close(got, wanted)
     eye = torch.eye(4, dtype=torch.float64, device=device).expand_as(world)
@@ -67,8 +67,9 @@ def check_skinning(device: torch.device) -> None:
     joints, vertices, influences = len(PARENTS), 50, 3
     offsets = torch.randn(joints, 3, dtype=torch.float64, device=device)
     rotations = geometry.axis_angle_to_matrix(torch.randn(2, joints, 3, dtype=torch.float64, device=device))
-    rest = geometry.forward_kinematics(PARENTS, offsets, torch.eye(3, dtype=torch.float64, device=device).expand(
-        joints, 3, 3))
+    rest = geometry.forward_kinematics(
+        PARENTS, offsets, torch.eye(3, dtype=torch.float64, device=device).expand(joints, 3, 3)
+    )
     world = geometry.forward_kinematics(PARENTS, offsets, rotations).requires_grad_()
     bind = geometry.invert_rigid(rest)
     points = torch.randn(vertices, 3, dtype=torch.float64, device=device)

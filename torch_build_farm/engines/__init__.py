@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 from torch_build_farm.config import Project
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
+from torch_build_farm.process import Shell
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,26 @@ class BuildRequest:
     """One wheel to be built.
 
     `tree` is the rendered source tree, only read; `scratch` is an empty folder of the build's own; `out` is where the
-    wheel goes; `makeflags` joins the shared jobserver; `epoch` is SOURCE_DATE_EPOCH (Unix seconds).
+    wheel goes; `makeflags` joins the shared jobserver; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the
+    log.
     """
 
     job: Job
     tree: Path
     scratch: Path
     out: Path
-    log: Path
     makeflags: str
     epoch: int
     version_from_scm: bool
-    say: Callable[[str], None]
+    shell: Shell
 
 
 class Engine(Protocol):
     """The interface of all engines."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What --engine calls it."""
 
     def interpreters(self) -> Mapping[CPython, Interpreter]:
         """Every CPython that this engine can build for."""

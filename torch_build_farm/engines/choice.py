@@ -8,7 +8,6 @@ from pathlib import Path
 from torch_build_farm.config import Project
 from torch_build_farm.engines import Engine
 from torch_build_farm.engines.local import LocalEngine
-from torch_build_farm.process import Runner
 from torch_build_farm.torch_store import TorchStore
 
 ENGINES = ("local",)
@@ -31,9 +30,9 @@ def docker_answer() -> str | None:
         return None
 
 
-def choose(name: str, project: Project, store: TorchStore, runner: Runner) -> tuple[Engine, str]:
+def choose(name: str, project: Project, store: TorchStore) -> tuple[Engine, str]:
     """The engine called `name`, or with "auto" the best there is; and a line for people."""
-    local = LocalEngine(project, store, runner)
+    local = LocalEngine(project, store)
     if name == "local":
         return local, "engine: local, as asked"
     answer = docker_answer()

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.errors import BuildError, FarmError, ToolError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
-from torch_build_farm.process import Completed, Runner, capture
+from torch_build_farm.process import Completed, capture
 from torch_build_farm.render import PRELUDE
 from torch_build_farm.torch_store import TorchStore
 
@@ -75,7 +75,6 @@ class LocalEngine:
 
     project: Project
     store: TorchStore
-    runner: Runner
     name: str = "local"
 
     @cached_property
@@ -158,7 +157,7 @@ class LocalEngine:
         try:
             return _LocalBuild(self, request, home).run()
         except subprocess.CalledProcessError:
-            raise diagnose(request.job.id, request.log, oom_kills() - before) from None
+            raise diagnose(request.job.id, request.shell.log, oom_kills() - before) from None
         finally:
             shutil.rmtree(home, ignore_errors=True)
             shutil.rmtree(request.scratch, ignore_errors=True)
@@ -206,19 +205,13 @@ class _LocalBuild:
             variables[name] = f"{self.settings.environment.get(name, '')} {mapped}".strip()
         return variables
 
-    def _call(
-        self, command: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
-    ) -> None:
+    def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         """Start a command; this is the runner that `build` calls its hooks with."""
-        done = self.engine.runner.run(
-            command,
-            env={**self.env, **(extra_environ or {})},
-            cwd=Path(cwd) if cwd else self.home.parent,
-            log=self.request.log,
-            on_line=self.request.say,
-        )
+        folder = Path(cwd) if cwd else self.home.parent
+        shell = replace(self.request.shell, env={**self.env, **(extra_environ or {})}, cwd=folder)
+        done = shell.run(*cmd)
         if not done.ok:
-            raise subprocess.CalledProcessError(done.returncode, list(command))
+            raise subprocess.CalledProcessError(done.returncode, list(cmd))
 
     def _install(self, requirements: set[str]) -> None:
         if requirements:
@@ -231,9 +224,9 @@ class _LocalBuild:
         except build.BuildBackendException as error:  # wraps whatever our runner raised
             if isinstance(error.exception, subprocess.CalledProcessError | FarmError):
                 raise error.exception from None
-            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.log)) from error
+            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.shell.log)) from error
         except build.BuildException as error:
-            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.log)) from error
+            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.shell.log)) from error
 
     def _run(self) -> Path:
         request = self.request
@@ -241,11 +234,11 @@ class _LocalBuild:
         (request.scratch / "tmp").mkdir()
         self.home.parent.mkdir(parents=True, exist_ok=True)
         python = self.engine.interpreters()[request.job.python].path
-        self.engine.store.fetch(
-            request.job.variant.release, request.job.python, python, self.engine.runner, request.log, request.say
-        )
+        self.engine.store.fetch(request.job.variant.release, request.job.python, python, request.shell)
         self._call([str(toolbox.uv()), "venv", "--python", str(python), str(self.home)])
-        builder = build.ProjectBuilder(self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call)
+        builder = build.ProjectBuilder(
+            self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call
+        )
         self._install(set(builder.build_system_requires))
         self._install(set(builder.get_requires_for_build("wheel")))
         for command in self.settings.before_build:
