@@ -15,7 +15,7 @@ from rich.console import Console
 from torch_build_farm import __version__, commands
 from torch_build_farm.commands import Desk
 from torch_build_farm.engines.choice import ENGINES
-from torch_build_farm.errors import FarmError, exit_code
+from torch_build_farm.errors import FarmError, exit_code, nearest
 from torch_build_farm.process import Runner
 
 COMMANDS: dict[str, tuple[Callable[[Desk], int], str]] = {
@@ -89,6 +89,17 @@ def _with_command(argv: Sequence[str]) -> list[str]:
     return list(argv) if first in (*COMMANDS, "-h", "--help", "--version") else ["run", *argv]
 
 
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse, and name the nearest option where one is unknown."""
+    top = parser()
+    options, unknown = top.parse_known_args(argv)
+    if unknown:
+        subparsers = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+        sub = subparsers.choices[options.command]
+        sub.error(f"{unknown[0]}: unknown; {nearest(unknown[0], [o for o in sub._option_string_actions if '--' in o])}")
+    return options
+
+
 def _on_signals(runner: Runner) -> None:
     """The first SIGINT or SIGTERM ends the run in order; the second ends the farm at once."""
 
@@ -99,11 +110,12 @@ def _on_signals(runner: Runner) -> None:
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly where the reader of our output goes away
 
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     """Run the farm; `root` is the project that is meant where --project names none (default: the current folder)."""
-    options = parser().parse_args(_with_command(sys.argv[1:] if argv is None else argv))
+    options = _parse(_with_command(sys.argv[1:] if argv is None else argv))
     console = Console(stderr=options.json, highlight=False)
     runner = Runner()
     _on_signals(runner)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -160,15 +159,16 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: str) -> int:
                 runner=desk.runner,
                 work=desk.work,
                 smoke=smoke,  # type: ignore[arg-type]
+                force=options.force,
                 epoch=int(os.environ.get("SOURCE_DATE_EPOCH", _EPOCH)),
                 jobserver=jobserver,
-                build_slots=threading.Semaphore(at_once),
+                build_slots=pipeline.Slots(at_once),
             )
-            first = pipeline.pending(farm, planned.jobs, stages, options.force)
+            first = pipeline.pending(farm, planned.jobs, stages)
             if any(name != "render" for name in first.values()) or BUILD in stages:
                 _check(farm, planned.jobs, first)
             progress = report.Progress(desk.console, planned.jobs)
-            results = pipeline.run(farm, planned.jobs, stages, progress, options.force)
+            results = pipeline.run(farm, planned.jobs, stages, progress)
     seconds = time.monotonic() - start
     report.summary(desk.console, results, str(desk.work), seconds)
     if options.json:

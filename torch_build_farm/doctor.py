@@ -85,8 +85,10 @@ def _interpreters(engine: LocalEngine, project: Project) -> list[Finding]:
     for python, interpreter in sorted(engine.interpreters().items()):
         minors = [str(variant.torch) for variant in project.variants.values() if python in variant.cpython]
         if minors:
-            what = f"{interpreter.version} at {interpreter.path}"
-            findings.append(Finding(f"CPython {python}", "ok", what, f"torch {', '.join(minors)}"))
+            headers = engine.has_headers(python)
+            what = f"{interpreter.version} at {interpreter.path}" + ("" if headers else ", without its headers")
+            purpose = f"torch {', '.join(minors)}"
+            findings.append(Finding(f"CPython {python}", "ok" if headers else "absent", what, purpose))
     for variant in project.variants.values():
         if not set(variant.cpython) & set(engine.interpreters()):
             wanted = ", ".join(map(str, variant.cpython))
@@ -140,7 +142,7 @@ def show(findings: list[Finding], console: Console) -> None:
     """As a table for people."""
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found", "for"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for finding in findings:
         step = f"\nnext: {finding.next_step}" if finding.state == "missing" and finding.next_step else ""
         table.add_row(f"[{_STYLE[finding.state]}]{finding.state}[/]", finding.subject, finding.found + step,

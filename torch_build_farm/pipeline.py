@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +28,35 @@ from torch_build_farm.source import Source
 from torch_build_farm.torch_store import TorchStore
 
 
+class Slots:
+    """So many places, given to those who wait in the order of their numbers, lowest first."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: set[int] = set()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, number: int, runner: Runner) -> Iterator[None]:
+        """Hold a place; waits for one. Raises Interrupted when the run is cancelled."""
+        with self._changed:
+            self._waiting.add(number)
+            try:
+                while not (self._free and number == min(self._waiting)):
+                    self._changed.wait(0.2)
+                    runner.check()
+                self._free -= 1
+            finally:
+                self._waiting.remove(number)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+
 @dataclass(frozen=True)
 class Farm:
     """Everything that the stages of a run share."""
@@ -39,10 +68,11 @@ class Farm:
     runner: Runner
     work: Path
     smoke: Mode
+    force: bool
     epoch: int
     jobserver: Jobserver
-    build_slots: threading.Semaphore
-    smoke_slot: threading.Lock = field(default_factory=threading.Lock)
+    build_slots: Slots
+    smoke_slots: Slots = field(default_factory=lambda: Slots(1))  # one smoke environment at a time on disk
 
     def folder(self, job: Job) -> Path:
         """The job's folder under the work folder."""
@@ -105,12 +135,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """A named stage: its inputs, which decide whether it is fresh; its work; and what it must hold meanwhile."""
+    """A named stage: its inputs, which decide whether it is fresh; its work; and what it must hold meanwhile.
+
+    `holding` is given the job's place in the plan.
+    """
 
     name: str
     inputs: Callable[[Step], Mapping[str, Any]]
     work: Callable[[Step], Outcome]
-    holding: Callable[[Farm], contextlib.AbstractContextManager[object]] = lambda _: contextlib.nullcontext()
+    holding: Callable[[Farm, int], contextlib.AbstractContextManager[object]] = lambda *_: contextlib.nullcontext()
 
 
 def _fresh(farm: Farm, path: Path, digest: str) -> Record | None:
@@ -121,7 +154,7 @@ def _fresh(farm: Farm, path: Path, digest: str) -> Record | None:
     return None
 
 
-def pending(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], force: bool) -> dict[str, str]:
+def pending(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage]) -> dict[str, str]:
     """Jobs that are not all fresh, by id, each with its first stage that has to run."""
     found = {}
     for job in jobs:
@@ -129,7 +162,7 @@ def pending(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], force: boo
         for stage in stages:
             step = Step(farm, job, before, lambda _: None)
             path = records.path_of(farm.folder(job), stage.name)
-            record = None if force else _fresh(farm, path, records.digest(stage.inputs(step)))
+            record = None if farm.force else _fresh(farm, path, records.digest(stage.inputs(step)))
             if record is None:
                 found[job.id] = stage.name
                 break
@@ -140,8 +173,8 @@ def pending(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], force: boo
 class _JobRun:
     """One job through all its stages, in a thread of its own."""
 
-    def __init__(self, farm: Farm, job: Job, stages: Sequence[Stage], progress: Progress, force: bool) -> None:
-        self.farm, self.job, self.stages, self.progress, self.force = farm, job, stages, progress, force
+    def __init__(self, farm: Farm, job: Job, number: int, stages: Sequence[Stage], progress: Progress) -> None:
+        self.farm, self.job, self.number, self.stages, self.progress = farm, job, number, stages, progress
         self.results: list[StageResult] = []
 
     def run(self) -> JobResult:
@@ -164,9 +197,9 @@ class _JobRun:
         step = Step(self.farm, self.job, before, lambda line: self.progress.said(self.job, line))
         path = records.path_of(step.folder, stage.name)
         digest = records.digest(stage.inputs(step))
-        if not self.force and (record := _fresh(self.farm, path, digest)):
+        if not self.farm.force and (record := _fresh(self.farm, path, digest)):
             return StageResult(record, kept=True)
-        with stage.holding(self.farm):
+        with stage.holding(self.farm, self.number):
             self.progress.started(self.job, stage.name)
             start = time.monotonic()
             self._log_heading(stage)
@@ -205,15 +238,14 @@ def _disk_or_bug(error: OSError, step: Step) -> Exception:
     return error
 
 
-def run(
-    farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress, force: bool
-) -> tuple[JobResult, ...]:
+def run(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress) -> tuple[JobResult, ...]:
     """Run every job's stages, all jobs side by side. A job that fails does not stop the others.
 
     Raises Interrupted when the run was cancelled; finished stages keep their records.
     """
     with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
-        futures = [pool.submit(_JobRun(farm, job, stages, progress, force).run) for job in jobs]
+        runs = [_JobRun(farm, job, number, stages, progress) for number, job in enumerate(jobs)]
+        futures = [pool.submit(one.run) for one in runs]
         try:
             while wait(futures, timeout=0.2).not_done:
                 pass

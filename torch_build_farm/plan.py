@@ -76,8 +76,9 @@ def choose_variants(project: Project, asked: Sequence[str]) -> tuple[Variant, ..
         return tuple(project.variants.values())
     for text in asked:
         if text not in known:
+            near = [str(minor) for minor in project.variants if text in (minor.tag, minor.tag.removeprefix("torch"))]
             raise UnknownTorchError(
-                f"torch {text} has no variant; {nearest(text, known)}",
+                f"torch {text} has no variant" + ("; did you mean " + near[0] + "?" if near else ""),
                 where=f"known minors: {', '.join(known) or 'none'}",
                 next_step=f"use one of these, or describe it in {project.root / 'variants'}",
             )

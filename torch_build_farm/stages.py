@@ -65,15 +65,10 @@ def _build(step: Step) -> Outcome:
 
 
 @contextlib.contextmanager
-def _build_slot(farm: Farm) -> Iterator[None]:
+def _build_slot(farm: Farm, number: int) -> Iterator[None]:
     """Hold one of the --jobs places and one token of the jobserver."""
-    while not farm.build_slots.acquire(timeout=0.1):
-        farm.runner.check()
-    try:
-        with farm.jobserver.build(farm.runner):
-            yield
-    finally:
-        farm.build_slots.release()
+    with farm.build_slots.hold(number, farm.runner), farm.jobserver.build(farm.runner):
+        yield
 
 
 def _repair_inputs(step: Step) -> dict[str, Any]:
@@ -128,18 +123,7 @@ def _smoke(step: Step) -> Outcome:
     return Outcome(details=test.run())
 
 
-@contextlib.contextmanager
-def _smoke_slot(farm: Farm) -> Iterator[None]:
-    """One smoke environment at a time on disk."""
-    while not farm.smoke_slot.acquire(timeout=0.1):
-        farm.runner.check()
-    try:
-        yield
-    finally:
-        farm.smoke_slot.release()
-
-
 RENDER = Stage("render", _render_inputs, _render)
 BUILD = Stage("build", _build_inputs, _build, _build_slot)
 REPAIR = Stage("repair", _repair_inputs, _repair)
-SMOKE = Stage("smoke", _smoke_inputs, _smoke, _smoke_slot)
+SMOKE = Stage("smoke", _smoke_inputs, _smoke, lambda farm, number: farm.smoke_slots.hold(number, farm.runner))

@@ -121,16 +121,17 @@ class LocalEngine:
             for job in jobs:
                 self._check_cuda(job)
 
+    def has_headers(self, python: CPython) -> bool:
+        """Whether something can be compiled for this CPython: whether its Python.h is there."""
+        ask = "import sysconfig; print(sysconfig.get_path('include'))"
+        asked = capture([self._interpreters[python].path, "-I", "-c", ask], env=self._environment)
+        return asked.ok and (Path(asked.tail[0]) / "Python.h").is_file()
+
     def _check_headers(self, python: CPython) -> None:
-        interpreter = self._interpreters[python]
-        asked = capture(
-            [interpreter.path, "-I", "-c", "import sysconfig; print(sysconfig.get_path('include'))"],
-            env=self._environment,
-        )
-        if not asked.ok or not (Path(asked.tail[0]) / "Python.h").is_file():
+        if not self.has_headers(python):
             raise ToolError(
                 f"CPython {python} has no headers, so nothing can be compiled for it",
-                where=f"{interpreter.path}: {asked.tail[0] if asked.tail else 'no answer'}/Python.h",
+                where=f"{self._interpreters[python].path}: Python.h is missing",
                 next_step=f"install them (Debian: apt install python{python.release}-dev) "
                 f"or a CPython that has them: uv python install {python}",
             )
