@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from torch_build_farm.config import Project, load
+from torch_build_farm.errors import ConfigError
+from torch_build_farm.names import CPython, Minor
+
+TABLE = '[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
+VARIANT = (CHECKOUT / "variants" / "torch29.toml").read_text()
+
+
+def loaded(tmp_path: Path, table: str = TABLE, **variants: str) -> Project:
+    (tmp_path / "pyproject.toml").write_text(table)
+    for name, text in variants.items():
+        (tmp_path / "variants").mkdir(exist_ok=True)
+        (tmp_path / "variants" / f"{name}.toml").write_text(text)
+    return load(tmp_path, CHECKOUT)
+
+
+def complaint(tmp_path: Path, table: str = TABLE, **variants: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, table, **variants)
+    return caught.value.what
+
+
+def test_built_in_variants_are_true_to_their_names() -> None:
+    project = load(CHECKOUT, CHECKOUT)
+    assert [str(minor) for minor in project.variants] == [f"2.{n}" for n in range(8, 16)]
+    assert all(variant.pin == f"=={minor}.*" for minor, variant in project.variants.items())
+
+
+def test_a_projects_own_variant_wins_file_by_file(tmp_path: Path) -> None:
+    project = loaded(tmp_path, torch29=VARIANT.replace('cpython = [', 'cpython = ["cp39", '))
+    assert CPython(3, 9) in project.variants[Minor(2, 9)].cpython
+    assert len(project.variants) == 8
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    said = complaint(tmp_path, TABLE + 'sorce = "."\n')
+    assert "pyproject.toml: [tool.torch-build-farm]: sorce: unknown key; did you mean 'source'?" in said
+
+
+def test_an_unknown_key_below_names_its_own_neighbours(tmp_path: Path) -> None:
+    assert "system-packages.atp: unknown key; did you mean 'apt'?" in complaint(
+        tmp_path, TABLE + 'system-packages = { atp = ["x"] }\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("size-limit-mb = '100'", "size-limit-mb"),
+        ("size-limit-mb = -1", "greater than 0"),
+        ("torch = [2.8]", 'must be a string in quotes, such as "2.8"'),
+        ("torch-flavours = 'gpu'", "'cuda' or 'any'"),
+        ("imports = ['demo.1x']", "no import name"),
+        ("packages = 'demo'", "packages"),
+    ],
+)
+def test_wrong_types_are_named(tmp_path: Path, line: str, words: str) -> None:
+    table = TABLE.replace('packages = ["demo"]\n', "") if line.startswith("packages") else TABLE
+    said = complaint(tmp_path, f"{table}{line}\n")
+    assert words in said
+    assert line.split(" =")[0] in said
+
+
+def test_every_problem_of_every_file_at_once(tmp_path: Path) -> None:
+    said = complaint(
+        tmp_path,
+        '[tool.torch-build-farm]\nnaem = "demo"\n',
+        torch29=VARIANT.replace("cxx-standard = 17", 'cxx-standard = "17"'),
+        torch28="not toml",
+    )
+    for words in ("naem: unknown key", "name: missing key", "packages: missing key", "torch29.toml: cxx-standard",
+                  "torch28.toml: not valid TOML"):  # fmt: skip
+        assert words in said, said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('pin = "==2.9.*"', 'pin = ">=2.9,<2.11"', "contradicts torch = '2.9'"),
+        ('releases = ["2.9.0"', 'releases = ["2.8.0", "2.9.0"', "2.8.0 is no release of torch 2.9"),
+        ('release = "2.9.0"', 'release = "2.9.7"', "not among releases"),
+        ('cuda = "12.8"', 'cuda = "13.0"', "contradicts cuda = '13.0'"),
+        ('torch = "2.9"', 'torch = "2.10"', "belongs in torch210.toml"),
+        ('["cp310"', '["cp310", "cp310"', "named twice"),
+        ('["cp310"', '["py310"', "no CPython"),
+    ],
+)
+def test_contradictions_in_a_variant(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in VARIANT
+    assert words in complaint(tmp_path, torch29=VARIANT.replace(old, new))
+
+
+def test_no_table_of_ours(tmp_path: Path) -> None:
+    assert "did you mean 'torch-build-fram'" in complaint(tmp_path, "[tool.torch-build-fram]\n")
+
+
+def test_no_pyproject(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no pyproject"):
+        load(tmp_path, CHECKOUT)

@@ -1,0 +1,91 @@
+import pytest
+
+from tests.conftest import CHECKOUT
+from torch_build_farm.config import load
+from torch_build_farm.errors import NoPythonError, UnknownTorchError, UsageError
+from torch_build_farm.names import CPython
+from torch_build_farm.plan import Plan, Pythons, Selection, plan
+
+PROJECT = load(CHECKOUT, CHECKOUT)
+ENGINE = {CPython.parse(text): f"{text.rstrip('t')}.1" for text in ("3.9", "3.10", "3.11", "3.12", "3.13", "3.13t")}
+RUNNING = CPython(3, 11)
+
+
+def planned(*torch: str, pythons: Pythons = "default", only: tuple[str, ...] = (), **more: object) -> Plan:
+    given = {"engine": ENGINE, "running": RUNNING, "requires_python": ">=3.9", **more}
+    return plan(PROJECT, Selection(torch, pythons, only), version="1.0", **given)  # type: ignore[arg-type]
+
+
+def ids(found: Plan) -> list[str]:
+    return [job.id.removeprefix("pymomentum-gpu-") for job in found.jobs]
+
+
+def test_the_running_python_by_default_in_order_of_version() -> None:
+    assert ids(planned("2.10", "2.8", "2.9", "2.9")) == ["torch28-cp311", "torch29-cp311", "torch210-cp311"]
+
+
+def test_else_the_newest_that_variant_and_engine_have() -> None:
+    assert ids(planned("2.8", "2.15", running=CPython(3, 14))) == ["torch28-cp313", "torch215-cp313"]
+
+
+def test_all_pythons_are_the_intersection_without_free_threaded_ones() -> None:
+    assert ids(planned("2.9", pythons="all", requires_python=">=3.11")) == [
+        "torch29-cp311", "torch29-cp312", "torch29-cp313",
+    ]  # fmt: skip
+
+
+def test_free_threaded_when_named() -> None:
+    assert ids(planned("2.9", pythons=(CPython(3, 13, True),))) == ["torch29-cp313t"]
+
+
+def test_a_python_one_variant_lacks_is_noted() -> None:
+    found = planned("2.8", "2.9", pythons=(CPython(3, 9), CPython(3, 12)))
+    assert ids(found) == ["torch28-cp39", "torch28-cp312", "torch29-cp312"]
+    assert found.notes == ("torch 2.9: no job for CPython 3.9, which torch 2.9 has no wheel for",)
+
+
+def test_requires_python_counts_patch_releases() -> None:
+    with pytest.raises(NoPythonError):
+        planned("2.9", pythons=(CPython(3, 11),), requires_python=">=3.11.2")
+
+
+def test_no_python_names_all_three_sides() -> None:
+    with pytest.raises(NoPythonError) as caught:
+        planned("2.15", pythons=(CPython(3, 10),))
+    assert "torch 2.15" in caught.value.what
+    assert "3.11, 3.12" in caught.value.where
+    assert "uv python install" in caught.value.next_step
+
+
+def test_unknown_minor_lists_the_known() -> None:
+    with pytest.raises(UnknownTorchError) as caught:
+        planned("2.7")
+    assert caught.value.where == "known minors: 2.8, 2.9, 2.10, 2.11, 2.12, 2.13, 2.14, 2.15"
+
+
+def test_a_minor_written_as_its_tag_is_recognised() -> None:
+    with pytest.raises(UnknownTorchError, match=r"did you mean 2\.10\?"):
+        planned("210")
+
+
+def test_only_matches_ids() -> None:
+    assert ids(planned("all", pythons="all", only=("*-torch210-cp31[23]",))) == ["torch210-cp312", "torch210-cp313"]
+    with pytest.raises(UsageError, match="matches no job"):
+        planned("2.8", only=("torch28",))
+
+
+def test_matrix_is_what_ci_needs() -> None:
+    assert planned("2.9").matrix() == {
+        "include": [
+            {
+                "job": "pymomentum-gpu-torch29-cp311",
+                "distribution": "pymomentum-gpu-torch29",
+                "version": "1.0",
+                "variant": "torch29",
+                "torch": "2.9",
+                "python": "3.11",
+                "cuda": "12.8",
+                "image": "manylinux_2_28",
+            }
+        ]
+    }
