@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -18,7 +18,6 @@ from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter
 from pydantic import ValidationError as PydanticError
-from pydantic.dataclasses import dataclass
 
 from torch_build_farm.errors import ConfigError, nearest
 from torch_build_farm.names import CPython, Minor
@@ -65,9 +64,11 @@ CPythonField = Annotated[CPython, BeforeValidator(lambda value: CPython.parse(_t
 ImportName = Annotated[str, AfterValidator(_import_name)]
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True)
 class Variant:
     """The facts of one torch minor, as variants/torchNN.toml states them."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
     torch: MinorField
     release: Annotated[str, BeforeValidator(_version)]
@@ -91,17 +92,21 @@ class Variant:
         return self.releases[-1]
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True)
 class SystemPackages:
     """Packages that must be there before a build, by package manager."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
     apt: tuple[str, ...] = ()
     dnf: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True)
 class Settings:
     """[tool.torch-build-farm] of a project's pyproject.toml. Paths are relative to that file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
     name: Annotated[str, AfterValidator(_distribution)]
     packages: Annotated[tuple[ImportName, ...], Field(min_length=1)]
@@ -110,8 +115,8 @@ class Settings:
     smoke_script: str | None = None
     torch: tuple[MinorField, ...] = ()
     torch_flavours: Literal["cuda", "any"] = "cuda"
-    environment: Mapping[str, str] = Field(default_factory=dict)
-    cmake_defines: Mapping[str, str] = Field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cmake_defines: Mapping[str, str] = field(default_factory=dict)
     before_build: tuple[str, ...] = ()
     system_packages: SystemPackages = SystemPackages()
     cuda_arch_list: tuple[str, ...] = ()
@@ -165,7 +170,7 @@ def _read(shape: type[Shape], table: Mapping[str, Any], where: str, problems: li
         for problem in error.errors():
             location = tuple(part for part in problem["loc"] if part not in ("int", "float"))
             if problem["type"] == "unexpected_keyword_argument":
-                known = [_kebab(field.name) for field in fields(shape if len(location) == 1 else SystemPackages)]
+                known = [_kebab(one.name) for one in fields(shape if len(location) == 1 else SystemPackages)]
                 message = f"unknown key; {nearest(str(location[-1]), known)}"
             elif problem["type"] in ("missing", "missing_argument"):
                 message = "missing key"

@@ -32,7 +32,7 @@ def test_built_in_variants_are_true_to_their_names() -> None:
 
 
 def test_a_projects_own_variant_wins_file_by_file(tmp_path: Path) -> None:
-    project = loaded(tmp_path, torch29=VARIANT.replace('cpython = [', 'cpython = ["cp39", '))
+    project = loaded(tmp_path, torch29=VARIANT.replace("cpython = [", 'cpython = ["cp39", '))
     assert CPython(3, 9) in project.variants[Minor(2, 9)].cpython
     assert len(project.variants) == 8
 
@@ -63,7 +63,7 @@ def test_wrong_types_are_named(tmp_path: Path, line: str, words: str) -> None:
     table = TABLE.replace('packages = ["demo"]\n', "") if line.startswith("packages") else TABLE
     said = complaint(tmp_path, f"{table}{line}\n")
     assert words in said
-    assert line.split(" =")[0] in said
+    assert line.split(" =", maxsplit=1)[0] in said
 
 
 def test_every_problem_of_every_file_at_once(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
     """
     where = str(log)
     text = log.read_text("utf-8", "replace")
-    lines = [line for line in text[text.rfind(STAGE_MARK) + 1 :].splitlines() if not line.startswith("$ ")]
+    lines = text[text.rfind(STAGE_MARK) + 1 :].splitlines()[1:]
+    lines = [line for line in lines if not line.startswith("$ ")]
     if found := first_match(_MEMORY, lines):
         kernel = f" (the kernel's out-of-memory killer struck {oom_kills} times meanwhile)" if oom_kills else ""
         return OutOfMemoryError(
@@ -61,5 +62,5 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
             where=where,
             next_step="check the network, proxy and certificates (`doctor` tries the index), then run again",
         )
-    found = first_match(_ANY, lines) or (lines[-1] if lines else "no output")
+    found = first_match(_ANY, lines) or next((line for line in reversed(lines) if line.strip()), "no output")
     return BuildError(f"{what}: the build failed: {found}", where=where, next_step="the log holds the whole output")

@@ -1,0 +1,71 @@
+"""Command lines that end before anything is built."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import CHECKOUT, Farm
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--torch", "2.7"], 4, "torch 2.7 has no variant"),
+        (["plan"], 2, "--torch 2.8 2.9"),
+        (["--torch", "2.8", "--python", "3.x"], 2, "'3.x' is no CPython"),
+        (["--torch", "2.8", "--python", "3.99"], 5, "no CPython for torch 2.8"),
+        (["--torch", "2.8", "--only", "nothing"], 2, "matches no job"),
+        (["--torch", "2.8", "--forse"], 2, "did you mean '--force'?"),
+        (["--torch", "2.8", "--jobs", "0"], 2, "no whole number from 1 on"),
+        (["--torch", "2.8", "--engine", "podman"], 2, "podman"),
+        (["smoke", "--torch", "2.8", "--smoke", "none"], 2, "nothing to do"),
+    ],
+)
+def test_bad_calls(tiny: Farm, words: list[str], code: int, said: str) -> None:
+    answer = tiny(*words)
+    assert (answer.code, said in answer.err) == (code, True), answer.err
+    assert "Traceback" not in answer.err
+    assert not tiny.work.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "code", "said"),
+    [
+        ("pyproject.toml", 'name = "tiny"\npackages', 'nmae = "tiny"\npackages', 3, "did you mean 'name'?"),
+        ("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nsource = "src"', 6, "does not exist"),
+        ("pyproject.toml", 'version = "1.0"', 'dynamic = ["version"]', 7, "does not say its version"),
+        ("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nsmoke-script = "x.py"', 6, "x.py"),
+        ("pyproject.toml", '"torch>=2.8"', '"torch>=2.8 oops"', 12, "no requirement"),
+    ],
+)
+def test_bad_projects(tiny: Farm, file: str, old: str, new: str, code: int, said: str) -> None:
+    tiny.edit(file, old, new)
+    answer = tiny("render", "--torch", "2.8", "--json")
+    assert (answer.code, said in answer.err) == (code, True), answer.err
+    problem = answer.document.get("error") or answer.document["jobs"][0]["error"]
+    assert problem["exit_code"] == code
+    assert not list(tiny.work.glob("jobs/*/source"))
+
+
+def test_a_project_that_is_not_there(make_farm: Callable[..., Farm]) -> None:
+    farm = make_farm("tiny")
+    farm.project = farm.project / "gone"
+    answer = farm("plan", "--torch", "2.8")
+    assert (answer.code, "holds no pyproject.toml" in answer.err) == (3, True)
+
+
+def test_plan_as_a_matrix(tiny: Farm) -> None:
+    answer = tiny("plan", "--torch", "2.8", "2.9", "--json")
+    assert answer.code == 0
+    assert [job["torch"] for job in answer.document["include"]] == ["2.8", "2.9"]
+
+
+def test_render_again_does_nothing(tiny: Farm) -> None:
+    assert tiny("render", "--torch", "2.8").code == 0
+    again = tiny("render", "--torch", "2.8")
+    assert (again.code, "nothing to do" in again.out) == (0, True)
+
+
+def test_modules_and_functions_stay_small() -> None:
+    long = [path.name for path in (CHECKOUT / "torch_build_farm").rglob("*.py") if len(path.open().readlines()) > 400]
+    assert long == []

@@ -1,0 +1,60 @@
+"""Real endings of real builds, and what they mean."""
+
+from pathlib import Path
+
+import pytest
+
+from torch_build_farm.engines.diagnosis import STAGE_MARK, diagnose
+from torch_build_farm.errors import BuildError, CompileError, DiskError, FarmError, OutOfMemoryError, PackageIndexError
+
+CASES: list[tuple[str, type[FarmError], str]] = [
+    (
+        "[1/2] Building CXX object a.o\nFAILED: a.o\n/usr/bin/g++ -o a.o -c a.cpp\n"
+        "a.cpp:57:32: error: no match for 'operator/' (operand types are 'const at::Tensor')\n"
+        "b.cpp:1:1: error: second\nninja: build stopped: subcommand failed.",
+        CompileError,
+        "a.cpp:57:32: error: no match",
+    ),
+    ("a.cpp:3:10: fatal error: Eigen/Core: No such file or directory", CompileError, "Eigen/Core"),
+    (
+        "/usr/bin/ld: a.o: in function `f':\na.cpp:(.text+0x5): undefined reference to `g'\ncollect2: error: ld returned 1 exit status",
+        CompileError,
+        "undefined reference to `g'",
+    ),
+    (
+        'CMake Error at CMakeLists.txt:4 (find_package):\n  Could not find a package "Eigen3"\n  with any of',
+        CompileError,
+        "Could not find a package",
+    ),
+    (
+        "a.cpp:9:1: note: x\ng++: fatal error: Killed signal terminated program cc1plus\ncompilation terminated.",
+        OutOfMemoryError,
+        "Killed signal",
+    ),
+    ("cc1plus: out of memory allocating 65536 bytes after a total of 1 bytes", OutOfMemoryError, "out of memory"),
+    ("a.cpp:1:1: fatal error: error writing to /tmp/x.s: No space left on device", DiskError, "No space left"),
+    (
+        "error: Failed to fetch: `https://index/simple/torch/`\n  Caused by: error sending request for url",
+        PackageIndexError,
+        "Failed to fetch",
+    ),
+    ("Traceback (most recent call last):\nValueError: setup failed", BuildError, "setup failed"),
+    ("", BuildError, "no output"),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "words"), CASES)
+def test_the_reason_is_told_from_the_log(tmp_path: Path, text: str, kind: type[FarmError], words: str) -> None:
+    log = tmp_path / "log"
+    earlier = f"{STAGE_MARK}build old\nold.cpp:1:1: error: of an earlier stage\n"
+    log.write_text(f"{earlier}{STAGE_MARK}build job\n$ g++ -DX='error: not this'\n{text}\n")
+    error = diagnose("job", log)
+    assert type(error) is kind
+    assert words in error.what
+    assert error.where == str(log)
+
+
+def test_the_kernels_count_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"{STAGE_MARK}build job\ng++: fatal error: Killed signal terminated program cc1plus\n")
+    assert "struck 2 times" in diagnose("job", log, oom_kills=2).what

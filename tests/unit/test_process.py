@@ -1,0 +1,139 @@
+"""The supervisor against real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from torch_build_farm.errors import Interrupted
+from torch_build_farm.jobserver import Jobserver
+from torch_build_farm.process import Runner
+
+
+def alive(mark: str) -> list[str]:
+    """Command lines of live processes that carry `mark`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            continue
+        if mark in line and f"/proc/{os.getpid()}/" not in str(path):
+            found.append(line)
+    return found
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture
+def mark() -> str:
+    return f"mark-{uuid.uuid4().hex}"
+
+
+def run(runner: Runner, log: Path, *command: str, **env: str) -> tuple[int, tuple[str, ...]]:
+    done = runner.run(command, env={"PATH": os.environ["PATH"], **env}, log=log)
+    return done.returncode, done.tail
+
+
+def test_output_status_log_and_environment(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code, tail = run(Runner(), log, "sh", "-c", "echo $A; echo $HOME; echo err >&2; exit 7", A="b c")
+    assert (code, tail) == (7, ("b c", "", "err"))
+    assert log.read_text().splitlines()[1:] == ["b c", "", "err"]
+    assert run(Runner(), log, "sh", "-c", "kill -9 $$")[0] == 137
+    assert run(Runner(), log, "no-such-program") == (127, ("no-such-program: No such file or directory",))
+
+
+# A grandchild that left the group, ignores SIGTERM and lost its parent: what a daemonising tool leaves behind.
+STUBBORN = "(trap '' TERM; exec setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' {mark}) & "
+
+
+def test_what_a_command_leaves_in_the_background_ends_with_it(tmp_path: Path, mark: str) -> None:
+    code, _ = run(Runner(), tmp_path / "log", "sh", "-c", STUBBORN.format(mark=mark) + "exit 3")
+    assert code == 3
+    assert eventually(lambda: not alive(mark)), alive(mark)
+
+
+def test_cancel_ends_everything(tmp_path: Path, mark: str) -> None:
+    runner = Runner()
+    command = STUBBORN.format(mark=mark) + "echo up; sleep 600"
+    up = threading.Event()
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            runner.run(["sh", "-c", command], env=dict(os.environ), log=tmp_path / "log", on_line=lambda _: up.set())
+        except Interrupted as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert up.wait(10)
+    runner.cancel(signal.SIGTERM)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert isinstance(caught[0], Interrupted)
+    assert caught[0].code == 143
+    assert not alive(mark)
+    with pytest.raises(Interrupted):
+        run(runner, tmp_path / "log", "true")
+
+
+def test_nothing_outlives_a_farm_that_is_killed(tmp_path: Path, mark: str) -> None:
+    farm = textwrap.dedent(f"""
+        import os, pathlib
+        from torch_build_farm.process import Runner
+        Runner().run(["sh", "-c", {STUBBORN.format(mark=mark) + "sleep 600"!r}],
+                     env=dict(os.environ), log=pathlib.Path({str(tmp_path / "log")!r}))
+    """)
+    process = subprocess.Popen([sys.executable, "-c", farm])
+    assert eventually(lambda: any("while" in line for line in alive(mark)))
+    process.kill()
+    process.wait()
+    assert eventually(lambda: not alive(mark)), alive(mark)
+
+
+def test_jobserver_gives_each_build_a_token_and_recovers_lost_ones(tmp_path: Path) -> None:
+    runner = Runner()
+    with Jobserver(tmp_path / "fifo", 2) as server:
+        assert f"--jobserver-auth=fifo:{tmp_path / 'fifo'}" in server.makeflags
+
+        def free() -> int:
+            """Tokens that a ninja would find."""
+            with (tmp_path / "fifo").open("r+b", buffering=0) as stream:
+                os.set_blocking(stream.fileno(), False)
+                found = len(stream.read(16) or b"")
+                stream.write(b"+" * found)
+                return found
+
+        with server.build(runner):
+            assert free() == 1
+            with server.build(runner):
+                assert free() == 0
+                late = server.build(runner)
+                third = threading.Thread(target=late.__enter__)
+                third.start()
+                third.join(0.2)
+                assert third.is_alive()
+            third.join(5)
+            assert not third.is_alive()
+        assert free() == 1  # the third build never gave its token back
+        server._builds = 0  # it was killed
+        with server.build(runner):
+            assert free() == 1
+    assert not (tmp_path / "fifo").exists()

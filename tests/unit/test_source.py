@@ -1,0 +1,102 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from torch_build_farm import source
+from torch_build_farm.errors import SourceError, VersionError
+
+STATIC = '[project]\nname = "demo"\nversion = "1.2"\n'
+DYNAMIC = '[project]\nname = "demo"\ndynamic = ["version"]\n'
+
+
+def tree(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def git(root: Path, *words: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", *identity, *words], cwd=root, check=True, capture_output=True)
+
+
+def test_static_version(tmp_path: Path) -> None:
+    found = source.read(tree(tmp_path, pyproject_dot_toml=STATIC))
+    assert (found.version, found.version_from_scm) == ("1.2", False)
+
+
+@pytest.mark.parametrize("table", ["[tool.setuptools_scm]\n", '[tool.scikit-build.metadata.version]\nprovider = "scikit_build_core.metadata.setuptools_scm"\n'])  # fmt: skip
+def test_version_from_git_tags_writes_nothing(tmp_path: Path, table: str) -> None:
+    if table.startswith("[tool.setuptools_scm]"):
+        table += 'version_file = "version.py"\n'
+    tree(tmp_path, pyproject_dot_toml=DYNAMIC + table)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "one")
+    git(tmp_path, "tag", "v0.1.114.post0")
+    found = source.read(tmp_path)
+    assert (found.version, found.version_from_scm) == ("0.1.114.post0", True)
+    assert not (tmp_path / "version.py").exists()
+
+
+def test_version_by_regex(tmp_path: Path) -> None:
+    table = '[tool.scikit-build.metadata.version]\nprovider = "scikit_build_core.metadata.regex"\ninput = "v.py"\n'
+    found = source.read(tree(tmp_path, pyproject_dot_toml=DYNAMIC + table, v_dot_py='__version__ = "3.1"\n'))
+    assert found.version == "3.1"
+
+
+def test_version_of_an_unpacked_sdist(tmp_path: Path) -> None:
+    sdist = tree(tmp_path, pyproject_dot_toml=DYNAMIC)
+    (sdist / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: demo\nVersion: 4.5\n")
+    assert source.read(sdist).version == "4.5"
+
+
+def test_no_version(tmp_path: Path) -> None:
+    with pytest.raises(VersionError, match="does not say its version"):
+        source.read(tree(tmp_path, pyproject_dot_toml=DYNAMIC))
+
+
+def test_git_tags_without_a_tag_or_repository(tmp_path: Path) -> None:
+    with pytest.raises(VersionError, match="git tags give no version"):
+        source.read(tree(tmp_path, pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n"))
+
+
+def test_invalid_version(tmp_path: Path) -> None:
+    with pytest.raises(VersionError, match="no valid version"):
+        source.read(tree(tmp_path, pyproject_dot_toml=STATIC.replace("1.2", "one")))
+
+
+def test_missing_source(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="does not exist"):
+        source.read(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match=r"has no pyproject.toml"):
+        source.read(tmp_path)
+
+
+def test_files_leave_out_what_builds_leave_and_what_is_excluded(tmp_path: Path) -> None:
+    tree(
+        tmp_path, pyproject_dot_toml=STATIC, a_dot_cpp="", pkg__b_dot_py="", pkg__b_dot_so="", build__x="",
+        sub__build__kept="", data__big="", dot__venv="",
+    )  # fmt: skip
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "junk").touch()
+    (tmp_path / "link").symlink_to("pkg")
+    found = {file.path: file for file in source.read(tmp_path, ("/data/",)).files}
+    assert set(found) == {"pyproject.toml", "a.cpp", "pkg/b.py", "sub/build/kept", "dot/venv", "link"}
+    assert found["link"].link == "pkg"
+
+
+def test_digest_tells_content_name_mode_and_version(tmp_path: Path) -> None:
+    tree(tmp_path, pyproject_dot_toml=STATIC, a_dot_cpp="x")
+    digests = {source.read(tmp_path).digest}
+    (tmp_path / "a.cpp").write_text("y")
+    digests.add(source.read(tmp_path).digest)
+    (tmp_path / "a.cpp").chmod(0o755)
+    digests.add(source.read(tmp_path).digest)
+    (tmp_path / "a.cpp").rename(tmp_path / "b.cpp")
+    digests.add(source.read(tmp_path).digest)
+    assert len(digests) == 4
+    assert source.read(tmp_path).digest in digests
