@@ -93,9 +93,7 @@ def _plan(desk: Desk) -> tuple[Project, Source, Engine, str, Plan]:
     """Load everything and plan, without touching the work folder."""
     project = desk.project
     selection = _selection(desk, project)
-    # a work folder inside the source tree is no part of it
-    inside = [f"/{desk.work.relative_to(project.source)}/"] if desk.work.is_relative_to(project.source) else []
-    tree = source.read(project.source, (*project.settings.exclude, *inside))
+    tree = source.read(project.source, (*_own_files(desk, project), *project.settings.exclude))
     if project.smoke_script and not project.smoke_script.is_file():
         raise SourceError(
             "the smoke script does not exist",
@@ -112,6 +110,18 @@ def _plan(desk: Desk) -> tuple[Project, Source, Engine, str, Plan]:
         running=CPython.running(),
     )
     return project, tree, engine, why, planned
+
+
+def _own_files(desk: Desk, project: Project) -> list[str]:
+    """What of the farm lies inside the source tree and is no part of it: work folder, variants, templates."""
+    patterns = []
+    if desk.work.is_relative_to(project.source):
+        patterns.append(f"/{desk.work.relative_to(project.source)}/")
+    if project.root.is_relative_to(project.source):
+        root = project.root.relative_to(project.source)
+        patterns += [f"/{root / 'variants' / (variant.tag + '.toml')}" for variant in project.variants.values()]
+        patterns += [f"/{root / 'templates' / path.name}" for path in (desk.builtin / "templates").glob("*.j2")]
+    return patterns
 
 
 def show_plan(desk: Desk) -> int:

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from torch_build_farm.config import Project, Variant
+from torch_build_farm.config import TABLE, Project, Variant
 from torch_build_farm.errors import RenderError
 from torch_build_farm.plan import Job
 from torch_build_farm.source import Source
@@ -119,6 +119,28 @@ def _table(mapping: Mapping[str, Any], name: str, without: tuple[str, ...] = ())
     return "".join(lines)
 
 
+def _tool(source: Source) -> dict[str, Any]:
+    """The project's [tool] tables, but for the farm's own.
+
+    scikit-build-core finds the packages of a wheel by the distribution's name unless it is told; since the variant has
+    another name, it is told what it would have found (its manual, "wheel.packages": src/, python/, the root).
+    """
+    tool = {name: table for name, table in source.pyproject.get("tool", {}).items() if name != TABLE}
+    backend = str(source.pyproject.get("build-system", {}).get("build-backend", ""))
+    settings = tool.get("scikit-build", {})
+    if not backend.startswith("scikit_build_core") or "packages" in settings.get("wheel", {}):
+        return tool
+    name = str(source.pyproject["project"]["name"]).replace("-", "_")
+    files = {file.path for file in source.files}
+    for base in ("src/", "python/", ""):
+        for package in dict.fromkeys((name.replace(".", "_"), name.replace(".", "/"))):
+            if files & {f"{base}{package}/__init__.py", f"{base}{package}/__init__.pyi"}:
+                found = {"packages": {package: f"{base}{package}"} if "/" in package else [f"{base}{package}"]}
+                tool["scikit-build"] = {**settings, "wheel": {**settings.get("wheel", {}), **found}}
+                return tool
+    return tool
+
+
 def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
@@ -160,7 +182,7 @@ def render(project: Project, source: Source, job: Job) -> Tree:
             for extra, requirements in metadata.get("optional-dependencies", {}).items()
         },
         "requires_python": cut_requires_python(source.requires_python, variant),
-        "tool": source.pyproject.get("tool", {}),
+        "tool": _tool(source),
     }
     environment = _environment(project.template_folders)
     try:

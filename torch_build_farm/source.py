@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -60,11 +60,12 @@ class Source:
     version_from_scm: bool
     pyproject: Mapping[str, Any]  # as the project wrote it: foreign metadata, passed through
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over names, modes and contents, and the version, which may come from git tags."""
+    def digest(self, without: Container[str] = ()) -> str:
+        """SHA-256 over the files' names, modes and contents (but for some) and the version, which may be git's."""
         total = hashlib.sha256(self.version.encode())
         for file in self.files:
+            if file.path in without:
+                continue
             total.update(f"{file.path}\0{file.sha256}\0{file.executable}\0{file.link}\n".encode())
         return total.hexdigest()
 

@@ -18,7 +18,7 @@ from torch_build_farm.source import sha256
 
 def _render_inputs(step: Step) -> dict[str, Any]:
     tree = rendering.render(step.farm.project, step.farm.source, step.job)
-    return {"source": step.farm.source.digest, "rendered": dict(tree.rendered), "epoch": step.farm.epoch}
+    return {"source": tree.source.digest(without=tree.rendered), "rendered": dict(tree.rendered), "epoch": step.farm.epoch}
 
 
 def _render(step: Step) -> Outcome:

@@ -136,4 +136,5 @@ def test_jobserver_gives_each_build_a_token_and_recovers_lost_ones(tmp_path: Pat
         server._builds = 0  # it was killed
         with server.build(runner):
             assert free() == 1
+        late.__exit__(None, None, None)
     assert not (tmp_path / "fifo").exists()

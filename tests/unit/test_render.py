@@ -84,6 +84,7 @@ def test_all_else_is_kept(tmp_path: Path) -> None:
     old, new = tomllib.loads(PYPROJECT), document(rendered(tmp_path))
     for changed in ("name", "dependencies", "requires-python", "optional-dependencies"):
         del old["project"][changed], new["project"][changed]
+    del old["tool"]["torch-build-farm"]  # the farm's own settings: a change there changes no wheel
     del old["build-system"]["requires"], new["build-system"]["requires"]
     assert new == old
 
@@ -120,6 +121,24 @@ def test_a_projects_own_template_wins_and_is_strict(tmp_path: Path) -> None:
     template.write_text("{% if %}")
     with pytest.raises(RenderError, match="template"):
         rendered(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "wanted"),
+    [
+        ("demo-pkg", "src/demo_pkg", ["src/demo_pkg"]),
+        ("demo-pkg", "demo_pkg", ["demo_pkg"]),
+        ("ns.demo", "python/ns/demo", {"ns/demo": "python/ns/demo"}),
+        ("demo-pkg", "elsewhere", None),
+    ],
+)
+def test_scikit_build_core_still_finds_the_package_of_the_old_name(
+    tmp_path: Path, name: str, package: str, wanted: object
+) -> None:
+    (tmp_path / package).mkdir(parents=True)
+    (tmp_path / package / "__init__.py").touch()
+    text = PYPROJECT.replace('"Demo.Pkg"', f'"{name}"').replace('wheel.packages = ["demo"]', "")
+    assert document(rendered(tmp_path, text))["tool"]["scikit-build"].get("wheel", {}).get("packages") == wanted
 
 
 def test_dynamic_dependencies_cannot_be_rendered(tmp_path: Path) -> None:

@@ -91,12 +91,12 @@ def test_files_leave_out_what_builds_leave_and_what_is_excluded(tmp_path: Path) 
 
 def test_digest_tells_content_name_mode_and_version(tmp_path: Path) -> None:
     tree(tmp_path, pyproject_dot_toml=STATIC, a_dot_cpp="x")
-    digests = {source.read(tmp_path).digest}
+    digests = {source.read(tmp_path).digest()}
     (tmp_path / "a.cpp").write_text("y")
-    digests.add(source.read(tmp_path).digest)
+    digests.add(source.read(tmp_path).digest())
     (tmp_path / "a.cpp").chmod(0o755)
-    digests.add(source.read(tmp_path).digest)
+    digests.add(source.read(tmp_path).digest())
     (tmp_path / "a.cpp").rename(tmp_path / "b.cpp")
-    digests.add(source.read(tmp_path).digest)
+    digests.add(source.read(tmp_path).digest())
     assert len(digests) == 4
-    assert source.read(tmp_path).digest in digests
+    assert source.read(tmp_path).digest() in digests

@@ -1,0 +1,98 @@
+"""Real torch from the real index. The first run downloads some 7 GB into the farm's store; later ones find it there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import CHECKOUT, Farm, need
+from torch_build_farm import toolbox
+from torch_build_farm.torch_store import default_folder
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in Path(item.path).parents:
+            item.add_marker(pytest.mark.torch)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _a_compiler() -> None:
+    need(shutil.which("c++") is not None, "needs a C++ compiler (c++)")
+
+
+@pytest.fixture
+def root() -> None:
+    """For tests that need root: name spaces, mounts, cgroups."""
+    need(os.geteuid() == 0, "needs root")
+
+
+class MainRun:
+    """`python build_farm.py --torch 2.8 2.9` on the embedded project, run once for all tests."""
+
+    def __init__(self, farm: Farm) -> None:
+        self.farm = farm
+        self.answer = farm("run", "--torch", "2.8", "2.9", "--json")
+
+    def job(self, torch: str) -> Any:
+        (found,) = [job for job in self.answer.document["jobs"] if f"-torch{torch.replace('.', '')}-" in job["job"]]
+        return found
+
+    def wheel(self, torch: str) -> Path:
+        return Path(self.job(torch)["wheel"]["path"])
+
+
+@pytest.fixture(scope="session")
+def main_run(tmp_path_factory: pytest.TempPathFactory) -> MainRun:
+    return MainRun(Farm(CHECKOUT, tmp_path_factory.mktemp("main") / "work"))
+
+
+class Environment:
+    """A virtual environment made with uv, its packages hard links into the farm's store."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.python = home / "bin" / "python"
+        venv.create(home, symlinks=True, with_pip=False)
+
+    def uv(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        env = toolbox.environment(default_folder() / "uv", self.home)
+        command = [toolbox.uv(), "pip", *words]
+        return subprocess.run(
+            [str(word) for word in command], env={**env, "VIRTUAL_ENV": str(self.home)}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    def pip(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """Pip as users have it: this machine's configuration for pip left out, its certificates kept."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PIP_") or k == "PIP_CERT"}
+        command = [self.python, "-m", "pip", *words]
+        return subprocess.run(
+            [str(word) for word in command], env={**env, "PIP_CONFIG_FILE": "/dev/null"}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    def run(self, code: str) -> subprocess.CompletedProcess[str]:
+        """Run code in a child process of its own."""
+        return subprocess.run(
+            [str(self.python), "-I", "-c", code], capture_output=True, text=True, check=False, cwd=self.home
+        )
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[Environment]:
+    # beside the store, so that files are hard links and not copies
+    home = default_folder() / "envs" / f"test-{tmp_path.name}"
+    shutil.rmtree(home, ignore_errors=True)
+    made = Environment(home)
+    yield made
+    shutil.rmtree(home, ignore_errors=True)

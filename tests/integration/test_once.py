@@ -1,0 +1,108 @@
+"""Once, not twice: what is fresh is kept, and only that."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT, Answer, Farm
+
+BUILD = ("build", "--torch", "2.8", "2.9", "--json")
+
+
+def ran(answer: Answer) -> dict[str, list[str]]:
+    """The stages that ran, by variant."""
+    assert answer.code == 0, answer.err
+    return {
+        job["job"].split("-")[1]: [stage["stage"] for stage in job["stages"] if not stage["kept"]]
+        for job in answer.document["jobs"]
+    }
+
+
+ALL = ["render", "build", "repair"]
+
+
+@pytest.fixture
+def built(tiny: Farm) -> Farm:
+    assert ran(tiny(*BUILD)) == {"torch28": ALL, "torch29": ALL}
+    return tiny
+
+
+def test_changes_redo_what_they_touch(built: Farm) -> None:
+    assert ran(built(*BUILD)) == {"torch28": [], "torch29": []}
+
+    # a lost wheel: that job only, and only the stages that it takes
+    (lost,) = built.work.glob("dist/*torch28*")
+    content = lost.read_bytes()
+    lost.unlink()
+    assert ran(built(*BUILD)) == {"torch28": ["repair"], "torch29": []}
+    assert lost.read_bytes() == content
+
+    # a damaged wheel is a lost one
+    lost.write_bytes(content[:-1] + b"x")
+    assert ran(built(*BUILD)) == {"torch28": ["repair"], "torch29": []}
+
+    # everything that the build left is lost
+    shutil.rmtree(next(built.work.glob("jobs/*torch29*")) / "raw")
+    assert ran(built(*BUILD))["torch29"][:1] == ["build"]
+
+    # a changed variants file: its minor only
+    (built.project / "variants").mkdir()
+    text = (CHECKOUT / "variants" / "torch29.toml").read_text()
+    (built.project / "variants" / "torch29.toml").write_text(text.replace("cxx-standard = 17", "cxx-standard = 20"))
+    assert ran(built(*BUILD)) == {"torch28": [], "torch29": ["build"]}  # the same bytes again: nothing left to repair
+
+    # a changed source file: all
+    built.edit("core.cpp", "FromLong(42)", "FromLong(43)")
+    assert ran(built(*BUILD)) == {"torch28": ALL, "torch29": ALL}
+
+    # --force: all, whatever the records say
+    assert ran(built(*BUILD, "--force")) == {"torch28": ALL, "torch29": ALL}
+
+
+def test_the_wheel_of_an_older_version_does_not_stay(built: Farm) -> None:
+    built.edit("pyproject.toml", 'version = "1.0"', 'version = "1.1"')
+    assert built(*BUILD).code == 0
+    assert {path.name.split("-")[1] for path in built.work.glob("dist/*")} == {"1.1"}
+
+
+def test_no_wheel_comes_out_of_another_tools_cache(tiny: Farm) -> None:
+    """A forced build compiles, and each minor's library is that minor's, whatever pip and uv have cached."""
+    tiny.edit("core.cpp", "FromLong(42)", "FromLong(TORCH)")
+    tiny.edit("CMakeLists.txt", "install(", 'find_package(Torch REQUIRED)\nstring(REPLACE "." "" torch "${Torch_VERSION}")\n'
+              "target_compile_definitions(_core PRIVATE TORCH=${torch})\ninstall(")  # fmt: skip
+    tiny.edit("pyproject.toml", 'imports = ["tiny", "tiny._core"]', 'smoke-script = "smoke.py"')
+    (tiny.project / "smoke.py").write_text(
+        "import tiny, torch\nfrom importlib.metadata import distributions\n"
+        "(name,) = [d.name for d in distributions() if d.name.startswith('tiny')]\n"
+        "assert name == 'tiny-torch' + ''.join(torch.__version__.split('.')[:2]), name\n"
+        "assert str(tiny.answer()).startswith(name.removeprefix('tiny-torch')), tiny.answer()\n"
+        "print(name, tiny.answer())\n"
+    )
+    answer = tiny("run", "--torch", "2.8", "2.9", "--json")
+    assert answer.code == 0, answer.err
+    said = [job["stages"][-1]["details"]["script"] for job in answer.document["jobs"]]
+    assert said == ["tiny-torch28 280", "tiny-torch29 290"]
+    again = tiny("build", "--torch", "2.8", "--force", "--json")
+    assert again.code == 0
+    (log,) = tiny.work.glob("logs/*torch28*")
+    assert "Building CXX object" in log.read_text()
+
+
+def test_torch_is_on_disk_once(make_farm: Callable[..., Farm], tmp_path: Path) -> None:
+    """The build environment's torch is the store's, by hard link: the same inode."""
+    farm = make_farm("tiny")
+    farm.edit("pyproject.toml", "[tool.torch-build-farm]", f"""[tool.torch-build-farm]
+before-build = ["cp -al $VIRTUAL_ENV/lib/python*/site-packages/torch/lib/libtorch_cpu.so {tmp_path}/ || stat -c %h $VIRTUAL_ENV/lib/python*/site-packages/torch/lib/libtorch_cpu.so > {tmp_path}/links"]""")  # fmt: skip
+    assert farm("build", "--torch", "2.8").code == 0
+    linked = tmp_path / "libtorch_cpu.so"
+    count = linked.stat().st_nlink - 1 if linked.exists() else int((tmp_path / "links").read_text())
+    assert count >= 1 if linked.exists() else count >= 2
+
+
+def test_environments_are_gone_afterwards(built: Farm) -> None:
+    store = Path(os.environ.get("TORCH_BUILD_FARM_STORE", Path.home() / ".cache" / "torch-build-farm"))
+    assert not [path for path in store.glob("envs/*/*") if path.name.startswith("tiny-")]
+    assert not list(built.work.glob("jobs/*/scratch"))
