@@ -52,8 +52,9 @@ class JobResult:
 
     @property
     def tag(self) -> str:
-        """The wheel's platform tag, without its aliases."""
-        return self.wheel.path.removesuffix(".whl").rsplit("-", 1)[1].split(".")[0] if self.wheel else ""
+        """The wheel's platform tag as PEP 600 spells it, without the older aliases."""
+        tags = self.wheel.path.removesuffix(".whl").rsplit("-", 1)[1].split(".") if self.wheel else [""]
+        return next((tag for tag in tags if tag.startswith("manylinux_")), tags[0])
 
     def detail(self, stage: str, key: str) -> str:
         """A fact from a stage's record; "" where there is none."""

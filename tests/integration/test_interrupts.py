@@ -1,0 +1,112 @@
+"""SIGINT, SIGTERM and SIGKILL at any stage: nothing is left running, nothing half-written, and the next run goes on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Farm
+from tests.integration.test_bad_input import hang, until, waiting
+
+
+def left_running(farm: Farm) -> list[str]:
+    """Live processes that have the farm's work folder or gate in their command line or environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) == os.getpid():
+            continue
+        try:
+            text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(farm.work).encode() in text:
+            found.append((folder / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def whole(farm: Farm) -> None:
+    """Every record and every wheel that is there can be read to its end."""
+    for record in farm.work.glob("jobs/*/records/*.json"):
+        json.loads(record.read_text())
+    for wheel in farm.work.glob("dist/*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            assert archive.testzip() is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_while_building(tiny: Farm, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    gate = hang(tiny, tmp_path)
+    farm = tiny.start("build", "--torch", "2.8", "2.9")
+    until(lambda: waiting(tiny))
+    start = time.monotonic()
+    farm.send_signal(number)
+    out, _ = farm.communicate(timeout=30)
+    assert farm.returncode == code, out
+    assert time.monotonic() - start < 5
+    until(lambda: not left_running(tiny), 10)
+    whole(tiny)
+    if number != signal.SIGKILL:
+        assert "run the same command again to go on" in out
+    gate.touch()
+    again = tiny("build", "--torch", "2.8", "2.9", "--json")
+    assert again.code == 0, again.err
+    kept = [stage["stage"] for job in again.document["jobs"] for stage in job["stages"] if stage["kept"]]
+    assert kept == ["render", "render"]
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_whole_group(tiny: Farm, tmp_path: Path) -> None:
+    hang(tiny, tmp_path)
+    farm = subprocess.Popen(
+        tiny.command("build", "--torch", "2.8"), env=tiny.environment, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    until(lambda: waiting(tiny))
+    os.killpg(farm.pid, signal.SIGINT)
+    out, _ = farm.communicate(timeout=30)
+    assert (farm.returncode, "Traceback" in out) == (130, False), out
+    until(lambda: not left_running(tiny), 10)
+
+
+def test_a_second_signal_ends_the_farm_at_once(make_farm: Callable[..., Farm], tmp_path: Path) -> None:
+    farm = make_farm("tiny")
+    farm.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nbefore-build = ['trap \"\" TERM; echo waiting; sleep 600 & wait; sleep 600']")
+    started = farm.start("build", "--torch", "2.8")
+    until(lambda: waiting(farm))
+    started.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(1) == 143
+    until(lambda: not left_running(farm), 10)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_wheels(tiny: Farm, make_farm: Callable[..., Farm], tmp_path: Path) -> None:
+    words = ("run", "--torch", "2.8", "--smoke", "import")
+    rng, delay, kills = random.Random(8), 0.2, 0
+    while True:
+        farm = tiny.start(*words)
+        try:
+            farm.wait(delay)
+            break
+        except subprocess.TimeoutExpired:
+            farm.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+            farm.wait(10)
+            kills += 1
+        whole(tiny)
+        delay = min(delay * 1.35, 60)
+        assert kills < 40
+    assert farm.returncode == 0
+    assert kills >= 5
+    until(lambda: not left_running(tiny), 10)
+    assert [stage["kept"] for stage in json.loads(tiny(*words, "--json").out)["jobs"][0]["stages"]] == [True] * 4
+    (wheel,) = tiny.work.glob("dist/*.whl")
+    undisturbed = Farm(tiny.project, tmp_path / "other")
+    assert undisturbed("build", "--torch", "2.8").code == 0
+    (same,) = undisturbed.work.glob("dist/*.whl")
+    assert wheel.read_bytes() == same.read_bytes()
