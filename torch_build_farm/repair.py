@@ -101,9 +101,18 @@ def _top_level(wheel: wheels.Wheel, settings: Settings) -> list[str]:
     ]
 
 
-def problems(wheel: wheels.Wheel, settings: Settings) -> list[str]:
-    """Every reason why the wheel is unfit for users, a sentence each; none for a good one."""
-    found = [*_bundled(wheel, settings), *_run_paths(wheel), *_top_level(wheel, settings)]
+def problems(wheel: wheels.Wheel, settings: Settings, expected: Iterable[str] = ()) -> list[str]:
+    """Every reason why the wheel is unfit for users, a sentence each; none for a good one.
+
+    `expected` are members that the wheel must have.
+    """
+    found = [
+        f"{path} is in the source but not in the wheel, so Python would take the folder for a namespace package; "
+        "name the packages in the build back end's settings (scikit-build-core: wheel.packages)"
+        for path in expected
+        if path not in wheel.members
+    ]
+    found += [*_bundled(wheel, settings), *_run_paths(wheel), *_top_level(wheel, settings)]
     found += wheels.record_problems(wheel.path)
     size = wheel.path.stat().st_size / 1e6
     if size > settings.size_limit_mb:
@@ -121,7 +130,9 @@ def problems(wheel: wheels.Wheel, settings: Settings) -> list[str]:
     return found
 
 
-def repair(raw: Path, out: Path, scratch: Path, settings: Settings, shell: Shell) -> wheels.Wheel:
+def repair(
+    raw: Path, out: Path, scratch: Path, *, settings: Settings, expected: Iterable[str], shell: Shell
+) -> wheels.Wheel:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and move it to `out`.
 
     Raises RepairError with every reason why the wheel is unfit.
@@ -142,7 +153,7 @@ def repair(raw: Path, out: Path, scratch: Path, settings: Settings, shell: Shell
                 next_step="a library that it cannot find must be installed, or linked statically",
             )
         wheel = wheels.read(made[0])
-        if found := problems(wheel, settings):
+        if found := problems(wheel, settings, expected):
             raise RepairError(
                 f"{raw.name} is not fit for users:\n" + "\n".join(f"  - {p}" for p in found), where=str(raw)
             )

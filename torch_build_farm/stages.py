@@ -18,7 +18,11 @@ from torch_build_farm.source import sha256
 
 def _render_inputs(step: Step) -> dict[str, Any]:
     tree = rendering.render(step.farm.project, step.farm.source, step.job)
-    return {"source": tree.source.digest(without=tree.rendered), "rendered": dict(tree.rendered), "epoch": step.farm.epoch}
+    return {
+        "source": tree.source.digest(without=tree.rendered),
+        "rendered": dict(tree.rendered),
+        "epoch": step.farm.epoch,
+    }
 
 
 def _render(step: Step) -> Outcome:
@@ -71,6 +75,12 @@ def _build_slot(farm: Farm, number: int) -> Iterator[None]:
         yield
 
 
+def _init_files(farm: Farm) -> list[str]:
+    """The __init__.py of each of the project's packages that has one in the source."""
+    wanted = [f"{package.replace('.', '/')}/__init__.py" for package in farm.project.settings.packages]
+    return [init for init in wanted if any(f"/{file.path}".endswith(f"/{init}") for file in farm.source.files)]
+
+
 def _repair_inputs(step: Step) -> dict[str, Any]:
     settings = step.farm.project.settings
     return {
@@ -81,6 +91,7 @@ def _repair_inputs(step: Step) -> dict[str, Any]:
         "grafted-libraries": settings.grafted_libraries,
         "size-limit-mb": settings.size_limit_mb,
         "torch-flavours": settings.torch_flavours,
+        "init-files": _init_files(step.farm),
         "auditwheel": toolbox.versions()["auditwheel"],
     }
 
@@ -92,7 +103,14 @@ def _repair(step: Step) -> Outcome:
         (farm.work / output.path).unlink(missing_ok=True)  # an older version's, or one with another tag
     more = {"SOURCE_DATE_EPOCH": str(farm.epoch), "PATH": toolbox.search_path(toolbox.scripts())}
     shell = replace(step.shell, env={**step.shell.env, **more})
-    wheel = repairing.repair(step.output("build"), farm.dist, scratch, farm.project.settings, shell)
+    wheel = repairing.repair(
+        step.output("build"),
+        farm.dist,
+        scratch,
+        settings=farm.project.settings,
+        expected=_init_files(farm),
+        shell=shell,
+    )
     return Outcome((wheel.path,), {"tag": wheel.platform})
 
 

@@ -50,7 +50,11 @@ def test_a_cmake_error(tiny: Farm) -> None:
 
 
 def test_a_command_before_the_build_that_fails(tiny: Farm) -> None:
-    tiny.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nbefore-build = ['echo it failed; exit 5']")
+    tiny.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        "[tool.torch-build-farm]\nbefore-build = ['echo it failed; exit 5']",
+    )
     answer = tiny(*ONE)
     assert (answer.code, "it failed" in answer.document["jobs"][0]["error"]["what"]) == (13, True)
 
@@ -128,7 +132,11 @@ def test_an_index_out_of_reach(tiny: Farm, tmp_path: Path) -> None:
 
 def test_an_index_that_goes_away_in_mid_run(tiny: Farm) -> None:
     """Torch is in the store, but a build requirement has to be fetched."""
-    tiny.edit("pyproject.toml", 'requires = ["scikit-build-core>=0.11"', 'requires = ["scikit-build-core>=0.11", "zest-releaser==9.1.2"')
+    tiny.edit(
+        "pyproject.toml",
+        'requires = ["scikit-build-core>=0.11"',
+        'requires = ["scikit-build-core>=0.11", "zest-releaser==9.1.2"',
+    )
     tiny.env |= {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_HTTP_RETRIES": "0"}
     answer = tiny(*ONE)
     assert answer.code == 10, answer.err
@@ -143,7 +151,11 @@ def test_no_compiler(tiny: Farm) -> None:
 
 def test_missing_system_packages(tiny: Farm) -> None:
     need(shutil.which("dpkg-query") is not None, "needs Debian's package manager")
-    tiny.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nsystem-packages.apt = ['libc6', 'no-such-package']")
+    tiny.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        "[tool.torch-build-farm]\nsystem-packages.apt = ['libc6', 'no-such-package']",
+    )
     answer = tiny(*ONE)
     assert (answer.code, "apt install no-such-package" in answer.err) == (8, True), answer.err
 
@@ -198,7 +210,9 @@ def test_a_grafted_library_needs_leave(tiny: Farm) -> None:
     assert answer.code == 16, answer.err
     assert "add liblzma.so* to grafted-libraries" in answer.err
     assert not list(tiny.work.glob("dist/*"))
-    tiny.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\ngrafted-libraries = ['liblzma.so*']")
+    tiny.edit(
+        "pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\ngrafted-libraries = ['liblzma.so*']"
+    )
     answer = tiny(*ONE)
     assert answer.code == 0, answer.err
     assert [stage["stage"] for stage in answer.document["jobs"][0]["stages"] if not stage["kept"]] == ["repair"]
@@ -207,7 +221,10 @@ def test_a_grafted_library_needs_leave(tiny: Farm) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('set_target_properties(_core PROPERTIES INSTALL_RPATH "/opt/somewhere/lib")', "RUNPATH entry /opt/somewhere/lib"),
+        (
+            'set_target_properties(_core PROPERTIES INSTALL_RPATH "/opt/somewhere/lib")',
+            "RUNPATH entry /opt/somewhere/lib",
+        ),
         ("install(FILES core.cpp DESTINATION include)", "include (1 file) lies outside the packages tiny"),
     ],
 )
@@ -218,11 +235,32 @@ def test_a_wheel_that_is_unfit_for_users(tiny: Farm, line: str, said: str) -> No
     assert not list(tiny.work.glob("dist/*"))
 
 
+def test_a_package_whose_python_files_were_left_behind(tiny: Farm) -> None:
+    """It would import, as a namespace package, and have nothing in it."""
+    tiny.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        "[tool.scikit-build]\nwheel.packages = []\n\n[tool.torch-build-farm]",
+    )
+    answer = tiny(*ONE)
+    assert (answer.code, "tiny/__init__.py is in the source but not in the wheel" in answer.err) == (16, True), (
+        answer.err
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('imports = ["tiny", "tiny._core"]', 'imports = ["tiny.gone"]', "import tiny.gone fails in a fresh interpreter"),
-        ("[tool.torch-build-farm]", "[tool.torch-build-farm]\nsmoke-script = 'bad.py'", "bad.py fails: AssertionError: 42"),
+        (
+            'imports = ["tiny", "tiny._core"]',
+            'imports = ["tiny.gone"]',
+            "import tiny.gone fails in a fresh interpreter",
+        ),
+        (
+            "[tool.torch-build-farm]",
+            "[tool.torch-build-farm]\nsmoke-script = 'bad.py'",
+            "bad.py fails: AssertionError: 42",
+        ),
     ],
 )
 def test_a_wheel_that_fails_its_smoke_test(tiny: Farm, old: str, new: str, said: str) -> None:

@@ -76,7 +76,11 @@ def test_ctrl_c_in_a_terminal_reaches_the_whole_group(tiny: Farm, tmp_path: Path
 
 def test_a_second_signal_ends_the_farm_at_once(make_farm: Callable[..., Farm], tmp_path: Path) -> None:
     farm = make_farm("tiny")
-    farm.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nbefore-build = ['trap \"\" TERM; echo waiting; sleep 600 & wait; sleep 600']")
+    farm.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        "[tool.torch-build-farm]\nbefore-build = ['trap \"\" TERM; echo waiting; sleep 600 & wait; sleep 600']",
+    )
     started = farm.start("build", "--torch", "2.8")
     until(lambda: waiting(farm))
     started.send_signal(signal.SIGTERM)
@@ -86,7 +90,9 @@ def test_a_second_signal_ends_the_farm_at_once(make_farm: Callable[..., Farm], t
     until(lambda: not left_running(farm), 10)
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_wheels(tiny: Farm, make_farm: Callable[..., Farm], tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_ends_with_the_same_wheels(
+    tiny: Farm, make_farm: Callable[..., Farm], tmp_path: Path
+) -> None:
     words = ("run", "--torch", "2.8", "--smoke", "import")
     rng, delay, kills = random.Random(8), 0.2, 0
     while True:

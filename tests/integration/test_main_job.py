@@ -133,6 +133,9 @@ def test_records_hold_digest_hashes_seconds_and_tools(main_run: MainRun) -> None
         assert record["seconds"] > 0
         assert record["tools"]["compiler"]
         assert all(len(output["sha256"]) == 64 for output in record["outputs"])
-    assert main_run.job("2.8")["wheel"]["sha256"] == json.loads(
-        next(main_run.farm.work.glob("jobs/*torch28*/records/repair.json")).read_text()
-    )["outputs"][0]["sha256"]
+    assert (
+        main_run.job("2.8")["wheel"]["sha256"]
+        == json.loads(next(main_run.farm.work.glob("jobs/*torch28*/records/repair.json")).read_text())["outputs"][0][
+            "sha256"
+        ]
+    )

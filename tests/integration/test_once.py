@@ -54,7 +54,7 @@ def test_changes_redo_what_they_touch(built: Farm) -> None:
     assert ran(built(*BUILD)) == {"torch28": [], "torch29": ["build"]}  # the same bytes again: nothing left to repair
 
     # a changed source file: all
-    built.edit("core.cpp", "FromLong(42)", "FromLong(43)")
+    built.edit("core.cpp", "name ? 0 : 42", "name ? 0 : 43")
     assert ran(built(*BUILD)) == {"torch28": ALL, "torch29": ALL}
 
     # --force: all, whatever the records say
@@ -69,7 +69,7 @@ def test_the_wheel_of_an_older_version_does_not_stay(built: Farm) -> None:
 
 def test_no_wheel_comes_out_of_another_tools_cache(tiny: Farm) -> None:
     """A forced build compiles, and each minor's library is that minor's, whatever pip and uv have cached."""
-    tiny.edit("core.cpp", "FromLong(42)", "FromLong(TORCH)")
+    tiny.edit("core.cpp", "name ? 0 : 42", "name ? 0 : TORCH")
     tiny.edit("CMakeLists.txt", "install(", 'find_package(Torch REQUIRED)\nstring(REPLACE "." "" torch "${Torch_VERSION}")\n'
               "target_compile_definitions(_core PRIVATE TORCH=${torch})\ninstall(")  # fmt: skip
     tiny.edit("pyproject.toml", 'imports = ["tiny", "tiny._core"]', 'smoke-script = "smoke.py"')

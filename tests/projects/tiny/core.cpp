@@ -1,7 +1,10 @@
 #include <Python.h>
 
+#include <cstdlib>
+
 static PyObject* answer(PyObject*, PyObject*) {
-  return PyLong_FromLong(42);
+  const char* name = std::getenv("TINY"); // a call into the C library, without which auditwheel knows no platform
+  return PyLong_FromLong(name ? 0 : 42);
 }
 
 static PyMethodDef methods[] = {{"answer", answer, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
