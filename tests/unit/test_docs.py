@@ -1,0 +1,57 @@
+"""What the docs promise is there."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+
+from tests.conftest import CHECKOUT, PROJECTS, need
+from torch_build_farm import cli, errors
+from torch_build_farm.config import Settings, Variant
+
+MAINTAINERS = (CHECKOUT / "docs" / "maintainers.md").read_text()
+
+
+def test_every_key_is_in_the_guide() -> None:
+    for shape in (Settings, Variant):
+        for field in fields(shape):
+            assert f"`{field.name.replace('_', '-')}`" in MAINTAINERS, field.name
+
+
+def test_every_exit_code_is_in_the_guide_and_belongs_to_one_error() -> None:
+    listed = dict(re.findall(r"^\| (\d+) \| (\w+) \|", MAINTAINERS, re.MULTILINE))
+    defined = {
+        str(error.exit_code): name
+        for name, error in vars(errors).items()
+        if isinstance(error, type) and issubclass(error, errors.FarmError)
+        and error not in (errors.FarmError, errors.Interrupted)
+    }  # fmt: skip
+    assert listed == defined
+
+
+def test_every_command_and_option_is_in_the_guide() -> None:
+    for name in cli.COMMANDS:
+        assert f"| `{name}` |" in MAINTAINERS
+    for option in re.findall(r'"(--[a-z]+)"', Path(cli.__file__).read_text()):
+        assert option in MAINTAINERS or option in ("--version", "--help"), option
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    readme, ci = (CHECKOUT / "README.md").read_text(), (CHECKOUT / ".ci" / "run").read_text()
+    assert "pip install '.[test]' && pytest\n" in readme
+    assert re.search(r"^pip install .*'\.\[test\]'$", ci, re.MULTILINE)
+    assert re.search(r"^pytest", ci, re.MULTILINE)
+
+
+def test_the_installed_farm_brings_its_variants_and_templates() -> None:
+    script = Path(sys.executable).parent / "torch-build-farm"
+    need(script.is_file(), "needs the farm installed: pip install '.[test]'")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory() as work:
+        command = [script, "render", "--project", PROJECTS / "tiny", "--work", work, "--torch", "all"]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(list(Path(work).glob("jobs/*/source/pyproject.toml"))) == 8
