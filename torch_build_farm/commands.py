@@ -136,6 +136,17 @@ def show_plan(desk: Desk) -> int:
     return 0
 
 
+def _epoch() -> int:
+    text = os.environ.get("SOURCE_DATE_EPOCH", str(_EPOCH))
+    if not text.isdigit() or int(text) < _EPOCH:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH={text} is no date that a wheel can hold",
+            where="environment",
+            next_step=f"Unix seconds from {_EPOCH} (1980-01-01) on, or unset it",
+        )
+    return int(text)
+
+
 def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str]) -> None:
     """Find out before anything starts whether what has to run can run."""
     due = [job for job in jobs if job.id in first]
@@ -170,12 +181,12 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: str) -> int:
                 work=desk.work,
                 smoke=smoke,  # type: ignore[arg-type]
                 force=options.force,
-                epoch=int(os.environ.get("SOURCE_DATE_EPOCH", _EPOCH)),
+                epoch=_epoch(),
                 jobserver=jobserver,
                 build_slots=pipeline.Slots(at_once),
             )
             first = pipeline.pending(farm, planned.jobs, stages)
-            if any(name != "render" for name in first.values()) or BUILD in stages:
+            if first and BUILD in stages:
                 _check(farm, planned.jobs, first)
             progress = report.Progress(desk.console, planned.jobs)
             results = pipeline.run(farm, planned.jobs, stages, progress)

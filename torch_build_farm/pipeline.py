@@ -223,11 +223,14 @@ class _JobRun:
         return StageResult(record, kept=False)
 
     def _log_heading(self, stage: Stage) -> None:
+        """Begin the stage's part of the log; those of kept stages stay, those of this stage and later ones go."""
         log = self.farm.log(self.job)
         log.parent.mkdir(parents=True, exist_ok=True)
-        mode = "a" if any(not result.kept for result in self.results) else "w"
-        with log.open(mode, encoding="utf-8") as stream:
-            stream.write(f"{STAGE_MARK}{stage.name} {self.job.id} {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        text = log.read_text("utf-8", "replace") if log.exists() else ""
+        later = [s.name for s in self.stages[self.stages.index(stage) :]]
+        place = min((p for name in later if (p := text.find(f"{STAGE_MARK}{name} ")) >= 0), default=len(text))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        log.write_text(f"{text[:place]}{STAGE_MARK}{stage.name} {self.job.id} {now}\n", "utf-8")
 
 
 def _disk_or_bug(error: OSError, step: Step) -> Exception:

@@ -149,7 +149,7 @@ class Progress:
     def finished(self, job: Job, stage: str, seconds: float) -> None:
         """A stage is done."""
         with self._lock:
-            self._rows[job.id].line = ""
+            self._rows[job.id] = _Row()  # until the next stage has what it waits for
         self._plain(f"{job.id}: {stage} done in {seconds:.1f} s")
 
     def ended(self, job: Job, status: Status, line: str = "") -> None:

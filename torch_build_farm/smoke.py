@@ -118,6 +118,12 @@ class Smoke:
         facts = json.loads(done.tail[-1])
         if not SpecifierSet(self.job.variant.pin).contains(facts["torch"], prereleases=True):
             raise self._error(f"the wheel brought torch {facts['torch']}, not {self.job.variant.pin}")
+        wanted = self.job.variant.cuda
+        if self.project.settings.torch_flavours == "cuda" and facts["cuda"] != wanted:
+            raise self._error(
+                f"torch {facts['torch']} has CUDA {facts['cuda']}, where the variant says {wanted}",
+                "the index that uv is configured for serves another build; check UV_DEFAULT_INDEX and uv.toml",
+            )
         return {"torch": facts["torch"], "cuda": facts["cuda"], "devices": ", ".join(facts["devices"])}
 
     def _import(self, name: str) -> None:

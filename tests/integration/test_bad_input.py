@@ -183,7 +183,7 @@ def test_two_farms_on_one_work_folder(tiny: Farm, tmp_path: Path) -> None:
     gate = hang(tiny, tmp_path)
     first = tiny.start("build", "--torch", "2.8")
     until(lambda: waiting(tiny))
-    second = tiny(*ONE)
+    second = tiny(*ONE, timeout=60)
     assert (second.code, second.document["error"]["kind"]) == (11, "LockedError"), second.err
     assert f"process {first.pid}" in second.err
     third = tiny.start("build", "--torch", "2.8", "--wait")
@@ -270,3 +270,15 @@ def test_a_wheel_that_fails_its_smoke_test(tiny: Farm, old: str, new: str, said:
     assert answer.code == 17, answer.err
     assert said in answer.document["jobs"][0]["error"]["what"]
     assert answer.document["jobs"][0]["wheel"], "the wheel is there to be looked at"
+
+
+def test_a_wheel_whose_metadata_promises_too_much(tiny: Farm) -> None:
+    """A template that widens the pin: pip would accept the wheel beside a torch it cannot load with."""
+    (tiny.project / "templates").mkdir()
+    template = (CHECKOUT / "templates" / "pyproject.toml.j2").read_text()
+    wider = template.replace("{{ dependencies | toml_array }}", '["torch>=2.8,<2.10"]')
+    assert wider != template
+    (tiny.project / "templates" / "pyproject.toml.j2").write_text(wider)
+    answer = tiny("run", "--torch", "2.8", "--json")
+    assert answer.code == 17, answer.err
+    assert "Requires-Dist asks for torch<2.10,>=2.8, not torch==2.8.*" in answer.err
