@@ -10,4 +10,6 @@ if __name__ == "__main__":
         from torch_build_farm.cli import main
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is not installed for this Python\n  next:  pip install {ROOT}")
+    except KeyboardInterrupt:  # before the farm has its own handlers
+        sys.exit(130)
     sys.exit(main(sys.argv[1:], root=ROOT))

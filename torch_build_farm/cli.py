@@ -15,7 +15,7 @@ from rich.console import Console
 from torch_build_farm import __version__, commands
 from torch_build_farm.commands import Desk
 from torch_build_farm.engines.choice import ENGINES
-from torch_build_farm.errors import FarmError, exit_code, nearest
+from torch_build_farm.errors import FarmError, UsageError, exit_code, nearest
 from torch_build_farm.process import Runner
 
 COMMANDS: dict[str, tuple[Callable[[Desk], int], str]] = {
@@ -84,8 +84,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _with_command(argv: Sequence[str]) -> list[str]:
-    """A bare call means `run`."""
+    """A bare call means `run`. Raises UsageError for a first word that is no command."""
     first = argv[0] if argv else ""
+    if first and not first.startswith("-") and first not in COMMANDS:
+        raise UsageError(f"{first!r} is no command; {nearest(first, COMMANDS)}", next_step="--help lists them")
     return list(argv) if first in (*COMMANDS, "-h", "--help", "--version") else ["run", *argv]
 
 
@@ -96,7 +98,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if unknown:
         subparsers = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
         sub = subparsers.choices[options.command]
-        sub.error(f"{unknown[0]}: unknown; {nearest(unknown[0], [o for o in sub._option_string_actions if '--' in o])}")
+        sub.error(f"{unknown[0]}: unknown; {nearest(unknown[0], [*COMMANDS, *sub._option_string_actions])}")
     return options
 
 
@@ -115,14 +117,20 @@ def _on_signals(runner: Runner) -> None:
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     """Run the farm; `root` is the project that is meant where --project names none (default: the current folder)."""
-    options = _parse(_with_command(sys.argv[1:] if argv is None else argv))
+    try:
+        options = _parse(_with_command(sys.argv[1:] if argv is None else argv))
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return exit_code(error)
     console = Console(stderr=options.json, highlight=False)
     runner = Runner()
     _on_signals(runner)
     folder = Path(options.project).resolve() if options.project else (root or Path.cwd())
     desk = Desk(options, folder, commands.builtin_folder(), runner, console)
     try:
-        return COMMANDS[options.command][0](desk)
+        code = COMMANDS[options.command][0](desk)
+        runner.check()
+        return code
     except FarmError as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         if options.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -26,7 +27,7 @@ from torch_build_farm.plan import Job, Plan, Selection, plan
 from torch_build_farm.process import Runner
 from torch_build_farm.source import Source
 from torch_build_farm.stages import BUILD, RENDER, REPAIR, SMOKE
-from torch_build_farm.torch_store import TorchStore, default_folder
+from torch_build_farm.torch_store import STORE_VARIABLE, TorchStore, default_folder
 
 # 1980-01-01, the earliest date that a zip archive can hold; SOURCE_DATE_EPOCH overrides it.
 _EPOCH = 315532800
@@ -48,7 +49,18 @@ class Desk:
 
     @property
     def work(self) -> Path:
-        return Path(self.options.work).resolve() if self.options.work else self.root / "work"
+        """The work folder. Raises UsageError for a place that cannot be one."""
+        work = Path(self.options.work).resolve() if self.options.work else self.root / "work"
+        if work.exists() and not work.is_dir():
+            raise UsageError("the work folder is a file", where=str(work), next_step="name a folder with --work")
+        for path, way in ((work, "--work DIR"), (default_folder(), f"{STORE_VARIABLE}=DIR")):
+            if any(character.isspace() for character in str(path)):
+                raise UsageError(
+                    f"a path with a space: {path}",
+                    where="MAKEFLAGS and compiler options cannot carry it",
+                    next_step=f"use another folder: {way}",
+                )
+        return work
 
     @property
     def store(self) -> TorchStore:
@@ -114,9 +126,13 @@ def _plan(desk: Desk) -> tuple[Project, Source, Engine, str, Plan]:
 
 def _own_files(desk: Desk, project: Project) -> list[str]:
     """What of the farm lies inside the source tree and is no part of it: work folder, variants, templates."""
-    patterns = []
-    if desk.work.is_relative_to(project.source):
-        patterns.append(f"/{desk.work.relative_to(project.source)}/")
+    if project.source.is_relative_to(desk.work):
+        raise UsageError(
+            "the work folder holds the source tree", where=str(desk.work), next_step="--work DIR elsewhere"
+        )
+    ours = (desk.work, desk.root / "work", desk.store.root)
+    inside = [path for path in ours if path.is_relative_to(project.source)]
+    patterns = [f"/{path.relative_to(project.source)}/" for path in inside]
     if project.root.is_relative_to(project.source):
         root = project.root.relative_to(project.source)
         patterns += [f"/{root / 'variants' / (variant.tag + '.toml')}" for variant in project.variants.values()]
@@ -154,7 +170,7 @@ def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str]) -> None:
     smoke = farm.smoke != "none"
     if to_build:
         farm.engine.check(farm.project, to_build)
-    farm.store.check_disk(due, smoke)
+    farm.store.check_disk(due, smoke, farm.project.variants.values())
     if missing := farm.store.missing(due, smoke):
         farm.store.check_index(*missing[0], farm.runner)
 
@@ -169,7 +185,8 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: str) -> int:
         desk.say(note)
     slots = compile_slots(project.settings.memory_per_compile_gb)
     at_once = min(options.jobs or slots, slots)
-    with workfolder.locked(desk.work, desk.runner, options.wait, desk.say):
+    desk.runner.check()
+    with workfolder.locked(desk.work, desk.runner, options.wait, desk.say), desk.store.in_use():
         desk.store.forget_environments()
         with Jobserver(desk.work / "jobserver", slots) as jobserver:
             farm = Farm(
@@ -235,12 +252,18 @@ def examine(desk: Desk) -> int:
 
 def clean(desk: Desk) -> int:
     """`clean`: what runs left, except finished wheels; with --all those too, with --store torch and the caches."""
-    with workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say):
-        store = desk.store
+    store, _ = desk.store, desk.project
+    if not (desk.work / "lock").exists() and desk.work.exists():
+        raise UsageError("this is no work folder of the farm", where=str(desk.work), next_step="name one with --work")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say))
+        if desk.options.store:
+            stack.enter_context(store.in_use(alone=True))
         folders = [desk.work / "jobs", desk.work / "logs"]
         folders += [desk.work / "dist"] if desk.options.all else []
         store.forget_environments()
         folders += [store.root] if desk.options.store else []
         for folder in folders:
+            desk.runner.check()
             desk.say(f"removed {folder} ({report.size_text(workfolder.remove(folder))})")
     return 0

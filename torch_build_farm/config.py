@@ -23,6 +23,9 @@ from torch_build_farm.errors import ConfigError, nearest
 from torch_build_farm.names import CPython, Minor
 
 TABLE = "torch-build-farm"
+# Variables of a build that a project may not set: without the farm's values the build would be another.
+FARMS_OWN = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "UV_CACHE_DIR", "UV_NO_BUILD",
+             "VIRTUAL_ENV"}  # fmt: skip
 
 
 def _kebab(name: str) -> str:
@@ -54,6 +57,12 @@ def _distribution(value: str) -> str:
 def _import_name(value: str) -> str:
     if not all(part.isidentifier() for part in value.split(".")):
         raise ValueError(f"{value!r} is no import name such as package.module")
+    return value
+
+
+def _environment(value: Mapping[str, str]) -> Mapping[str, str]:
+    if taken := sorted(set(value) & FARMS_OWN):
+        raise ValueError(f"{', '.join(taken)}: the farm sets this itself")
     return value
 
 
@@ -115,7 +124,7 @@ class Settings:
     smoke_script: str | None = None
     torch: tuple[MinorField, ...] = ()
     torch_flavours: Literal["cuda", "any"] = "cuda"
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Annotated[Mapping[str, str], AfterValidator(_environment)] = field(default_factory=dict)
     cmake_defines: Mapping[str, str] = field(default_factory=dict)
     before_build: tuple[str, ...] = ()
     system_packages: SystemPackages = SystemPackages()

@@ -15,7 +15,7 @@ from torch_build_farm import toolbox
 from torch_build_farm.config import Project
 from torch_build_farm.engines.choice import docker_answer
 from torch_build_farm.engines.local import LocalEngine, compile_slots
-from torch_build_farm.errors import FarmError
+from torch_build_farm.errors import FarmError, Interrupted
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Runner, capture
@@ -104,7 +104,7 @@ def _resources(project: Project, store: TorchStore) -> list[Finding]:
     free = shutil.disk_usage(store.root).free / 1e9
     running = CPython.running()
     jobs = [Job("", "", variant, running) for variant in project.variants.values() if running in variant.cpython]
-    need = store.missing_gb(jobs, smoke=True)
+    need = store.missing_gb(jobs, smoke=True, variants=project.variants.values())
     slots = compile_slots(project.settings.memory_per_compile_gb)
     state: State = "ok" if free > need else "absent"
     return [
@@ -120,6 +120,8 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
     newest = list(project.variants.values())[-1]
     try:
         store.check_index(newest.release, newest.cpython[0], runner)
+    except Interrupted:
+        raise
     except FarmError as error:
         return Finding("package index", "missing", error.what, "downloading torch", error.next_step)
     took = f"answers for torch {newest.release} in {time.monotonic() - start:.1f} s"

@@ -30,6 +30,12 @@ class FarmError(Exception):
         return "\n".join(lines)
 
 
+class InternalError(FarmError):
+    """A bug in the farm itself; the traceback is in the job's log."""
+
+    exit_code = 1
+
+
 class UsageError(FarmError):
     """The command line asks for something that makes no sense."""
 

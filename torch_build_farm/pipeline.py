@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -17,14 +19,14 @@ from torch_build_farm import records, toolbox
 from torch_build_farm.config import Project
 from torch_build_farm.engines import Engine
 from torch_build_farm.engines.diagnosis import STAGE_MARK
-from torch_build_farm.errors import DiskError, FarmError, Interrupted
+from torch_build_farm.errors import DiskError, FarmError, InternalError, Interrupted, RepairError
 from torch_build_farm.jobserver import Jobserver
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Runner, Shell
 from torch_build_farm.records import Record
 from torch_build_farm.report import JobResult, Progress, StageResult
 from torch_build_farm.smoke import Mode
-from torch_build_farm.source import Source
+from torch_build_farm.source import Source, sha256
 from torch_build_farm.torch_store import TorchStore
 
 
@@ -72,6 +74,8 @@ class Farm:
     epoch: int
     jobserver: Jobserver
     build_slots: Slots
+    claimed: dict[str, str] = field(default_factory=dict)  # file name in dist -> job
+    lock: threading.Lock = field(default_factory=threading.Lock)
     smoke_slots: Slots = field(default_factory=lambda: Slots(1))  # one smoke environment at a time on disk
 
     def folder(self, job: Job) -> Path:
@@ -82,6 +86,17 @@ class Farm:
     def dist(self) -> Path:
         """Where finished wheels go."""
         return self.work / "dist"
+
+    def claim(self, wheel: str, job: Job) -> None:
+        """Note that `job` makes the wheel of that name. Raises RepairError where another job does too."""
+        with self.lock:
+            owner = self.claimed.setdefault(wheel, job.id)
+        if owner != job.id:
+            raise RepairError(
+                f"{job.id} and {owner} both make {wheel}",
+                where="the wheel's tag serves both CPythons (abi3 or py3)",
+                next_step="build one of them: --python, or --only",
+            )
 
     def log(self, job: Job) -> Path:
         """The job's log."""
@@ -179,17 +194,25 @@ class _JobRun:
 
     def run(self) -> JobResult:
         error: FarmError | None = None
+        wheel: Path | None = None
         try:
             for stage in self.stages:
                 self.results.append(self._stage(stage))
+            wheel = self._deliver()
         except FarmError as caught:
             error = caught
-            self.progress.ended(self.job, "failed", caught.what)
+        except OSError as caught:
+            error = _disk_or_bug(caught, self.job, self.farm)
+        except Exception as caught:  # one job's bug must not cost the others their report
+            error = _bug(caught, self.job, self.farm)
+        if error:
+            self._withdraw()
+            self.progress.ended(self.job, "failed", error.what)
         else:
             self.progress.ended(self.job, "kept" if all(r.kept for r in self.results) else "done")
-        repaired = next((r.record.outputs for r in self.results if r.record.stage == "repair"), ())
-        wheel = repaired[0] if repaired else None
-        return JobResult(self.job, tuple(self.results), wheel, error, str(self.farm.log(self.job)))
+        wheel = wheel or self._repaired()
+        artifact = records.artifact(wheel, self.farm.work) if wheel and wheel.exists() else None
+        return JobResult(self.job, tuple(self.results), artifact, error, str(self.farm.log(self.job)))
 
     def _stage(self, stage: Stage) -> StageResult:
         self.farm.runner.check()
@@ -199,14 +222,12 @@ class _JobRun:
         digest = records.digest(stage.inputs(step))
         if not self.farm.force and (record := _fresh(self.farm, path, digest)):
             return StageResult(record, kept=True)
+        self._withdraw()
         with stage.holding(self.farm, self.number):
             self.progress.started(self.job, stage.name)
             start = time.monotonic()
             self._log_heading(stage)
-            try:
-                outcome = stage.work(step)
-            except OSError as error:
-                raise _disk_or_bug(error, step) from error
+            outcome = stage.work(step)
             seconds = time.monotonic() - start
         record = Record(
             stage=stage.name,
@@ -232,13 +253,54 @@ class _JobRun:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         log.write_text(f"{text[:place]}{STAGE_MARK}{stage.name} {self.job.id} {now}\n", "utf-8")
 
+    def _repaired(self) -> Path | None:
+        """The job's repaired wheel, in the job's own folder."""
+        made = [result.record.outputs for result in self.results if result.record.stage == "repair"]
+        return self.farm.work / made[0][0].path if made else None
 
-def _disk_or_bug(error: OSError, step: Step) -> Exception:
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+    def _deliver(self) -> Path | None:
+        """Put the wheel of a job that went well into the dist folder, whole or not at all."""
+        wheel = self._repaired()
+        if wheel is None:
+            return None
+        self.farm.claim(wheel.name, self.job)
+        final = self.farm.dist / wheel.name
+        if not (final.exists() and sha256(final) == sha256(wheel)):
+            self.farm.dist.mkdir(exist_ok=True)
+            scratch = self.farm.dist / f".{self.job.id}"
+            shutil.copyfile(wheel, scratch)
+            scratch.replace(final)
+        delivered = self.farm.folder(self.job) / "delivered"
+        if not delivered.exists() or delivered.read_text("utf-8") != wheel.name:
+            delivered.write_text(wheel.name, "utf-8")
+        return final
+
+    def _withdraw(self) -> None:
+        """Take the job's wheel out of the dist folder: what lies there has passed every stage it was to pass."""
+        with contextlib.suppress(OSError):
+            delivered = self.farm.folder(self.job) / "delivered"
+            (self.farm.dist / delivered.read_text("utf-8")).unlink(missing_ok=True)
+            delivered.unlink()
+
+
+def _disk_or_bug(error: OSError, job: Job, farm: Farm) -> FarmError:
+    # shutil.Error, which copytree raises, has no errno but the messages of all its files.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return DiskError(
-            f"{step.job.id}: the disk is full: {error}", where=str(step.farm.work), next_step="free some and run again"
+            f"{job.id}: the disk is full: {error.strerror or 'No space left on device'}",
+            where=str(farm.work),
+            next_step="free some and run again",
         )
-    return error
+    return _bug(error, job, farm)
+
+
+def _bug(error: Exception, job: Job, farm: Farm) -> FarmError:
+    log = farm.log(job)
+    with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as stream:
+        traceback.print_exception(error, file=stream)
+    return InternalError(
+        f"{job.id}: {type(error).__name__}: {error}", where=str(log), next_step="a bug in the farm: please report it"
+    )
 
 
 def run(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress) -> tuple[JobResult, ...]:

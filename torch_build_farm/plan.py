@@ -119,18 +119,24 @@ def plan(
     """
     jobs: list[Job] = []
     notes: list[str] = []
+    lacking: list[NoPythonError] = []
     accepted = SpecifierSet(requires_python)
     for variant in choose_variants(project, selection.torch):
         usable = _usable(variant, accepted, engine)
         picked = _pick(usable, selection.pythons, running)
         if not picked:
-            raise _no_python(variant, requires_python, engine, selection.pythons)
+            lacking.append(_no_python(variant, requires_python, engine, selection.pythons))
+            continue
         if not isinstance(selection.pythons, str):
             left_out = sorted(set(selection.pythons) - set(picked))
             notes += [f"torch {variant.torch}: no job for CPython {p}, {_why(p, variant, engine)}" for p in left_out]
         jobs += [Job(project.distribution(variant), version, variant, python) for python in picked]
+    if lacking and not selection.only:
+        raise lacking[0]
     if selection.only:
         kept = [job for job in jobs if any(fnmatchcase(job.id, pattern) for pattern in selection.only)]
+        if lacking and not kept:
+            raise lacking[0]
         if not kept:
             ids = [job.id for job in jobs]
             raise UsageError(

@@ -147,7 +147,10 @@ def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str]
     """Run a short question such as `g++ --version`; a command that is not there answers with status 127."""
     words = tuple(os.fspath(word) for word in command)
     try:
-        done = subprocess.run(words, capture_output=True, text=True, env=env, check=False, timeout=60, errors="replace")
+        done = subprocess.run(  # a session of its own: Ctrl-C in the terminal is the farm's to answer
+            words, capture_output=True, text=True, env=env, check=False, timeout=60, errors="replace",
+            start_new_session=True,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return Completed(words, 127, (str(error),))
     return Completed(words, done.returncode, tuple((done.stdout if done.returncode == 0 else done.stderr).splitlines()))

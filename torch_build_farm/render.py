@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from torch_build_farm.config import TABLE, Project, Variant
-from torch_build_farm.errors import RenderError
+from torch_build_farm.errors import RenderError, SourceError
 from torch_build_farm.plan import Job
 from torch_build_farm.source import Source
 
@@ -200,6 +200,17 @@ def render(project: Project, source: Source, job: Job) -> Tree:
     return Tree(source, rendered)
 
 
+def _copy(path: Path, target: Path, expected: str) -> None:
+    """Copy a source file as it was when the run began: records speak of that content and of no other."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise SourceError("a source file changed while the farm ran", where=str(path), next_step="run again")
+    target.write_bytes(content)
+
+
 def write(tree: Tree, folder: Path, epoch: int) -> None:
     """Write `tree` to `folder`, which must not exist; every file gets the modification time `epoch` (Unix seconds)."""
     for file in tree.source.files:
@@ -208,7 +219,7 @@ def write(tree: Tree, folder: Path, epoch: int) -> None:
         if file.link:
             target.symlink_to(file.link)
         elif file.path not in tree.rendered:
-            shutil.copyfile(tree.source.root / file.path, target)
+            _copy(tree.source.root / file.path, target, file.sha256)
             target.chmod(0o755 if file.executable else 0o644)
             os.utime(target, (epoch, epoch))
     for path, text in tree.rendered.items():

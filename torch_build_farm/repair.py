@@ -125,8 +125,6 @@ def problems(wheel: wheels.Wheel, settings: Settings, expected: Iterable[str] = 
                         f"{library.path} needs {needed}, which a CPU torch has not; link to torch_cpu and c10, or set "
                         'torch-flavours = "cuda"'
                     )
-    if not wheel.libraries:
-        found.append("the wheel holds no compiled library, so nothing in it depends on torch's version")
     return found
 
 
@@ -137,9 +135,14 @@ def repair(
 
     Raises RepairError with every reason why the wheel is unfit.
     """
+    if not wheels.read(raw).libraries:
+        raise RepairError(
+            f"{raw.name} holds no compiled library, so nothing in it depends on torch's version",
+            where=str(raw),
+            next_step="check what the build installs; a pure Python project needs no variants",
+        )
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    out.mkdir(parents=True, exist_ok=True)
     excluded = [word for pattern in policy().external for word in ("--exclude", pattern)]
     done = shell.run(toolbox.scripts() / "auditwheel", "repair", "--wheel-dir", scratch, *excluded, raw)
     try:
@@ -148,7 +151,7 @@ def repair(
             text = shell.log.read_text("utf-8", "replace")
             lines = [line for line in text[text.rfind(STAGE_MARK) :].splitlines() if "rror" in line or "annot" in line]
             raise RepairError(
-                f"auditwheel cannot repair the wheel: {lines[-1] if lines else 'no reason given'}",
+                f"auditwheel cannot repair the wheel: {(lines or done.tail or ['no reason given'])[-1]}",
                 where=str(shell.log),
                 next_step="a library that it cannot find must be installed, or linked statically",
             )

@@ -34,8 +34,11 @@ print(json.dumps({
 """
 
 
-def metadata_problems(wheel: wheels.Wheel, job: Job) -> list[str]:
-    """What in the wheel's METADATA is not as the job wants it: name, version, torch pin, requires-python."""
+def metadata_problems(wheel: wheels.Wheel, job: Job, python_version: str) -> list[str]:
+    """What in the wheel's METADATA is not as the job wants it: name, version, torch pin, requires-python.
+
+    `python_version` is the interpreter's full version, since requires-python may name patch releases.
+    """
     problems = []
     if canonicalize_name(wheel.metadata["Name"]) != canonicalize_name(job.distribution):
         problems.append(f"Name is {wheel.metadata['Name']}, not {job.distribution}")
@@ -45,8 +48,8 @@ def metadata_problems(wheel: wheels.Wheel, job: Job) -> list[str]:
     if [requirement.specifier for requirement in pins] != [SpecifierSet(job.variant.pin)]:
         found = ", ".join(map(str, pins)) or "nothing"
         problems.append(f"Requires-Dist asks for {found}, not torch{job.variant.pin}")
-    if not wheel.requires_python.contains(job.python.release):
-        problems.append(f"Requires-Python {wheel.requires_python} leaves out {job.python}")
+    if not wheel.requires_python.contains(python_version, prereleases=True):
+        problems.append(f"Requires-Python {wheel.requires_python} leaves out {python_version}")
     if wheel.requires_python.contains(f"3.{max(job.variant.cpython).minor + 1}"):
         problems.append(f"Requires-Python {wheel.requires_python} admits CPythons that torch has no wheel for")
     return problems
@@ -76,7 +79,7 @@ class Smoke:
     def run(self) -> dict[str, str]:
         """Facts of the test, for the record. Raises SmokeError, or what tells better why nothing could be installed."""
         wheel = wheels.read(self.wheel)
-        if problems := metadata_problems(wheel, self.job):
+        if problems := metadata_problems(wheel, self.job, self.interpreter.version):
             raise self._error("METADATA is wrong: " + "; ".join(problems))
         shutil.rmtree(self.home, ignore_errors=True)
         self.home.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ class Smoke:
         done = self._python("-c", _ASK_TORCH)
         if not done.ok:
             raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
-        facts = json.loads(done.tail[-1])
+        facts = json.loads(next(line for line in reversed(done.tail) if line.startswith('{"torch"')))
         if not SpecifierSet(self.job.variant.pin).contains(facts["torch"], prereleases=True):
             raise self._error(f"the wheel brought torch {facts['torch']}, not {self.job.variant.pin}")
         wanted = self.job.variant.cuda

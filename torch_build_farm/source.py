@@ -10,12 +10,15 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 from pathspec import PathSpec
+from pydantic import StrictStr, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.12 for pydantic
 
-from torch_build_farm.errors import SourceError, VersionError
+from torch_build_farm.errors import ConfigError, SourceError, VersionError
 
 # Never part of a source tree, in gitignore's syntax: version control, caches, environments, what builds leave behind.
 _NEVER = [
@@ -87,7 +90,14 @@ def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
         for name in sorted(names):
             path = here / name
             if path.is_symlink() and not excluded.match_file(f"{relative / name}/"):
-                yield SourceFile((relative / name).as_posix(), "", False, str(path.readlink()))
+                target = path.readlink()
+                if target.is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+                    raise SourceError(
+                        "a link to a folder leads out of the source tree, where the farm would not see changes",
+                        where=f"{path} -> {target}",
+                        next_step="put the folder itself there, or name the link in exclude",
+                    )
+                yield SourceFile((relative / name).as_posix(), "", False, str(target))
         names[:] = sorted(n for n in names if not excluded.match_file(f"{relative / n}/"))
         for name in sorted(files):
             path = here / name
@@ -137,6 +147,47 @@ def _version(root: Path, document: Mapping[str, Any]) -> tuple[str, bool]:
     )
 
 
+# What the farm reads of the project's metadata, and its types (PEP 621, PEP 518); everything else is passed through.
+_Metadata = TypedDict(
+    "_Metadata",
+    {
+        "name": Required[StrictStr],
+        "version": StrictStr,
+        "dynamic": list[StrictStr],
+        "dependencies": list[StrictStr],
+        "requires-python": StrictStr,
+        "optional-dependencies": dict[str, list[StrictStr]],
+    },
+    total=False,
+)
+_BuildSystem = TypedDict(
+    "_BuildSystem", {"requires": Required[list[StrictStr]], "build-backend": StrictStr}, total=False
+)
+_Document = TypedDict(
+    "_Document",
+    {"project": Required[_Metadata], "build-system": _BuildSystem, "tool": dict[str, dict[str, object]]},
+    total=False,
+)
+
+
+def _check_shape(document: Mapping[str, Any], path: Path) -> None:
+    """Raise SourceError where what the farm needs of [project] and [build-system] is missing or of a wrong type."""
+    problems = []
+    try:
+        TypeAdapter(_Document).validate_python(document)
+        SpecifierSet(document["project"].get("requires-python", ""))
+    except ValidationError as error:
+        problems += [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+    except InvalidSpecifier as error:
+        problems.append(f"project.requires-python: {error}")
+    if problems:
+        raise SourceError(
+            "the source's pyproject.toml cannot be rendered: " + "; ".join(problems),
+            where=str(path),
+            next_step="describe the project in [project] (PEP 621) and [build-system] (PEP 518)",
+        )
+
+
 def read(root: Path, exclude: tuple[str, ...] = ()) -> Source:
     """The source tree at `root`; `exclude` holds further patterns in gitignore's syntax.
 
@@ -152,12 +203,7 @@ def read(root: Path, exclude: tuple[str, ...] = ()) -> Source:
         document = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SourceError("the source's pyproject.toml is not valid TOML", where=f"{path}: {error}") from None
-    if "name" not in document.get("project", {}):
-        raise SourceError(
-            "the source's pyproject.toml has no [project] name",
-            where=str(path),
-            next_step="describe the project in [project] (PEP 621); the farm renders each variant from it",
-        )
+    _check_shape(document, path)
     version, from_scm = _version(root, document)
     try:
         Version(version)
@@ -165,5 +211,9 @@ def read(root: Path, exclude: tuple[str, ...] = ()) -> Source:
         raise VersionError(
             f"{version!r} is no valid version", where=str(path), next_step="write one as PEP 440 has it, such as 1.2.3"
         ) from None
-    files = tuple(_walk(root, PathSpec.from_lines("gitignore", [*_NEVER, *exclude])))
+    try:
+        excluded = PathSpec.from_lines("gitignore", [*_NEVER, *exclude])
+    except ValueError as error:
+        raise ConfigError(f"exclude holds a pattern that is none: {error}", where="[tool.torch-build-farm]") from None
+    files = tuple(_walk(root, excluded))
     return Source(root, files, version, from_scm, document)

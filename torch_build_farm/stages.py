@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from torch_build_farm import records, toolbox
+from torch_build_farm import __version__, toolbox
 from torch_build_farm import render as rendering
 from torch_build_farm import repair as repairing
 from torch_build_farm.engines import BuildRequest
 from torch_build_farm.pipeline import Farm, Outcome, Stage, Step, clear
-from torch_build_farm.smoke import Smoke
+from torch_build_farm.smoke import Smoke, neighbour
 from torch_build_farm.source import sha256
 
 
@@ -38,6 +38,7 @@ def _build_inputs(step: Step) -> dict[str, Any]:
     return {
         "tree": step.digest_of("render"),
         "variant": asdict(step.job.variant),
+        "farm": __version__,
         "engine": step.farm.engine.name,
         "toolchain": dict(step.farm.engine.toolchain(step.job)),
         "environment": dict(settings.environment),
@@ -84,6 +85,7 @@ def _init_files(farm: Farm) -> list[str]:
 def _repair_inputs(step: Step) -> dict[str, Any]:
     settings = step.farm.project.settings
     return {
+        "farm": __version__,
         "wheel": step.digest_of("build"),
         "name": step.output("build").name,
         "policy": asdict(repairing.policy()),
@@ -97,15 +99,13 @@ def _repair_inputs(step: Step) -> dict[str, Any]:
 
 
 def _repair(step: Step) -> Outcome:
-    farm, scratch = step.farm, step.folder / "scratch"
-    previous = records.read(records.path_of(step.folder, "repair"))
-    for output in previous.outputs if previous else ():
-        (farm.work / output.path).unlink(missing_ok=True)  # an older version's, or one with another tag
+    farm, scratch, out = step.farm, step.folder / "scratch", step.folder / "repaired"
+    clear(out)
     more = {"SOURCE_DATE_EPOCH": str(farm.epoch), "PATH": toolbox.search_path(toolbox.scripts())}
     shell = replace(step.shell, env={**step.shell.env, **more})
     wheel = repairing.repair(
         step.output("build"),
-        farm.dist,
+        out,
         scratch,
         settings=farm.project.settings,
         expected=_init_files(farm),
@@ -117,8 +117,12 @@ def _repair(step: Step) -> Outcome:
 def _smoke_inputs(step: Step) -> dict[str, Any]:
     farm = step.farm
     script = farm.project.smoke_script
+    other = neighbour(farm.project, step.job.variant)
     return {
+        "farm": __version__,
         "wheel": step.digest_of("repair"),
+        "newest": step.job.variant.newest,
+        "refused": other.pin if other else "",
         "mode": farm.smoke,
         "imports": farm.project.imports,
         "script": sha256(script) if script and script.is_file() else "",

@@ -24,6 +24,14 @@ _PASSED = {
 }  # fmt: skip
 
 
+# Of uv's settings those that say where packages and interpreters come from, not those that choose other packages.
+_PASSED_UV = (
+    "UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_KEYRING", "UV_CREDENTIALS", "UV_HTTP",
+    "UV_REQUEST", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "UV_INSECURE_HOST", "UV_OFFLINE", "UV_CONFIG_FILE",
+    "UV_NO_CONFIG", "UV_CONCURRENT", "UV_PYTHON_INSTALL_DIR",
+)  # fmt: skip
+
+
 def uv() -> Path:
     """The uv binary that was installed with the farm."""
     return Path(find_uv_bin())
@@ -46,7 +54,7 @@ def environment(uv_cache: Path, scratch: Path) -> dict[str, str]:
     uv never fetches an interpreter, and never builds an sdist (UV_NO_BUILD): what it built against one torch, its cache
     would hand to the next.
     """
-    passed = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith("UV_")}
+    passed = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith(_PASSED_UV)}
     return {
         **passed,
         "PATH": search_path(),

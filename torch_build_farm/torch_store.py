@@ -19,8 +19,9 @@ from pathlib import Path
 import platformdirs
 
 from torch_build_farm import toolbox
+from torch_build_farm.config import Variant
 from torch_build_farm.engines.diagnosis import diagnose
-from torch_build_farm.errors import DiskError, PackageIndexError
+from torch_build_farm.errors import DiskError, LockedError, PackageIndexError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Runner, Shell
@@ -54,6 +55,19 @@ class TorchStore:
         """Where an environment of that name lies while it is in use."""
         return self.root / "envs" / self.scope / name
 
+    @contextlib.contextmanager
+    def in_use(self, alone: bool = False) -> Iterator[None]:
+        """Keep others from removing the store; `alone`: to remove it. Raises LockedError where others use it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "in-use").open("a") as stream:
+            try:
+                fcntl.flock(stream, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(
+                    "another farm uses the store", where=str(self.root), next_step="wait for it, or stop it"
+                ) from None
+            yield
+
     def forget_environments(self) -> None:
         """Remove what an interrupted run of this work folder left."""
         shutil.rmtree(self.root / "envs" / self.scope, ignore_errors=True)
@@ -73,8 +87,12 @@ class TorchStore:
                     shell.runner.pause(0.2)
             yield
 
+    @property
+    def _torch_folder(self) -> Path:
+        return self.root / "torch"
+
     def _marker(self, release: str, python: CPython) -> Path:
-        return self.root / "torch" / f"{release}-{python.tag}"
+        return self._torch_folder / f"{release}-{python.tag}"
 
     def has(self, release: str, python: CPython) -> bool:
         """Whether torch `release` (an exact one, or a minor's newest such as "2.9.*") was unpacked here before."""
@@ -134,14 +152,16 @@ class TorchStore:
         wanted += [(f"{job.variant.torch}.*", job.python) for job in jobs if smoke]
         return [(release, python) for release, python in wanted if not self.has(release, python)]
 
-    def missing_gb(self, jobs: Iterable[Job], smoke: bool) -> float:
+    def missing_gb(self, jobs: Iterable[Job], smoke: bool, variants: Iterable[Variant]) -> float:
         """Estimate of what `jobs` still have to unpack, in GB (10^9 bytes).
 
         The CUDA wheels count once for all minors that require the same runtime, torch once for each release and
-        CPython: the release built against, and the minor's newest for the smoke test.
+        CPython: the release built against, and the minor's newest for the smoke test. A runtime that one of `variants`
+        brought before counts as there.
         """
         torch: dict[tuple[str, str], float] = {}
         cuda: dict[str, float] = {}
+        there = {variant.cuda_runtime for variant in variants if any(self._torch_folder.glob(f"{variant.torch}.*"))}
         for job in jobs:
             variant = job.variant
             wanted = {variant.release: variant.release}
@@ -150,13 +170,14 @@ class TorchStore:
             for release, key in wanted.items():
                 if not self.has(release, job.python) and not self.has(key, job.python):
                     torch[release, job.python.tag] = variant.torch_gb
-                    cuda[variant.cuda_runtime] = max(variant.cuda_runtime_gb, cuda.get(variant.cuda_runtime, 0))
+                    if variant.cuda_runtime not in there:
+                        cuda[variant.cuda_runtime] = max(variant.cuda_runtime_gb, cuda.get(variant.cuda_runtime, 0))
         return sum(torch.values()) + sum(cuda.values())
 
-    def check_disk(self, jobs: Iterable[Job], smoke: bool) -> None:
+    def check_disk(self, jobs: Iterable[Job], smoke: bool, variants: Iterable[Variant]) -> None:
         """Raise DiskError where the store's file system has less room than `jobs` need."""
         self.root.mkdir(parents=True, exist_ok=True)
-        need = self.missing_gb(jobs, smoke) + _SLACK_GB
+        need = self.missing_gb(jobs, smoke, variants) + _SLACK_GB
         free = shutil.disk_usage(self.root).free / 1e9
         if need > free:
             raise DiskError(

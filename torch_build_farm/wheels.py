@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSection
+from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -70,10 +71,9 @@ def _library(path: str, content: bytes) -> Library | None:
     if not content.startswith(b"\x7fELF"):
         return None
     soname, needed, run_paths = "", [], []
-    for section in ELFFile(io.BytesIO(content)).iter_sections():
-        if not isinstance(section, DynamicSection):
-            continue
-        for tag in section.iter_tags():
+    # The segment is what the loader reads; section headers may be stripped.
+    for segment in ELFFile(io.BytesIO(content)).iter_segments("PT_DYNAMIC"):
+        for tag in cast(DynamicSegment, segment).iter_tags():
             match tag.entry.d_tag:
                 case "DT_NEEDED":
                     needed.append(str(tag.needed))  # type: ignore[attr-defined]

@@ -115,6 +115,12 @@ def check_solver(device: torch.device) -> None:
     (gradient,) = torch.autograd.grad(solved.square().sum() + solved[..., 0, 1].sum(), free)
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
+    # A target that is reached from the start has a distance of zero, and a gradient that is a number.
+    there = reference_kinematics(offsets, start)[:, effectors, :3, 3].requires_grad_()
+    _, distance = solver.solve_ik(PARENTS, offsets, start, effectors, there)
+    (gradient,) = torch.autograd.grad(distance.sum(), there)
+    assert bool((distance == 0).all()) and bool(gradient.isfinite().all())
+
 
 def check_errors(device: torch.device) -> None:
     def refused(error: type[Exception], words: str, call: object, *arguments: object) -> None:
@@ -132,6 +138,18 @@ def check_errors(device: torch.device) -> None:
     refused(ValueError, "parents[1]", geometry.forward_kinematics, [-1, 1], good, turn)
     refused(ValueError, "offsets", geometry.forward_kinematics, [-1, 0, 1], good, turn)
     refused(TypeError, "one dtype", geometry.forward_kinematics, [-1, 0], good, turn.double())
+    refused(
+        ValueError,
+        "rotations and offsets",
+        geometry.forward_kinematics,
+        [-1, 0],
+        good.expand(2, 2, 3),
+        turn.expand(4, 2, 3, 3),
+    )
+    refused(ValueError, "offsets", solver.solve_ik, [-1, 0], good.expand(5, 2, 3), turn[None], [1], good[None, :1])
+    bind = torch.eye(4, device=device).expand(2, 4, 4)
+    joint = torch.tensor([[0, 2], [0, 0]], device=device)
+    refused(IndexError, "indices has 2", geometry.linear_blend_skinning, bind, bind, good, joint, good[:, :2])
     refused(IndexError, "effectors[0]", solver.solve_ik, [-1, 0], good, turn[None], [2], good[None, :1])
 
 

@@ -1,6 +1,9 @@
 """Command lines that end before anything is built."""
 
+import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,7 @@ from tests.conftest import CHECKOUT, Farm
         (["--torch", "2.8", "--forse"], 2, "did you mean '--force'?"),
         (["--torch", "2.8", "--jobs", "0"], 2, "no whole number from 1 on"),
         (["--torch", "2.8", "--engine", "podman"], 2, "podman"),
+        (["paln", "--torch", "2.8"], 2, "did you mean 'plan'?"),
         (["smoke", "--torch", "2.8", "--smoke", "none"], 2, "nothing to do"),
     ],
 )
@@ -45,6 +49,50 @@ def test_bad_projects(tiny: Farm, file: str, old: str, new: str, code: int, said
     problem = answer.document.get("error") or answer.document["jobs"][0]["error"]
     assert problem["exit_code"] == code
     assert not list(tiny.work.glob("jobs/*/source"))
+
+
+def test_bad_places(tiny: Farm, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for work, said in (
+        (file, "the work folder is a file"),
+        (tmp_path / "with space", "a path with a space"),
+        (tiny.project, "the work folder holds the source tree"),
+        (tmp_path, "the work folder holds the source tree"),
+    ):
+        tiny.work = work
+        answer = tiny("render", "--torch", "2.8")
+        assert (answer.code, said in answer.err) == (2, True), answer.err
+    tiny.env["SOURCE_DATE_EPOCH"] = "yesterday"
+    tiny.work = tmp_path / "work"
+    answer = tiny("render", "--torch", "2.8")
+    assert (answer.code, "SOURCE_DATE_EPOCH=yesterday" in answer.err) == (2, True), answer.err
+
+
+def test_clean_touches_no_folder_that_is_not_ours(tiny: Farm, tmp_path: Path) -> None:
+    (tmp_path / "precious" / "dist").mkdir(parents=True)
+    tiny.work = tmp_path / "precious"
+    answer = tiny("clean", "--all")
+    assert (answer.code, "no work folder of the farm" in answer.err) == (2, True), answer.err
+    assert (tmp_path / "precious" / "dist").is_dir()
+
+
+def test_a_variants_file_with_mistakes(tiny: Farm) -> None:
+    (tiny.project / "variants").mkdir()
+    text = (CHECKOUT / "variants" / "torch29.toml").read_text()
+    wrong = text.replace("releases", "relaeses").replace('pin = "==2.9.*"', 'pin = ">=2.9"')
+    (tiny.project / "variants" / "torch29.toml").write_text(wrong)
+    answer = tiny("plan", "--torch", "2.8")
+    assert answer.code == 3
+    assert "torch29.toml: relaeses: unknown key; did you mean 'releases'?" in answer.err
+
+
+def test_interrupted_before_the_stages(tiny: Farm) -> None:
+    farm = tiny.start("render", "--torch", "2.8", "2.9")
+    time.sleep(0.25)
+    farm.send_signal(signal.SIGINT)
+    out, _ = farm.communicate(timeout=20)
+    assert (farm.returncode, "Traceback" in out) == (130, False), out
 
 
 def test_a_project_that_is_not_there(make_farm: Callable[..., Farm]) -> None:

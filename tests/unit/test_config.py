@@ -57,6 +57,7 @@ def test_an_unknown_key_below_names_its_own_neighbours(tmp_path: Path) -> None:
         ("torch-flavours = 'gpu'", "'cuda' or 'any'"),
         ("imports = ['demo.1x']", "no import name"),
         ("packages = 'demo'", "packages"),
+        ("environment = { MAKEFLAGS = '-j8' }", "the farm sets this itself"),
     ],
 )
 def test_wrong_types_are_named(tmp_path: Path, line: str, words: str) -> None:

@@ -38,6 +38,15 @@ CASES: list[tuple[str, type[FarmError], str]] = [
         PackageIndexError,
         "Failed to fetch",
     ),
+    (
+        "a.cpp:4:3: error: expected ';' before '}' token\n    4 |   throw std::bad_alloc()\n      |         ^~~",
+        CompileError,
+        "expected ';'",
+    ),
+    ("=== Build summary ===\na.cpp:1:1: error: x\n=== end ===", CompileError, "a.cpp:1:1: error: x"),
+    ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", OutOfMemoryError, "signal 9"),
+    ("g++: internal compiler error: Killed (program cc1plus)", OutOfMemoryError, "Killed"),
+    ("clang: error: unable to execute command: Killed", OutOfMemoryError, "Killed"),
     ("Traceback (most recent call last):\nValueError: setup failed", BuildError, "setup failed"),
     ("", BuildError, "no output"),
 ]
@@ -58,3 +67,7 @@ def test_the_kernels_count_is_told(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text(f"{STAGE_MARK}build job\ng++: fatal error: Killed signal terminated program cc1plus\n")
     assert "struck 2 times" in diagnose("job", log, oom_kills=2).what
+    log.write_text(f"{STAGE_MARK}build job\n")
+    assert type(diagnose("job", log, oom_kills=1)) is OutOfMemoryError
+    log.write_text(f"{STAGE_MARK}build job\na.cpp:1:1: error: x\n")
+    assert type(diagnose("job", log, oom_kills=1)) is CompileError, "another job's compiler was killed"

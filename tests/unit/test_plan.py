@@ -68,6 +68,13 @@ def test_a_minor_written_as_its_tag_is_recognised() -> None:
         planned("210")
 
 
+def test_a_variant_without_a_python_matters_only_if_it_is_meant() -> None:
+    old = (CPython(3, 10),)
+    assert ids(planned("2.8", "2.15", pythons=old, only=("*torch28*",))) == ["torch28-cp310"]
+    with pytest.raises(NoPythonError):
+        planned("2.8", "2.15", pythons=old, only=("*torch215*",))
+
+
 def test_only_matches_ids() -> None:
     assert ids(planned("all", pythons="all", only=("*-torch210-cp31[23]",))) == ["torch210-cp312", "torch210-cp313"]
     with pytest.raises(UsageError, match="matches no job"):

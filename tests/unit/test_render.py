@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 from tests.conftest import CHECKOUT
 from torch_build_farm import source
 from torch_build_farm.config import load
-from torch_build_farm.errors import RenderError
+from torch_build_farm.errors import RenderError, SourceError
 from torch_build_farm.names import CPython, Minor
 from torch_build_farm.plan import Job
 from torch_build_farm.render import PRELUDE, Tree, cut_requires_python, render, write
@@ -108,6 +108,17 @@ def test_rendering_is_byte_stable_and_leaves_the_source_alone(tmp_path: Path) ->
     assert before == []
     assert (tmp_path / "pyproject.toml").read_text() == PYPROJECT
     assert {str(path) for path in outs[0]} == {"pyproject.toml", PRELUDE}
+
+
+def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.cpp").write_text("one")
+    tree = rendered(tmp_path)
+    (tmp_path / "a.cpp").write_text("two")
+    with pytest.raises(SourceError, match="changed while the farm ran"):
+        write(tree, tmp_path / "out", 315532800)
+    (tmp_path / "a.cpp").unlink()
+    with pytest.raises(SourceError, match="changed while the farm ran"):
+        write(tree, tmp_path / "out2", 315532800)
 
 
 def test_a_projects_own_template_wins_and_is_strict(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from torch_build_farm import repair, toolbox, wheels
 from torch_build_farm.config import Settings
 from torch_build_farm.errors import RepairError
+from torch_build_farm.process import Runner, Shell
 
 SETTINGS = Settings(name="demo", packages=("demo",))
 INFO = "demo_torch29-1.0.dist-info"
@@ -38,9 +39,9 @@ def library(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def wheel(tmp_path: Path, files: dict[str, bytes], forge: str = "") -> wheels.Wheel:
+def wheel(tmp_path: Path, files: dict[str, bytes], forge: str = "", metadata: str = METADATA) -> wheels.Wheel:
     path = tmp_path / "demo_torch29-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
-    files = {**files, f"{INFO}/METADATA": METADATA.encode(), f"{INFO}/WHEEL": b"Wheel-Version: 1.0\n"}
+    files = {**files, f"{INFO}/METADATA": metadata.encode(), f"{INFO}/WHEEL": b"Wheel-Version: 1.0\n"}
     rows = []
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
@@ -140,7 +141,23 @@ def test_record(tmp_path: Path, library: Make) -> None:
 
 
 def test_a_wheel_without_a_library(tmp_path: Path) -> None:
-    assert "no compiled library" in repair.problems(wheel(tmp_path, {"demo/x.py": b""}), SETTINGS)[0]
+    raw = wheel(tmp_path, {"demo/x.py": b""}).path
+    shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", print)
+    with pytest.raises(RepairError, match="no compiled library"):
+        repair.repair(raw, tmp_path, tmp_path / "scratch", settings=SETTINGS, expected=(), shell=shell)
+
+
+def test_stripped_section_headers_hide_nothing(tmp_path: Path, library: Make) -> None:
+    """The loader reads the dynamic segment; a library without section headers needs and finds what it says there."""
+    elf = bytearray(library("--set-rpath", "/opt/x", "--add-needed", "libtorch_cuda.so").read_bytes())
+    elf[0x28:0x30] = elf[0x3C:0x40] = b""  # e_shoff, then e_shnum and e_shstrndx
+    elf[0x28:0x28] = bytes(8)
+    elf[0x3C:0x3C] = bytes(4)
+    said = "\n".join(
+        repair.problems(wheel(tmp_path, {"demo/_core.so": bytes(elf)}), replace(SETTINGS, torch_flavours="any"))
+    )
+    assert "/opt/x" in said
+    assert "needs libtorch_cuda.so" in said
 
 
 def test_not_a_wheel(tmp_path: Path) -> None:

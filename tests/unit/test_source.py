@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from torch_build_farm import source
-from torch_build_farm.errors import SourceError, VersionError
+from torch_build_farm.errors import ConfigError, SourceError, VersionError
 
 STATIC = '[project]\nname = "demo"\nversion = "1.2"\n'
 DYNAMIC = '[project]\nname = "demo"\ndynamic = ["version"]\n'
@@ -87,6 +87,38 @@ def test_files_leave_out_what_builds_leave_and_what_is_excluded(tmp_path: Path) 
     found = {file.path: file for file in source.read(tmp_path, ("/data/",)).files}
     assert set(found) == {"pyproject.toml", "a.cpp", "pkg/b.py", "sub/build/kept", "dot/venv", "link"}
     assert found["link"].link == "pkg"
+
+
+def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path / "a", pyproject_dot_toml=STATIC)
+    (tmp_path / "b").mkdir()
+    link = tmp_path / "a" / "third_party"
+    for target in ("../b", str(tmp_path / "b")):
+        link.symlink_to(target)
+        with pytest.raises(SourceError, match="leads out of the source tree"):
+            source.read(tmp_path / "a")
+        assert source.read(tmp_path / "a", ("/third_party/",)).version == "1.2"
+        link.unlink()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (STATIC + 'requires-python = "abc"\n', "requires-python"),
+        (STATIC + 'dependencies = "torch"\n', "project.dependencies"),
+        (STATIC + 'optional-dependencies = ["x"]\n', "project.optional-dependencies"),
+        ("[build-system]\n" + STATIC, "build-system.requires"),
+        ("[project]\nversion = '1'\n", "project.name"),
+    ],
+)
+def test_metadata_of_the_wrong_shape(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SourceError, match=said):
+        source.read(tree(tmp_path, pyproject_dot_toml=text))
+
+
+def test_a_pattern_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exclude"):
+        source.read(tree(tmp_path, pyproject_dot_toml=STATIC), ("!",))
 
 
 def test_digest_tells_content_name_mode_and_version(tmp_path: Path) -> None:

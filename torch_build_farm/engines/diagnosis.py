@@ -12,7 +12,8 @@ from torch_build_farm.errors import BuildError, CompileError, DiskError, FarmErr
 # compiler itself says the others where a limit (ulimit, cgroup without swap) refuses it more.
 _MEMORY = re.compile(
     r"Killed signal terminated program|out of memory allocating|virtual memory exhausted|std::bad_alloc"
-    r"|[Cc]annot allocate memory|LLVM ERROR: out of memory|ld terminated with signal 9|compiler: Killed"
+    r"|[Cc]annot allocate memory|LLVM ERROR: out of memory|terminated with signal 9|died due to signal 9"
+    r"|internal compiler error: Killed|unable to execute command: Killed"
 )
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|os error 28")
 # uv's words for an index that does not answer; "not found in the package registry" is an index that does.
@@ -21,7 +22,8 @@ _INDEX = re.compile(
     r"|tcp connect error|Could not connect|Failed to download|network (connectivity|is unreachable)"
 )
 _COMPILER = re.compile(r"^\S[^:]*:\d+(:\d+)?: (fatal )?error: |undefined reference to |^CMake Error|: error: ")
-STAGE_MARK = "\n=== "  # what each stage's part of a job's log begins with
+_QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
+STAGE_MARK = "\n#### torch-build-farm: "  # what each stage's part of a job's log begins with
 _ANY = re.compile(r"\berror\b|\bfailed\b", re.IGNORECASE)
 
 
@@ -43,8 +45,11 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
     where = str(log)
     text = log.read_text("utf-8", "replace")
     lines = text[text.rfind(STAGE_MARK) + 1 :].splitlines()[1:]
-    lines = [line for line in lines if not line.startswith("$ ")]
-    if found := first_match(_MEMORY, lines):
+    lines = [line for line in lines if not line.startswith("$ ") and not _QUOTED.match(line)]
+    memory, compiler = first_match(_MEMORY, lines), first_match(_COMPILER, lines)
+    if oom_kills and not compiler:
+        memory = memory or "something was killed"
+    if found := memory:
         kernel = f" (the kernel's out-of-memory killer struck {oom_kills} times meanwhile)" if oom_kills else ""
         return OutOfMemoryError(
             f"{what}: the compiler ran out of memory{kernel}: {found}",
@@ -54,7 +59,7 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
         )
     if found := first_match(_DISK, lines):
         return DiskError(f"{what}: the disk is full: {found}", where=where, next_step="free some and run again")
-    if found := first_match(_COMPILER, lines):
+    if found := compiler:
         return CompileError(f"{what}: {found}", where=where, next_step="the log holds the whole output")
     if found := first_match(_INDEX, lines):
         return PackageIndexError(

@@ -100,9 +100,13 @@ class LocalEngine:
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """Compiler and interpreter of a job."""
         interpreter = self._interpreters[job.python]
+        cuda = {"nvcc": self._nvcc[1], "CUDA_HOME": os.environ.get("CUDA_HOME", "")}
         return {
             "compiler": self._compiler_version.tail[0] if self._compiler_version.ok else "none",
+            "CC": os.environ.get("CC", ""),
+            "CXX": os.environ.get("CXX", ""),
             "python": interpreter.version,
+            **(cuda if self.project.settings.cuda_arch_list else {}),
             **{name: v for name, v in toolbox.versions().items() if name in ("uv", "build", "cmake", "ninja")},
         }
 
@@ -136,11 +140,17 @@ class LocalEngine:
                 f"or a CPython that has them: uv python install {python}",
             )
 
-    def _check_cuda(self, job: Job) -> None:
+    @cached_property
+    def _nvcc(self) -> tuple[str, str]:
+        """The nvcc of CUDA_HOME, else of PATH, and the line that tells its release; empty where there is none."""
         home = os.environ.get("CUDA_HOME")
-        nvcc = Path(home) / "bin" / "nvcc" if home else shutil.which("nvcc")
-        answer = capture([nvcc, "--version"], env=self._environment) if nvcc else None
-        match = re.search(r"release (\d+)\.", "\n".join(answer.tail)) if answer else None
+        nvcc = str(Path(home) / "bin" / "nvcc") if home else shutil.which("nvcc") or ""
+        answer = capture([nvcc, "--version"], env=self._environment).tail if nvcc else ()
+        return nvcc, next((line for line in answer if "release" in line), "")
+
+    def _check_cuda(self, job: Job) -> None:
+        nvcc, release = self._nvcc
+        match = re.search(r"release (\d+)\.", release)
         wanted = job.variant.cuda.split(".", maxsplit=1)[0]
         if not match or match[1] != wanted:
             found = f"{nvcc} is CUDA {match[1]}" if match else "no nvcc is on PATH or in CUDA_HOME"
@@ -186,11 +196,11 @@ class _LocalBuild:
         }
         # torch's macros put header paths (__FILE__) into every extension; mapped, they name no folder of the builder.
         mapped = f"-ffile-prefix-map={torch}=torch -ffile-prefix-map={request.scratch}=."
+        given = self.settings.environment
         variables = {
             **toolbox.environment(self.engine.store.uv_cache, request.scratch / "tmp"),
             "VIRTUAL_ENV": str(self.home),
             "PATH": toolbox.search_path(self.home / "bin"),
-            "CMAKE_ARGS": shlex.join(f"-D{name}={value}" for name, value in defines.items()),
             "CMAKE_PREFIX_PATH": str(torch),
             "SKBUILD_BUILD_DIR": str(request.scratch / "build"),
             "MAKEFLAGS": request.makeflags,
@@ -201,10 +211,9 @@ class _LocalBuild:
         if self.settings.cuda_arch_list:
             variables["TORCH_CUDA_ARCH_LIST"] = ";".join(self.settings.cuda_arch_list)
             variables |= {k: os.environ[k] for k in ("CUDA_HOME",) if k in os.environ}
-        variables |= self.settings.environment
-        for name in ("CFLAGS", "CXXFLAGS"):
-            variables[name] = f"{self.settings.environment.get(name, '')} {mapped}".strip()
-        return variables
+        cmake = shlex.join(f"-D{name}={value}" for name, value in defines.items())
+        joined = {"CFLAGS": mapped, "CXXFLAGS": mapped, "CMAKE_ARGS": cmake}
+        return {**variables, **given, **{name: f"{given.get(name, '')} {own}".strip() for name, own in joined.items()}}
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         """Start a command; this is the runner that `build` calls its hooks with."""
@@ -215,8 +224,7 @@ class _LocalBuild:
             raise subprocess.CalledProcessError(done.returncode, list(cmd))
 
     def _install(self, requirements: set[str]) -> None:
-        if requirements:
-            self._call([str(toolbox.uv()), "pip", "install", "--python", str(self.home), *sorted(requirements)])
+        self._call([str(toolbox.uv()), "pip", "install", "--python", str(self.home), *sorted(requirements)])
 
     def run(self) -> Path:
         """Build. Raises CalledProcessError when a command failed, BuildError when the back end did."""
@@ -241,7 +249,9 @@ class _LocalBuild:
             self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call
         )
         self._install(set(builder.build_system_requires))
-        self._install(set(builder.get_requires_for_build("wheel")))
+        # The back end may ask for more, but not for another torch than the tree was rendered for.
+        if more := set(builder.get_requires_for_build("wheel")):
+            self._install({*more, f"torch=={request.job.variant.release}"})
         for command in self.settings.before_build:
             self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
         return Path(builder.build("wheel", request.out))

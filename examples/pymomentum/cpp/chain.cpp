@@ -73,6 +73,7 @@ at::Tensor forward_kinematics(const Chain& chain, const at::Tensor& offsets, con
   check_size(rotations, -2, 3, "rotations", "[..., J, 3, 3]");
   check_size(rotations, -3, offsets.sym_size(-2), "rotations", "[..., J, 3, 3] with J = len(parents)");
   check_alike(rotations, offsets, "rotations", "offsets");
+  check_batches(rotations, 3, "rotations", offsets, 2, "offsets");
   return chain.accumulate(compose_rigid(rotations, offsets));
 }
 

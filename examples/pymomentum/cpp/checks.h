@@ -26,6 +26,17 @@ inline void check_floating(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK_TYPE(at::isFloatingType(tensor.scalar_type()), name, " must be floating point, got ", tensor.dtype());
 }
 
+// Leading dimensions of two tensors, but for the last `tail` and `other_tail`, must broadcast together.
+inline void check_batches(
+    const at::Tensor& tensor, int64_t tail, const char* name, const at::Tensor& other, int64_t other_tail,
+    const char* other_name) {
+  for (int64_t i = 1; i <= tensor.dim() - tail && i <= other.dim() - other_tail; ++i) {
+    const auto size = tensor.sym_size(-tail - i), other_size = other.sym_size(-other_tail - i);
+    TORCH_CHECK_VALUE(size == other_size || size == 1 || other_size == 1, "the leading dimensions of ", name, " and ",
+                      other_name, " do not broadcast, got ", tensor.sym_sizes(), " and ", other.sym_sizes());
+  }
+}
+
 inline void check_alike(const at::Tensor& tensor, const at::Tensor& other, const char* name, const char* other_name) {
   TORCH_CHECK_TYPE(tensor.scalar_type() == other.scalar_type(), name, " and ", other_name,
                    " must have one dtype, got ", tensor.dtype(), " and ", other.dtype());

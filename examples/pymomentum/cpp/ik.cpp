@@ -4,6 +4,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_solve.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 
@@ -55,12 +56,16 @@ std::tuple<at::Tensor, at::Tensor> solve_ik(
     const std::vector<int64_t>& effectors,
     const at::Tensor& targets,
     const IkOptions& options) {
-  check_dims(rotations, 4, "rotations", "[B, J, 3, 3]");
-  check_dims(targets, 3, "targets", "[B, E, 3]");
+  TORCH_CHECK_VALUE(rotations.dim() == 4, "rotations must have shape [B, J, 3, 3], got ", rotations.sym_sizes());
+  TORCH_CHECK_VALUE(targets.dim() == 3, "targets must have shape [B, E, 3], got ", targets.sym_sizes());
   check_size(targets, -1, 3, "targets", "[B, E, 3]");
   check_size(targets, -2, static_cast<int64_t>(effectors.size()), "targets", "[B, E, 3] with E = len(effectors)");
   check_size(targets, 0, rotations.sym_size(0), "targets", "[B, E, 3] with the B of rotations");
   check_alike(targets, offsets, "targets", "offsets");
+  TORCH_CHECK_VALUE(offsets.dim() <= 3, "offsets must have shape [J, 3] or [B, J, 3], got ", offsets.sym_sizes());
+  if (offsets.dim() == 3) {
+    check_size(offsets, 0, rotations.sym_size(0), "offsets", "[B, J, 3] with the B of rotations, or [J, 3]");
+  }
   TORCH_CHECK_VALUE(!effectors.empty(), "effectors must name at least one joint");
   TORCH_CHECK_VALUE(options.iterations >= 0, "iterations must not be negative, got ", options.iterations);
   TORCH_CHECK_VALUE(options.damping > 0, "damping must be positive, got ", options.damping);
@@ -104,7 +109,9 @@ std::tuple<at::Tensor, at::Tensor> solve_ik(
     residual = at::where(better, tried_residual, residual);
     error = at::where(better.squeeze(-1).squeeze(-1), tried_error, error);
   }
-  return {current, error.sqrt()};
+  // The root of zero has no gradient; a target that was reached exactly gets zero instead of nan.
+  const auto reached = error == 0;
+  return {current, at::where(reached, error, at::where(reached, at::ones_like(error), error).sqrt())};
 }
 
 } // namespace momentum

@@ -32,6 +32,14 @@ at::Tensor linear_blend_skinning(
   check_alike(vertices, transforms, "vertices", "transforms");
   check_alike(weights, transforms, "weights", "transforms");
 
+  TORCH_CHECK_VALUE(indices.device() == transforms.device(), "indices and transforms must lie on one device, got ",
+                    indices.device(), " and ", transforms.device());
+  if (indices.numel() > 0) {
+    const auto low = indices.min().item<int64_t>(), high = indices.max().item<int64_t>();
+    TORCH_CHECK_INDEX(low >= 0 && high < transforms.size(-3), "indices has ", low < 0 ? low : high,
+                      ", but the joints are 0 to ", transforms.size(-3) - 1);
+  }
+
   // Blend the matrices of each vertex's K joints first, then move each vertex once.
   const auto skin = at::matmul(transforms, inverse_bind).narrow(-2, 0, 3);
   auto sizes = skin.sizes().slice(0, skin.dim() - 3).vec();
