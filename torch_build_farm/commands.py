@@ -186,8 +186,10 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: str) -> int:
     slots = compile_slots(project.settings.memory_per_compile_gb)
     at_once = min(options.jobs or slots, slots)
     desk.runner.check()
-    with workfolder.locked(desk.work, desk.runner, options.wait, desk.say), desk.store.in_use():
-        desk.store.forget_environments()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workfolder.locked(desk.work, desk.runner, options.wait, desk.say))
+        stack.enter_context(desk.store.in_use())
+        stack.enter_context(desk.store.environments())
         with Jobserver(desk.work / "jobserver", slots) as jobserver:
             farm = Farm(
                 project=project,
@@ -261,7 +263,7 @@ def clean(desk: Desk) -> int:
             stack.enter_context(store.in_use(alone=True))
         folders = [desk.work / "jobs", desk.work / "logs"]
         folders += [desk.work / "dist"] if desk.options.all else []
-        store.forget_environments()
+        stack.enter_context(store.environments())
         folders += [store.root] if desk.options.store else []
         for folder in folders:
             desk.runner.check()

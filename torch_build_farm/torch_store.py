@@ -68,9 +68,19 @@ class TorchStore:
                 ) from None
             yield
 
-    def forget_environments(self) -> None:
-        """Remove what an interrupted run of this work folder left."""
-        shutil.rmtree(self.root / "envs" / self.scope, ignore_errors=True)
+    @contextlib.contextmanager
+    def environments(self) -> Iterator[None]:
+        """Have this work folder's environments to oneself, and remove what killed farms left of theirs and of ours."""
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as ours:
+            fcntl.flock(ours.enter_context((locks / f"envs-{self.scope}").open("a")), fcntl.LOCK_EX)
+            shutil.rmtree(self.root / "envs" / self.scope, ignore_errors=True)
+            for folder in (self.root / "envs").glob("*"):
+                with (locks / f"envs-{folder.name}").open("a") as stream, contextlib.suppress(BlockingIOError):
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a live farm, else left by a dead one
+                    shutil.rmtree(folder, ignore_errors=True)
+            yield
 
     @contextlib.contextmanager
     def locked(self, name: str, shell: Shell) -> Iterator[None]:

@@ -91,7 +91,7 @@ class Environment:
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[Environment]:
     # beside the store, so that files are hard links and not copies
-    home = default_folder() / "envs" / f"test-{tmp_path.name}"
+    home = default_folder() / "tests" / tmp_path.name
     shutil.rmtree(home, ignore_errors=True)
     made = Environment(home)
     yield made

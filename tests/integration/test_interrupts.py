@@ -14,10 +14,11 @@ import pytest
 
 from tests.conftest import Farm
 from tests.integration.test_bad_input import hang, until, waiting
+from torch_build_farm.torch_store import TorchStore, default_folder
 
 
 def left_running(farm: Farm) -> list[str]:
-    """Live processes that have the farm's work folder or gate in their command line or environment."""
+    """Live processes with the work folder, or its environments in the store, in command line or environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         if int(folder.name) == os.getpid():
@@ -26,7 +27,8 @@ def left_running(farm: Farm) -> list[str]:
             text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
         except OSError:
             continue
-        if str(farm.work).encode() in text:
+        scope = str(TorchStore.at(default_folder(), farm.work).environment("")).encode()
+        if str(farm.work).encode() in text or scope in text:
             found.append((folder / "cmdline").read_text().replace("\0", " "))
     return found
 
@@ -59,6 +61,28 @@ def test_a_signal_while_building(tiny: Farm, tmp_path: Path, number: signal.Sign
     assert again.code == 0, again.err
     kept = [stage["stage"] for job in again.document["jobs"] for stage in job["stages"] if stage["kept"]]
     assert kept == ["render", "render"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_while_smoke_testing(tiny: Farm, number: signal.Signals) -> None:
+    tiny.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        "[tool.torch-build-farm]\nsmoke-script = 'smoke.py'\nexclude = ['/smoke.py']",
+    )
+    (tiny.project / "smoke.py").write_text("import time\nprint('waiting', flush=True)\ntime.sleep(600)\n")
+    farm = tiny.start("run", "--torch", "2.8")
+    until(lambda: waiting(tiny))
+    assert left_running(tiny)
+    farm.send_signal(number)
+    farm.communicate(timeout=30)
+    until(lambda: not left_running(tiny), 10)
+    (tiny.project / "smoke.py").write_text("print('over')\n")
+    again = tiny("run", "--torch", "2.8", "--json")
+    assert again.code == 0, again.err
+    assert [stage["kept"] for stage in again.document["jobs"][0]["stages"]] == [True, True, True, False]
+    store = TorchStore.at(default_folder(), tiny.work)
+    assert not list(store.environment("").glob("*"))
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_whole_group(tiny: Farm, tmp_path: Path) -> None:

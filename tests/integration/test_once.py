@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, Answer, Farm
+from tests.conftest import CHECKOUT, Answer, Farm, need
+from tests.integration.test_own_project import other_pythons
+from torch_build_farm.names import CPython
 
 BUILD = ("build", "--torch", "2.8", "2.9", "--json")
 
@@ -32,16 +34,17 @@ def built(tiny: Farm) -> Farm:
 def test_changes_redo_what_they_touch(built: Farm) -> None:
     assert ran(built(*BUILD)) == {"torch28": [], "torch29": []}
 
-    # a lost wheel: that job only, and only the stages that it takes
+    # a lost or damaged wheel: that job only, and only what it takes
     (lost,) = built.work.glob("dist/*torch28*")
     content = lost.read_bytes()
+    for harm in (lost.unlink, lambda: lost.write_bytes(content[:-1] + b"x")):
+        harm()
+        assert ran(built(*BUILD)) == {"torch28": [], "torch29": []}
+        assert lost.read_bytes() == content
     lost.unlink()
+    shutil.rmtree(next(built.work.glob("jobs/*torch28*")) / "repaired")
     assert ran(built(*BUILD)) == {"torch28": ["repair"], "torch29": []}
     assert lost.read_bytes() == content
-
-    # a damaged wheel is a lost one
-    lost.write_bytes(content[:-1] + b"x")
-    assert ran(built(*BUILD)) == {"torch28": ["repair"], "torch29": []}
 
     # everything that the build left is lost
     shutil.rmtree(next(built.work.glob("jobs/*torch29*")) / "raw")
@@ -65,6 +68,61 @@ def test_the_wheel_of_an_older_version_does_not_stay(built: Farm) -> None:
     built.edit("pyproject.toml", 'version = "1.0"', 'version = "1.1"')
     assert built(*BUILD).code == 0
     assert {path.name.split("-")[1] for path in built.work.glob("dist/*")} == {"1.1"}
+
+
+def test_dist_holds_only_what_passed(tiny: Farm) -> None:
+    """A wheel whose successor failed, in whatever stage, is no wheel of this source any more."""
+    tiny.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        "[tool.torch-build-farm]\nsmoke-script = 'smoke.py'\nexclude = ['/smoke.py']",
+    )
+    script = tiny.project / "smoke.py"
+    script.write_text("print('good')\n")
+    call = ("run", "--torch", "2.8", "--json")
+
+    def delivered() -> list[str]:
+        return [path.name for path in tiny.work.glob("dist/*")]
+
+    assert ran(tiny(*call)) == {"torch28": [*ALL, "smoke"]}
+    assert len(delivered()) == 1
+
+    script.write_text("raise SystemExit('bad')\n")  # a changed smoke script is a new smoke test
+    assert tiny(*call).code == 17
+    assert delivered() == []
+    script.write_text("print('good')\n")  # that wheel did pass with this script
+    assert ran(tiny(*call)) == {"torch28": []}
+    assert len(delivered()) == 1
+    assert ran(tiny(*call, "--smoke", "import")) == {"torch28": ["smoke"]}
+
+    tiny.edit("core.cpp", "#include <Python.h>", "#include <Python.h>\n#error no")
+    assert tiny(*call).code == 14
+    assert delivered() == []
+
+
+def test_a_new_release_of_the_minor_is_smoke_tested(tiny: Farm) -> None:
+    call = ("run", "--torch", "2.9", "--smoke", "import", "--json")
+    assert ran(tiny(*call))["torch29"][-1] == "smoke"
+    (tiny.project / "variants").mkdir()
+    text = (CHECKOUT / "variants" / "torch29.toml").read_text()
+    (tiny.project / "variants" / "torch29.toml").write_text(text.replace('"2.9.1"]', '"2.9.1", "2.9.2"]'))
+    assert ran(tiny(*call))["torch29"] == ["build", "smoke"]
+
+
+def test_two_jobs_that_make_one_wheel(tiny: Farm) -> None:
+    """An abi3 wheel serves every CPython, so two jobs would overwrite each other's."""
+    others = other_pythons()
+    need(bool(others), "needs a second CPython")
+    tiny.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        '[tool.scikit-build]\nwheel.py-api = "py3"\n\n[tool.torch-build-farm]',
+    )
+    pythons = [str(python) for python in (others[-1], CPython.running())]
+    answer = tiny("build", "--torch", "2.8", "--python", *pythons, "--json")
+    assert answer.code == 16, answer.err
+    assert "both make tiny_torch28-1.0-py3-none-" in answer.err
+    assert len([job for job in answer.document["jobs"] if job["status"] == "failed"]) == 1
 
 
 def test_no_wheel_comes_out_of_another_tools_cache(tiny: Farm) -> None:

@@ -79,14 +79,14 @@ def test_another_python_than_the_running_one(tiny: Farm) -> None:
 
 def test_the_environment_of_the_project_reaches_the_compiler(tiny: Farm) -> None:
     tiny.edit("core.cpp", "name ? 0 : 42", "name ? 0 : FROM_ENVIRONMENT + FROM_DEFINE")
-    tiny.edit(
-        "CMakeLists.txt", "install(", "target_compile_definitions(_core PRIVATE FROM_DEFINE=${ONE_MORE})\ninstall("
-    )
+    checks = "if(NOT ALSO OR NOT CMAKE_PROJECT_TOP_LEVEL_INCLUDES)\n  message(FATAL_ERROR lost)\nendif()\n"
+    define = "target_compile_definitions(_core PRIVATE FROM_DEFINE=${ONE_MORE})\n"
+    tiny.edit("CMakeLists.txt", "install(", f"{checks}{define}install(")
     tiny.edit(
         "pyproject.toml",
         "[tool.torch-build-farm]",
         """[tool.torch-build-farm]
-environment = { CXXFLAGS = "-DFROM_ENVIRONMENT=40" }
+environment = { CXXFLAGS = "-DFROM_ENVIRONMENT=40", CMAKE_ARGS = "-DALSO=yes" }
 cmake-defines = { ONE_MORE = "2" }
 smoke-script = "smoke.py\"""",
     )
