@@ -14,9 +14,6 @@ from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSegment
-from elftools.elf.elffile import ELFFile
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -70,6 +67,9 @@ def _library(path: str, content: bytes) -> Library | None:
     """Read an ELF library; None for anything that is none."""
     if not content.startswith(b"\x7fELF"):
         return None
+    from elftools.elf.dynamic import DynamicSegment  # noqa: PLC0415 (slow to import; a run with nothing to do needs none)
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
+
     soname, needed, run_paths = "", [], []
     # The segment is what the loader reads; section headers may be stripped.
     for segment in ELFFile(io.BytesIO(content)).iter_segments("PT_DYNAMIC"):
@@ -88,6 +88,8 @@ def _library(path: str, content: bytes) -> Library | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    from elftools.common.exceptions import ELFError  # noqa: PLC0415
+
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
