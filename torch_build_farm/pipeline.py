@@ -17,8 +17,8 @@ from typing import Any
 
 from torch_build_farm import records, toolbox
 from torch_build_farm.config import Project
+from torch_build_farm.diagnosis import STAGE_MARK
 from torch_build_farm.engines import Engine
-from torch_build_farm.engines.diagnosis import STAGE_MARK
 from torch_build_farm.errors import DiskError, FarmError, InternalError, Interrupted, RepairError
 from torch_build_farm.jobserver import Jobserver
 from torch_build_farm.plan import Job

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from torch_build_farm import toolbox, wheels
 from torch_build_farm.config import Settings
-from torch_build_farm.engines.diagnosis import STAGE_MARK
+from torch_build_farm.diagnosis import STAGE_MARK
 from torch_build_farm.errors import RepairError
 from torch_build_farm.process import Shell
 

@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm import toolbox, wheels
 from torch_build_farm.config import Project, Variant
+from torch_build_farm.diagnosis import diagnose
 from torch_build_farm.engines import Interpreter
-from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.errors import BuildError, SmokeError
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Completed, Shell

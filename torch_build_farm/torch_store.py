@@ -20,7 +20,7 @@ import platformdirs
 
 from torch_build_farm import toolbox
 from torch_build_farm.config import Variant
-from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.diagnosis import diagnose
 from torch_build_farm.errors import DiskError, LockedError, PackageIndexError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job

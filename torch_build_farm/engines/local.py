@@ -23,8 +23,8 @@ import psutil
 
 from torch_build_farm import toolbox
 from torch_build_farm.config import Project, Settings
+from torch_build_farm.diagnosis import diagnose
 from torch_build_farm.engines import BuildRequest, Interpreter
-from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.errors import BuildError, FarmError, ToolError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
