@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from tests.conftest import Farm
 from tests.integration.conftest import Environment, MainRun
 from torch_build_farm import wheels
+from torch_build_farm.engines.local import compile_slots
 from torch_build_farm.names import CPython
 
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
@@ -65,6 +66,12 @@ def test_smoke_saw_each_torch_and_the_refusal(main_run: MainRun) -> None:
         assert details["refuses"] == f"torch {refused}"
         assert details["imports"] == "pymomentum, pymomentum.geometry, pymomentum.solver"
         assert "values and gradients agree on cpu" in details["script"]
+
+
+def test_the_builds_share_one_jobserver(main_run: MainRun) -> None:
+    for torch in ("2.8", "2.9"):
+        log = Path(main_run.job(torch)["log"]).read_text()
+        assert f"Jobserver mode detected: -j{compile_slots(2)} --jobserver-auth=fifo:{main_run.farm.work}" in log
 
 
 def test_a_second_run_does_nothing_within_a_second(main_run: MainRun) -> None:
