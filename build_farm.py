@@ -1,15 +1,18 @@
 """The driver: hands the arguments over, and maps an error to an exit code. `python build_farm.py --help` says more."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 
 if __name__ == "__main__":
+    # Until the farm has its own handlers nothing runs that would have to be stopped. An exception could get lost in an
+    # import that catches too much.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     try:
         from torch_build_farm.cli import main
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is not installed for this Python\n  next:  pip install {ROOT}")
-    except KeyboardInterrupt:  # before the farm has its own handlers
-        sys.exit(130)
     sys.exit(main(sys.argv[1:], root=ROOT))
