@@ -14,5 +14,7 @@ if __name__ == "__main__":
     try:
         from torch_build_farm.cli import main
     except ModuleNotFoundError as error:
-        sys.exit(f"{error.name} is not installed for this Python\n  next:  pip install {ROOT}")
+        print(f"{error.name} is not installed for {sys.executable}", file=sys.stderr)  # noqa: T201
+        print(f"  next:  {sys.executable} -m pip install {ROOT}   (Python 3.11 or newer)", file=sys.stderr)  # noqa: T201
+        sys.exit(8)
     sys.exit(main(sys.argv[1:], root=ROOT))

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -40,10 +41,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _selecting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--torch", nargs="+", metavar="MINOR", help="torch minors such as 2.8 2.9, or all")
-    parser.add_argument("--python", nargs="+", metavar="X.Y", help="CPythons such as 3.11 3.12 3.13t, or all "
-                        "(default: the running one, else the newest)")  # fmt: skip
-    parser.add_argument("--only", nargs="+", metavar="JOB", help="only jobs with such ids; * and ? match")
+    def several(option: str, metavar: str, text: str) -> None:
+        parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
+
+    several("--torch", "MINOR", "torch minors such as 2.8 2.9, or all")
+    several("--python", "X.Y", "CPythons such as 3.11 3.12 3.13t, or all (default: the running one, else the newest)")
+    several("--only", "JOB", "only jobs with such ids; * and ? match")
     parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="where to build (default: auto)")
 
 
@@ -88,6 +91,10 @@ def _with_command(argv: Sequence[str]) -> list[str]:
     first = argv[0] if argv else ""
     if first and not first.startswith("-") and first not in COMMANDS:
         raise UsageError(f"{first!r} is no command; {nearest(first, COMMANDS)}", next_step="--help lists them")
+    if first not in COMMANDS and (
+        late := [w for before, w in pairwise(argv) if w in COMMANDS and not before.startswith("-")]
+    ):
+        raise UsageError(f"the command comes first: {late[0]} {' '.join(word for word in argv if word != late[0])}")
     return list(argv) if first in (*COMMANDS, "-h", "--help", "--version") else ["run", *argv]
 
 
@@ -126,6 +133,8 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     runner = Runner()
     _on_signals(runner)
     folder = Path(options.project).resolve() if options.project else (root or Path.cwd())
+    if folder.name == "pyproject.toml" and folder.is_file():
+        folder = folder.parent
     desk = Desk(options, folder, commands.builtin_folder(), runner, console)
     try:
         code = COMMANDS[options.command][0](desk)

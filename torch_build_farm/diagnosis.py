@@ -23,6 +23,7 @@ _INDEX = re.compile(
 )
 _COMPILER = re.compile(r"^\S[^:]*:\d+(:\d+)?: (fatal )?error: |undefined reference to |^CMake Error|: error: ")
 _QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
+_COPY = re.compile(r"(?<!\S)/\S*/scratch/source/")  # the build's copy of the tree; people have the file in theirs
 STAGE_MARK = "\n#### torch-build-farm: "  # what each stage's part of a job's log begins with
 _ANY = re.compile(r"\berror\b|\bfailed\b", re.IGNORECASE)
 
@@ -33,7 +34,7 @@ def first_match(pattern: re.Pattern[str], lines: Sequence[str]) -> str | None:
         if pattern.search(line):
             if line.startswith("CMake Error"):
                 return " ".join(part.strip() for part in lines[number : number + 3]).strip()
-            return line.strip()
+            return _COPY.sub("", line.strip())
     return None
 
 

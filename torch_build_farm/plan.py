@@ -76,11 +76,17 @@ def choose_variants(project: Project, asked: Sequence[str]) -> tuple[Variant, ..
         return tuple(project.variants.values())
     for text in asked:
         if text not in known:
-            near = [str(minor) for minor in project.variants if text in (minor.tag, minor.tag.removeprefix("torch"))]
+            near = [
+                str(minor)
+                for minor in project.variants
+                if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}.")
+            ]
             raise UnknownTorchError(
                 f"torch {text} has no variant" + ("; did you mean " + near[0] + "?" if near else ""),
                 where=f"known minors: {', '.join(known) or 'none'}",
-                next_step=f"use one of these, or describe it in {project.root / 'variants'}",
+                next_step="separate minors with spaces: --torch 2.8 2.9"
+                if "," in text
+                else f"use one of these, or describe it in {project.root / 'variants'}",
             )
     return tuple(sorted({known[text] for text in asked}, key=lambda variant: variant.torch))
 

@@ -1,6 +1,8 @@
 """Command lines that end before anything is built."""
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,8 @@ from tests.conftest import CHECKOUT, Farm
         (["--torch", "2.8", "--jobs", "0"], 2, "no whole number from 1 on"),
         (["--torch", "2.8", "--engine", "podman"], 2, "podman"),
         (["paln", "--torch", "2.8"], 2, "did you mean 'plan'?"),
+        (["--torch", "2.8,2.9"], 4, "separate minors with spaces"),
+        (["--torch", "2.8.0"], 4, "did you mean 2.8?"),
         (["smoke", "--torch", "2.8", "--smoke", "none"], 2, "nothing to do"),
     ],
 )
@@ -103,6 +107,25 @@ def test_a_project_that_is_not_there(make_farm: Callable[..., Farm]) -> None:
     farm.project = farm.project / "gone"
     answer = farm("plan", "--torch", "2.8")
     assert (answer.code, "holds no pyproject.toml" in answer.err) == (3, True)
+
+
+def test_the_command_comes_first(tiny: Farm) -> None:
+    words = [sys.executable, str(CHECKOUT / "build_farm.py"), "--torch", "2.8", "plan"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, "the command comes first: plan --torch 2.8" in done.stderr) == (2, True), done.stderr
+
+
+def test_an_option_given_twice_adds_up(tiny: Farm) -> None:
+    answer = tiny("plan", "--torch", "2.8", "--torch", "2.9", "--json")
+    assert [job["torch"] for job in answer.document["include"]] == ["2.8", "2.9"]
+
+
+def test_a_python_without_the_farm() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", CHECKOUT / "build_farm.py", "plan"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 8
+    assert "-m pip install" in done.stderr
 
 
 def test_plan_as_a_matrix(tiny: Farm) -> None:

@@ -43,6 +43,11 @@ CASES: list[tuple[str, type[FarmError], str]] = [
         CompileError,
         "expected ';'",
     ),
+    (
+        "/home/me/work/jobs/x-cp311/scratch/source/cpp/op.cpp:4:19: error: expected ';'",
+        CompileError,
+        "job: cpp/op.cpp:4:19: error",
+    ),
     ("=== Build summary ===\na.cpp:1:1: error: x\n=== end ===", CompileError, "a.cpp:1:1: error: x"),
     ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", OutOfMemoryError, "signal 9"),
     ("g++: internal compiler error: Killed (program cc1plus)", OutOfMemoryError, "Killed"),
