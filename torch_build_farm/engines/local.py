@@ -100,13 +100,15 @@ class LocalEngine:
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """Compiler and interpreter of a job."""
         interpreter = self._interpreters[job.python]
-        cuda = {"nvcc": self._nvcc[1], "CUDA_HOME": os.environ.get("CUDA_HOME", "")}
+        cuda = {}
+        if self.project.settings.cuda_arch_list:  # only then: asking nvcc costs a process at every start
+            cuda = {"nvcc": self._nvcc[1], "CUDA_HOME": os.environ.get("CUDA_HOME", "")}
         return {
             "compiler": self._compiler_version.tail[0] if self._compiler_version.ok else "none",
             "CC": os.environ.get("CC", ""),
             "CXX": os.environ.get("CXX", ""),
             "python": interpreter.version,
-            **(cuda if self.project.settings.cuda_arch_list else {}),
+            **cuda,
             **{name: v for name, v in toolbox.versions().items() if name in ("uv", "build", "cmake", "ninja")},
         }
 
