@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[Callable[[Desk], int], str]] = {
     "clean": (commands.clean, "remove what runs left"),
 }
 _SELECTS = ("run", "plan", "render", "build", "smoke")
+_ENGINE = "where to build: in Docker containers, or on this machine (default: auto, docker where an engine answers)"
+_BASE_IMAGE = "the containers' base: a name that cibuildwheel pins, such as manylinux_2_28, or an image"
 _RUNS = ("run", "render", "build", "smoke")
 
 
@@ -47,7 +49,12 @@ def _selecting(parser: argparse.ArgumentParser) -> None:
     several("--torch", "MINOR", "torch minors such as 2.8 2.9, or all")
     several("--python", "X.Y", "CPythons such as 3.11 3.12 3.13t, or all (default: the running one, else the newest)")
     several("--only", "JOB", "only jobs with such ids; * and ? match")
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="where to build (default: auto)")
+    _placing(parser)
+
+
+def _placing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help=_ENGINE)
+    parser.add_argument("--base-image", metavar="IMAGE", help=_BASE_IMAGE)
 
 
 def _running(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
         _common(sub)
         if name in _SELECTS:
             _selecting(sub)
+        if name == "doctor":
+            _placing(sub)
         if name in _RUNS:
             _running(sub)
         if name in (*_RUNS, "clean"):

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from torch_build_farm import config, doctor, pipeline, report, source, workfolde
 from torch_build_farm.config import Project
 from torch_build_farm.engines import Engine
 from torch_build_farm.engines.choice import choose
-from torch_build_farm.engines.local import compile_slots
+from torch_build_farm.engines.docker import client as docker_client
+from torch_build_farm.engines.docker import containers
 from torch_build_farm.errors import SourceError, UsageError, exit_code
 from torch_build_farm.jobserver import Jobserver
 from torch_build_farm.names import CPython
 from torch_build_farm.pipeline import Farm, Stage
 from torch_build_farm.plan import Job, Plan, Selection, plan
-from torch_build_farm.process import Runner
+from torch_build_farm.process import Runner, Shell
 from torch_build_farm.source import Source
 from torch_build_farm.stages import BUILD, RENDER, REPAIR, SMOKE
 from torch_build_farm.torch_store import STORE_VARIABLE, TorchStore, default_folder
@@ -112,13 +113,13 @@ def _plan(desk: Desk) -> tuple[Project, Source, Engine, str, Plan]:
             where=str(project.smoke_script),
             next_step="correct smoke-script in [tool.torch-build-farm]",
         )
-    engine, why = choose(desk.options.engine, project, desk.store)
+    engine, why = choose(desk.options.engine, project, desk.store, desk.options.base_image)
     planned = plan(
         project,
         selection,
         version=tree.version,
         requires_python=tree.requires_python,
-        engine={python: interpreter.version for python, interpreter in engine.interpreters().items()},
+        engine=lambda variant: {python: one.version for python, one in engine.interpreters(variant).items()},
         running=CPython.running(),
     )
     return project, tree, engine, why, planned
@@ -163,15 +164,20 @@ def _epoch() -> int:
     return int(text)
 
 
-def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str]) -> None:
+def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str], say: Callable[[str], None]) -> None:
     """Find out before anything starts whether what has to run can run."""
     due = [job for job in jobs if job.id in first]
     to_build = [job for job in due if first[job.id] in ("render", "build")]
     smoke = farm.smoke != "none"
     if to_build:
-        farm.engine.check(farm.project, to_build)
-    farm.store.check_disk(due, smoke, farm.project.variants.values())
-    if missing := farm.store.missing(due, smoke):
+        (farm.work / "logs").mkdir(parents=True, exist_ok=True)
+        log = farm.work / "logs" / "engine.log"
+        log.write_text("", "utf-8")
+        farm.engine.check(farm.project, to_build, Shell(farm.runner, {}, farm.store.root, log, say))
+    store = farm.engine.store
+    if due:
+        store.check_disk(due, smoke, farm.project.variants.values(), farm.engine.free_gb())
+    if missing := store.missing(due, smoke):
         farm.store.check_index(*missing[0], farm.runner)
 
 
@@ -183,14 +189,16 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: str) -> int:
     desk.say(why)
     for note in planned.notes:
         desk.say(note)
-    slots = compile_slots(project.settings.memory_per_compile_gb)
+    slots = engine.slots()
     at_once = min(options.jobs or slots, slots)
     desk.runner.check()
     with contextlib.ExitStack() as stack:
         stack.enter_context(workfolder.locked(desk.work, desk.runner, options.wait, desk.say))
         stack.enter_context(desk.store.in_use())
         stack.enter_context(desk.store.environments())
-        with Jobserver(desk.work / "jobserver", slots) as jobserver:
+        if swept := engine.sweep():
+            desk.say(f"removed {swept} containers that killed farms had left")
+        with Jobserver(desk.store.environment("jobserver"), slots) as jobserver:
             farm = Farm(
                 project=project,
                 source=tree,
@@ -203,10 +211,11 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: str) -> int:
                 epoch=_epoch(),
                 jobserver=jobserver,
                 build_slots=pipeline.Slots(at_once),
+                share=max(1, slots // min(at_once, max(1, len(planned.jobs)))),
             )
             first = pipeline.pending(farm, planned.jobs, stages)
             if first and BUILD in stages:
-                _check(farm, planned.jobs, first)
+                _check(farm, planned.jobs, first, desk.say)
             progress = report.Progress(desk.console, planned.jobs)
             results = pipeline.run(farm, planned.jobs, stages, progress)
     seconds = time.monotonic() - start
@@ -244,12 +253,23 @@ def smoke(desk: Desk) -> int:
 
 def examine(desk: Desk) -> int:
     """`doctor`: what is there and what is missing."""
-    findings = doctor.examine(desk.project, desk.store, desk.runner)
+    findings = doctor.examine(desk.project, desk.store, desk.runner, desk.options.base_image)
     if desk.options.json:
         desk.answer(doctor.as_json(findings))
     else:
         doctor.show(findings, desk.console)
     return 8 if any(finding.state == "missing" for finding in findings) else 0
+
+
+def _clean_engine(desk: Desk) -> None:
+    """Remove what killed farms left on the Docker engine, if one answers; with --store its images and volumes too."""
+    client = docker_client.connect()
+    if client is None:
+        return
+    left = containers.sweep(client, desk.store)
+    desk.say(f"removed {left} containers from the Docker engine")
+    if desk.options.store:
+        desk.say(f"removed {containers.forget(client, desk.store)} images and volumes from the Docker engine")
 
 
 def clean(desk: Desk) -> int:
@@ -264,6 +284,7 @@ def clean(desk: Desk) -> int:
         folders = [desk.work / "jobs", desk.work / "logs"]
         folders += [desk.work / "dist"] if desk.options.all else []
         stack.enter_context(store.environments())
+        _clean_engine(desk)
         folders += [store.root] if desk.options.store else []
         for folder in folders:
             desk.runner.check()

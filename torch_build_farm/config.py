@@ -85,6 +85,7 @@ class Variant:
     pin: str
     cuda: Annotated[str, BeforeValidator(_version)]
     cuda_runtime: str
+    cuda_toolkit: tuple[str, ...]
     cpython: Annotated[tuple[CPythonField, ...], Field(min_length=1)]
     cxx_standard: Annotated[StrictInt, Field(ge=11)]
     image: str
@@ -94,6 +95,11 @@ class Variant:
     @property
     def tag(self) -> str:
         return self.torch.tag
+
+    @property
+    def cuda_major(self) -> str:
+        """Major of torch.version.cuda, which a toolkit must share."""
+        return self.cuda.split(".", maxsplit=1)[0]
 
     @property
     def newest(self) -> str:
@@ -213,6 +219,23 @@ def _release_contradictions(variant: Variant) -> list[str]:
     return found
 
 
+def _cuda_contradictions(variant: Variant) -> list[str]:
+    found = []
+    try:
+        pinned = [specifier.version for specifier in Requirement(variant.cuda_runtime).specifier]
+    except InvalidRequirement as error:
+        found.append(f"cuda-runtime: {error}")
+    else:
+        if not any(re.match(rf"{re.escape(variant.cuda)}(\.|$)", version) for version in pinned):
+            found.append(f"cuda-runtime: {variant.cuda_runtime} contradicts cuda = {variant.cuda!r}")
+    for number, text in enumerate(variant.cuda_toolkit):
+        try:
+            Requirement(text)
+        except InvalidRequirement as error:
+            found.append(f"cuda-toolkit[{number}]: {error}")
+    return found
+
+
 def _contradictions(variant: Variant, path: Path) -> list[str]:
     """What a variants file says that cannot all be true."""
     found = []
@@ -226,14 +249,7 @@ def _contradictions(variant: Variant, path: Path) -> list[str]:
     else:
         if pin != SpecifierSet(f"=={minor}.*"):
             found.append(f"pin: {variant.pin!r} contradicts torch = {minor!r}; it must be '=={minor}.*'")
-    found += _release_contradictions(variant)
-    try:
-        pinned = [specifier.version for specifier in Requirement(variant.cuda_runtime).specifier]
-    except InvalidRequirement as error:
-        found.append(f"cuda-runtime: {error}")
-    else:
-        if not any(re.match(rf"{re.escape(variant.cuda)}(\.|$)", version) for version in pinned):
-            found.append(f"cuda-runtime: {variant.cuda_runtime} contradicts cuda = {variant.cuda!r}")
+    found += [*_release_contradictions(variant), *_cuda_contradictions(variant)]
     if len(set(variant.cpython)) != len(variant.cpython):
         found.append("cpython: a tag is named twice")
     return [f"{path}: {line}" for line in found]

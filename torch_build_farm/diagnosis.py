@@ -15,7 +15,7 @@ _MEMORY = re.compile(
     r"|[Cc]annot allocate memory|LLVM ERROR: out of memory|terminated with signal 9|died due to signal 9"
     r"|internal compiler error: Killed|unable to execute command: Killed"
 )
-_DISK = re.compile(r"No space left on device|Disk quota exceeded|os error 28")
+_DISK = re.compile(r"[Nn]o space left on device|Disk quota exceeded|os error 28")
 # uv's words for an index that does not answer; "not found in the package registry" is an index that does.
 _INDEX = re.compile(
     r"error sending request|dns error|Failed to fetch|Connection (refused|reset|timed out)|operation timed out"
@@ -23,7 +23,9 @@ _INDEX = re.compile(
 )
 _COMPILER = re.compile(r"^\S[^:]*:\d+(:\d+)?: (fatal )?error: |undefined reference to |^CMake Error|: error: ")
 _QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
-_COPY = re.compile(r"(?<!\S)/\S*/scratch/source/")  # the build's copy of the tree; people have the file in theirs
+_COPY = re.compile(
+    r"(?<!\S)(?:/\S*/scratch/source|/project)/"
+)  # the build's copy of the tree; people have the file in theirs
 STAGE_MARK = "\n#### torch-build-farm: "  # what each stage's part of a job's log begins with
 _ANY = re.compile(r"\berror\b|\bfailed\b", re.IGNORECASE)
 

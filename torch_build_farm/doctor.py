@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -13,12 +14,14 @@ from rich.table import Table
 
 from torch_build_farm import toolbox
 from torch_build_farm.config import Project
-from torch_build_farm.engines.choice import docker_answer
+from torch_build_farm.engines.docker import client as docker_client
+from torch_build_farm.engines.docker import open_engine
+from torch_build_farm.engines.docker.images import Base
 from torch_build_farm.engines.local import LocalEngine, compile_slots
-from torch_build_farm.errors import FarmError, Interrupted
+from torch_build_farm.errors import EngineError, FarmError, Interrupted
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
-from torch_build_farm.process import Runner, capture
+from torch_build_farm.process import Runner, Shell, capture
 from torch_build_farm.torch_store import TorchStore
 
 State = Literal["ok", "absent", "missing"]
@@ -56,33 +59,46 @@ def _tools() -> list[Finding]:
     return findings
 
 
-def _engines(engine: LocalEngine, project: Project) -> list[Finding]:
-    findings = []
+def _local(engine: LocalEngine, project: Project, runner: Runner) -> Finding:
     jobs = [
         Job(project.distribution(variant), "0", variant, python)
         for variant in project.variants.values()
-        for python in engine.interpreters()
+        for python in engine.interpreters(variant)
         if python == CPython.running()
     ]
+    shell = Shell(runner, {}, engine.store.root, Path(os.devnull), lambda _: None)
     try:
-        engine.check(project, jobs[:1])
+        engine.check(project, jobs[:1], shell)
         compiler = engine.toolchain(jobs[0])["compiler"] if jobs else "no CPython to build for"
-        findings.append(Finding("local engine", "ok", compiler, "building on this machine"))
+        return Finding("local engine", "ok", compiler, "building on this machine")
     except FarmError as error:
-        findings.append(Finding("local engine", "missing", error.what, "building on this machine", error.next_step))
-    docker = docker_answer()
-    images = "none needed by the local engine"
-    findings.append(
-        Finding(
-            "Docker engine", "ok" if docker else "absent", docker or "none answers", f"containers; images: {images}"
-        )
-    )
+        return Finding("local engine", "missing", error.what, "building on this machine", error.next_step)
+
+
+def _docker(project: Project, store: TorchStore, base_image: str | None) -> list[Finding]:
+    """The engine, and the base image of each variant."""
+    purpose = "building in containers"
+    client = docker_client.connect()
+    if client is None:
+        return [Finding("Docker engine", "absent", "none answers", purpose)]
+    try:
+        engine = open_engine(project, store, client, base_image)
+    except EngineError as error:
+        return [Finding("Docker engine", "absent", error.what, purpose)]
+    findings = [Finding("Docker engine", "ok", engine.version, purpose)]
+    served: dict[Base, list[str]] = {}
+    for variant in project.variants.values():
+        served.setdefault(engine.base(variant), []).append(str(variant.torch))
+    for base, minors in served.items():
+        state: State = "ok" if base.id else "absent"
+        findings.append(Finding("container image", state, base.note, f"torch {', '.join(minors)} in containers"))
     return findings
 
 
 def _interpreters(engine: LocalEngine, project: Project) -> list[Finding]:
     findings = []
-    for python, interpreter in sorted(engine.interpreters().items()):
+    there = engine.interpreters(next(iter(project.variants.values())))
+    for python, interpreter in sorted(there.items()):
         minors = [str(variant.torch) for variant in project.variants.values() if python in variant.cpython]
         if minors:
             headers = engine.has_headers(python)
@@ -90,7 +106,7 @@ def _interpreters(engine: LocalEngine, project: Project) -> list[Finding]:
             purpose = f"torch {', '.join(minors)}"
             findings.append(Finding(f"CPython {python}", "ok" if headers else "absent", what, purpose))
     for variant in project.variants.values():
-        if not set(variant.cpython) & set(engine.interpreters()):
+        if not set(variant.cpython) & set(there):
             wanted = ", ".join(map(str, variant.cpython))
             findings.append(
                 Finding(f"CPython for torch {variant.torch}", "missing", f"none of {wanted}", f"torch {variant.torch}",
@@ -128,11 +144,12 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
     return Finding("package index", "ok", took, "downloading torch and build tools")
 
 
-def examine(project: Project, store: TorchStore, runner: Runner) -> list[Finding]:
+def examine(project: Project, store: TorchStore, runner: Runner, base_image: str | None) -> list[Finding]:
     """Look at everything that a run may need."""
     engine = LocalEngine(project, store)
     return [
-        *_engines(engine, project),
+        _local(engine, project, runner),
+        *_docker(project, store, base_image),
         *_interpreters(engine, project),
         *_tools(),
         *_resources(project, store),

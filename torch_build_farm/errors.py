@@ -132,6 +132,24 @@ class SmokeError(FarmError):
     exit_code = 17
 
 
+class EngineError(FarmError):
+    """The Docker engine does not answer, cannot be used, or went away; or somebody killed a container of the farm."""
+
+    exit_code = 18
+
+
+class ImageError(FarmError):
+    """A container image cannot be pulled or made, or lacks what builds need."""
+
+    exit_code = 19
+
+
+class CudaToolkitError(FarmError):
+    """A project with CUDA sources finds no CUDA toolkit of torch's major."""
+
+    exit_code = 20
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + the signal's number."""
 

@@ -30,6 +30,7 @@ class Jobserver:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
         os.mkfifo(self.path, 0o600)
         self._fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)  # both ends: it never reports end of file

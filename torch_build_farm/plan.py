@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -115,10 +115,10 @@ def plan(
     *,
     version: str,
     requires_python: str,
-    engine: Mapping[CPython, str],
+    engine: Callable[[Variant], Mapping[CPython, str]],
     running: CPython,
 ) -> Plan:
-    """The jobs for `selection`, given the engine's CPythons (with their full versions) and the running one.
+    """The jobs for `selection`, given the engine's CPythons for a variant, with full versions, and the running one.
 
     Raises UnknownTorchError, NoPythonError where a variant is left without a CPython, and UsageError where `only`
     matches no job.
@@ -128,14 +128,15 @@ def plan(
     lacking: list[NoPythonError] = []
     accepted = SpecifierSet(requires_python)
     for variant in choose_variants(project, selection.torch):
-        usable = _usable(variant, accepted, engine)
+        there = engine(variant)
+        usable = _usable(variant, accepted, there)
         picked = _pick(usable, selection.pythons, running)
         if not picked:
-            lacking.append(_no_python(variant, requires_python, engine, selection.pythons))
+            lacking.append(_no_python(variant, requires_python, there, selection.pythons))
             continue
         if not isinstance(selection.pythons, str):
             left_out = sorted(set(selection.pythons) - set(picked))
-            notes += [f"torch {variant.torch}: no job for CPython {p}, {_why(p, variant, engine)}" for p in left_out]
+            notes += [f"torch {variant.torch}: no job for CPython {p}, {_why(p, variant, there)}" for p in left_out]
         jobs += [Job(project.distribution(variant), version, variant, python) for python in picked]
     if lacking and not selection.only:
         raise lacking[0]
@@ -157,7 +158,7 @@ def _why(python: CPython, variant: Variant, engine: Mapping[CPython, str]) -> st
     if python not in variant.cpython:
         return f"which torch {variant.torch} has no wheel for"
     if python not in engine:
-        return "which is not installed here"
+        return "which the engine has not"
     return "which the project's requires-python leaves out"
 
 
@@ -172,7 +173,7 @@ def _no_python(
     return NoPythonError(
         f"no CPython for torch {variant.torch} (asked for: {asked})",
         where=f"torch has wheels for {listed(variant.cpython)}; the project requires {requires_python or 'any'}; "
-        f"found on this machine: {listed(list(engine))}",
-        next_step=f"install one with its headers, such as `uv python install {wanted[-1] if wanted else '3.12'}`, "
-        "or ask for another with --python",
+        f"the engine has: {listed(list(engine))}",
+        next_step="ask for another with --python, or install one with its headers, such as `uv python install "
+        f"{wanted[-1] if wanted else '3.12'}` (in Docker: name an image that has it with --base-image)",
     )

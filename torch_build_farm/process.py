@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,14 @@ from torch_build_farm.errors import Interrupted
 
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 _TAIL_LINES = 400
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command is asked to end: by which signal, and how many seconds it has before SIGKILL."""
+
+    number: int = signal.SIGTERM
+    grace_s: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Runner:
         log: Path,
         cwd: Path | None = None,
         on_line: Callable[[str], None] = lambda _: None,
+        ending: Ending = Ending(),
     ) -> Completed:
         """Run `command`, its output appended to `log` and given to `on_line` line by line.
 
@@ -82,7 +92,7 @@ class Runner:
         """
         words = tuple(os.fspath(word) for word in command)
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        with log.open("a", encoding="utf-8", buffering=1) as sink, self._supervised(words, env, cwd) as child:
+        with log.open("a", encoding="utf-8", buffering=1) as sink, self._supervised(words, env, cwd, ending) as child:
             sink.write(f"$ {shlex.join(words)}\n")
             assert child.stdout is not None
             for raw in child.stdout:
@@ -96,14 +106,15 @@ class Runner:
 
     @contextlib.contextmanager
     def _supervised(
-        self, words: tuple[str, ...], env: Mapping[str, str], cwd: Path | None
+        self, words: tuple[str, ...], env: Mapping[str, str], cwd: Path | None, ending: Ending
     ) -> Iterator[subprocess.Popen[bytes]]:
         read, lifeline = os.pipe()
         try:
             with self._lock:
                 self.check()
+                how = (str(int(ending.number)), str(ending.grace_s))
                 child = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(_SUPERVISOR), *words],
+                    [sys.executable, "-I", "-S", str(_SUPERVISOR), *how, *words],
                     stdin=read,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -137,10 +148,11 @@ class Shell:
     cwd: Path
     log: Path
     say: Callable[[str], None]
+    ending: Ending = Ending()
 
     def run(self, *command: str | os.PathLike[str]) -> Completed:
         """Run a command. Raises Interrupted when the run is cancelled."""
-        return self.runner.run(command, env=self.env, cwd=self.cwd, log=self.log, on_line=self.say)
+        return self.runner.run(command, env=self.env, cwd=self.cwd, log=self.log, on_line=self.say, ending=self.ending)
 
 
 def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> Completed:

@@ -23,8 +23,13 @@ from torch_build_farm.source import Source
 
 FARM_FOLDER = ".torch-build-farm"
 PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
+CONSTRAINTS = f"{FARM_FOLDER}/constraints.txt"
 # Rendered file <- template. Everything else of the tree is the project's own.
-_RENDERED = {"pyproject.toml": "pyproject.toml.j2", PRELUDE: "prelude.cmake.j2"}
+_RENDERED = {
+    "pyproject.toml": "pyproject.toml.j2",
+    PRELUDE: "prelude.cmake.j2",
+    CONSTRAINTS: "constraints.txt.j2",
+}
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,10 @@ def render(project: Project, source: Source, job: Job) -> Tree:
         "variant": variant,
         "settings": project.settings,
         "build_system": build_system,
-        "build_requires": _with_torch(build_system["requires"], f"=={variant.release}", where),
+        "build_requires": [
+            *_with_torch(build_system["requires"], f"=={variant.release}", where),
+            *(variant.cuda_toolkit if project.settings.cuda_arch_list else ()),
+        ],
         "metadata": metadata,
         "dependencies": _with_torch(metadata.get("dependencies", ()), variant.pin, where),
         "extras": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -128,40 +128,59 @@ def problems(wheel: wheels.Wheel, settings: Settings, expected: Iterable[str] = 
     return found
 
 
-def repair(
-    raw: Path, out: Path, scratch: Path, *, settings: Settings, expected: Iterable[str], shell: Shell
-) -> wheels.Wheel:
-    """Let auditwheel give `raw` its tag in folder `scratch`, check the result and move it to `out`.
+def command(auditwheel: str, raw: str, out: str) -> list[str]:
+    """The auditwheel call that gives wheel `raw` its tag and puts it into folder `out`."""
+    excluded = [word for pattern in policy().external for word in ("--exclude", pattern)]
+    return [auditwheel, "repair", "--wheel-dir", out, *excluded, raw]
 
-    Raises RepairError with every reason why the wheel is unfit.
+
+def failure(log: Path, tail: Sequence[str]) -> RepairError:
+    """Why auditwheel refused the wheel, told from the log's last stage."""
+    text = log.read_text("utf-8", "replace")
+    lines = [line for line in text[text.rfind(STAGE_MARK) :].splitlines() if "rror" in line or "annot" in line]
+    return RepairError(
+        f"auditwheel cannot repair the wheel: {(lines or list(tail) or ['no reason given'])[-1]}",
+        where=str(log),
+        next_step="a library that it cannot find must be installed, or linked statically",
+    )
+
+
+def without_library(name: str, where: Path) -> RepairError:
+    """The error for a wheel that has nothing to do with torch's ABI."""
+    return RepairError(
+        f"{name} holds no compiled library, so nothing in it depends on torch's version",
+        where=str(where),
+        next_step="check what the build installs; a pure Python project needs no variants",
+    )
+
+
+def repair(
+    raw: Path, out: Path, scratch: Path, *, settings: Settings, expected: Iterable[str], shell: Shell | None
+) -> wheels.Wheel:
+    """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
+
+    Without `shell` the engine has let auditwheel do so already. Raises RepairError with every reason why the wheel is
+    unfit.
     """
     if not wheels.read(raw).libraries:
-        raise RepairError(
-            f"{raw.name} holds no compiled library, so nothing in it depends on torch's version",
-            where=str(raw),
-            next_step="check what the build installs; a pure Python project needs no variants",
-        )
+        raise without_library(raw.name, raw)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    excluded = [word for pattern in policy().external for word in ("--exclude", pattern)]
-    done = shell.run(toolbox.scripts() / "auditwheel", "repair", "--wheel-dir", scratch, *excluded, raw)
     try:
-        made = list(scratch.glob("*.whl"))
-        if not done.ok or len(made) != 1:
-            text = shell.log.read_text("utf-8", "replace")
-            lines = [line for line in text[text.rfind(STAGE_MARK) :].splitlines() if "rror" in line or "annot" in line]
-            raise RepairError(
-                f"auditwheel cannot repair the wheel: {(lines or done.tail or ['no reason given'])[-1]}",
-                where=str(shell.log),
-                next_step="a library that it cannot find must be installed, or linked statically",
-            )
-        wheel = wheels.read(made[0])
+        if shell:
+            done = shell.run(*command(str(toolbox.scripts() / "auditwheel"), str(raw), str(scratch)))
+            if not done.ok:
+                raise failure(shell.log, done.tail)
+        else:
+            shutil.copyfile(raw, scratch / raw.name)
+        (made,) = scratch.glob("*.whl")
+        wheel = wheels.read(made)
         if found := problems(wheel, settings, expected):
             raise RepairError(
                 f"{raw.name} is not fit for users:\n" + "\n".join(f"  - {p}" for p in found), where=str(raw)
             )
-        final = out / made[0].name
-        made[0].replace(final)
+        final = out / made.name
+        made.replace(final)
         return wheels.read(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,14 +11,13 @@ from typing import Literal
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from torch_build_farm import toolbox, wheels
+from torch_build_farm import wheels
 from torch_build_farm.config import Project, Variant
 from torch_build_farm.diagnosis import diagnose
-from torch_build_farm.engines import Interpreter
+from torch_build_farm.engines import Site
 from torch_build_farm.errors import BuildError, SmokeError
 from torch_build_farm.plan import Job
-from torch_build_farm.process import Completed, Shell
-from torch_build_farm.torch_store import TorchStore
+from torch_build_farm.process import Completed
 
 Mode = Literal["full", "import", "none"]
 
@@ -65,26 +63,31 @@ def neighbour(project: Project, variant: Variant) -> Variant | None:
 
 @dataclass(frozen=True)
 class Smoke:
-    """The smoke test of one wheel in the environment `home`, which is made anew and removed afterwards."""
+    """The smoke test of one wheel at `site`, in an environment that is made anew and removed afterwards.
+
+    `tree` is the source tree that it was built from.
+    """
 
     project: Project
     job: Job
     wheel: Path
+    tree: Path
     mode: Mode
-    interpreter: Interpreter
-    store: TorchStore
-    shell: Shell
-    home: Path
+    site: Site
+
+    @property
+    def home(self) -> Path:
+        """The environment's folder."""
+        return self.site.store.environment(f"{self.job.id}-smoke")
 
     def run(self) -> dict[str, str]:
         """Facts of the test, for the record. Raises SmokeError, or what tells better why nothing could be installed."""
         wheel = wheels.read(self.wheel)
-        if problems := metadata_problems(wheel, self.job, self.interpreter.version):
+        if problems := metadata_problems(wheel, self.job, self.site.python.version):
             raise self._error("METADATA is wrong: " + "; ".join(problems))
-        shutil.rmtree(self.home, ignore_errors=True)
-        self.home.parent.mkdir(parents=True, exist_ok=True)
+        self.site.remove(self.home)
         try:
-            self._install()
+            self._install(self.site.bring(self.wheel))
             facts = self._torch()
             for name in self.project.imports:
                 self._import(name)
@@ -94,22 +97,21 @@ class Smoke:
                 facts |= self._refusal()
             return facts
         finally:
-            shutil.rmtree(self.home, ignore_errors=True)
+            self.site.remove(self.home)
 
     def _error(self, what: str, next_step: str = "") -> SmokeError:
-        return SmokeError(f"{self.job.id}: {what}", where=str(self.shell.log), next_step=next_step)
+        return SmokeError(f"{self.job.id}: {what}", where=str(self.site.shell.log), next_step=next_step)
 
     def _python(self, *arguments: str | Path) -> Completed:
         """Run the environment's interpreter: isolated (-I), so that neither folder nor variable lends it a module."""
-        return self.shell.run(self.home / "bin" / "python", "-I", *arguments)
+        return self.site.shell.run(self.home / "bin" / "python", "-I", *arguments)
 
-    def _install(self) -> None:
-        variant = self.job.variant
-        newest = f"{variant.torch}.*"
-        self.store.fetch(newest, self.job.python, self.interpreter.path, self.shell)
-        made = self.shell.run(toolbox.uv(), "venv", "--python", self.interpreter.path, self.home)
-        if not (made.ok and self.shell.run(toolbox.uv(), "pip", "install", "--python", self.home, self.wheel).ok):
-            error = diagnose(self.job.id, self.shell.log)
+    def _install(self, wheel: Path) -> None:
+        site = self.site
+        site.store.fetch(f"{self.job.variant.torch}.*", self.job.python, site)
+        made = site.shell.run(site.uv, "venv", "--python", site.python.path, self.home)
+        if not (made.ok and site.shell.run(site.uv, "pip", "install", "--python", self.home, wheel).ok):
+            error = diagnose(self.job.id, self.site.shell.log)
             if type(error) is BuildError:
                 raise self._error(f"the wheel does not install: {error.what}")
             raise error
@@ -130,7 +132,7 @@ class Smoke:
         return {"torch": facts["torch"], "cuda": facts["cuda"], "devices": ", ".join(facts["devices"])}
 
     def _import(self, name: str) -> None:
-        self.shell.say(f"import {name}")
+        self.site.shell.say(f"import {name}")
         done = self._python("-X", "faulthandler", "-c", f"import {name}")
         if not done.ok:
             reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
@@ -142,24 +144,32 @@ class Smoke:
         script = self.project.smoke_script
         if script is None:
             return {"script": "none"}
-        done = self._python("-X", "faulthandler", script.resolve())
+        done = self._python("-X", "faulthandler", self._script_there(script.resolve()))
         if not done.ok:
             last = next((line for line in reversed(done.tail) if line.strip()), f"status {done.returncode}")
             raise self._error(f"the smoke script {script.name} fails: {last}", "the log has its whole output")
         return {"script": done.tail[-1] if done.tail else "passed"}
+
+    def _script_there(self, script: Path) -> Path:
+        """The script's path at the site: in the source tree, if it belongs to that, so that it finds its neighbours."""
+        source = self.project.source
+        if script.is_relative_to(source) and (self.tree / script.relative_to(source)).is_file():
+            return self.site.bring(self.tree) / script.relative_to(source)
+        return self.site.bring(script)
 
     def _refusal(self) -> dict[str, str]:
         """The resolver must refuse the wheel beside another minor's torch, and for that reason."""
         other = neighbour(self.project, self.job.variant)
         if other is None:
             return {}
-        self.shell.say(f"torch {other.torch} must be refused")
-        command = ("pip", "install", "--dry-run", "--python", self.home, self.wheel, f"torch{other.pin}")
-        done = self.shell.run(toolbox.uv(), *command)
+        self.site.shell.say(f"torch {other.torch} must be refused")
+        wheel = self.site.bring(self.wheel)
+        command = ("pip", "install", "--dry-run", "--python", self.home, wheel, f"torch{other.pin}")
+        done = self.site.shell.run(self.site.uv, *command)
         text = " ".join(" ".join(done.tail).split())
         if done.ok:
             raise self._error(f"the resolver accepts it together with torch {other.torch}")
         if not ("unsatisfiable" in text and re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)):
-            error = diagnose(self.job.id, self.shell.log)
+            error = diagnose(self.job.id, self.site.shell.log)
             raise error if type(error) is not BuildError else self._error(f"refused, but for another reason: {text}")
         return {"refuses": f"torch {other.torch}"}

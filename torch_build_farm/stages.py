@@ -47,6 +47,7 @@ def _build_inputs(step: Step) -> dict[str, Any]:
         "system-packages": asdict(settings.system_packages),
         "cuda-arch-list": settings.cuda_arch_list,
         "epoch": step.farm.epoch,
+        **({"policy": asdict(repairing.policy())} if step.farm.engine.grafts else {}),
     }
 
 
@@ -61,6 +62,7 @@ def _build(step: Step) -> Outcome:
             scratch=scratch,
             out=out,
             makeflags=farm.jobserver.makeflags,
+            share=farm.share,
             epoch=farm.epoch,
             version_from_scm=farm.source.version_from_scm,
             shell=step.shell,
@@ -109,7 +111,7 @@ def _repair(step: Step) -> Outcome:
         scratch,
         settings=farm.project.settings,
         expected=_init_files(farm),
-        shell=shell,
+        shell=None if farm.engine.grafts else shell,
     )
     return Outcome((wheel.path,), {"tag": wheel.platform})
 
@@ -132,17 +134,9 @@ def _smoke_inputs(step: Step) -> dict[str, Any]:
 
 def _smoke(step: Step) -> Outcome:
     farm = step.farm
-    test = Smoke(
-        project=farm.project,
-        job=step.job,
-        wheel=step.output("repair"),
-        mode=farm.smoke,
-        interpreter=farm.engine.interpreters()[step.job.python],
-        store=farm.store,
-        shell=step.shell,
-        home=farm.store.environment(f"{step.job.id}-smoke"),
-    )
-    return Outcome(details=test.run())
+    with farm.engine.site(step.job, step.shell) as site:
+        wheel, tree = step.output("repair"), step.output("render")
+        return Outcome(details=Smoke(farm.project, step.job, wheel, tree, farm.smoke, site).run())
 
 
 RENDER = Stage("render", _render_inputs, _render)

@@ -1,9 +1,10 @@
 """Runs one command and takes it down, with all that it started, when the farm dies.
 
-Started by `process` as `python -I -S supervise.py COMMAND...`, so it uses the standard library alone. Its standard
-input is a pipe that only the farm holds open: end of file means that the farm closed it (to cancel) or is gone
-(SIGKILL included). It makes itself the parent of orphans (PR_SET_CHILD_SUBREAPER, Linux 3.4), so that a process that
-left the group and lost its parent is found too.
+Started by `process` as `python -I -S supervise.py SIGNAL GRACE COMMAND...`, so it uses the standard library alone:
+SIGNAL asks the command to end, GRACE are the seconds it is given before SIGKILL. Its standard input is a pipe that only
+the farm holds open: end of file means that the farm closed it (to cancel) or is gone (SIGKILL included). It makes
+itself the parent of orphans (PR_SET_CHILD_SUBREAPER, Linux 3.4), so that a process that left the group and lost its
+parent is found too.
 """
 
 import contextlib
@@ -17,7 +18,6 @@ import time
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-GRACE_S = 2.0
 
 
 def descendants(pid: int) -> list[int]:
@@ -49,10 +49,10 @@ def reap() -> None:
             pass
 
 
-def take_down() -> None:
-    """End every descendant: SIGTERM, a grace of two seconds, SIGKILL until none is left."""
-    kill_all(signal.SIGTERM)
-    end = time.monotonic() + GRACE_S
+def take_down(number: int, grace_s: float) -> None:
+    """End every descendant: the signal, a grace, SIGKILL until none is left."""
+    kill_all(number)
+    end = time.monotonic() + grace_s
     while descendants(os.getpid()):
         reap()
         if time.monotonic() > end:
@@ -61,23 +61,24 @@ def take_down() -> None:
 
 
 def main() -> int:
+    number, grace_s, *command = int(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     try:
-        child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
-        sys.stdout.write(f"{sys.argv[1]}: {error.strerror}\n")
+        sys.stdout.write(f"{command[0]}: {error.strerror}\n")
         return 127
     while child.poll() is None:
         ready, _, _ = select.select([0, wake_read], [], [])
         if 0 in ready:  # nothing is ever written to it: readable means end of file
-            take_down()
+            take_down(number, grace_s)
             return 128 + signal.SIGTERM
         os.read(wake_read, 512)
-    take_down()  # what the command left in the background
+    take_down(number, grace_s)  # what the command left in the background
     code = child.returncode
     return code if code >= 0 else 128 - code
 

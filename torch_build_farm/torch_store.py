@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
@@ -25,6 +26,9 @@ from torch_build_farm.errors import DiskError, LockedError, PackageIndexError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Runner, Shell
+
+if TYPE_CHECKING:
+    from torch_build_farm.engines import Site
 
 STORE_VARIABLE = "TORCH_BUILD_FARM_STORE"
 _SLACK_GB = 1.0  # build environments, logs, wheels
@@ -82,6 +86,18 @@ class TorchStore:
                     shutil.rmtree(folder, ignore_errors=True)
             yield
 
+    def in_work(self, scope: str) -> bool:
+        """Whether a live farm on this machine works with the environments of `scope`."""
+        path = self.root / "locks" / f"envs-{scope}"
+        if scope == self.scope or not path.exists():
+            return False
+        with path.open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
     @contextlib.contextmanager
     def locked(self, name: str, shell: Shell) -> Iterator[None]:
         """Hold the store's lock `name` against other jobs and other farms; waits for it."""
@@ -114,7 +130,7 @@ class TorchStore:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
-    def fetch(self, release: str, python: CPython, interpreter: Path, shell: Shell) -> None:
+    def fetch(self, release: str, python: CPython, site: Site) -> None:
         """Download and unpack torch `release` (exact, or a minor's newest such as "2.9.*") with all it requires, once.
 
         Two jobs never do so at the same time, since they would download the CUDA wheels twice. Raises
@@ -122,20 +138,18 @@ class TorchStore:
         """
         if self.has(release, python):
             return
+        shell = site.shell
         with self.locked("torch", shell):
             if self.has(release, python):
                 return
             home = self.environment(f"fetch-{release.replace('*', 'x')}-{python.tag}")
-            home.parent.mkdir(parents=True, exist_ok=True)
             shell.say(f"downloading torch {release} with its CUDA libraries")
             try:
-                made = shell.run(toolbox.uv(), "venv", "--clear", "--python", interpreter, home)
-                if not (
-                    made.ok and shell.run(toolbox.uv(), "pip", "install", "--python", home, f"torch=={release}").ok
-                ):
+                made = shell.run(site.uv, "venv", "--clear", "--python", site.python.path, home)
+                if not (made.ok and shell.run(site.uv, "pip", "install", "--python", home, f"torch=={release}").ok):
                     raise diagnose(f"torch {release}", shell.log)
             finally:
-                shutil.rmtree(home, ignore_errors=True)
+                site.remove(home)
             self.remember(release, python)
 
     def check_index(self, release: str, python: CPython, runner: Runner) -> None:
@@ -184,11 +198,14 @@ class TorchStore:
                         cuda[variant.cuda_runtime] = max(variant.cuda_runtime_gb, cuda.get(variant.cuda_runtime, 0))
         return sum(torch.values()) + sum(cuda.values())
 
-    def check_disk(self, jobs: Iterable[Job], smoke: bool, variants: Iterable[Variant]) -> None:
-        """Raise DiskError where the store's file system has less room than `jobs` need."""
+    def free_gb(self) -> float:
+        """Free on the store's file system, in GB (10^9 bytes)."""
         self.root.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self.root).free / 1e9
+
+    def check_disk(self, jobs: Iterable[Job], smoke: bool, variants: Iterable[Variant], free: float) -> None:
+        """Raise DiskError where `free` GB are less than `jobs` need."""
         need = self.missing_gb(jobs, smoke, variants) + _SLACK_GB
-        free = shutil.disk_usage(self.root).free / 1e9
         if need > free:
             raise DiskError(
                 f"the disk is too small: {need:.1f} GB are needed, {free:.1f} GB are free",

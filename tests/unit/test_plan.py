@@ -12,7 +12,7 @@ RUNNING = CPython(3, 11)
 
 
 def planned(*torch: str, pythons: Pythons = "default", only: tuple[str, ...] = (), **more: object) -> Plan:
-    given = {"engine": ENGINE, "running": RUNNING, "requires_python": ">=3.9", **more}
+    given = {"engine": lambda _: ENGINE, "running": RUNNING, "requires_python": ">=3.9", **more}
     return plan(PROJECT, Selection(torch, pythons, only), version="1.0", **given)  # type: ignore[arg-type]
 
 

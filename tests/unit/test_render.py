@@ -13,7 +13,7 @@ from torch_build_farm.config import load
 from torch_build_farm.errors import RenderError, SourceError
 from torch_build_farm.names import CPython, Minor
 from torch_build_farm.plan import Job
-from torch_build_farm.render import PRELUDE, Tree, cut_requires_python, render, write
+from torch_build_farm.render import CONSTRAINTS, PRELUDE, Tree, cut_requires_python, render, write
 
 VARIANTS = load(CHECKOUT, CHECKOUT).variants
 
@@ -107,7 +107,7 @@ def test_rendering_is_byte_stable_and_leaves_the_source_alone(tmp_path: Path) ->
     assert outs[0] == outs[1]
     assert before == []
     assert (tmp_path / "pyproject.toml").read_text() == PYPROJECT
-    assert {str(path) for path in outs[0]} == {"pyproject.toml", PRELUDE}
+    assert {str(path) for path in outs[0]} == {"pyproject.toml", PRELUDE, CONSTRAINTS}
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:

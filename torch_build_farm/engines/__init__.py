@@ -1,21 +1,24 @@
-"""Where wheels are built. An engine knows its interpreters and tools, and turns a rendered tree into a wheel."""
+"""Where wheels are built and tested. An engine knows its interpreters, and turns a rendered tree into a wheel."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch_build_farm.config import Project
+from torch_build_farm.config import Project, Variant
+from torch_build_farm.errors import CudaToolkitError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Shell
+from torch_build_farm.torch_store import TorchStore
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A CPython that an engine has: its full version, such as 3.12.1, and the executable."""
+    """A CPython that an engine has: its full version, such as 3.12.1, and the executable, as the engine sees it."""
 
     version: str
     path: Path
@@ -26,8 +29,8 @@ class BuildRequest:
     """One wheel to be built.
 
     `tree` is the rendered source tree, only read; `scratch` is an empty folder of the build's own; `out` is where the
-    wheel goes; `makeflags` joins the shared jobserver; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the
-    log.
+    wheel goes; `makeflags` joins the shared jobserver, and `share` is how many compilers the build may start where no
+    jobserver reaches it; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the log.
     """
 
     job: Job
@@ -35,9 +38,26 @@ class BuildRequest:
     scratch: Path
     out: Path
     makeflags: str
+    share: int
     epoch: int
     version_from_scm: bool
     shell: Shell
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a job's commands run outside its build: on this machine, or in a container.
+
+    `uv`, `python` and the paths of `store` are as the commands see them; `bring` makes a file or folder of the farm
+    readable to them and returns its path there; `remove` deletes a folder of the store, whatever became of the run.
+    """
+
+    shell: Shell
+    uv: Path
+    python: Interpreter
+    store: TorchStore
+    bring: Callable[[Path], Path]
+    remove: Callable[[Path], None]
 
 
 class Engine(Protocol):
@@ -47,14 +67,47 @@ class Engine(Protocol):
     def name(self) -> str:
         """What --engine calls it."""
 
-    def interpreters(self) -> Mapping[CPython, Interpreter]:
-        """Every CPython that this engine can build for."""
+    @property
+    def grafts(self) -> bool:
+        """Whether `build` runs auditwheel itself, there where the libraries are that it may have to graft."""
 
-    def check(self, project: Project, jobs: Sequence[Job]) -> None:
-        """Raise ToolError, before anything is built, where something that `jobs` need is missing."""
+    @property
+    def store(self) -> TorchStore:
+        """The store that its jobs use."""
+
+    def free_gb(self) -> float:
+        """Free in that store, in GB (10^9 bytes)."""
+
+    def slots(self) -> int:
+        """How many compilers may run at once, by its CPUs and memory."""
+
+    def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
+        """Every CPython that this engine can build the variant for."""
+
+    def check(self, project: Project, jobs: Sequence[Job], shell: Shell) -> None:
+        """Raise ToolError or one of its kin, before anything is built, where something that `jobs` need is missing.
+
+        What all jobs share is made here (images), with `shell`.
+        """
 
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """What identifies the compiler and interpreter of a job; a change means another wheel."""
 
     def build(self, request: BuildRequest) -> Path:
         """Build the wheel and return its path. Raises BuildError or one of its kinds."""
+
+    def sweep(self) -> int:
+        """Remove what killed farms left with the engine; returns how many things."""
+
+    def site(self, job: Job, shell: Shell) -> AbstractContextManager[Site]:
+        """A place for the commands of `job`, for as long as the `with` block lasts."""
+
+
+def no_cuda_toolkit(job: Job, found: str, remedy: str) -> CudaToolkitError:
+    """The error for a job with CUDA sources whose minor has no toolkit wheels, where `found` is all there is."""
+    return CudaToolkitError(
+        f"{job.id}: cuda-arch-list asks for CUDA sources, which need a CUDA {job.variant.cuda_major} toolkit "
+        "as torch has it",
+        where=found,
+        next_step=f"{remedy}, or leave torch {job.variant.torch} out",
+    )

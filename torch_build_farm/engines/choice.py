@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from torch_build_farm.config import Project
 from torch_build_farm.engines import Engine
+from torch_build_farm.engines.docker import client as docker_client
+from torch_build_farm.engines.docker import open_engine
 from torch_build_farm.engines.local import LocalEngine
+from torch_build_farm.errors import EngineError, UsageError
 from torch_build_farm.torch_store import TorchStore
 
-ENGINES = ("local",)
+ENGINES = ("docker", "local")
 
 
-def docker_answer() -> str | None:
-    """Version of the Docker engine that answers at DOCKER_HOST or the usual socket; None where none does."""
-    rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "docker.sock"
-    if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists() and not rootless.exists():
-        return None
-    import docker  # noqa: PLC0415 (slow to import)
+def choose(name: str, project: Project, store: TorchStore, base_image: str | None) -> tuple[Engine, str]:
+    """The engine called `name`, or with "auto" Docker where an engine answers; and a line for people.
 
-    try:
-        client = docker.from_env(timeout=3)
-        try:
-            return str(client.version()["Version"])
-        finally:
-            client.close()
-    except docker.errors.DockerException:
-        return None
-
-
-def choose(name: str, project: Project, store: TorchStore) -> tuple[Engine, str]:
-    """The engine called `name`, or with "auto" the best there is; and a line for people."""
+    Raises EngineError where Docker is asked for and cannot be used.
+    """
     local = LocalEngine(project, store)
     if name == "local":
+        if base_image:
+            raise UsageError(
+                "--base-image is for containers", where="--engine local", next_step="leave one of them out"
+            )
         return local, "engine: local, as asked"
-    answer = docker_answer()
-    if answer is None:
+    client = docker_client.connect()
+    if client is None:
+        if name == "docker" or base_image:
+            raise EngineError(
+                "no Docker engine answers",
+                where="DOCKER_HOST, DOCKER_CONTEXT, the current docker context or the usual socket",
+                next_step="start one (ci/docker-engine does on Debian), or build on this machine: --engine local",
+            )
         return local, "engine: local (no Docker engine answers)"
-    return local, f"engine: local (Docker engine {answer} answers, but this version builds on this machine only)"
+    try:
+        engine = open_engine(project, store, client, base_image)
+    except EngineError as error:
+        if name == "docker" or base_image:
+            raise
+        return local, f"engine: local ({error.what})"
+    return engine, f"engine: docker {engine.version}"

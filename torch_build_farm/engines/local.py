@@ -7,13 +7,14 @@ interpreter; torch 2.8 still has wheels for 3.9.)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +23,14 @@ import build
 import psutil
 
 from torch_build_farm import toolbox
-from torch_build_farm.config import Project, Settings
+from torch_build_farm.config import Project, Settings, Variant
 from torch_build_farm.diagnosis import diagnose
-from torch_build_farm.engines import BuildRequest, Interpreter
+from torch_build_farm.engines import BuildRequest, Interpreter, Site, no_cuda_toolkit, recipe
+from torch_build_farm.engines.recipe import Places
 from torch_build_farm.errors import BuildError, FarmError, ToolError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
-from torch_build_farm.process import Completed, capture
-from torch_build_farm.render import PRELUDE
+from torch_build_farm.process import Completed, Shell, capture
 from torch_build_farm.torch_store import TorchStore
 
 _QUERY = {"apt": ("dpkg-query", "-W", "-f", "${Status}"), "dnf": ("rpm", "-q")}
@@ -76,6 +77,7 @@ class LocalEngine:
     project: Project
     store: TorchStore
     name: str = "local"
+    grafts: bool = False
 
     @cached_property
     def _environment(self) -> dict[str, str]:
@@ -85,9 +87,33 @@ class LocalEngine:
     def _interpreters(self) -> dict[CPython, Interpreter]:
         return find_interpreters(self._environment)
 
-    def interpreters(self) -> Mapping[CPython, Interpreter]:
+    def free_gb(self) -> float:
+        """Free in the store, GB."""
+        return self.store.free_gb()
+
+    def sweep(self) -> int:
+        """Nothing outlives a farm on its own machine: its supervisors see to that."""
+        return 0
+
+    def slots(self) -> int:
+        """So many compilers as fit this machine."""
+        return compile_slots(self.project.settings.memory_per_compile_gb)
+
+    def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:  # noqa: ARG002 (one set for all)
         """Every CPython of this machine."""
         return self._interpreters
+
+    @contextlib.contextmanager
+    def site(self, job: Job, shell: Shell) -> Iterator[Site]:
+        """The machine as it is."""
+        yield Site(
+            shell=shell,
+            uv=toolbox.uv(),
+            python=self._interpreters[job.python],
+            store=self.store,
+            bring=lambda path: path,
+            remove=lambda folder: shutil.rmtree(folder, ignore_errors=True),
+        )
 
     @cached_property
     def _compiler(self) -> str:
@@ -112,7 +138,7 @@ class LocalEngine:
             **{name: v for name, v in toolbox.versions().items() if name in ("uv", "build", "cmake", "ninja")},
         }
 
-    def check(self, project: Project, jobs: Sequence[Job]) -> None:
+    def check(self, project: Project, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (needs none)
         """Compiler, Python headers, system packages and, for CUDA sources, the toolkit."""
         if not self._compiler_version.ok:
             raise ToolError(
@@ -125,7 +151,8 @@ class LocalEngine:
         _check_system_packages(project.settings)
         if project.settings.cuda_arch_list:
             for job in jobs:
-                self._check_cuda(job)
+                if not job.variant.cuda_toolkit:  # else its wheels are build requirements
+                    self._check_cuda(job)
 
     def has_headers(self, python: CPython) -> bool:
         """Whether something can be compiled for this CPython: whether its Python.h is there."""
@@ -153,14 +180,9 @@ class LocalEngine:
     def _check_cuda(self, job: Job) -> None:
         nvcc, release = self._nvcc
         match = re.search(r"release (\d+)\.", release)
-        wanted = job.variant.cuda.split(".", maxsplit=1)[0]
-        if not match or match[1] != wanted:
+        if not match or match[1] != job.variant.cuda_major:
             found = f"{nvcc} is CUDA {match[1]}" if match else "no nvcc is on PATH or in CUDA_HOME"
-            raise ToolError(
-                f"{job.id}: cuda-arch-list asks for CUDA sources, which need a CUDA {wanted} toolkit as torch has it",
-                where=found,
-                next_step=f"install CUDA {wanted} and point CUDA_HOME at it, or leave torch {job.variant.torch} out",
-            )
+            raise no_cuda_toolkit(job, found, f"install CUDA {job.variant.cuda_major} and point CUDA_HOME at it")
 
     def build(self, request: BuildRequest) -> Path:
         """Build one wheel; the environment is gone afterwards, the log stays."""
@@ -185,37 +207,19 @@ class _LocalBuild:
         self.home = home
         self.tree = request.scratch / "source"
         self.settings = engine.project.settings
-        job = request.job
-        self.site_packages = home / "lib" / f"python{job.python}" / "site-packages"
         self.env = self._variables()
 
     def _variables(self) -> dict[str, str]:
-        request, variant, torch = self.request, self.request.job.variant, self.site_packages / "torch"
-        defines = {
-            "CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(self.tree / PRELUDE),
-            "CMAKE_CXX_STANDARD": str(variant.cxx_standard),
-            **self.settings.cmake_defines,
-        }
-        # torch's macros put header paths (__FILE__) into every extension; mapped, they name no folder of the builder.
-        mapped = f"-ffile-prefix-map={torch}=torch -ffile-prefix-map={request.scratch}=."
-        given = self.settings.environment
+        request = self.request
+        places = Places(self.home, self.tree, request.scratch / "build", {str(request.scratch): "."})
         variables = {
             **toolbox.environment(self.engine.store.uv_cache, request.scratch / "tmp"),
             "VIRTUAL_ENV": str(self.home),
             "PATH": toolbox.search_path(self.home / "bin"),
-            "CMAKE_PREFIX_PATH": str(torch),
-            "SKBUILD_BUILD_DIR": str(request.scratch / "build"),
-            "MAKEFLAGS": request.makeflags,
-            "SOURCE_DATE_EPOCH": str(request.epoch),
         }
-        if request.version_from_scm:
-            variables["SETUPTOOLS_SCM_PRETEND_VERSION"] = request.job.version
-        if self.settings.cuda_arch_list:
-            variables["TORCH_CUDA_ARCH_LIST"] = ";".join(self.settings.cuda_arch_list)
-            variables |= {k: os.environ[k] for k in ("CUDA_HOME",) if k in os.environ}
-        cmake = shlex.join(f"-D{name}={value}" for name, value in defines.items())
-        joined = {"CFLAGS": mapped, "CXXFLAGS": mapped, "CMAKE_ARGS": cmake}
-        return {**variables, **given, **{name: f"{given.get(name, '')} {own}".strip() for name, own in joined.items()}}
+        if self.settings.cuda_arch_list and "CUDA_HOME" in os.environ:
+            variables["CUDA_HOME"] = os.environ["CUDA_HOME"]
+        return {**variables, **recipe.variables(self.settings, request, places)}
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         """Start a command; this is the runner that `build` calls its hooks with."""
@@ -244,16 +248,17 @@ class _LocalBuild:
         shutil.copytree(request.tree, self.tree, symlinks=True)
         (request.scratch / "tmp").mkdir()
         self.home.parent.mkdir(parents=True, exist_ok=True)
-        python = self.engine.interpreters()[request.job.python].path
-        self.engine.store.fetch(request.job.variant.release, request.job.python, python, request.shell)
+        job = request.job
+        python = self.engine.interpreters(job.variant)[job.python].path
+        with self.engine.site(job, request.shell) as site:
+            self.engine.store.fetch(job.variant.release, job.python, site)
         self._call([str(toolbox.uv()), "venv", "--python", str(python), str(self.home)])
         builder = build.ProjectBuilder(
             self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call
         )
         self._install(set(builder.build_system_requires))
-        # The back end may ask for more, but not for another torch than the tree was rendered for.
         if more := set(builder.get_requires_for_build("wheel")):
-            self._install({*more, f"torch=={request.job.variant.release}"})
+            self._install(more)
         for command in self.settings.before_build:
             self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
         return Path(builder.build("wheel", request.out))

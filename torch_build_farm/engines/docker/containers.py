@@ -1,0 +1,192 @@
+"""The farm's containers: how they are confined and labelled, what the engine says of them, and that none is left."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import requests
+
+from torch_build_farm.engines.docker.images import LABEL
+from torch_build_farm.torch_store import TorchStore
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+_PIDS = 4096
+_OVERHEAD = 1_000_000_000  # bytes of a container beyond its compilers: uv, the front end, the linker
+_PATIENCE_S = 20.0  # how long an engine that went away is waited for, to clean up on it
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Whose a container is: `store` stands for this machine and its store, `scope` for the work folder, `run` for the
+    run.
+    """
+
+    store: str
+    scope: str
+    run: str
+
+    @classmethod
+    def of(cls, store: TorchStore, run: str) -> Labels:
+        """The labels of a run with `store`."""
+        owner = hashlib.sha256(f"{socket.gethostname()}\n{store.root}".encode()).hexdigest()[:12]
+        return cls(owner, store.scope, run)
+
+    def all(self, job: str = "") -> dict[str, str]:
+        """As the engine takes them; `job` is empty for what no job owns."""
+        labels = {LABEL: "yes", f"{LABEL}.store": self.store, f"{LABEL}.scope": self.scope, f"{LABEL}.run": self.run}
+        return {**labels, f"{LABEL}.job": job} if job else labels
+
+    def filters(self, job: str = "") -> list[str]:
+        """As the engine's filters, for this run (and job)."""
+        wanted = {f"{LABEL}.run": self.run} | ({f"{LABEL}.job": job} if job else {})
+        return [f"{name}={value}" for name, value in wanted.items()]
+
+
+def mount(**fields: str) -> str:
+    """The value of --mount: fields as CSV (Docker's manual, "docker run --mount"); an empty value is a flag."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow([f"{k}={v}" if v else k for k, v in fields.items()])
+    return stream.getvalue()
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What a container may use: mounts (values of --mount), a user, compilers' memory in bytes, the environment.
+
+    `passed` are names of variables whose values the docker command takes from its own environment, so that no
+    credentials stand in a command line.
+    """
+
+    mounts: tuple[str, ...]
+    user: str
+    userns_host: bool
+    compilers: int
+    environment: Mapping[str, str]
+    passed: tuple[str, ...]
+
+    @property
+    def memory(self) -> int:
+        """The container's limit in bytes, swap included."""
+        return self.compilers + _OVERHEAD
+
+    def arguments(self, labels: Mapping[str, str], more: Mapping[str, str]) -> list[str]:
+        """Options of `docker create`; `more` are further variables."""
+        words = [f"--label={name}={value}" for name, value in labels.items()]
+        words += ["--security-opt=no-new-privileges", f"--pids-limit={_PIDS}"]
+        words += [f"--memory={self.memory}", f"--memory-swap={self.memory}"]
+        words += [f"--mount={one}" for one in self.mounts]
+        words += [f"--user={self.user}"] if self.user else []
+        words += ["--userns=host"] if self.userns_host else []
+        words += [f"--env={name}={value}" for name, value in {**self.environment, **more}.items()]
+        return [*words, *(f"--env={name}" for name in self.passed if name not in more)]
+
+
+class Watch:
+    """What the engine tells of a job's containers while the `with` block lasts: whether one ran out of memory, was
+    killed, or the engine itself went away.
+    """
+
+    def __init__(self, client: DockerClient, labels: Labels, job: str) -> None:
+        filters = {"type": ["container"], "event": ["oom", "die"], "label": labels.filters(job)}
+        self._stream = client.events(decode=True, filters=filters)
+        self._closed = False
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self.oom = 0
+        self.killed = 0
+        self.lost = False
+
+    def _listen(self) -> None:
+        with contextlib.suppress(Exception):  # whatever ends the stream, its end is all that counts
+            for event in self._stream:
+                # A build's container ends with status 0 when cibuildwheel is done with it, however the build went.
+                status = event["Actor"]["Attributes"].get("exitCode", "0")
+                self.oom += event["Action"] == "oom"
+                self.killed += event["Action"] == "die" and status != "0"
+        self.lost = not self._closed
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._closed = True
+        with contextlib.suppress(Exception):
+            self._stream.close()
+
+    def settle(self) -> None:
+        """Give the engine's last words time to arrive; they follow a container's end within milliseconds."""
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end and not (self.oom or self.killed or self.lost):
+            time.sleep(0.05)
+
+
+def alive(client: DockerClient) -> bool:
+    """Whether the engine answers."""
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    try:
+        return bool(client.ping())
+    except (DockerException, requests.RequestException, OSError):
+        return False
+
+
+def remove(client: DockerClient, filters: list[str], patience_s: float = _PATIENCE_S) -> int:
+    """Remove all containers with these labels and their anonymous volumes, running or not; returns how many.
+
+    Waits for an engine that does not answer; gives up after `patience_s` seconds and leaves them to the next sweep.
+    """
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    end = time.monotonic() + patience_s
+    removed: set[str] = set()
+    while True:
+        with contextlib.suppress(DockerException, requests.RequestException, OSError):
+            found = client.api.containers(all=True, filters={"label": filters})
+            for container in found:
+                removed.add(container["Id"])
+                client.api.remove_container(container["Id"], force=True, v=True)
+            if not found:
+                return len(removed)
+        if time.monotonic() > end:
+            return len(removed)
+        time.sleep(0.1)
+
+
+def sweep(client: DockerClient, store: TorchStore) -> int:
+    """Remove what farms of this machine left that are no more; returns how many containers. Needs the store's lock on
+    its scope.
+    """
+    owner = Labels.of(store, "").store
+    found = client.api.containers(all=True, filters={"label": [f"{LABEL}.store={owner}"]})
+    scopes = {container["Labels"].get(f"{LABEL}.scope", "") for container in found}
+    dead = [scope for scope in scopes if not store.in_work(scope)]
+    return sum(remove(client, [f"{LABEL}.store={owner}", f"{LABEL}.scope={scope}"]) for scope in dead)
+
+
+def forget(client: DockerClient, store: TorchStore) -> int:
+    """Remove the farm's images and volumes of this store; returns how many. Images that others use stay."""
+    from docker.errors import APIError  # noqa: PLC0415
+
+    owner = {"label": f"{LABEL}.store={Labels.of(store, '').store}"}
+    removed = 0
+    for image in client.images.list(filters=owner):
+        with contextlib.suppress(APIError):
+            client.images.remove(str(image.id), force=True)
+            removed += 1
+    for volume in client.volumes.list(filters=owner):
+        with contextlib.suppress(APIError):
+            volume.remove(force=True)
+            removed += 1
+    return removed

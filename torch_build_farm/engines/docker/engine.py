@@ -1,0 +1,347 @@
+"""The engine itself: images made ready, cibuildwheel run in them, containers for everything else, and no trace left."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from signal import SIGINT
+from typing import TYPE_CHECKING
+
+from packaging.version import Version
+
+from torch_build_farm import repair
+from torch_build_farm.config import Project, Variant
+from torch_build_farm.diagnosis import diagnose
+from torch_build_farm.engines import BuildRequest, Interpreter, Site, no_cuda_toolkit, recipe
+from torch_build_farm.engines.docker import cibuildwheel, containers, ground, images
+from torch_build_farm.engines.docker.client import Daemon, cli, cli_environment, speaking
+from torch_build_farm.engines.docker.containers import Labels, Watch, alive
+from torch_build_farm.engines.docker.ground import Ground, Helper
+from torch_build_farm.engines.docker.images import Base, Contents
+from torch_build_farm.engines.local import compile_slots
+from torch_build_farm.engines.recipe import Places
+from torch_build_farm.errors import EngineError, FarmError, ImageError, Interrupted, OutOfMemoryError
+from torch_build_farm.names import CPython
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Completed, Ending, Shell
+from torch_build_farm.torch_store import TorchStore
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+_ENV_DIR = Version("1.6")  # of `build`: the first with --env-dir
+_AUDITWHEEL = Version("6.4")  # the first whose --exclude takes patterns as the farm's policy has them
+_ENDING = Ending(SIGINT, 20.0)  # on SIGINT cibuildwheel removes its container
+_MEMORY_SHARE = 0.9  # of the engine's memory may be taken by compilers
+
+
+@dataclass(frozen=True)
+class ContainerShell(Shell):
+    """Runs its commands in a container; `env` and `cwd` are those of the docker command."""
+
+    container: str = ""
+
+    def run(self, *command: str | Path) -> Completed:  # type: ignore[override]
+        """Run a command in the container. Raises Interrupted when the run is cancelled."""
+        return super().run(cli(), "exec", self.container, *command)
+
+
+class DockerEngine:
+    """Builds in containers of the engine that `client` speaks to."""
+
+    name = "docker"
+    grafts = True
+
+    def __init__(
+        self, project: Project, store: TorchStore, client: DockerClient, daemon: Daemon, base_image: str | None
+    ) -> None:
+        self.project = project
+        self._here = store
+        self._client = client
+        self._daemon = daemon
+        self._base_image = base_image
+        self._labels = Labels.of(store, uuid.uuid4().hex[:12])
+        self._lock = threading.RLock()
+        self._bases: dict[str, Base] = {}
+        self._ready: dict[str, str] = {}
+        self._ground: Ground | None = None
+
+    # ---- what it knows
+
+    @property
+    def version(self) -> str:
+        """The engine's version."""
+        return self._daemon.version
+
+    @property
+    def store(self) -> TorchStore:
+        """The store as containers see it; this machine's until `check` has found out that they do not share it."""
+        return self._ground.store if self._ground else self._here
+
+    def free_gb(self) -> float:
+        """Free in the store, GB."""
+        return self._ground.free_gb if self._ground else self._here.free_gb()
+
+    def slots(self) -> int:
+        """By the engine's CPUs and memory, and by this machine's where it is the same."""
+        each = self.project.settings.memory_per_compile_gb
+        theirs = max(1, min(self._daemon.cpus, int(self._daemon.memory * _MEMORY_SHARE / 1e9 / each)))
+        elsewhere = not self._client.api.base_url.startswith("http+docker://localunixsocket")
+        return theirs if elsewhere else min(theirs, compile_slots(each))
+
+    @speaking()
+    def base(self, variant: Variant) -> Base:
+        """The base image for a variant."""
+        asked = self._base_image or variant.image
+        with self._lock:
+            if asked not in self._bases:
+                self._bases[asked] = images.find_base(self._client, asked)
+            return self._bases[asked]
+
+    def _contents(self, base: Base) -> Contents:
+        return images.look_into(self._client, base, self._here.root / "images", self._labels.all())
+
+    def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
+        """The CPythons of the variant's image; until it is pulled, those that cibuildwheel expects there."""
+        base = self.base(variant)
+        if base.id:
+            return self._contents(base).interpreters()
+        # Which patch release the image has is not known yet; 99 passes a requires-python that names one.
+        return {python: Interpreter(f"{python.release}.99", Path("python")) for python in images.identifiers()}
+
+    def toolchain(self, job: Job) -> Mapping[str, str]:
+        """Image, compiler and interpreter of a job."""
+        base = self.base(job.variant)
+        layer = images.plan_layer(self.project, base, self._daemon.user)
+        facts = {"image": layer.tag, "base": base.id or base.reference, "cibuildwheel": version("cibuildwheel")}
+        if not base.id:
+            return facts
+        contents = self._contents(base)
+        python = contents.pythons.get(job.python.tag, ("", "", ""))
+        return {**facts, "compiler": contents.compiler, "python": python[0], "build": python[2],
+                "auditwheel": contents.auditwheel, "nvcc": contents.nvcc}  # fmt: skip
+
+    # ---- making ready
+
+    @speaking()
+    def check(self, project: Project, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (it has its own)
+        """Pull and make the images of `jobs`, and see that each has what its jobs need."""
+        shell = replace(shell, env=self._cli_environment, cwd=self._here.root)
+        for job in jobs:
+            base = self.base(job.variant)
+            if not base.id:
+                base = images.pull(self._client, base, shell)
+                self._bases[base.asked] = base
+            self._check_contents(job, base)
+        for variant in {job.variant.tag: job.variant for job in jobs}.values():
+            self._prepare(variant, shell)
+        notes = {self.base(job.variant).note for job in jobs}
+        for note in sorted(notes):
+            shell.say(f"image: {note}")
+        if self._ground and not self._ground.shared:
+            shell.say("the engine does not share this machine's files: it keeps torch in a volume of its own")
+
+    def _check_contents(self, job: Job, base: Base) -> None:
+        contents = self._contents(base)
+        if contents.lacking:
+            raise ImageError(
+                f"the image {base.reference} lacks {', '.join(contents.lacking)}",
+                where="cibuildwheel and the farm need them",
+                next_step=images.WAYS_OUT,
+            )
+        if Version(contents.auditwheel or "0") < _AUDITWHEEL:
+            raise ImageError(
+                f"the image {base.reference} has auditwheel {contents.auditwheel or 'of no known version'}, "
+                f"and {_AUDITWHEEL} is needed",
+                next_step=images.WAYS_OUT,
+            )
+        if job.python not in contents.interpreters():
+            raise ImageError(
+                f"{job.id}: the image {base.reference} has no CPython {job.python} with headers and `build`",
+                where=f"it has {', '.join(map(str, sorted(contents.interpreters()))) or 'none'}",
+                next_step="ask for another with --python, or name another image with --base-image",
+            )
+        needs_nvcc = bool(self.project.settings.cuda_arch_list) and not job.variant.cuda_toolkit
+        major = job.variant.cuda_major
+        if needs_nvcc and contents.nvcc.split(".")[0] != major:
+            found = f"the image {base.reference} has " + (f"nvcc {contents.nvcc}" if contents.nvcc else "no nvcc")
+            remedy = f"name an image with CUDA {major} (--base-image, or image in variants/{job.variant.tag}.toml)"
+            raise no_cuda_toolkit(job, found, remedy)
+
+    def _prepare(self, variant: Variant, shell: Shell) -> tuple[str, Ground]:
+        """The variant's image, made if need be, and the ground that its containers stand on."""
+        with self._lock:
+            base = self.base(variant)
+            if base.asked not in self._ready:
+                layer = images.plan_layer(self.project, base, self._daemon.user)
+                labels = {images.LABEL: "yes", f"{images.LABEL}.store": self._labels.store}
+                self._ready[base.asked] = images.make_layer(self._client, layer, labels, shell)
+            image = self._ready[base.asked]
+            if self._ground is None:
+                each = int(self.project.settings.memory_per_compile_gb * 1e9)
+                compilers = min(self.slots() * each, self._daemon.memory)
+                self._ground = ground.find(self._helper(image), self._here, compilers)
+            return image, self._ground
+
+    def _helper(self, image: str) -> Helper:
+        return Helper(self._client, self._daemon, image, self._labels)
+
+    @cached_property
+    def _cli_environment(self) -> dict[str, str]:
+        return cli_environment(self._here.uv_cache, self._here.root)
+
+    # ---- building
+
+    @speaking()
+    def build(self, request: BuildRequest) -> Path:
+        """Let cibuildwheel build and repair one wheel; container and environment are gone afterwards, the log stays."""
+        job, shell = request.job, replace(request.shell, env=self._cli_environment, cwd=self._here.root)
+        image, floor = self._prepare(job.variant, shell)
+        release = job.variant.release
+        if not floor.store.has(release, job.python):
+            with self.site(job, shell) as site:
+                floor.store.fetch(release, job.python, site)
+        home = floor.store.environment(f"{job.id}-build")
+        self._clear(home, image)
+        try:
+            with Watch(self._client, self._labels, job.id) as watch:
+                done = self._cibuildwheel(request, image, floor, home)
+                if not done.ok:
+                    watch.settle()
+                    raise self._failure(request, done, watch)
+            (wheel,) = request.out.glob("*.whl")
+            return wheel
+        finally:
+            containers.remove(self._client, self._labels.filters(job.id))
+            self._clear(home, image)
+            shutil.rmtree(request.scratch, ignore_errors=True)
+
+    def _cibuildwheel(self, request: BuildRequest, image: str, floor: Ground, home: Path) -> Completed:
+        job, settings = request.job, self.project.settings
+        front_end = self._contents(self.base(job.variant)).pythons[job.python.tag][2]
+        fixed = Version(front_end) >= _ENV_DIR
+        tree, building = PurePosixPath(cibuildwheel.PROJECT), PurePosixPath(cibuildwheel.BUILD)
+        places = Places(home if fixed else None, tree, building, {str(tree): ".", str(building): "build"})
+        if not floor.shared:  # no FIFO reaches the engine: each build gets its share of the compilers
+            request = replace(request, makeflags="")
+        variables = recipe.variables(settings, request, places)
+        if not floor.shared:
+            variables["CMAKE_BUILD_PARALLEL_LEVEL"] = str(request.share)
+        if not fixed and floor.shared:  # the front end makes its environment in TMPDIR, which must be in the store
+            home.mkdir(parents=True, exist_ok=True)
+            variables["TMPDIR"] = str(home)
+        arguments = floor.confinement.arguments(self._labels.all(job.id), variables)
+        text = cibuildwheel.configuration(image, arguments, str(home) if fixed else "", settings.before_build)
+        configuration = request.scratch / "cibuildwheel.toml"
+        configuration.write_text(text, "utf-8")
+        (request.scratch / "tmp").mkdir()
+        epoch = {"SOURCE_DATE_EPOCH": str(request.epoch), "TMPDIR": str(request.scratch / "tmp")}
+        shell = replace(request.shell, env={**self._cli_environment, **epoch}, cwd=request.tree, ending=_ENDING)
+        return shell.run(
+            sys.executable, "-I", "-m", "cibuildwheel", ".", "--only", images.identifiers()[job.python],
+            "--config-file", configuration, "--output-dir", request.out,
+        )  # fmt: skip
+
+    def _failure(self, request: BuildRequest, done: Completed, watch: Watch) -> FarmError:
+        """Why cibuildwheel failed: by the engine's events first, then by its log."""
+        job, log = request.job.id, request.shell.log
+        if told := self._told(job, watch, log):
+            return told
+        if done.returncode == cibuildwheel.PURE:
+            return repair.without_library(f"the wheel of {job}", log)
+        if cibuildwheel.was_repairing(done.tail):
+            return repair.failure(log, done.tail)
+        return diagnose(job, log)
+
+    def _told(self, job: str, watch: Watch, log: Path) -> FarmError | None:
+        """What the engine's events say of a failure, if anything."""
+        if watch.oom:
+            limit = self._ground.confinement.memory / 1e9 if self._ground else 0
+            return OutOfMemoryError(
+                f"{job}: out of memory: the engine killed a process in its container, which may take {limit:.1f} GB",
+                where=str(log),
+                next_step="raise memory-per-compile-gb in [tool.torch-build-farm] (fewer compilers at once, each with "
+                "more), or use a machine with more memory",
+            )
+        if watch.lost or not alive(self._client):
+            return EngineError(
+                f"{job}: the Docker engine went away",
+                where=str(log),
+                next_step="run the same command again when it is back: what was finished is kept",
+            )
+        if watch.killed:
+            return EngineError(
+                f"{job}: its container was stopped by somebody else (docker kill, docker stop, docker rm)",
+                where=str(log),
+                next_step="run the same command again: what was finished is kept",
+            )
+        return None
+
+    # ---- containers for everything else
+
+    @contextlib.contextmanager
+    def site(self, job: Job, shell: Shell) -> Iterator[Site]:
+        """A container of the job's image, for commands beside its build."""
+        shell = replace(shell, env=self._cli_environment, cwd=self._here.root)
+        image, floor = self._prepare(job.variant, shell)
+        name = f"torch-build-farm-{job.id}-{uuid.uuid4().hex[:12]}"
+        removed: list[Path] = []
+        try:
+            with speaking(), Watch(self._client, self._labels, job.id) as watch:
+                options = floor.confinement.arguments(self._labels.all(job.id), {})
+                # One command ends as a process of its own, not as the container: sleep holds that open.
+                start = (cli(), "run", "--detach", "--init", f"--name={name}", *options, image, "sleep", "infinity")
+                started = shell.run(*start)
+                if not started.ok:
+                    raise self._told(job.id, watch, shell.log) or diagnose(job.id, shell.log)
+                there = ContainerShell(shell.runner, shell.env, shell.cwd, shell.log, shell.say, container=name)
+                python = self._contents(self.base(job.variant)).interpreters()[job.python]
+                try:
+                    yield Site(
+                        shell=there,
+                        uv=images.UV,
+                        python=python,
+                        store=floor.store,
+                        bring=lambda path: self._bring(path, name, shell),
+                        remove=removed.append,
+                    )
+                except Interrupted:
+                    raise
+                except FarmError as error:
+                    watch.settle()
+                    raise self._told(job.id, watch, shell.log) or error from None
+        finally:
+            containers.remove(self._client, [*self._labels.filters(job.id)])
+            for folder in removed:
+                self._clear(folder, image)
+
+    def _bring(self, path: Path, container: str, shell: Shell) -> Path:
+        done = shell.run(cli(), "cp", "--archive", path, f"{container}:/tmp/")
+        if not done.ok:
+            raise diagnose(container, shell.log)
+        return Path("/tmp") / path.name
+
+    def _clear(self, folder: Path, image: str) -> None:
+        """Remove a folder of the store, where containers see it."""
+        if self._ground is None or self._ground.shared:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            ground.remove(self._helper(image), self._ground, folder)
+
+    @speaking()
+    def sweep(self) -> int:
+        """Remove containers that killed farms of this machine left; returns how many."""
+        return containers.sweep(self._client, self._here)
+
+
+def open_engine(project: Project, store: TorchStore, client: DockerClient, base_image: str | None) -> DockerEngine:
+    """The engine that `client` speaks to. Raises EngineError where it cannot be used."""
+    return DockerEngine(project, store, client, Daemon.ask(client), base_image)

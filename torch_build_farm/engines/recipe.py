@@ -1,0 +1,70 @@
+"""What every build is told through its environment, whichever engine runs it. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from torch_build_farm.config import Settings
+from torch_build_farm.engines import BuildRequest
+from torch_build_farm.names import CPython
+from torch_build_farm.render import CONSTRAINTS, PRELUDE
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are, as the build sees them.
+
+    `environment` is the build environment, None where the front end picks a folder of its own; `tree` is the writable
+    copy of the source tree; `build` is CMake's build folder. `mapped` are more folders that must leave no trace in a
+    wheel, each with what stands for it.
+    """
+
+    environment: PurePath | None
+    tree: PurePath
+    build: PurePath
+    mapped: Mapping[str, str]
+
+
+def site_packages(environment: PurePath, python: CPython) -> PurePath:
+    """Where an environment of that CPython keeps its packages."""
+    return environment / "lib" / f"python{python}" / "site-packages"
+
+
+def variables(settings: Settings, request: BuildRequest, places: Places) -> dict[str, str]:
+    """The variables of the build of `request`: the farm's own, and over them the project's."""
+    variant = request.job.variant
+    defines = {
+        "CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(places.tree / PRELUDE),
+        "CMAKE_CXX_STANDARD": str(variant.cxx_standard),
+        **settings.cmake_defines,
+    }
+    own = {
+        "SKBUILD_BUILD_DIR": str(places.build),
+        "SOURCE_DATE_EPOCH": str(request.epoch),
+        # What the back end asks for while building may not bring another torch than the tree was rendered for.
+        "UV_CONSTRAINT": str(places.tree / CONSTRAINTS),
+    }
+    if request.makeflags:
+        own["MAKEFLAGS"] = request.makeflags
+    # torch's macros put header paths (__FILE__) into every extension; mapped, they name no folder of the builder.
+    mapped = dict(places.mapped)
+    if places.environment:
+        packages = site_packages(places.environment, request.job.python)
+        mapped[str(packages / "torch")] = "torch"
+        own["CMAKE_PREFIX_PATH"] = str(packages / "torch")
+        if settings.cuda_arch_list and variant.cuda_toolkit:
+            own["CUDA_HOME"] = str(packages / "nvidia" / f"cu{variant.cuda_major}")
+    if request.version_from_scm:
+        own["SETUPTOOLS_SCM_PRETEND_VERSION"] = request.job.version
+    if settings.cuda_arch_list:
+        own["TORCH_CUDA_ARCH_LIST"] = ";".join(settings.cuda_arch_list)
+    flags = " ".join(f"-ffile-prefix-map={folder}={name}" for folder, name in mapped.items())
+    cmake = shlex.join(f"-D{name}={value}" for name, value in defines.items())
+    joined = {"CFLAGS": flags, "CXXFLAGS": flags, "CMAKE_ARGS": cmake}
+    if settings.cuda_arch_list:
+        joined["CUDAFLAGS"] = " ".join(f"-Xcompiler={flag}" for flag in flags.split())
+    given = settings.environment
+    return {**own, **given, **{name: f"{given.get(name, '')} {more}".strip() for name, more in joined.items()}}
