@@ -47,10 +47,13 @@ class Farm:
     project: Path
     work: Path
     env: dict[str, str] = field(default_factory=dict)
+    engine: str = "local"  # what an answering Docker engine would otherwise be asked
 
     def command(self, *words: str) -> list[str]:
         name, *rest = words if words and not words[0].startswith("-") else ("run", *words)
         places = ["--project", str(self.project), "--work", str(self.work)]
+        if name in ("run", "plan", "render", "build", "smoke") and "--engine" not in rest:
+            places += ["--engine", self.engine]
         return [sys.executable, str(CHECKOUT / "build_farm.py"), name, *places, *rest]
 
     @property

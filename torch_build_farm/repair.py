@@ -20,6 +20,7 @@ from torch_build_farm.process import Shell
 
 # auditwheel keeps a library's name and puts the start of its hash into it: libgomp-24e2ab19.so.1.0.0.
 _GRAFT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.so)")
+_NO_LIBRARY = "does not look like a platform wheel"  # auditwheel's words
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,10 @@ def command(auditwheel: str, raw: str, out: str) -> list[str]:
 def failure(log: Path, tail: Sequence[str]) -> RepairError:
     """Why auditwheel refused the wheel, told from the log's last stage."""
     text = log.read_text("utf-8", "replace")
-    lines = [line for line in text[text.rfind(STAGE_MARK) :].splitlines() if "rror" in line or "annot" in line]
+    lines = [line for line in text[text.rfind(STAGE_MARK) :].splitlines() if not line.startswith("cibuildwheel:")]
+    if any(_NO_LIBRARY in line for line in lines):
+        return without_library("the wheel", log)
+    lines = [line for line in lines if "rror" in line or "annot" in line]
     return RepairError(
         f"auditwheel cannot repair the wheel: {(lines or list(tail) or ['no reason given'])[-1]}",
         where=str(log),

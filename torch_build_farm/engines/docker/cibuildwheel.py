@@ -14,6 +14,7 @@ from torch_build_farm import repair
 PROJECT = "/project"  # where cibuildwheel puts the source tree
 BUILD = "/tmp/build"
 _REPAIRING = "Repairing wheel..."
+_STEPS = ("Building wheel...", _REPAIRING, "Copying wheels back to host...")
 PURE = 5  # cibuildwheel's exit code for a pure Python wheel, which it refuses (its errors.py)
 
 
@@ -52,4 +53,4 @@ def _repair_command() -> str:
 
 def was_repairing(tail: Sequence[str]) -> bool:
     """Whether cibuildwheel ended while auditwheel ran, told from the end of its output."""
-    return any(_REPAIRING in line for line in tail)
+    return next((line for line in reversed(tail) if line in _STEPS), "") == _REPAIRING

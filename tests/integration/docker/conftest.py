@@ -1,0 +1,186 @@
+"""A real Docker engine with the base image that ci/base-image makes; and engines of the tests' own, to be mistreated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Farm, need
+from torch_build_farm.engines.docker.images import STAND_IN
+from torch_build_farm.torch_store import default_folder
+
+HERE = Path(__file__).resolve().parent
+LABEL = "torch-build-farm"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in Path(item.path).parents:
+            item.add_marker(pytest.mark.docker)
+
+
+@dataclass
+class Docker:
+    """The docker command, for the engine of the environment or for one named by DOCKER_HOST."""
+
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *words: str) -> str:
+        done = subprocess.run(
+            ["docker", *words], env={**os.environ, **self.env}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def answers(self) -> bool:
+        command = ["docker", "version"]
+        return subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, check=False).returncode == 0
+
+    def containers(self, *filters: str) -> list[str]:
+        """Containers of the farm, running or not."""
+        words = [word for one in (f"label={LABEL}", *filters) for word in ("--filter", one)]
+        return self("ps", "--all", "--quiet", "--no-trunc", *words).split()
+
+    def of_job(self, job: str) -> str:
+        """The one container of a job."""
+        (found,) = self.containers(f"label={LABEL}.job={job}")
+        return found
+
+    def inspect(self, container: str) -> Any:
+        return json.loads(self("inspect", container))[0]
+
+    def volumes(self) -> set[str]:
+        return set(self("volume", "ls", "--quiet").split())
+
+
+@pytest.fixture(scope="session")
+def docker() -> Docker:
+    found = Docker()
+    need(shutil.which("docker") is not None and found.answers(), "needs a Docker engine: ci/docker-engine")
+    need(bool(found("images", "--quiet", STAND_IN)), "needs the base image: ci/base-image")
+    return found
+
+
+@pytest.fixture
+def contained(make_farm: Callable[..., Farm], docker: Docker) -> Farm:
+    """The smallest project, built in containers."""
+    farm = make_farm("tiny")
+    farm.engine = "docker"
+    return farm
+
+
+GATE = "echo waiting; while ! test -e /tmp/gate; do sleep 0.1; done"
+
+
+def hold(farm: Farm) -> None:
+    """Let each build wait in its container until `release`."""
+    farm.edit("pyproject.toml", "[tool.torch-build-farm]", f"[tool.torch-build-farm]\nbefore-build = ['{GATE}']")
+
+
+def release(docker: Docker, container: str) -> None:
+    docker("exec", container, "touch", "/tmp/gate")
+
+
+def left_behind(farm: Farm, docker: Docker) -> list[str]:
+    """What a run must not leave: containers, environments, the jobserver's FIFO, scratch folders."""
+    store = default_folder()
+    found = docker.containers()
+    found += [str(path) for path in store.glob("envs/*/*") if "tiny" in path.name or path.name == "jobserver"]
+    return found + [str(path) for path in farm.work.glob("jobs/*/scratch")]
+
+
+class PrivateEngine:
+    """A Docker engine with a disk, a network and a socket of its own, that other tests do not notice.
+
+    With `shares=False` it lives in a mount name space in which the store is hidden, as an engine on another machine.
+    """
+
+    NETWORK = "172.31.77"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "disk"
+        self.host = f"unix://{folder}/docker.sock"
+        self.docker = Docker({"DOCKER_HOST": self.host})
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def create(self) -> None:
+        self.root.mkdir(parents=True)
+        disk = self.folder / "disk.img"
+        subprocess.run(["truncate", "-s", "16G", str(disk)], check=True)
+        subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(disk), str(self.root)], check=True)
+        for words in (
+            "ip link add farm-test type bridge", f"ip addr add {self.NETWORK}.1/24 dev farm-test",
+            "ip link set farm-test up", "sysctl -qw net.ipv4.ip_forward=1",
+            f"iptables -t nat -I POSTROUTING -s {self.NETWORK}.0/24 ! -o farm-test -j MASQUERADE",
+            f"iptables -I FORWARD -s {self.NETWORK}.0/24 -j ACCEPT", f"iptables -I FORWARD -d {self.NETWORK}.0/24 -j ACCEPT",
+        ):  # fmt: skip
+            subprocess.run(words.split(), check=True)
+
+    def destroy(self) -> None:
+        self.stop()
+        for words in (
+            "ip link delete farm-test",
+            f"iptables -t nat -D POSTROUTING -s {self.NETWORK}.0/24 ! -o farm-test -j MASQUERADE",
+            f"iptables -D FORWARD -s {self.NETWORK}.0/24 -j ACCEPT", f"iptables -D FORWARD -d {self.NETWORK}.0/24 -j ACCEPT",
+        ):  # fmt: skip
+            subprocess.run(words.split(), check=False)
+        subprocess.run(["umount", "-l", str(self.root)], check=False)
+        (self.folder / "disk.img").unlink(missing_ok=True)
+
+    def start(self, *, shares: bool = True, tcp: int = 0) -> None:
+        hide = "true" if shares else f"mount -t tmpfs none {default_folder()}"
+        command = [
+            "dockerd", "--host", self.host, "--data-root", str(self.root / "docker"), "--exec-root",
+            str(self.folder / "exec"), "--pidfile", str(self.folder / "pid"), "--bridge", "farm-test", "--iptables=false",
+        ]  # fmt: skip
+        command += ["--host", f"tcp://127.0.0.1:{tcp}"] if tcp else []
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh", *command],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        end = time.monotonic() + 60
+        while not self.docker.answers():
+            assert time.monotonic() < end, (self.folder / "log").read_text()[-3000:]
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait(60)
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def _private(tmp_path_factory: pytest.TempPathFactory, docker: Docker) -> Iterator[PrivateEngine]:
+    need(os.geteuid() == 0, "needs root, for a Docker engine of its own")
+    need(shutil.which("dockerd") is not None, "needs dockerd: ci/docker-engine")
+    engine = PrivateEngine(tmp_path_factory.mktemp("engine", numbered=True))
+    try:
+        engine.create()
+        engine.start()
+        load = f"docker save {STAND_IN} | docker --host {engine.host} load"
+        subprocess.run(["bash", "-o", "pipefail", "-c", load], check=True, capture_output=True)
+        engine.stop()
+        yield engine
+    finally:
+        engine.destroy()
+
+
+@pytest.fixture
+def private_engine(_private: PrivateEngine) -> Iterator[PrivateEngine]:
+    """A private engine that is not started yet."""
+    yield _private
+    _private.stop()

@@ -1,0 +1,224 @@
+"""Wheels built, repaired and tested in containers."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT, Farm
+from tests.integration.conftest import MainRun
+from tests.integration.docker.conftest import Docker, hold, left_behind, release
+from tests.integration.test_bad_input import GRAFT, until, waiting
+from torch_build_farm import records, wheels
+from torch_build_farm.torch_store import default_folder
+
+
+class ContainedRun(MainRun):
+    """`python build_farm.py --torch 2.8 2.9` with the engine that answers, and what the engine tells of it."""
+
+    def __init__(self, farm: Farm) -> None:
+        command = ["docker", "events", "--format", "{{json .}}", "--filter", "type=container",
+                   "--filter", "label=torch-build-farm.job"]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as events:
+            time.sleep(0.5)
+            super().__init__(farm)
+            time.sleep(0.5)
+            events.terminate()
+            assert events.stdout is not None
+            self.events = [json.loads(line) for line in events.stdout]
+
+    def life(self, torch: str) -> tuple[int, int]:
+        """When the container that built for a torch minor started and died, in nanoseconds."""
+        times = [
+            event["timeNano"]
+            for event in self.events
+            if event["Actor"]["Attributes"]["name"].startswith("cibuildwheel-")
+            and f"-torch{torch.replace('.', '')}-" in event["Actor"]["Attributes"]["torch-build-farm.job"]
+            and event["Action"] in ("start", "die")
+        ]
+        assert len(times) == 2, times
+        return times[0], times[1]
+
+
+@pytest.fixture(scope="module")
+def main_in_docker(tmp_path_factory: pytest.TempPathFactory, docker: Docker) -> Iterator[ContainedRun]:
+    yield ContainedRun(Farm(CHECKOUT, tmp_path_factory.mktemp("docker") / "work", engine="auto"))
+
+
+def test_an_engine_that_answers_builds_both_at_the_same_time(main_in_docker: ContainedRun) -> None:
+    run = main_in_docker
+    assert run.answer.code == 0, run.answer.err
+    assert "engine: docker " in run.answer.err
+    assert [job["status"] for job in run.answer.document["jobs"]] == ["done", "done"]
+    (start8, end8), (start9, end9) = run.life("2.8"), run.life("2.9")
+    assert max(start8, start9) < min(end8, end9), "the containers were not alive at the same time"
+
+
+def test_the_wheels_are_tested_and_carry_no_torch(main_in_docker: ContainedRun) -> None:
+    for torch in ("2.8", "2.9"):
+        details = main_in_docker.job(torch)["stages"][-1]["details"]
+        assert details["torch"].startswith(f"{torch}.")
+        assert "values and gradients agree on cpu" in details["script"]
+        wheel = wheels.read(main_in_docker.wheel(torch))
+        assert "manylinux" in wheel.platform
+        assert not [member for member in wheel.members if "libtorch" in member or "libc10" in member]
+
+
+def test_all_builds_share_one_jobserver(main_in_docker: ContainedRun) -> None:
+    fifos = set()
+    for torch in ("2.8", "2.9"):
+        log = Path(main_in_docker.job(torch)["log"]).read_text()
+        (line,) = [line for line in log.splitlines() if "Jobserver mode detected" in line]
+        fifos.add(line.split("fifo:")[1])
+    assert len(fifos) == 1
+
+
+def test_cpp_alone_needs_no_nvcc(main_in_docker: ContainedRun, docker: Docker) -> None:
+    """The image that built them has none."""
+    job = main_in_docker.farm.work / "jobs" / main_in_docker.job("2.8")["job"]
+    record = records.read(records.path_of(job, "build"))
+    assert record is not None
+    image = record.tools["image"]
+    find = "command -v nvcc || ls -d /usr/local/cuda* || find / -xdev -name 'nvcc*' -o -name 'libcudart*' | grep ."
+    assert docker("run", "--rm", "--network=none", image, "sh", "-c", f"{{ {find}; }} 2>/dev/null || echo none") == "none"
+
+
+def test_a_second_run_starts_no_container(main_in_docker: ContainedRun) -> None:
+    again = ContainedRun(main_in_docker.farm)
+    assert again.answer.code == 0
+    assert all(job["status"] == "kept" for job in again.answer.document["jobs"])
+    assert again.events == []
+
+
+def test_how_a_container_is_confined(contained: Farm, docker: Docker) -> None:
+    hold(contained)
+    volumes = docker.volumes()
+    run = contained.start("build", "--torch", "2.8")
+    until(lambda: waiting(contained))
+    container = docker.of_job("tiny-torch28-cp311")
+    facts = docker.inspect(container)
+    release(docker, container)
+    out, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, out
+    host = facts["HostConfig"]
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert not host["Privileged"]
+    assert 0 < host["Memory"] < 24e9
+    assert host["MemorySwap"] == host["Memory"]
+    assert host["PidsLimit"] > 0
+    mounts = {mount["Destination"]: mount["RW"] for mount in facts["Mounts"]}
+    assert mounts.pop(str(default_folder().resolve())) is True
+    assert not any(mounts.values()), "nothing but the store can be written to"
+    assert set(mounts) <= {"/etc/torch-build-farm/certificates.pem", "/etc/torch-build-farm/uv.toml"}
+    assert left_behind(contained, docker) == []
+    assert docker.volumes() == volumes
+
+
+def test_torch_in_a_container_is_the_stores_by_hard_link(contained: Farm) -> None:
+    contained.edit("CMakeLists.txt", "install(", 'file(GLOB torch "$ENV{CMAKE_PREFIX_PATH}/lib/libtorch_cpu.so")\n'
+                   'execute_process(COMMAND stat -c "links %h" ${torch} COMMAND_ERROR_IS_FATAL ANY)\ninstall(')  # fmt: skip
+    assert contained("build", "--torch", "2.8").code == 0
+    (line,) = [line for line in contained.log("tiny-torch28-cp311").splitlines() if line.startswith("links ")]
+    assert int(line.split()[1]) >= 2
+
+
+def test_system_packages_are_in_the_image_and_grafts_are_judged(contained: Farm, docker: Docker) -> None:
+    """liblzma-dev is in no base image; auditwheel grafts liblzma there where it lies; and without leave that fails."""
+    contained.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nsystem-packages.apt = ['liblzma-dev']")  # fmt: skip
+    contained.edit("CMakeLists.txt", "install(", GRAFT)
+    answer = contained("build", "--torch", "2.8", "--json")
+    assert answer.code == 16, answer.err
+    assert "was grafted from the build machine" in answer.err
+    contained.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\ngrafted-libraries = ['liblzma.so*']")  # fmt: skip
+    answer = contained("run", "--torch", "2.8", "--smoke", "import", "--json")
+    assert answer.code == 0, answer.err
+    assert [stage["kept"] for stage in answer.document["jobs"][0]["stages"]] == [True, True, False, False]
+    (path,) = contained.work.glob("dist/*.whl")
+    assert any(".libs/liblzma" in member for member in wheels.read(path).members)
+
+
+def test_every_python_of_the_image(contained: Farm) -> None:
+    """3.9, whose front end knows no --env-dir, too."""
+    planned = contained("plan", "--torch", "2.8", "--python", "all", "--json").document["include"]
+    pythons = [job["python"] for job in planned]
+    answer = contained("run", "--torch", "2.8", "--python", pythons[0], pythons[-1], "--smoke", "import", "--json")
+    assert answer.code == 0, answer.err
+    assert [job["status"] for job in answer.document["jobs"]] == ["done"] * len({pythons[0], pythons[-1]})
+
+
+def test_the_projects_environment_reaches_the_compiler_as_it_stands(contained: Farm) -> None:
+    """Values that a shell would take apart: cibuildwheel evaluates its own `environment` option."""
+    contained.edit("core.cpp", "name ? 0 : 42", "name ? 0 : FROM_ENVIRONMENT + FROM_DEFINE")
+    check = 'if(NOT "$ENV{ODD}" STREQUAL "a $HOME `b` \\"c\\" {project}")\n  message(FATAL_ERROR "$ENV{ODD}")\nendif()\n'
+    contained.edit("CMakeLists.txt", "install(", f"{check}target_compile_definitions(_core PRIVATE FROM_DEFINE=${{ONE_MORE}})\ninstall(")  # fmt: skip
+    contained.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        """[tool.torch-build-farm]
+environment = { CXXFLAGS = "-DFROM_ENVIRONMENT=40", ODD = 'a $HOME `b` "c" {project}' }
+cmake-defines = { ONE_MORE = "2" }
+before-build = ["echo before in {project}", "test -f pyproject.toml"]
+smoke-script = "tests/smoke.py\"""",
+    )
+    (contained.project / "tests").mkdir()
+    (contained.project / "tests" / "data.txt").write_text("42")
+    (contained.project / "tests" / "smoke.py").write_text(
+        "from pathlib import Path\nimport tiny\n"
+        "assert tiny.answer() == int((Path(__file__).parent / 'data.txt').read_text())\nprint('forty-two')\n"
+    )
+    answer = contained("run", "--torch", "2.8", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.document["jobs"][0]["stages"][-1]["details"]["script"] == "forty-two"
+    assert "before in {project}" in contained.log("tiny-torch28-cp311")
+
+
+def test_a_projects_own_cibuildwheel_settings_do_not_interfere(contained: Farm) -> None:
+    contained.edit("pyproject.toml", "[tool.torch-build-farm]",
+                   '[tool.cibuildwheel]\nbuild = "cp27-*"\ntest-command = "false"\nbefore-all = "false"\n\n[tool.torch-build-farm]')  # fmt: skip
+    answer = contained("build", "--torch", "2.8")
+    assert answer.code == 0, answer.err
+
+
+def test_both_engines_know_their_own_wheels(contained: Farm, docker: Docker) -> None:
+    assert contained("build", "--torch", "2.8").code == 0
+    other = contained("build", "--torch", "2.8", "--engine", "local", "--json")
+    assert [stage["kept"] for stage in other.document["jobs"][0]["stages"]][:2] == [True, False]
+
+
+@pytest.fixture
+def image_of(docker: Docker, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Make an image from Dockerfile lines over the base image; gone afterwards."""
+    made = []
+
+    def make(lines: str) -> str:
+        tag = f"torch-build-farm-test:{len(made)}-{time.time_ns()}"
+        (tmp_path / "Dockerfile").write_text(f"FROM torch-build-farm-base:latest\n{lines}\n")
+        docker("build", "--quiet", "--tag", tag, "--file", str(tmp_path / "Dockerfile"), str(tmp_path))
+        made.append(tag)
+        return tag
+
+    yield make
+    for tag in made:
+        docker("rmi", "--force", tag)
+
+
+def test_a_base_image_of_ones_own(contained: Farm, image_of: Callable[[str], str]) -> None:
+    lacking = image_of('RUN rm -f "$(readlink -f "$(command -v auditwheel)")" "$(command -v auditwheel)"')
+    answer = contained("build", "--torch", "2.8", "--base-image", lacking, "--json")
+    assert answer.code == 19, answer.err
+    assert "lacks auditwheel" in answer.err
+    assert not list(contained.work.glob("jobs/*/raw/*"))
+    marked = image_of("ENV OF_THE_IMAGE=yes")
+    contained.edit("CMakeLists.txt", "install(", 'message(STATUS "marked $ENV{OF_THE_IMAGE}")\ninstall(')
+    assert contained("build", "--torch", "2.8", "--base-image", marked).code == 0
+    assert "marked yes" in contained.log("tiny-torch28-cp311")
+
+
+def test_doctor_knows_the_engine(contained: Farm, docker: Docker) -> None:
+    answer = contained("doctor", "--json")
+    found = {finding["subject"]: finding for finding in answer.document["findings"]}
+    assert found["Docker engine"]["state"] == "ok"
+    assert "torch-build-farm-base" in found["container image"]["found"]
