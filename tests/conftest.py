@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Farm:
     project: Path
     work: Path
     env: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
     engine: str = "local"  # what an answering Docker engine would otherwise be asked
 
     def command(self, *words: str) -> list[str]:
@@ -67,9 +68,11 @@ class Farm:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        run = subprocess.Popen(
             self.command(*words), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        self.started.append(run)
+        return run
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace text in a file of the project; the text must be there."""
@@ -83,15 +86,20 @@ class Farm:
 
 
 @pytest.fixture
-def make_farm(tmp_path: Path) -> Callable[..., Farm]:
-    """A farm on a copy of a test project: `make_farm("tiny")`."""
+def make_farm(tmp_path: Path) -> Iterator[Callable[..., Farm]]:
+    """A farm on a copy of a test project: `make_farm("tiny")`. What it started and a failed test left is ended."""
+    made: list[Farm] = []
 
     def make(name: str, **env: str) -> Farm:
         project = tmp_path / name
         shutil.copytree(PROJECTS / name, project)
-        return Farm(project, tmp_path / "work", env)
+        made.append(Farm(project, tmp_path / "work", env))
+        return made[-1]
 
-    return make
+    yield make
+    for run in (run for farm in made for run in farm.started if run.poll() is None):
+        run.terminate()
+        run.wait(60)
 
 
 @pytest.fixture

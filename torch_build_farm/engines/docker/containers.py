@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PIDS = 4096
 _OVERHEAD = 1_000_000_000  # bytes of a container beyond its compilers: uv, the front end, the linker
+_WORDS_S = 0.5
+_SHUTDOWN_S = 3.0
 _PATIENCE_S = 20.0  # how long an engine that went away is waited for, to clean up on it
 
 
@@ -126,9 +128,13 @@ class Watch:
             self._stream.close()
 
     def settle(self) -> None:
-        """Give the engine's last words time to arrive; they follow a container's end within milliseconds."""
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end and not (self.oom or self.killed or self.lost):
+        """Give the engine's last words time to arrive.
+
+        They follow a container's end within milliseconds; but an engine that shuts down kills the containers first, and
+        goes away itself only then.
+        """
+        start = time.monotonic()
+        while not (self.oom or self.lost) and time.monotonic() - start < (_SHUTDOWN_S if self.killed else _WORDS_S):
             time.sleep(0.05)
 
 
