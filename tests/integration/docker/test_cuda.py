@@ -1,0 +1,41 @@
+"""Projects with CUDA sources, in an image that has no CUDA toolkit of its own."""
+
+import io
+import zipfile
+from collections.abc import Callable
+
+from elftools.elf.elffile import ELFFile
+
+from tests.conftest import Farm
+from tests.integration.docker.conftest import Docker
+from torch_build_farm import wheels
+
+
+def test_a_kernel_for_cuda_13(make_farm: Callable[..., Farm], docker: Docker) -> None:
+    """The toolkit comes as wheels of torch's own CUDA release; the wheel carries device code and no CUDA library."""
+    farm = make_farm("cuda")
+    farm.engine = "docker"
+    answer = farm("run", "--torch", "2.13", "--json")
+    assert answer.code == 0, answer.err
+    details = answer.document["jobs"][0]["stages"][-1]["details"]
+    assert "the kernel computes on" in details["script"] or "loads with CUDA 13" in details["script"]
+    (path,) = farm.work.glob("dist/*.whl")
+    wheel = wheels.read(path)
+    (library,) = wheel.libraries
+    with zipfile.ZipFile(path) as archive:
+        sections = {section.name for section in ELFFile(io.BytesIO(archive.read(library.path))).iter_sections()}
+    assert ".nv_fatbin" in sections
+    assert not [member for member in wheel.members if "cudart" in member]
+    assert not [path for path in library.run_paths if not path.startswith("$ORIGIN")]
+
+
+def test_cuda_12_without_an_nvcc_stops_before_anything_starts(make_farm: Callable[..., Farm], docker: Docker) -> None:
+    farm = make_farm("cuda")
+    farm.engine = "docker"
+    answer = farm("run", "--torch", "2.8", "2.13", "--json")
+    assert (answer.code, answer.document["error"]["kind"]) == (20, "CudaToolkitError"), answer.err
+    assert answer.document["error"]["what"].startswith("cuda-probe-torch28-")
+    assert "need a CUDA 12 toolkit" in answer.err
+    assert "has no nvcc" in answer.err
+    assert "--base-image" in answer.err
+    assert not (farm.work / "jobs").exists()

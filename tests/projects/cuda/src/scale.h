@@ -1,0 +1,5 @@
+#pragma once
+
+#include <ATen/ATen.h>
+
+at::Tensor scale_cuda(const at::Tensor& input, double factor);
