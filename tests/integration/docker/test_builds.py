@@ -44,8 +44,8 @@ class ContainedRun(MainRun):
 
 
 @pytest.fixture(scope="module")
-def main_in_docker(tmp_path_factory: pytest.TempPathFactory, docker: Docker) -> Iterator[ContainedRun]:
-    yield ContainedRun(Farm(CHECKOUT, tmp_path_factory.mktemp("docker") / "work", engine="auto"))
+def main_in_docker(tmp_path_factory: pytest.TempPathFactory, docker: Docker) -> ContainedRun:
+    return ContainedRun(Farm(CHECKOUT, tmp_path_factory.mktemp("docker") / "work", engine="auto"))
 
 
 def test_an_engine_that_answers_builds_both_at_the_same_time(main_in_docker: ContainedRun) -> None:
@@ -83,7 +83,9 @@ def test_cpp_alone_needs_no_nvcc(main_in_docker: ContainedRun, docker: Docker) -
     assert record is not None
     image = record.tools["image"]
     find = "command -v nvcc || ls -d /usr/local/cuda* || find / -xdev -name 'nvcc*' -o -name 'libcudart*' | grep ."
-    assert docker("run", "--rm", "--network=none", image, "sh", "-c", f"{{ {find}; }} 2>/dev/null || echo none") == "none"
+    assert (
+        docker("run", "--rm", "--network=none", image, "sh", "-c", f"{{ {find}; }} 2>/dev/null || echo none") == "none"
+    )
 
 
 def test_a_second_run_starts_no_container(main_in_docker: ContainedRun) -> None:
@@ -152,7 +154,9 @@ def test_every_python_of_the_image(contained: Farm) -> None:
 def test_the_projects_environment_reaches_the_compiler_as_it_stands(contained: Farm) -> None:
     """Values that a shell would take apart: cibuildwheel evaluates its own `environment` option."""
     contained.edit("core.cpp", "name ? 0 : 42", "name ? 0 : FROM_ENVIRONMENT + FROM_DEFINE")
-    check = 'if(NOT "$ENV{ODD}" STREQUAL "a $HOME `b` \\"c\\" {project}")\n  message(FATAL_ERROR "$ENV{ODD}")\nendif()\n'
+    check = (
+        'if(NOT "$ENV{ODD}" STREQUAL "a $HOME `b` \\"c\\" {project}")\n  message(FATAL_ERROR "$ENV{ODD}")\nendif()\n'
+    )
     contained.edit("CMakeLists.txt", "install(", f"{check}target_compile_definitions(_core PRIVATE FROM_DEFINE=${{ONE_MORE}})\ninstall(")  # fmt: skip
     contained.edit(
         "pyproject.toml",

@@ -1,8 +1,7 @@
 """Runs the kernel where a GPU is; elsewhere the library must load, with the CUDA runtime that torch brought."""
 
-import torch
-
 import cuda_probe
+import torch
 
 assert cuda_probe.runtime_version() // 1000 == int(torch.version.cuda.split(".")[0])
 if torch.cuda.is_available():
