@@ -20,7 +20,7 @@ from torch_build_farm.engines import Engine
 from torch_build_farm.engines.choice import choose
 from torch_build_farm.engines.docker import client as docker_client
 from torch_build_farm.engines.docker import containers
-from torch_build_farm.errors import SourceError, UsageError, exit_code
+from torch_build_farm.errors import EngineError, SourceError, UsageError, exit_code
 from torch_build_farm.jobserver import Jobserver
 from torch_build_farm.names import CPython
 from torch_build_farm.pipeline import Farm, Stage
@@ -263,7 +263,11 @@ def examine(desk: Desk) -> int:
 
 def _clean_engine(desk: Desk) -> None:
     """Remove what killed farms left on the Docker engine, if one answers; with --store its images and volumes too."""
-    client = docker_client.connect()
+    try:
+        client = docker_client.connect()
+    except EngineError as error:
+        desk.say(f"containers, if any, are left: {error.what}")
+        return
     if client is None:
         return
     left = containers.sweep(client, desk.store)

@@ -78,10 +78,10 @@ def _local(engine: LocalEngine, project: Project, runner: Runner) -> Finding:
 def _docker(project: Project, store: TorchStore, base_image: str | None) -> list[Finding]:
     """The engine, and the base image of each variant."""
     purpose = "building in containers"
-    client = docker_client.connect()
-    if client is None:
-        return [Finding("Docker engine", "absent", "none answers", purpose)]
     try:
+        client = docker_client.connect()
+        if client is None:
+            return [Finding("Docker engine", "absent", "none answers", purpose)]
         engine = open_engine(project, store, client, base_image)
     except EngineError as error:
         return [Finding("Docker engine", "absent", error.what, purpose)]

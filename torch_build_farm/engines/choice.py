@@ -25,16 +25,14 @@ def choose(name: str, project: Project, store: TorchStore, base_image: str | Non
                 "--base-image is for containers", where="--engine local", next_step="leave one of them out"
             )
         return local, "engine: local, as asked"
-    client = docker_client.connect()
-    if client is None:
-        if name == "docker" or base_image:
+    try:
+        client = docker_client.connect()
+        if client is None:
             raise EngineError(
                 "no Docker engine answers",
                 where="DOCKER_HOST, DOCKER_CONTEXT, the current docker context or the usual socket",
                 next_step="start one (ci/docker-engine does on Debian), or build on this machine: --engine local",
             )
-        return local, "engine: local (no Docker engine answers)"
-    try:
         engine = open_engine(project, store, client, base_image)
     except EngineError as error:
         if name == "docker" or base_image:

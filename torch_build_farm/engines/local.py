@@ -217,8 +217,9 @@ class _LocalBuild:
             "VIRTUAL_ENV": str(self.home),
             "PATH": toolbox.search_path(self.home / "bin"),
         }
-        if self.settings.cuda_arch_list and "CUDA_HOME" in os.environ:
-            variables["CUDA_HOME"] = os.environ["CUDA_HOME"]
+        if self.settings.cuda_arch_list:
+            passed = {"CUDA_HOME": "CUDA_HOME", "CXX": "CUDAHOSTCXX"}  # nvcc would take the first gcc of PATH
+            variables |= {there: os.environ[here] for here, there in passed.items() if here in os.environ}
         return {**variables, **recipe.variables(self.settings, request, places)}
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:

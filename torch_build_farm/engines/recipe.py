@@ -61,6 +61,8 @@ def variables(settings: Settings, request: BuildRequest, places: Places) -> dict
         own["SETUPTOOLS_SCM_PRETEND_VERSION"] = request.job.version
     if settings.cuda_arch_list:
         own["TORCH_CUDA_ARCH_LIST"] = ";".join(settings.cuda_arch_list)
+        if "CXX" in settings.environment:  # nvcc would take the first gcc of PATH
+            own["CUDAHOSTCXX"] = settings.environment["CXX"]
     flags = " ".join(f"-ffile-prefix-map={folder}={name}" for folder, name in mapped.items())
     cmake = shlex.join(f"-D{name}={value}" for name, value in defines.items())
     joined = {"CFLAGS": flags, "CXXFLAGS": flags, "CMAKE_ARGS": cmake}

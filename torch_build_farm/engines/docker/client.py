@@ -25,7 +25,7 @@ _NEXT = "start or update the engine, or build on this machine: --engine local"
 
 def connect() -> DockerClient | None:
     """The engine of DOCKER_HOST, DOCKER_CONTEXT or the current context, as the docker command finds it; None where
-    none answers.
+    none answers. Raises EngineError where this user may not speak to it.
     """
     if not _named() and not any(path.exists() for path in _sockets()):
         return None
@@ -35,7 +35,12 @@ def connect() -> DockerClient | None:
     try:
         client = docker.from_env(timeout=_ANSWER_S, use_ssh_client=True)
         client.ping()
-    except (DockerException, OSError, ValueError):
+    except (DockerException, OSError, ValueError) as error:
+        if "Permission denied" in str(error):
+            raise EngineError(
+                "the Docker engine's socket may not be used: permission denied",
+                next_step="add yourself to the group docker and log in anew, or build on this machine: --engine local",
+            ) from None
         return None
     client.api.timeout = 120
     return client
@@ -54,7 +59,9 @@ def _sockets() -> tuple[Path, ...]:
 
 @dataclass(frozen=True)
 class Daemon:
-    """What an engine says of itself: its ID, version, CPUs, memory (bytes) and how it treats users."""
+    """What an engine says of itself: its ID, version, CPUs, memory (bytes), how it treats users, and whether NVIDIA's
+    runtime is registered, so that it may have GPUs.
+    """
 
     id: str
     version: str
@@ -62,6 +69,7 @@ class Daemon:
     memory: int
     rootless: bool
     userns: bool
+    gpus: bool
 
     @classmethod
     def ask(cls, client: DockerClient) -> Daemon:
@@ -85,6 +93,7 @@ class Daemon:
             memory=int(info["MemTotal"]),
             rootless="name=rootless" in security,
             userns="name=userns" in security,
+            gpus="nvidia" in (info.get("Runtimes") or {}),
         )
 
     @property

@@ -296,11 +296,7 @@ class DockerEngine:
         removed: list[Path] = []
         try:
             with speaking(), Watch(self._client, self._labels, job.id) as watch:
-                options = floor.confinement.arguments(self._labels.all(job.id), {})
-                # One command ends as a process of its own, not as the container: sleep holds that open.
-                start = (cli(), "run", "--detach", "--init", f"--name={name}", *options, image, "sleep", "infinity")
-                started = shell.run(*start)
-                if not started.ok:
+                if not self._start(name, floor.confinement.arguments(self._labels.all(job.id), {}), image, shell):
                     raise self._told(job.id, watch, shell.log) or diagnose(job.id, shell.log)
                 there = ContainerShell(shell.runner, shell.env, shell.cwd, shell.log, shell.say, container=name)
                 python = self._contents(self.base(job.variant)).interpreters()[job.python]
@@ -322,6 +318,18 @@ class DockerEngine:
             containers.remove(self._client, [*self._labels.filters(job.id)])
             for folder in removed:
                 self._clear(folder, image)
+
+    def _start(self, name: str, options: list[str], image: str, shell: Shell) -> bool:
+        """Start a container that waits for commands; with the engine's GPUs, where it has any to give."""
+        # One command ends as a process of its own, not as the container: sleep holds that open.
+        end = (*options, image, "sleep", "infinity")
+        start = (cli(), "run", "--detach", "--init", f"--name={name}")
+        if self._daemon.gpus:
+            if shell.run(*start, "--gpus=all", *end).ok:
+                return True
+            shell.say("the engine has NVIDIA's runtime but gives no GPU: testing without one")
+            shell.run(cli(), "rm", "--force", name)
+        return shell.run(*start, *end).ok
 
     def _bring(self, path: Path, container: str, shell: Shell) -> Path:
         done = shell.run(cli(), "cp", "--archive", path, f"{container}:/tmp/")

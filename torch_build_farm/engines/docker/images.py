@@ -7,12 +7,14 @@ import hashlib
 import io
 import json
 import tarfile
+import threading
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import cmake
@@ -115,11 +117,39 @@ def pull(client: DockerClient, base: Base, shell: Shell) -> Base:
         raise ImageError(what + name, where=reason, next_step=WAYS_OUT) from None
 
 
+def _while_running(stream: Iterator[Mapping[str, Any]], shell: Shell) -> Iterator[Mapping[str, Any]]:
+    """What the stream yields, read in a thread, so that a quiet engine does not keep the run from being cancelled.
+
+    The engine gives up a build or pull when the farm ends, and with it the connection.
+    """
+    said: SimpleQueue[Mapping[str, Any] | Exception | None] = SimpleQueue()
+
+    def listen() -> None:
+        try:
+            for message in stream:
+                said.put(message)
+            said.put(None)
+        except Exception as error:  # raised again where it is read
+            said.put(error)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        shell.runner.check()
+        try:
+            message = said.get(timeout=0.2)
+        except Empty:
+            continue
+        if isinstance(message, Exception):
+            raise message
+        if message is None:
+            return
+        yield message
+
+
 def _follow(stream: Iterator[Mapping[str, Any]], shell: Shell) -> None:
     """Write what the engine says to the log; ends when it does, or with Interrupted. Raises ImageError on its error."""
     with shell.log.open("a", encoding="utf-8") as log:
-        for message in stream:
-            shell.runner.check()
+        for message in _while_running(stream, shell):
             text = str(message.get("stream") or message.get("status") or "").strip()
             if text and "progress" not in message:
                 log.write(f"{text}\n")
