@@ -138,13 +138,13 @@ class PrivateEngine:
         subprocess.run(["umount", "-l", str(self.root)], check=False)
         (self.folder / "disk.img").unlink(missing_ok=True)
 
-    def start(self, *, shares: bool = True, tcp: int = 0) -> None:
+    def start(self, *more: str, shares: bool = True, tcp: int = 0) -> None:
         hide = "true" if shares else f"mount -t tmpfs none {default_folder()}"
         command = [
             "dockerd", "--host", self.host, "--data-root", str(self.root / "docker"), "--exec-root",
             str(self.folder / "exec"), "--pidfile", str(self.folder / "pid"), "--bridge", "farm-test", "--iptables=false",
         ]  # fmt: skip
-        command += ["--host", f"tcp://127.0.0.1:{tcp}"] if tcp else []
+        command += [*more, *(["--host", f"tcp://127.0.0.1:{tcp}"] if tcp else [])]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh", *command],

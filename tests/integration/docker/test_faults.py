@@ -76,6 +76,22 @@ def test_interrupted_while_the_wheel_is_tested(contained: Farm, docker: Docker) 
     assert left_behind(contained, docker) == []
 
 
+def test_interrupted_while_an_image_is_made(contained: Farm, docker: Docker) -> None:
+    """And while the engine has nothing to say."""
+    (contained.project / "templates").mkdir()
+    (contained.project / "templates" / "Dockerfile.j2").write_text(
+        "FROM {{ base.reference }}\nRUN echo waiting {{ tools }}; sleep 300\n"
+    )
+    before = docker("ps", "--all", "--quiet")
+    run = contained.start("build", "--torch", "2.8")
+    log = contained.work / "logs" / "engine.log"
+    until(lambda: log.exists() and "\nwaiting" in log.read_text())
+    run.send_signal(signal.SIGINT)
+    out, _ = run.communicate(timeout=20)
+    assert run.returncode == 130, out
+    until(lambda: docker("ps", "--all", "--quiet") == before, 30)
+
+
 def test_the_farm_killed(contained: Farm, docker: Docker) -> None:
     """Its supervisor outlives it for as long as cibuildwheel needs to remove the container."""
     hold(contained)

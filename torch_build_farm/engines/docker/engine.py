@@ -332,10 +332,11 @@ class DockerEngine:
         return shell.run(*start, *end).ok
 
     def _bring(self, path: Path, container: str, shell: Shell) -> Path:
-        done = shell.run(cli(), "cp", "--archive", path, f"{container}:/tmp/")
+        there = Path("/tmp") / path.name
+        done = shell.run(cli(), "cp", path, f"{container}:{there}")  # keeps the number of its owner
         if not done.ok:
             raise diagnose(container, shell.log)
-        return Path("/tmp") / path.name
+        return there
 
     def _clear(self, folder: Path, image: str) -> None:
         """Remove a folder of the store, where containers see it."""

@@ -148,7 +148,7 @@ def _while_running(stream: Iterator[Mapping[str, Any]], shell: Shell) -> Iterato
 
 def _follow(stream: Iterator[Mapping[str, Any]], shell: Shell) -> None:
     """Write what the engine says to the log; ends when it does, or with Interrupted. Raises ImageError on its error."""
-    with shell.log.open("a", encoding="utf-8") as log:
+    with shell.log.open("a", encoding="utf-8", buffering=1) as log:
         for message in _while_running(stream, shell):
             text = str(message.get("stream") or message.get("status") or "").strip()
             if text and "progress" not in message:
