@@ -1,0 +1,104 @@
+"""What the Docker engine works out without an engine."""
+
+import csv
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from torch_build_farm.config import load
+from torch_build_farm.engines import BuildRequest, recipe
+from torch_build_farm.engines.docker import cibuildwheel, ground, images
+from torch_build_farm.engines.docker.containers import Confinement, Labels, mount
+from torch_build_farm.engines.docker.images import Base
+from torch_build_farm.engines.recipe import Places
+from torch_build_farm.names import CPython, Minor
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Runner, Shell
+from torch_build_farm.torch_store import TorchStore
+
+PROJECT = load(CHECKOUT, CHECKOUT)
+
+
+def request(minor: str) -> BuildRequest:
+    job = Job("x", "1.0", PROJECT.variants[Minor.parse(minor)], CPython(3, 11))
+    shell = Shell(Runner(), {}, Path(), Path(), lambda _: None)
+    return BuildRequest(job, Path("t"), Path("s"), Path("o"), "-j4 --jobserver-auth=fifo:/js", 1, 0, False, shell)
+
+
+def test_pins_and_identifiers_are_cibuildwheels_own() -> None:
+    assert "@sha256:" in images.pins()["manylinux_2_28"]
+    assert " " not in images.pins()["manylinux_2_28"]
+    assert all(variant.image in images.pins() for variant in PROJECT.variants.values())
+    assert images.identifiers()[CPython(3, 11)] == "cp311-manylinux_x86_64"
+    assert CPython(3, 13, True) not in images.identifiers(), "cibuildwheel 4.3 has dropped it"
+
+
+def test_a_configuration_is_valid_toml_and_keeps_commands_as_they_are() -> None:
+    commands = ["echo 'a' && echo \"$HOME\"", "echo {project} {wheel}"]
+    text = cibuildwheel.configuration("image:tag", ["--env=A=x y", "--label=a=b"], "/store/env", commands)
+    table = tomllib.loads(text)["tool"]["cibuildwheel"]
+    assert table["container-engine"]["disable-host-mount"] is True
+    assert table["container-engine"]["create-args"] == ["--env=A=x y", "--label=a=b"]
+    assert table["build-frontend"] == {"name": "build[uv]", "args": ["--env-dir=/store/env"]}
+    assert "#{project}" in table["before-build"]
+    assert "--exclude 'libtorch*.so*'" in table["repair-wheel-command"]
+    assert table["repair-wheel-command"].endswith(" {wheel}")
+    assert cibuildwheel.was_repairing(["Building wheel...", "Repairing wheel...", "x"])
+    assert not cibuildwheel.was_repairing(["Repairing wheel...", "Copying wheels back to host...", "no space"])
+
+
+def test_mounts_survive_commas_and_quotes() -> None:
+    (row,) = csv.reader([mount(type="bind", source='/a,b"c', target="/t", readonly="")])
+    assert row == ["type=bind", 'source=/a,b"c', "target=/t", "readonly"]
+
+
+def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secrets = {"UV_INDEX_PRIVATE_PASSWORD": "geheim", "UV_DEFAULT_INDEX": "https://me:geheim@index.example/simple",
+               "HTTPS_PROXY": "http://me:geheim@proxy.example", "https_proxy": "http://me:geheim@proxy.example"}  # fmt: skip
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    store = TorchStore.at(tmp_path, tmp_path)
+    environment = ground._environment(store, {}, "")
+    confinement = Confinement((), "", False, 10**9, environment, ground._passed())
+    words = confinement.arguments(Labels("s", "c", "r").all("job"), {})
+    assert not [word for word in words if "geheim" in word]
+    assert {f"--env={name}" for name in secrets} <= set(words)
+    assert not [word for word in words if word.startswith(("--env=HOME=", "--env=PATH=", "--env=CXX="))]
+
+
+def test_a_layers_tag_is_the_hash_of_what_goes_into_it() -> None:
+    base = Base("manylinux_2_28", "some:tag", "sha256:1")
+    tag = images.plan_layer(PROJECT, base, "").tag
+    assert tag == images.plan_layer(PROJECT, base, "").tag
+    packages = replace(PROJECT.settings.system_packages, dnf=("xz-devel",))
+    other = replace(PROJECT, settings=replace(PROJECT.settings, system_packages=packages))
+    layers = [images.plan_layer(PROJECT, replace(base, id="sha256:2"), ""), images.plan_layer(PROJECT, base, "1:1"),
+              images.plan_layer(other, base, "")]  # fmt: skip
+    assert len({tag, *(layer.tag for layer in layers)}) == 4
+    assert "dnf install -y xz-devel" in layers[2].dockerfile
+    assert "apt-get install" not in layers[2].dockerfile
+
+
+def test_what_a_probed_image_holds() -> None:
+    text = "python\tcp311\t3.11.7\t/opt/python/cp311-cp311/bin/python\t1.6.1\n" \
+           "python\tcp313t\t3.13.1\t/opt/python/cp313-cp313t/bin/python\t1.6.1\nlacking\tpatchelf\ncompiler\tc++ 12\nnvcc\t12.8\n"  # fmt: skip
+    found = images._parse(text)
+    assert list(found.interpreters()) == [CPython(3, 11)], "what cibuildwheel cannot build for does not count"
+    assert (found.lacking, found.compiler, found.nvcc, found.auditwheel) == (("patchelf",), "c++ 12", "12.8", "")
+
+
+def test_the_recipe_maps_folders_and_joins_the_projects_flags() -> None:
+    settings = replace(PROJECT.settings, environment={"CXXFLAGS": "-DX", "CXX": "g++-13"}, cuda_arch_list=("9.0",))
+    places = Places(Path("/e"), Path("/project"), Path("/tmp/b"), {"/project": "."})
+    found = recipe.variables(settings, request("2.13"), places)
+    assert found["CXXFLAGS"].startswith("-DX -ffile-prefix-map=/project=. ")
+    assert found["CUDAFLAGS"].count("-Xcompiler=-ffile-prefix-map=") == 2
+    assert found["CUDA_HOME"] == "/e/lib/python3.11/site-packages/nvidia/cu13"
+    assert found["CUDAHOSTCXX"] == "g++-13"
+    assert "CUDA_HOME" not in recipe.variables(settings, request("2.8"), places), "there are no such wheels for CUDA 12"
+    plain = recipe.variables(PROJECT.settings, request("2.13"), replace(places, environment=None))
+    assert "CMAKE_PREFIX_PATH" not in plain
+    assert "TORCH_CUDA_ARCH_LIST" not in plain
