@@ -25,7 +25,9 @@ def test_a_user_who_is_not_root(contained: Farm, docker: Docker, tmp_path: Path,
         folder.mkdir()
         os.chown(folder, NOBODY, NOBODY)
     contained.edit("pyproject.toml", 'imports = ["tiny", "tiny._core"]', 'imports = ["tiny._core"]\nsmoke-script = "smoke.py"')  # fmt: skip
-    (contained.project / "smoke.py").write_text("import os, tiny\nprint('user', os.getuid(), 'answer', tiny.answer())\n")
+    (contained.project / "smoke.py").write_text(
+        "import os, tiny\nprint('user', os.getuid(), 'answer', tiny.answer())\n"
+    )
     # Read access to everything, since the tests' own folders may be root's alone.
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", f"--groups={socket.stat().st_gid}",
               "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # fmt: skip

@@ -109,6 +109,7 @@ class DockerEngine:
     def _contents(self, base: Base) -> Contents:
         return images.look_into(self._client, base, self._here.root / "images", self._labels.all())
 
+    @speaking()
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
         """The CPythons of the variant's image; until it is pulled, those that cibuildwheel expects there."""
         base = self.base(variant)
@@ -117,6 +118,7 @@ class DockerEngine:
         # Which patch release the image has is not known yet; 99 passes a requires-python that names one.
         return {python: Interpreter(f"{python.release}.99", Path("python")) for python in images.identifiers()}
 
+    @speaking()
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """Image, compiler and interpreter of a job."""
         base = self.base(job.variant)
@@ -136,11 +138,7 @@ class DockerEngine:
         """Pull and make the images of `jobs`, and see that each has what its jobs need."""
         shell = replace(shell, env=self._cli_environment, cwd=self._here.root)
         for job in jobs:
-            base = self.base(job.variant)
-            if not base.id:
-                base = images.pull(self._client, base, shell)
-                self._bases[base.asked] = base
-            self._check_contents(job, base)
+            self._check_contents(job, self._pulled(job.variant, shell))
         for variant in {job.variant.tag: job.variant for job in jobs}.values():
             self._prepare(variant, shell)
         notes = {self.base(job.variant).note for job in jobs}
@@ -176,10 +174,16 @@ class DockerEngine:
             remedy = f"name an image with CUDA {major} (--base-image, or image in variants/{job.variant.tag}.toml)"
             raise no_cuda_toolkit(job, found, remedy)
 
+    def _pulled(self, variant: Variant, shell: Shell) -> Base:
+        base = self.base(variant)
+        if not base.id:
+            base = self._bases[base.asked] = images.pull(self._client, base, shell)
+        return base
+
     def _prepare(self, variant: Variant, shell: Shell) -> tuple[str, Ground]:
         """The variant's image, made if need be, and the ground that its containers stand on."""
         with self._lock:
-            base = self.base(variant)
+            base = self._pulled(variant, shell)
             if base.asked not in self._ready:
                 layer = images.plan_layer(self.project, base, self._daemon.user)
                 labels = {images.LABEL: "yes", f"{images.LABEL}.store": self._labels.store}
@@ -351,6 +355,7 @@ class DockerEngine:
         return containers.sweep(self._client, self._here)
 
 
+@speaking()
 def open_engine(project: Project, store: TorchStore, client: DockerClient, base_image: str | None) -> DockerEngine:
     """The engine that `client` speaks to. Raises EngineError where it cannot be used."""
     return DockerEngine(project, store, client, Daemon.ask(client), base_image)
