@@ -49,11 +49,11 @@ def _selecting(parser: argparse.ArgumentParser) -> None:
     several("--torch", "MINOR", "torch minors such as 2.8 2.9, or all")
     several("--python", "X.Y", "CPythons such as 3.11 3.12 3.13t, or all (default: the running one, else the newest)")
     several("--only", "JOB", "only jobs with such ids; * and ? match")
-    _placing(parser)
-
-
-def _placing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help=_ENGINE)
+    _base_image(parser)
+
+
+def _base_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-image", metavar="IMAGE", help=_BASE_IMAGE)
 
 
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         if name in _SELECTS:
             _selecting(sub)
         if name == "doctor":
-            _placing(sub)
+            _base_image(sub)
         if name in _RUNS:
             _running(sub)
         if name in (*_RUNS, "clean"):

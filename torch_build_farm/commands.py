@@ -270,10 +270,11 @@ def _clean_engine(desk: Desk) -> None:
         return
     if client is None:
         return
-    left = containers.sweep(client, desk.store)
-    desk.say(f"removed {left} containers from the Docker engine")
-    if desk.options.store:
-        desk.say(f"removed {containers.forget(client, desk.store)} images and volumes from the Docker engine")
+    with docker_client.speaking():
+        left = containers.sweep(client, desk.store)
+        desk.say(f"removed {left} containers from the Docker engine")
+        if desk.options.store:
+            desk.say(f"removed {containers.forget(client, desk.store)} images and volumes from the Docker engine")
 
 
 def clean(desk: Desk) -> int:

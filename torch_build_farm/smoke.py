@@ -85,7 +85,6 @@ class Smoke:
         wheel = wheels.read(self.wheel)
         if problems := metadata_problems(wheel, self.job, self.site.python.version):
             raise self._error("METADATA is wrong: " + "; ".join(problems))
-        self.site.remove(self.home)
         try:
             self._install(self.site.bring(self.wheel))
             facts = self._torch()
@@ -109,7 +108,7 @@ class Smoke:
     def _install(self, wheel: Path) -> None:
         site = self.site
         site.store.fetch(f"{self.job.variant.torch}.*", self.job.python, site)
-        made = site.shell.run(site.uv, "venv", "--python", site.python.path, self.home)
+        made = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
         if not (made.ok and site.shell.run(site.uv, "pip", "install", "--python", self.home, wheel).ok):
             error = diagnose(self.job.id, self.site.shell.log)
             if type(error) is BuildError:

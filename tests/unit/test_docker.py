@@ -6,13 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from docker import DockerClient
 
 from tests.conftest import CHECKOUT
 from torch_build_farm.config import load
 from torch_build_farm.engines import BuildRequest, recipe
-from torch_build_farm.engines.docker import cibuildwheel, ground, images
+from torch_build_farm.engines.docker import DockerEngine, cibuildwheel, ground, images
+from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, mount
 from torch_build_farm.engines.docker.images import Base
+from torch_build_farm.engines.local import compile_slots
 from torch_build_farm.engines.recipe import Places
 from torch_build_farm.names import CPython, Minor
 from torch_build_farm.plan import Job
@@ -57,7 +60,7 @@ def test_mounts_survive_commas_and_quotes() -> None:
 
 def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secrets = {"UV_INDEX_PRIVATE_PASSWORD": "geheim", "UV_DEFAULT_INDEX": "https://me:geheim@index.example/simple",
-               "HTTPS_PROXY": "http://me:geheim@proxy.example", "https_proxy": "http://me:geheim@proxy.example"}  # fmt: skip
+               "UV_FIND_LINKS": "https://me:geheim@links.example", "HTTPS_PROXY": "http://me:geheim@proxy.example", "https_proxy": "http://me:geheim@proxy.example"}  # fmt: skip
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     store = TorchStore.at(tmp_path, tmp_path)
@@ -67,6 +70,18 @@ def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, t
     assert not [word for word in words if "geheim" in word]
     assert {f"--env={name}" for name in secrets} <= set(words)
     assert not [word for word in words if word.startswith(("--env=HOME=", "--env=PATH=", "--env=CXX="))]
+
+
+def test_slots_follow_this_machine_for_an_engine_on_it(tmp_path: Path) -> None:
+    """Its CPUs as far as this process may use them; an engine elsewhere goes by its own."""
+    daemon = Daemon("id", "28", cpus=64, memory=10**12, rootless=False, userns=False, gpus=False)
+    store = TorchStore.at(tmp_path, tmp_path)
+
+    def engine(host: str) -> DockerEngine:
+        return DockerEngine(PROJECT, store, DockerClient(base_url=host, version="1.41"), daemon, None)
+
+    assert engine("unix:///nowhere.sock").slots() == compile_slots(PROJECT.settings.memory_per_compile_gb)
+    assert engine("tcp://127.0.0.1:9").slots() == 64
 
 
 def test_a_layers_tag_is_the_hash_of_what_goes_into_it() -> None:

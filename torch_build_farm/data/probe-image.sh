@@ -21,7 +21,5 @@ done
 [ -x /opt/python/cp39-cp39/bin/python ] || printf 'lacking\t%s\n' /opt/python/cp39-cp39/bin/python
 printf 'compiler\t%s\n' "$(c++ --version 2> /dev/null | head -n 1)"
 printf 'auditwheel\t%s\n' "$(auditwheel --version 2> /dev/null | head -n 1 | cut -d' ' -f2)"
-for nvcc in nvcc "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; do
-  release=$("$nvcc" --version 2> /dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p')
-  if [ -n "$release" ]; then printf 'nvcc\t%s\n' "$release"; break; fi
-done
+# Only one on PATH counts: that is where a build finds it.
+printf 'nvcc\t%s\n' "$(nvcc --version 2> /dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p')"

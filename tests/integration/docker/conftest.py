@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import Farm, need
 from torch_build_farm.engines.docker.images import STAND_IN
-from torch_build_farm.torch_store import default_folder
+from torch_build_farm.torch_store import TorchStore, default_folder
 
 HERE = Path(__file__).resolve().parent
 LABEL = "torch-build-farm"
@@ -92,9 +92,9 @@ def release(docker: Docker, container: str) -> None:
 
 def left_behind(farm: Farm, docker: Docker) -> list[str]:
     """What a run must not leave: containers, environments, the jobserver's FIFO, scratch folders."""
-    store = default_folder()
-    found = docker.containers()
-    found += [str(path) for path in store.glob("envs/*/*") if "tiny" in path.name or path.name == "jobserver"]
+    store = TorchStore.at(default_folder(), farm.work)
+    found = docker.containers(f"label={LABEL}.scope={store.scope}")
+    found += [str(path) for path in store.environment("").glob("*")]
     return found + [str(path) for path in farm.work.glob("jobs/*/scratch")]
 
 

@@ -142,6 +142,13 @@ def test_system_packages_are_in_the_image_and_grafts_are_judged(contained: Farm,
     assert any(".libs/liblzma" in member for member in wheels.read(path).members)
 
 
+def test_system_packages_of_another_package_manager_alone(contained: Farm) -> None:
+    contained.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nsystem-packages.dnf = ['xz-devel']")  # fmt: skip
+    answer = contained("build", "--torch", "2.8", "--json")
+    assert (answer.code, answer.document["error"]["kind"]) == (19, "ImageError"), answer.err
+    assert "system-packages names none for apt" in Path(answer.document["error"]["where"]).read_text()
+
+
 def test_every_python_of_the_image(contained: Farm) -> None:
     """3.9, whose front end knows no --env-dir, too."""
     planned = contained("plan", "--torch", "2.8", "--python", "all", "--json").document["include"]

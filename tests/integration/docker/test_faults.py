@@ -7,13 +7,15 @@ import subprocess
 import time
 from pathlib import Path
 
+import docker as docker_sdk
 import psutil
 import pytest
 
 from tests.conftest import Farm
 from tests.integration.docker.conftest import Docker, PrivateEngine, hold, left_behind, release
 from tests.integration.test_bad_input import until, waiting
-from torch_build_farm.torch_store import default_folder
+from torch_build_farm.engines.docker.containers import Labels, sweep
+from torch_build_farm.torch_store import TorchStore, default_folder
 
 JOB = "tiny-torch28-cp311"
 ONE = ("build", "--torch", "2.8", "--json")
@@ -140,7 +142,7 @@ def test_a_sweep_spares_the_living(contained: Farm, docker: Docker, tmp_path: Pa
 
 
 def test_a_container_killed_and_the_other_jobs_go_on(contained: Farm, docker: Docker) -> None:
-    """The tokens that it held are not lost either: afterwards as many compilers run as before."""
+    """Told apart from a failed build; the other job is not touched."""
     hold(contained)
     run = contained.start("build", "--torch", "2.8", "2.9")
     jobs = (JOB, JOB.replace("28", "29"))
@@ -261,6 +263,8 @@ def test_an_image_that_cannot_be_pulled(contained: Farm, private_engine: Private
     assert "cannot be pulled (manylinux_2_28, as cibuildwheel pins it)" in answer.err
     assert "ci/base-image" in answer.err
     assert "--engine local" in answer.err
+    answer = contained(*ONE, "--base-image", "manylinux_2_34", timeout=120)
+    assert (answer.code, "cannot be pulled (manylinux_2_34" in answer.err) == (19, True), "a stand-in was taken"
     answer = contained(*ONE, "--base-image", "no-such-image:1", timeout=120)
     assert (answer.code, "no-such-image:1 cannot be pulled" in answer.err) == (19, True), answer.err
     assert not (contained.work / "jobs").exists()
@@ -276,7 +280,35 @@ def test_no_engine(contained: Farm, tmp_path: Path) -> None:
     assert "engine: local (no Docker engine answers)" in answer.out
 
 
+def test_the_sdk_and_the_docker_command_must_mean_one_engine(contained: Farm, docker: Docker, tmp_path: Path) -> None:
+    """Without a config.json the SDK knows no contexts; the command does."""
+    config = tmp_path / "docker-config"
+    env = {**os.environ, "DOCKER_CONFIG": str(config)}
+    create = ["docker", "context", "create", "nowhere", "--docker", "host=tcp://127.0.0.1:9"]
+    subprocess.run(create, env=env, check=True, capture_output=True)
+    (config / "config.json").unlink(missing_ok=True)
+    contained.env |= {"DOCKER_CONFIG": str(config), "DOCKER_CONTEXT": "nowhere"}
+    answer = contained(*ONE)
+    assert (answer.code, answer.document["error"]["kind"]) == (18, "EngineError"), answer.err
+
+
+def test_errands_are_swept_when_they_are_old(contained: Farm, docker: Docker) -> None:
+    """A container of no job may be another farm's that plans; one that lies there for minutes is nobody's."""
+    labels = Labels.of(TorchStore.at(default_folder(), contained.work), "gone").all()
+    options = [f"--label={name}={value}" for name, value in labels.items()]
+    young = docker("create", *options, "torch-build-farm-base:latest", "true")
+    try:
+        assert contained("clean").code == 0 or not contained.work.exists()
+        assert contained("render", "--torch", "2.8").code == 0
+        assert young in docker.containers()
+        client = docker_sdk.from_env()
+        old = sweep(client, TorchStore.at(default_folder(), contained.work), errand_s=0)
+        assert old == 1
+        assert young not in docker.containers()
+    finally:
+        subprocess.run(["docker", "rm", "--force", young], check=False, capture_output=True)
+
+
 def test_the_store_is_not_touched_by_faults() -> None:
     """Nothing of the tests above lies in the store."""
     assert not list(default_folder().glob("shared-*"))
-    assert not [path for path in default_folder().glob("envs/*/*") if path.name.startswith("tiny")]

@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import Farm, need
 from tests.integration.docker.conftest import Docker, PrivateEngine
+from torch_build_farm.engines.docker.containers import Labels
+from torch_build_farm.torch_store import TorchStore
 
 NOBODY = 65534
 
@@ -41,6 +43,8 @@ def test_a_user_who_is_not_root(contained: Farm, docker: Docker, tmp_path: Path,
         foreign = subprocess.run(["find", str(store), str(contained.work), "-not", "-uid", str(NOBODY)], capture_output=True, text=True, check=True)  # fmt: skip
         assert foreign.stdout == ""
     finally:
+        owner = f"label=torch-build-farm.store={Labels.of(TorchStore.at(store, contained.work), '').store}"
+        docker("rmi", *docker("images", "--quiet", "--filter", owner).split())
         shutil.rmtree(store)
 
 

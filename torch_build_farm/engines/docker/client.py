@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import requests
 
 from torch_build_farm import toolbox
 from torch_build_farm.errors import EngineError
+from torch_build_farm.process import capture
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -42,7 +43,7 @@ def connect() -> DockerClient | None:
                 next_step="add yourself to the group docker and log in anew, or build on this machine: --engine local",
             ) from None
         return None
-    client.api.timeout = 120
+    client.api.timeout = 30
     return client
 
 
@@ -116,6 +117,22 @@ def speaking() -> Iterator[None]:
             f"the Docker engine went away or refused: {error}",
             next_step="run the same command again when it answers, or build on this machine: --engine local",
         ) from error
+
+
+def on_local_socket(client: DockerClient) -> bool:
+    """Whether the engine is this machine's, or one that listens as if it were (docker SDK 7.2: its unix socket)."""
+    return client.api.base_url == "http+docker://localhost"
+
+
+def same_engine(daemon: Daemon, environment: Mapping[str, str]) -> None:
+    """Raise EngineError where the docker command speaks to another engine than the SDK does."""
+    asked = capture([cli(), "info", "--format", "{{.ID}}"], env=environment)
+    if not asked.ok or not asked.tail or asked.tail[0] not in (daemon.id, ""):
+        raise EngineError(
+            f"the docker command speaks to another engine than {daemon.version}, which answered the farm",
+            where=(asked.tail or ("it printed nothing",))[-1],
+            next_step="name the engine in DOCKER_HOST, or make a context current: docker context use NAME",
+        )
 
 
 def cli() -> str:

@@ -11,12 +11,15 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
 from torch_build_farm.engines.docker.images import LABEL
+from torch_build_farm.errors import EngineError
+from torch_build_farm.process import Runner
 from torch_build_farm.torch_store import TorchStore
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 _PIDS = 4096
 _OVERHEAD = 1_000_000_000  # bytes of a container beyond its compilers: uv, the front end, the linker
+_OPENING_S = 20.0
+_ERRAND_S = 120  # the farm's errands take a second or two
 _WORDS_S = 0.5
 _SHUTDOWN_S = 3.0
 _PATIENCE_S = 20.0  # how long an engine that went away is waited for, to clean up on it
@@ -42,7 +47,9 @@ class Labels:
     @classmethod
     def of(cls, store: TorchStore, run: str) -> Labels:
         """The labels of a run with `store`."""
-        owner = hashlib.sha256(f"{socket.gethostname()}\n{store.root}".encode()).hexdigest()[:12]
+        machine = Path("/etc/machine-id")
+        name = (machine.read_text("utf-8") if machine.is_file() else "") + socket.gethostname()
+        owner = hashlib.sha256(f"{name}\n{store.root}".encode()).hexdigest()[:12]
         return cls(owner, store.scope, run)
 
     def all(self, job: str = "") -> dict[str, str]:
@@ -100,9 +107,12 @@ class Watch:
     killed, or the engine itself went away.
     """
 
-    def __init__(self, client: DockerClient, labels: Labels, job: str) -> None:
-        filters = {"type": ["container"], "event": ["oom", "die"], "label": labels.filters(job)}
-        self._stream = client.events(decode=True, filters=filters)
+    def __init__(self, client: DockerClient, labels: Labels, job: str, runner: Runner) -> None:
+        self._client = client
+        self._filters = {"type": ["container"], "event": ["oom", "die"], "label": labels.filters(job)}
+        self._runner = runner
+        self._stream: Any = None
+        self._opened = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self.oom = 0
@@ -111,6 +121,8 @@ class Watch:
 
     def _listen(self) -> None:
         with contextlib.suppress(Exception):  # whatever ends the stream, its end is all that counts
+            self._stream = self._client.events(decode=True, filters=self._filters)
+            self._opened.set()
             for event in self._stream:
                 # A build's container ends with status 0 when cibuildwheel is done with it, however the build went.
                 status = event["Actor"]["Attributes"].get("exitCode", "0")
@@ -120,6 +132,11 @@ class Watch:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        end = time.monotonic() + _OPENING_S
+        while not self._opened.wait(0.1):
+            self._runner.check()
+            if time.monotonic() > end or self.lost:
+                raise EngineError("the Docker engine does not tell its events", next_step="restart it, and run again")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -170,23 +187,28 @@ def remove(client: DockerClient, filters: list[str], patience_s: float = _PATIEN
         time.sleep(0.1)
 
 
-def sweep(client: DockerClient, store: TorchStore) -> int:
-    """Remove what farms of this machine left that are no more; returns how many containers. Needs the store's lock on
-    its scope.
+def sweep(client: DockerClient, store: TorchStore, errand_s: float = _ERRAND_S) -> int:
+    """Remove what farms of this machine left that are no more; returns how many containers.
+
+    Needs the store's lock on its scope. A container of no job counts as a live farm's for `errand_s` seconds.
     """
-    from docker.errors import NotFound  # noqa: PLC0415
+    from docker.errors import APIError  # noqa: PLC0415
 
     owner = Labels.of(store, "").store
     found = client.api.containers(all=True, filters={"label": [f"{LABEL}.store={owner}"]})
     removed = 0
     for container in found:
         labels = container["Labels"]
-        # An errand of no job may be a live farm's that plans, and holds no lock yet; such errands end by themselves.
-        at_work = f"{LABEL}.job" not in labels and container["State"] not in ("exited", "dead")
-        if not at_work and not store.in_work(labels.get(f"{LABEL}.scope", "")):
-            with contextlib.suppress(NotFound):
-                client.api.remove_container(container["Id"], force=True, v=True)
+        # An errand of no job may be a live farm's that plans, and holds no lock yet.
+        at_work = f"{LABEL}.job" not in labels and time.time() - container["Created"] < errand_s
+        if at_work or store.in_work(labels.get(f"{LABEL}.scope", "")):
+            continue
+        try:
+            client.api.remove_container(container["Id"], force=True, v=True)
             removed += 1
+        except APIError as error:
+            if error.status_code not in (404, 409):  # somebody else removes it just now
+                raise
     return removed
 
 

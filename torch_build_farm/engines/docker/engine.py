@@ -22,7 +22,7 @@ from torch_build_farm.config import Project, Variant
 from torch_build_farm.diagnosis import diagnose
 from torch_build_farm.engines import BuildRequest, Interpreter, Site, no_cuda_toolkit, recipe
 from torch_build_farm.engines.docker import cibuildwheel, containers, ground, images
-from torch_build_farm.engines.docker.client import Daemon, cli, cli_environment, speaking
+from torch_build_farm.engines.docker.client import Daemon, cli, cli_environment, on_local_socket, same_engine, speaking
 from torch_build_farm.engines.docker.containers import Labels, Watch, alive
 from torch_build_farm.engines.docker.ground import Ground, Helper
 from torch_build_farm.engines.docker.images import Base, Contents
@@ -94,8 +94,7 @@ class DockerEngine:
         """By the engine's CPUs and memory, and by this machine's where it is the same."""
         each = self.project.settings.memory_per_compile_gb
         theirs = max(1, min(self._daemon.cpus, int(self._daemon.memory * _MEMORY_SHARE / 1e9 / each)))
-        elsewhere = not self._client.api.base_url.startswith("http+docker://localunixsocket")
-        return theirs if elsewhere else min(theirs, compile_slots(each))
+        return min(theirs, compile_slots(each)) if on_local_socket(self._client) else theirs
 
     @speaking()
     def base(self, variant: Variant) -> Base:
@@ -103,7 +102,7 @@ class DockerEngine:
         asked = self._base_image or variant.image
         with self._lock:
             if asked not in self._bases:
-                self._bases[asked] = images.find_base(self._client, asked)
+                self._bases[asked] = images.find_base(self._client, asked, stand_in=not self._base_image)
             return self._bases[asked]
 
     def _contents(self, base: Base) -> Contents:
@@ -137,6 +136,7 @@ class DockerEngine:
     def check(self, project: Project, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (it has its own)
         """Pull and make the images of `jobs`, and see that each has what its jobs need."""
         shell = replace(shell, env=self._cli_environment, cwd=self._here.root)
+        same_engine(self._daemon, self._cli_environment)
         for job in jobs:
             self._check_contents(job, self._pulled(job.variant, shell))
         for variant in {job.variant.tag: job.variant for job in jobs}.values():
@@ -167,7 +167,14 @@ class DockerEngine:
                 where=f"it has {', '.join(map(str, sorted(contents.interpreters()))) or 'none'}",
                 next_step="ask for another with --python, or name another image with --base-image",
             )
-        needs_nvcc = bool(self.project.settings.cuda_arch_list) and not job.variant.cuda_toolkit
+        cuda = bool(self.project.settings.cuda_arch_list)
+        if cuda and job.variant.cuda_toolkit and Version(contents.pythons[job.python.tag][2]) < _ENV_DIR:
+            raise ImageError(
+                f"{job.id}: CUDA's toolkit wheels need `build` {_ENV_DIR}, and CPython {job.python} of the image "
+                f"{base.reference} has {contents.pythons[job.python.tag][2]}",
+                next_step="ask for another with --python, or name another image with --base-image",
+            )
+        needs_nvcc = cuda and not job.variant.cuda_toolkit
         major = job.variant.cuda_major
         if needs_nvcc and contents.nvcc.split(".")[0] != major:
             found = f"the image {base.reference} has " + (f"nvcc {contents.nvcc}" if contents.nvcc else "no nvcc")
@@ -216,7 +223,7 @@ class DockerEngine:
         home = floor.store.environment(f"{job.id}-build")
         self._clear(home, image)
         try:
-            with Watch(self._client, self._labels, job.id) as watch:
+            with Watch(self._client, self._labels, job.id, shell.runner) as watch:
                 done = self._cibuildwheel(request, image, floor, home)
                 if not done.ok:
                     watch.settle()
@@ -257,6 +264,8 @@ class DockerEngine:
     def _failure(self, request: BuildRequest, done: Completed, watch: Watch) -> FarmError:
         """Why cibuildwheel failed: by the engine's events first, then by its log."""
         job, log = request.job.id, request.shell.log
+        # An idle connection may break while the engine goes on; then cibuildwheel tells how a command ended.
+        watch.lost = watch.lost and not any("failed with code" in line for line in done.tail)
         if told := self._told(job, watch, log):
             return told
         if done.returncode == cibuildwheel.PURE:
@@ -295,11 +304,12 @@ class DockerEngine:
     def site(self, job: Job, shell: Shell) -> Iterator[Site]:
         """A container of the job's image, for commands beside its build."""
         shell = replace(shell, env=self._cli_environment, cwd=self._here.root)
-        image, floor = self._prepare(job.variant, shell)
+        with speaking():
+            image, floor = self._prepare(job.variant, shell)
         name = f"torch-build-farm-{job.id}-{uuid.uuid4().hex[:12]}"
         removed: list[Path] = []
         try:
-            with speaking(), Watch(self._client, self._labels, job.id) as watch:
+            with speaking(), Watch(self._client, self._labels, job.id, shell.runner) as watch:
                 if not self._start(name, floor.confinement.arguments(self._labels.all(job.id), {}), image, shell):
                     raise self._told(job.id, watch, shell.log) or diagnose(job.id, shell.log)
                 there = ContainerShell(shell.runner, shell.env, shell.cwd, shell.log, shell.say, container=name)
@@ -347,7 +357,9 @@ class DockerEngine:
         if self._ground is None or self._ground.shared:
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            ground.remove(self._helper(image), self._ground, folder)
+            # An engine that went away keeps the folder until the next run on it, which removes it.
+            with contextlib.suppress(EngineError), speaking():
+                ground.remove(self._helper(image), self._ground, folder)
 
     @speaking()
     def sweep(self) -> int:

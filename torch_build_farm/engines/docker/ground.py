@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from docker.types import Mount
 
 _INSIDE = Path("/etc/torch-build-farm")  # certificates and settings in a container
-_SECRET = ("INDEX", "CREDENTIALS", "PROXY", "proxy")  # variables with such words in their names may hold passwords
+# The bundles of Debian and of Fedora's kin.
+_SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 # Of the farm's usual environment what belongs to this machine and its user.
 _LEFT_OUT = {"PATH", "HOME", "USER", "LOGNAME", "CC", "CXX", "NETRC", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
              "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "UV_CONFIG_FILE"}  # fmt: skip
@@ -45,9 +46,9 @@ class Ground:
 
 
 def _certificates() -> Path | None:
-    """The bundle that this machine's user trusts, where it is another than the tools' own."""
+    """The bundle that this machine's user trusts: the one named, else the system's."""
     named = (os.environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
-    return next((Path(path).resolve() for path in named if path and Path(path).is_file()), None)
+    return next((Path(path).resolve() for path in (*named, *_SYSTEM_BUNDLES) if path and Path(path).is_file()), None)
 
 
 def _uv_settings() -> Path | None:
@@ -66,7 +67,7 @@ def _brought() -> dict[str, Path]:
 
 def _environment(store: TorchStore, files: Mapping[str, Path], user: str) -> dict[str, str]:
     usual = toolbox.environment(store.uv_cache, store.root)
-    variables = {k: v for k, v in usual.items() if k not in _LEFT_OUT and not any(word in k for word in _SECRET)}
+    variables = {k: v for k, v in usual.items() if k not in _LEFT_OUT and k not in _passed()}
     if "certificates.pem" in files:
         bundle = str(files["certificates.pem"])
         variables |= dict.fromkeys(("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), bundle)
@@ -76,8 +77,9 @@ def _environment(store: TorchStore, files: Mapping[str, Path], user: str) -> dic
 
 
 def _passed() -> tuple[str, ...]:
+    """The caller's variables, which may hold passwords: proxies, uv's settings for its indexes."""
     usual = toolbox.environment(Path(), Path())
-    return tuple(sorted(k for k in usual if k not in _LEFT_OUT and any(word in k for word in _SECRET)))
+    return tuple(sorted(k for k, v in usual.items() if k not in _LEFT_OUT and os.environ.get(k) == v))
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Helper:
             labels=self.labels.all(),
             mounts=[mount],
             user=user or None,
-            userns_mode="host" if user and self.daemon.userns else None,
+            userns_mode="host" if mount["Type"] == "bind" and self.daemon.userns else None,
             security_opt=["no-new-privileges"],
         )
         return said.decode("utf-8", "replace").strip()
@@ -151,8 +153,12 @@ def _shares(helper: Helper, store: TorchStore) -> bool:
         try:
             bound = Mount(str(store.root), str(store.root), type="bind")
             return helper.run(["timeout", "10", "head", "-n", "1", str(fifo)], bound, helper.daemon.user) == word
-        except (APIError, ContainerError):
-            return False
+        except ContainerError:
+            return False  # it cannot read the FIFO: another file system, or another kernel
+        except APIError as error:
+            if error.status_code == 400 or "mounts denied" in str(error):  # no such folder there
+                return False
+            raise
 
 
 def _in_volume(helper: Helper, store: TorchStore, compilers: int) -> Ground:

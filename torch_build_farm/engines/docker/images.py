@@ -6,6 +6,7 @@ import configparser
 import hashlib
 import io
 import json
+import os
 import tarfile
 import threading
 import tomllib
@@ -75,18 +76,21 @@ class Base:
     def note(self) -> str:
         """For people: which image, and why."""
         if self.reference == STAND_IN and self.asked != STAND_IN:
-            return f"{STAND_IN}, made by ci/base-image (cibuildwheel's pinned {self.asked} is not on the engine)"
+            return (
+                f"{STAND_IN}, made by ci/base-image, in place of cibuildwheel's {self.asked} (--base-image "
+                f"{self.asked} takes that)"
+            )
         return self.reference if self.id else f"{self.reference} (to be pulled)"
 
 
-def find_base(client: DockerClient, asked: str) -> Base:
-    """The image for `asked`, a name that cibuildwheel pins or a reference: as the engine has it, else for a pin the
-    stand-in made here, else to be pulled.
+def find_base(client: DockerClient, asked: str, stand_in: bool) -> Base:
+    """The image for `asked`, a name that cibuildwheel pins or a reference: as the engine has it, else for a pin, where
+    that is allowed, the stand-in made here, else to be pulled.
     """
     reference = pins().get(asked, asked)
     if found := _id(client, reference):
         return Base(asked, reference, found)
-    if asked in pins() and (found := _id(client, STAND_IN)):
+    if stand_in and asked in pins() and (found := _id(client, STAND_IN)):
         return Base(asked, STAND_IN, found)
     return Base(asked, reference, "")
 
@@ -282,6 +286,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
         custom_context=True,
         tag=layer.tag,
         labels=dict(labels),
+        buildargs={k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")},  # known to every Dockerfile
         rm=True,
         forcerm=True,
         decode=True,
