@@ -1,6 +1,8 @@
 """What the Docker engine works out without an engine."""
 
 import csv
+import threading
+import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,11 @@ from torch_build_farm.config import load
 from torch_build_farm.engines import BuildRequest, recipe
 from torch_build_farm.engines.docker import DockerEngine, cibuildwheel, ground, images
 from torch_build_farm.engines.docker.client import Daemon
-from torch_build_farm.engines.docker.containers import Confinement, Labels, mount
+from torch_build_farm.engines.docker.containers import Confinement, Labels, Watch, mount
 from torch_build_farm.engines.docker.images import Base
 from torch_build_farm.engines.local import compile_slots
 from torch_build_farm.engines.recipe import Places
+from torch_build_farm.errors import Interrupted
 from torch_build_farm.names import CPython, Minor
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Runner, Shell
@@ -82,6 +85,19 @@ def test_slots_follow_this_machine_for_an_engine_on_it(tmp_path: Path) -> None:
 
     assert engine("unix:///nowhere.sock").slots() == compile_slots(PROJECT.settings.memory_per_compile_gb)
     assert engine("tcp://127.0.0.1:9").slots() == 64
+
+
+def test_an_engine_that_hangs_does_not_keep_a_run_from_being_cancelled() -> None:
+    class Hanging:
+        def events(self, **_: object) -> None:
+            time.sleep(60)
+
+    runner = Runner()
+    threading.Timer(0.3, runner.cancel, [2]).start()
+    start = time.monotonic()
+    with pytest.raises(Interrupted), Watch(Hanging(), Labels("s", "c", "r"), "job", runner):  # type: ignore[arg-type]
+        pass
+    assert time.monotonic() - start < 5
 
 
 def test_a_layers_tag_is_the_hash_of_what_goes_into_it() -> None:

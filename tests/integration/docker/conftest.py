@@ -104,9 +104,8 @@ class PrivateEngine:
     With `shares=False` it lives in a mount name space in which the store is hidden, as an engine on another machine.
     """
 
-    NETWORK = "172.31.77"
-
     def __init__(self, folder: Path) -> None:
+        self.bridge, self.network = f"farm{os.getpid()}", f"172.31.{os.getpid() % 250}"  # others may test here too
         self.folder = folder
         self.root = folder / "disk"
         self.host = f"unix://{folder}/docker.sock"
@@ -120,19 +119,19 @@ class PrivateEngine:
         subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
         subprocess.run(["mount", "-o", "loop", str(disk), str(self.root)], check=True)
         for words in (
-            "ip link add farm-test type bridge", f"ip addr add {self.NETWORK}.1/24 dev farm-test",
-            "ip link set farm-test up", "sysctl -qw net.ipv4.ip_forward=1",
-            f"iptables -t nat -I POSTROUTING -s {self.NETWORK}.0/24 ! -o farm-test -j MASQUERADE",
-            f"iptables -I FORWARD -s {self.NETWORK}.0/24 -j ACCEPT", f"iptables -I FORWARD -d {self.NETWORK}.0/24 -j ACCEPT",
+            f"ip link add {self.bridge} type bridge", f"ip addr add {self.network}.1/24 dev {self.bridge}",
+            f"ip link set {self.bridge} up", "sysctl -qw net.ipv4.ip_forward=1",
+            f"iptables -t nat -I POSTROUTING -s {self.network}.0/24 ! -o {self.bridge} -j MASQUERADE",
+            f"iptables -I FORWARD -s {self.network}.0/24 -j ACCEPT", f"iptables -I FORWARD -d {self.network}.0/24 -j ACCEPT",
         ):  # fmt: skip
             subprocess.run(words.split(), check=True)
 
     def destroy(self) -> None:
         self.stop()
         for words in (
-            "ip link delete farm-test",
-            f"iptables -t nat -D POSTROUTING -s {self.NETWORK}.0/24 ! -o farm-test -j MASQUERADE",
-            f"iptables -D FORWARD -s {self.NETWORK}.0/24 -j ACCEPT", f"iptables -D FORWARD -d {self.NETWORK}.0/24 -j ACCEPT",
+            f"ip link delete {self.bridge}",
+            f"iptables -t nat -D POSTROUTING -s {self.network}.0/24 ! -o {self.bridge} -j MASQUERADE",
+            f"iptables -D FORWARD -s {self.network}.0/24 -j ACCEPT", f"iptables -D FORWARD -d {self.network}.0/24 -j ACCEPT",
         ):  # fmt: skip
             subprocess.run(words.split(), check=False)
         subprocess.run(["umount", "-l", str(self.root)], check=False)
@@ -142,7 +141,7 @@ class PrivateEngine:
         hide = "true" if shares else f"mount -t tmpfs none {default_folder()}"
         command = [
             "dockerd", "--host", self.host, "--data-root", str(self.root / "docker"), "--exec-root",
-            str(self.folder / "exec"), "--pidfile", str(self.folder / "pid"), "--bridge", "farm-test", "--iptables=false",
+            str(self.folder / "exec"), "--pidfile", str(self.folder / "pid"), "--bridge", self.bridge, "--iptables=false",
         ]  # fmt: skip
         command += [*more, *(["--host", f"tcp://127.0.0.1:{tcp}"] if tcp else [])]
         with (self.folder / "log").open("ab") as log:
