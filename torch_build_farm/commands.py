@@ -172,7 +172,7 @@ def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str], say: Callable
     if to_build:
         (farm.work / "logs").mkdir(parents=True, exist_ok=True)
         log = farm.work / "logs" / "engine.log"
-        log.write_text("", "utf-8")
+        log.unlink(missing_ok=True)
         farm.engine.check(farm.project, to_build, Shell(farm.runner, {}, farm.store.root, log, say))
     store = farm.engine.store
     if due:
