@@ -213,7 +213,7 @@ def sweep(client: DockerClient, store: TorchStore, errand_s: float = _ERRAND_S) 
 
 
 def forget(client: DockerClient, store: TorchStore) -> int:
-    """Remove the farm's images and volumes of this store; returns how many. Images that others use stay."""
+    """Remove the farm's images and volumes of this store; returns how many. Images that a container uses stay."""
     from docker.errors import APIError  # noqa: PLC0415
 
     owner = {"label": f"{LABEL}.store={Labels.of(store, '').store}"}
