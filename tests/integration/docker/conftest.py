@@ -117,7 +117,7 @@ class PrivateEngine:
         disk = self.folder / "disk.img"
         subprocess.run(["truncate", "-s", "16G", str(disk)], check=True)
         subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
-        subprocess.run(["mount", "-o", "loop", str(disk), str(self.root)], check=True)
+        subprocess.run(["mount", "-o", "loop,discard", str(disk), str(self.root)], check=True)
         for words in (
             f"ip link add {self.bridge} type bridge", f"ip addr add {self.network}.1/24 dev {self.bridge}",
             f"ip link set {self.bridge} up", "sysctl -qw net.ipv4.ip_forward=1",

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ from tests.integration.test_bad_input import until, waiting
 
 
 @pytest.fixture
-def elsewhere(private_engine: PrivateEngine) -> tuple[Docker, str]:
+def elsewhere(private_engine: PrivateEngine) -> Iterator[tuple[Docker, str]]:
     """An engine behind TCP that sees another file system where the store is; and its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     private_engine.start(shares=False, tcp=port)
-    return private_engine.docker, f"tcp://127.0.0.1:{port}"
+    yield private_engine.docker, f"tcp://127.0.0.1:{port}"
+    for volume in private_engine.docker.volumes():  # gigabytes
+        private_engine.docker("volume", "rm", volume)
 
 
 def test_a_remote_engine_builds_and_tests(contained: Farm, elsewhere: tuple[Docker, str], tmp_path: Path) -> None:
