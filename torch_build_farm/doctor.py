@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,14 +147,11 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
 def examine(project: Project, store: TorchStore, runner: Runner, base_image: str | None) -> list[Finding]:
     """Look at everything that a run may need."""
     engine = LocalEngine(project, store)
-    return [
-        _local(engine, project, runner),
-        *_docker(project, store, base_image),
-        *_interpreters(engine, project),
-        *_tools(),
-        *_resources(project, store),
-        _index(store, project, runner),
-    ]
+    here = [_local(engine, project, runner), *_interpreters(engine, project)]
+    docker = _docker(project, store, base_image)
+    if all(finding.state == "ok" for finding in docker):  # then containers bring what this machine lacks
+        here = [replace(finding, state="absent") if finding.state == "missing" else finding for finding in here]
+    return [*docker, *here, *_tools(), *_resources(project, store), _index(store, project, runner)]
 
 
 def show(findings: list[Finding], console: Console) -> None:
