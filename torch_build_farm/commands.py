@@ -173,7 +173,7 @@ def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str], say: Callable
         (farm.work / "logs").mkdir(parents=True, exist_ok=True)
         log = farm.work / "logs" / "engine.log"
         log.unlink(missing_ok=True)
-        farm.engine.check(farm.project, to_build, Shell(farm.runner, {}, farm.store.root, log, say))
+        farm.engine.check(to_build, Shell(farm.runner, {}, farm.store.root, log, say))
     store = farm.engine.store
     if due:
         store.check_disk(due, smoke, farm.project.variants.values(), farm.engine.free_gb())

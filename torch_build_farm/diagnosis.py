@@ -23,9 +23,8 @@ _INDEX = re.compile(
 )
 _COMPILER = re.compile(r"^\S[^:]*:\d+(:\d+)?: (fatal )?error: |undefined reference to |^CMake Error|: error: ")
 _QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
-_COPY = re.compile(
-    r"(?<!\S)(?:/\S*/scratch/source|/project)/"
-)  # the build's copy of the tree; people have the file in theirs
+# The build's copy of the tree; people have the file in theirs.
+_COPY = re.compile(r"(?<!\S)(?:/\S*/scratch/source|/project)/")
 STAGE_MARK = "\n#### torch-build-farm: "  # what each stage's part of a job's log begins with
 _ANY = re.compile(r"\berror\b|\bfailed\b", re.IGNORECASE)
 

@@ -68,7 +68,7 @@ def _local(engine: LocalEngine, project: Project, runner: Runner) -> Finding:
     ]
     shell = Shell(runner, {}, engine.store.root, Path(os.devnull), lambda _: None)
     try:
-        engine.check(project, jobs[:1], shell)
+        engine.check(jobs[:1], shell)
         compiler = engine.toolchain(jobs[0])["compiler"] if jobs else "no CPython to build for"
         return Finding("local engine", "ok", compiler, "building on this machine")
     except FarmError as error:

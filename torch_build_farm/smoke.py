@@ -86,14 +86,15 @@ class Smoke:
         if problems := metadata_problems(wheel, self.job, self.site.python.version):
             raise self._error("METADATA is wrong: " + "; ".join(problems))
         try:
-            self._install(self.site.bring(self.wheel))
+            there = self.site.bring(self.wheel)
+            self._install(there)
             facts = self._torch()
             for name in self.project.imports:
                 self._import(name)
             facts["imports"] = ", ".join(self.project.imports)
             if self.mode == "full":
                 facts |= self._script()
-                facts |= self._refusal()
+                facts |= self._refusal(there)
             return facts
         finally:
             self.site.remove(self.home)
@@ -156,13 +157,12 @@ class Smoke:
             return self.site.bring(self.tree) / script.relative_to(source)
         return self.site.bring(script)
 
-    def _refusal(self) -> dict[str, str]:
+    def _refusal(self, wheel: Path) -> dict[str, str]:
         """The resolver must refuse the wheel beside another minor's torch, and for that reason."""
         other = neighbour(self.project, self.job.variant)
         if other is None:
             return {}
         self.site.shell.say(f"torch {other.torch} must be refused")
-        wheel = self.site.bring(self.wheel)
         command = ("pip", "install", "--dry-run", "--python", self.home, wheel, f"torch{other.pin}")
         done = self.site.shell.run(self.site.uv, *command)
         text = " ".join(" ".join(done.tail).split())

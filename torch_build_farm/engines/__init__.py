@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch_build_farm.config import Project, Variant
+from torch_build_farm.config import Variant
 from torch_build_farm.errors import CudaToolkitError
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
@@ -84,7 +84,7 @@ class Engine(Protocol):
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
         """Every CPython that this engine can build the variant for."""
 
-    def check(self, project: Project, jobs: Sequence[Job], shell: Shell) -> None:
+    def check(self, jobs: Sequence[Job], shell: Shell) -> None:
         """Raise ToolError or one of its kin, before anything is built, where something that `jobs` need is missing.
 
         What all jobs share is made here (images), with `shell`.

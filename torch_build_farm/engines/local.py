@@ -138,7 +138,7 @@ class LocalEngine:
             **{name: v for name, v in toolbox.versions().items() if name in ("uv", "build", "cmake", "ninja")},
         }
 
-    def check(self, project: Project, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (needs none)
+    def check(self, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (needs none)
         """Compiler, Python headers, system packages and, for CUDA sources, the toolkit."""
         if not self._compiler_version.ok:
             raise ToolError(
@@ -148,8 +148,8 @@ class LocalEngine:
             )
         for python in sorted({job.python for job in jobs}):
             self._check_headers(python)
-        _check_system_packages(project.settings)
-        if project.settings.cuda_arch_list:
+        _check_system_packages(self.project.settings)
+        if self.project.settings.cuda_arch_list:
             for job in jobs:
                 if not job.variant.cuda_toolkit:  # else its wheels are build requirements
                     self._check_cuda(job)

@@ -32,6 +32,16 @@ def goes_on(farm: Farm, docker: Docker) -> None:
     assert left_behind(farm, docker) == []
 
 
+def building_on(engine: PrivateEngine, farm: Farm) -> subprocess.Popen[str]:
+    """A build that waits in its container on a private engine, which is started for it."""
+    engine.start()
+    farm.env["DOCKER_HOST"] = engine.host
+    hold(farm)
+    run = farm.start("build", "--torch", "2.8")
+    until(lambda: waiting(farm), 120)
+    return run
+
+
 def test_a_failed_build_leaves_nothing(contained: Farm, docker: Docker) -> None:
     volumes = docker.volumes()
     contained.edit("core.cpp", "name ? 0 : 42", "name ? 0 : nothing")
@@ -182,11 +192,7 @@ def test_out_of_memory_that_no_compiler_tells_of(contained: Farm, docker: Docker
 
 
 def test_the_engine_restarted_in_mid_build(contained: Farm, private_engine: PrivateEngine) -> None:
-    private_engine.start()
-    contained.env["DOCKER_HOST"] = private_engine.host
-    hold(contained)
-    run = contained.start("build", "--torch", "2.8")
-    until(lambda: waiting(contained), 120)
+    run = building_on(private_engine, contained)
     private_engine.stop()
     private_engine.start()
     out, _ = run.communicate(timeout=90)
@@ -198,11 +204,7 @@ def test_the_engine_restarted_in_mid_build(contained: Farm, private_engine: Priv
 
 def test_an_engine_that_stays_away(contained: Farm, private_engine: PrivateEngine) -> None:
     """The run ends all the same; what it left is swept when the engine is back."""
-    private_engine.start()
-    contained.env["DOCKER_HOST"] = private_engine.host
-    hold(contained)
-    run = contained.start("build", "--torch", "2.8")
-    until(lambda: waiting(contained), 120)
+    run = building_on(private_engine, contained)
     assert private_engine.process
     os.killpg(private_engine.process.pid, signal.SIGKILL)
     private_engine.process.wait()

@@ -165,25 +165,23 @@ def alive(client: DockerClient) -> bool:
         return False
 
 
-def remove(client: DockerClient, filters: list[str], patience_s: float = _PATIENCE_S) -> int:
-    """Remove all containers with these labels and their anonymous volumes, running or not; returns how many.
+def remove(client: DockerClient, filters: list[str]) -> None:
+    """Remove all containers with these labels and their anonymous volumes, running or not.
 
-    Waits for an engine that does not answer; gives up after `patience_s` seconds and leaves them to the next sweep.
+    Waits for an engine that does not answer; gives up after a while and leaves them to the next sweep.
     """
     from docker.errors import DockerException  # noqa: PLC0415
 
-    end = time.monotonic() + patience_s
-    removed: set[str] = set()
+    end = time.monotonic() + _PATIENCE_S
     while True:
         with contextlib.suppress(DockerException, requests.RequestException, OSError):
             found = client.api.containers(all=True, filters={"label": filters})
             for container in found:
-                removed.add(container["Id"])
                 client.api.remove_container(container["Id"], force=True, v=True)
             if not found:
-                return len(removed)
+                return
         if time.monotonic() > end:
-            return len(removed)
+            return
         time.sleep(0.1)
 
 

@@ -25,7 +25,7 @@ from torch_build_farm.engines.docker import cibuildwheel, containers, ground, im
 from torch_build_farm.engines.docker.client import Daemon, cli, cli_environment, on_local_socket, same_engine, speaking
 from torch_build_farm.engines.docker.containers import Labels, Watch, alive
 from torch_build_farm.engines.docker.ground import Ground, Helper
-from torch_build_farm.engines.docker.images import Base, Contents
+from torch_build_farm.engines.docker.images import Base, Contents, Layer
 from torch_build_farm.engines.local import compile_slots
 from torch_build_farm.engines.recipe import Places
 from torch_build_farm.errors import EngineError, FarmError, ImageError, Interrupted, OutOfMemoryError
@@ -71,6 +71,7 @@ class DockerEngine:
         self._labels = Labels.of(store, uuid.uuid4().hex[:12])
         self._lock = threading.RLock()
         self._bases: dict[str, Base] = {}
+        self._layers: dict[Base, Layer] = {}
         self._ready: dict[str, str] = {}
         self._ground: Ground | None = None
 
@@ -105,6 +106,11 @@ class DockerEngine:
                 self._bases[asked] = images.find_base(self._client, asked, stand_in=not self._base_image)
             return self._bases[asked]
 
+    def _layer(self, base: Base) -> Layer:
+        if base not in self._layers:
+            self._layers[base] = images.plan_layer(self.project, base, self._daemon.user)
+        return self._layers[base]
+
     def _contents(self, base: Base) -> Contents:
         return images.look_into(self._client, base, self._here.root / "images", self._labels.all())
 
@@ -121,8 +127,11 @@ class DockerEngine:
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """Image, compiler and interpreter of a job."""
         base = self.base(job.variant)
-        layer = images.plan_layer(self.project, base, self._daemon.user)
-        facts = {"image": layer.tag, "base": base.id or base.reference, "cibuildwheel": version("cibuildwheel")}
+        facts = {
+            "image": self._layer(base).tag,
+            "base": base.id or base.reference,
+            "cibuildwheel": version("cibuildwheel"),
+        }
         if not base.id:
             return facts
         contents = self._contents(base)
@@ -133,7 +142,7 @@ class DockerEngine:
     # ---- making ready
 
     @speaking()
-    def check(self, project: Project, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (it has its own)
+    def check(self, jobs: Sequence[Job], shell: Shell) -> None:
         """Pull and make the images of `jobs`, and see that each has what its jobs need."""
         shell = replace(shell, env=self._cli_environment, cwd=self._here.root)
         same_engine(self._daemon, self._cli_environment)
@@ -192,9 +201,8 @@ class DockerEngine:
         with self._lock:
             base = self._pulled(variant, shell)
             if base.asked not in self._ready:
-                layer = images.plan_layer(self.project, base, self._daemon.user)
                 labels = {images.LABEL: "yes", f"{images.LABEL}.store": self._labels.store}
-                self._ready[base.asked] = images.make_layer(self._client, layer, labels, shell)
+                self._ready[base.asked] = images.make_layer(self._client, self._layer(base), labels, shell)
             image = self._ready[base.asked]
             if self._ground is None:
                 each = int(self.project.settings.memory_per_compile_gb * 1e9)
@@ -221,7 +229,6 @@ class DockerEngine:
             with self.site(job, shell) as site:
                 floor.store.fetch(release, job.python, site)
         home = floor.store.environment(f"{job.id}-build")
-        self._clear(home, image)
         try:
             with Watch(self._client, self._labels, job.id, shell.runner) as watch:
                 done = self._cibuildwheel(request, image, floor, home)
@@ -329,7 +336,7 @@ class DockerEngine:
                     watch.settle()
                     raise self._told(job.id, watch, shell.log) or error from None
         finally:
-            containers.remove(self._client, [*self._labels.filters(job.id)])
+            containers.remove(self._client, self._labels.filters(job.id))
             for folder in removed:
                 self._clear(folder, image)
 

@@ -66,8 +66,8 @@ def _brought() -> dict[str, Path]:
 
 
 def _environment(store: TorchStore, files: Mapping[str, Path], user: str) -> dict[str, str]:
-    usual = toolbox.environment(store.uv_cache, store.root)
-    variables = {k: v for k, v in usual.items() if k not in _LEFT_OUT and k not in _passed()}
+    left_out = _LEFT_OUT.union(_passed())
+    variables = {k: v for k, v in toolbox.environment(store.uv_cache, store.root).items() if k not in left_out}
     if "certificates.pem" in files:
         bundle = str(files["certificates.pem"])
         variables |= dict.fromkeys(("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), bundle)

@@ -31,6 +31,7 @@ from torch_build_farm.process import Shell
 
 if TYPE_CHECKING:
     from docker import DockerClient
+    from docker.errors import APIError
 
 STAND_IN = "torch-build-farm-base:latest"  # what ci/base-image makes
 LABEL = "torch-build-farm"
@@ -115,10 +116,9 @@ def pull(client: DockerClient, base: Base, shell: Shell) -> Base:
         _follow(client.api.pull(base.reference, stream=True, decode=True), shell)
         return Base(base.asked, base.reference, str(client.images.get(base.reference).id))
     except (APIError, ImageError) as error:
-        reason = error.what if isinstance(error, ImageError) else str(error.explanation)
         what = f"the image {base.reference} cannot be pulled"
         name = f" ({base.asked}, as cibuildwheel pins it)" if base.asked != base.reference else ""
-        raise ImageError(what + name, where=reason, next_step=WAYS_OUT) from None
+        raise ImageError(what + name, where=_reason(error), next_step=WAYS_OUT) from None
 
 
 def _while_running(stream: Iterator[Mapping[str, Any]], shell: Shell) -> Iterator[Mapping[str, Any]]:
@@ -148,6 +148,11 @@ def _while_running(stream: Iterator[Mapping[str, Any]], shell: Shell) -> Iterato
         if message is None:
             return
         yield message
+
+
+def _reason(error: APIError | ImageError) -> str:
+    """The engine's words, whether it refused at once or in the middle."""
+    return error.what if isinstance(error, ImageError) else str(error.explanation)
 
 
 def _follow(stream: Iterator[Mapping[str, Any]], shell: Shell) -> None:
@@ -294,7 +299,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
     try:
         _follow(stream, shell)
     except (APIError, ImageError) as error:
-        reason = error.what if isinstance(error, ImageError) else str(error.explanation)
+        reason = _reason(error)
         if "no space left" in reason.lower():
             raise DiskError(
                 f"the engine's disk is full: {reason}", where=str(shell.log), next_step="free some and run again"
