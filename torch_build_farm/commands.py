@@ -23,15 +23,13 @@ from torch_build_farm.engines.docker import containers
 from torch_build_farm.errors import EngineError, SourceError, UsageError, exit_code
 from torch_build_farm.jobserver import Jobserver
 from torch_build_farm.names import CPython
+from torch_build_farm.origin import EARLIEST, Fetcher, Origin
 from torch_build_farm.pipeline import Farm, Stage
 from torch_build_farm.plan import Job, Plan, Selection, plan
 from torch_build_farm.process import Runner, Shell
 from torch_build_farm.source import Source
 from torch_build_farm.stages import BUILD, RENDER, REPAIR, SMOKE
 from torch_build_farm.torch_store import STORE_VARIABLE, TorchStore, default_folder
-
-# 1980-01-01, the earliest date that a zip archive can hold; SOURCE_DATE_EPOCH overrides it.
-_EPOCH = 315532800
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,9 @@ def _plan(desk: Desk) -> tuple[Project, Source, Engine, str, Plan]:
     """Load everything and plan, without touching the work folder."""
     project = desk.project
     selection = _selection(desk, project)
-    tree = source.read(project.source, (*_own_files(desk, project), *project.settings.exclude))
+    origin = Fetcher(desk.store.root / "sources", desk.runner, desk.say).obtain(project)
+    exclude = (*_own_files(desk, project, origin), *project.settings.exclude)
+    tree = source.read(origin, exclude, project.settings.version)
     if project.smoke_script and not project.smoke_script.is_file():
         raise SourceError(
             "the smoke script does not exist",
@@ -118,24 +118,24 @@ def _plan(desk: Desk) -> tuple[Project, Source, Engine, str, Plan]:
         project,
         selection,
         version=tree.version,
-        requires_python=tree.requires_python,
+        requires_python=tree.metadata.requires_python,
         engine=lambda variant: {python: one.version for python, one in engine.interpreters(variant).items()},
         running=CPython.running(),
     )
     return project, tree, engine, why, planned
 
 
-def _own_files(desk: Desk, project: Project) -> list[str]:
+def _own_files(desk: Desk, project: Project, origin: Origin) -> list[str]:
     """What of the farm lies inside the source tree and is no part of it: work folder, variants, templates."""
-    if project.source.is_relative_to(desk.work):
+    if origin.root.is_relative_to(desk.work):
         raise UsageError(
             "the work folder holds the source tree", where=str(desk.work), next_step="--work DIR elsewhere"
         )
     ours = (desk.work, desk.root / "work", desk.store.root)
-    inside = [path for path in ours if path.is_relative_to(project.source)]
-    patterns = [f"/{path.relative_to(project.source)}/" for path in inside]
-    if project.root.is_relative_to(project.source):
-        root = project.root.relative_to(project.source)
+    inside = [path for path in ours if path.is_relative_to(origin.root)]
+    patterns = [f"/{path.relative_to(origin.root)}/" for path in inside]
+    if project.root.is_relative_to(origin.root):
+        root = project.root.relative_to(origin.root)
         patterns += [f"/{root / 'variants' / (variant.tag + '.toml')}" for variant in project.variants.values()]
         patterns += [f"/{root / 'templates' / path.name}" for path in (desk.builtin / "templates").glob("*.j2")]
     return patterns
@@ -153,13 +153,14 @@ def show_plan(desk: Desk) -> int:
     return 0
 
 
-def _epoch() -> int:
-    text = os.environ.get("SOURCE_DATE_EPOCH", str(_EPOCH))
-    if not text.isdigit() or int(text) < _EPOCH:
+def _epoch(tree: Source) -> int:
+    """SOURCE_DATE_EPOCH of the caller, else the source's own."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", str(tree.origin.epoch))
+    if not text.isdigit() or int(text) < EARLIEST:
         raise UsageError(
             f"SOURCE_DATE_EPOCH={text} is no date that a wheel can hold",
             where="environment",
-            next_step=f"Unix seconds from {_EPOCH} (1980-01-01) on, or unset it",
+            next_step=f"Unix seconds from {EARLIEST} (1980-01-01) on, or unset it",
         )
     return int(text)
 
@@ -208,7 +209,7 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: str) -> int:
                 work=desk.work,
                 smoke=smoke,  # type: ignore[arg-type]
                 force=options.force,
-                epoch=_epoch(),
+                epoch=_epoch(tree),
                 jobserver=jobserver,
                 build_slots=pipeline.Slots(at_once),
                 share=max(1, slots // min(at_once, max(1, len(planned.jobs)))),

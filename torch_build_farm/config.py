@@ -126,6 +126,11 @@ class Settings:
     name: Annotated[str, AfterValidator(_distribution)]
     packages: Annotated[tuple[ImportName, ...], Field(min_length=1)]
     source: str = "."
+    git: str = ""
+    revision: str = ""
+    sdist: str = ""
+    sdist_sha256: str = ""
+    version: Annotated[str, BeforeValidator(_version)] = ""
     imports: tuple[ImportName, ...] = ()
     smoke_script: str | None = None
     torch: tuple[MinorField, ...] = ()
@@ -149,10 +154,6 @@ class Project:
     settings: Settings
     variants: Mapping[Minor, Variant]
     template_folders: tuple[Path, ...]
-
-    @property
-    def source(self) -> Path:
-        return (self.root / self.settings.source).resolve()
 
     @property
     def imports(self) -> tuple[str, ...]:
@@ -205,6 +206,31 @@ def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
     return None
+
+
+def _source_contradictions(settings: Settings, table: Mapping[str, Any], where: str) -> list[str]:
+    """What is wrong with where the source is said to come from."""
+    found = []
+    origins = [key for key in ("source", "git", "sdist") if key in table]
+    if len(origins) > 1:
+        found.append(f"{origins[1]}: contradicts {origins[0]}; a project has one source")
+    for key, other in (("revision", "git"), ("git", "revision"), ("sdist-sha256", "sdist")):
+        if key in table and other not in table:
+            found.append(f"{key}: needs {other} beside it")
+    if settings.sdist:
+        try:
+            specifiers = list(Requirement(settings.sdist).specifier)
+        except InvalidRequirement as error:
+            found.append(f"sdist: {error}")
+        else:
+            if [one.operator for one in specifiers] != ["=="] or specifiers[0].version.endswith("*"):
+                found.append(f'sdist: {settings.sdist!r} must name one version, as in "torch-scatter==2.1.2"')
+            elif not re.fullmatch(r"[0-9a-f]{64}", settings.sdist_sha256):
+                found.append(
+                    f"sdist-sha256: must be the SHA-256 of the file, 64 hexadecimal digits; `init {settings.sdist}` "
+                    "writes it as the index has it"
+                )
+    return [f"{where}: {line}" for line in found]
 
 
 def _release_contradictions(variant: Variant) -> list[str]:
@@ -287,7 +313,10 @@ def load(root: Path, builtin: Path) -> Project:
     if document is not None and TABLE not in tool:
         close = nearest(TABLE, tool) if tool else "it has no [tool.*] table at all"
         problems.append(f"{path}: no table [tool.{TABLE}]; {close}")
-    settings = _read(Settings, tool[TABLE], f"{path}: [tool.{TABLE}]", problems) if TABLE in tool else None
+    where = f"{path}: [tool.{TABLE}]"
+    settings = _read(Settings, tool[TABLE], where, problems) if TABLE in tool else None
+    if settings:
+        problems += _source_contradictions(settings, tool[TABLE], where)
     variants = _variants((root / "variants", builtin / "variants"), problems)
     if problems or settings is None:
         raise ConfigError("\n".join(problems), next_step="docs/maintainers.md lists every key with its type")

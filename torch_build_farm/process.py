@@ -121,6 +121,7 @@ class Runner:
                     cwd=cwd,
                     env=dict(env),
                     start_new_session=True,
+                    umask=0o022,  # the caller's would be in the permissions of a wheel's members
                 )
                 self._lifelines.add(lifeline)
         except BaseException:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 from torch_build_farm.config import TABLE, Project, Variant
 from torch_build_farm.errors import RenderError, SourceError
 from torch_build_farm.plan import Job
 from torch_build_farm.source import Source
+from torch_build_farm.variant_backend import cut_requires_python, pin_torch, rename_own
 
 FARM_FOLDER = ".torch-build-farm"
 PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
 CONSTRAINTS = f"{FARM_FOLDER}/constraints.txt"
+TOOLCHAIN = f"{FARM_FOLDER}/toolchain.cmake"
+_DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"  # PEP 517's, where none is named
+_OURS = "variant_backend"
 # Rendered file <- template. Everything else of the tree is the project's own.
 _RENDERED = {
     "pyproject.toml": "pyproject.toml.j2",
     PRELUDE: "prelude.cmake.j2",
+    TOOLCHAIN: "toolchain.cmake.j2",
     CONSTRAINTS: "constraints.txt.j2",
 }
 
@@ -40,57 +45,21 @@ class Tree:
     rendered: Mapping[str, str]
 
 
-def cut_requires_python(own: str, variant: Variant) -> str:
-    """The project's requires-python, cut to the CPythons that the torch minor has wheels for."""
+def python_bounds(variant: Variant) -> tuple[str, str]:
+    """The lowest CPython that the torch minor has wheels for, and the first that is too high."""
     low, high = min(variant.cpython), max(variant.cpython)
-    lower, upper = Version(low.release), Version(f"{high.major}.{high.minor + 1}")
-    others = []
-    for specifier in SpecifierSet(own):
-        if specifier.operator == ">=":
-            lower = max(lower, Version(specifier.version))
-        elif specifier.operator == "<":
-            upper = min(upper, Version(specifier.version))
-        else:
-            others.append(str(specifier))
-    return ",".join([f">={lower}", f"<{upper}", *sorted(others)])
+    return low.release, f"{high.major}.{high.minor + 1}"
 
 
-def _pinned(requirements: Iterable[object], pin: str, where: str) -> tuple[list[str], bool]:
-    """`requirements` with torch's replaced by one with `pin` (its extras kept), and whether there was one."""
-    kept: list[str] = []
-    extras: set[str] = set()
-    place = None
-    for text in requirements:
-        try:
-            requirement = Requirement(str(text))
-        except InvalidRequirement as error:
-            raise RenderError(f"{text!r} is no requirement: {error}", where=where) from None
-        if canonicalize_name(requirement.name) == "torch":
-            extras |= requirement.extras
-            place = len(kept) if place is None else place
-        else:
-            kept.append(str(text))
-    if place is not None:
-        kept.insert(place, f"torch{'[' + ','.join(sorted(extras)) + ']' if extras else ''}{pin}")
-    return kept, place is not None
-
-
-def _with_torch(requirements: Iterable[object], pin: str, where: str) -> list[str]:
-    pinned, had = _pinned(requirements, pin, where)
-    return pinned if had else [*pinned, f"torch{pin}"]
-
-
-def _extra(requirements: Iterable[object], names: tuple[str, str], pin: str, where: str) -> list[str]:
-    """An extra's requirements: torch pinned, the project's own name (as in `all = ["name[test]"]`) the variant's."""
-    own, distribution = names
-    renamed = []
-    for text in _pinned(requirements, pin, where)[0]:
-        requirement = Requirement(text)
-        if canonicalize_name(requirement.name) == canonicalize_name(own):
-            requirement.name = distribution
-            text = str(requirement)  # noqa: PLW2901
-        renamed.append(text)
-    return renamed
+def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed: bool = True) -> list[str]:
+    """`requirements` with torch's replaced by one with `pin`, which is added where there is none and one is needed."""
+    texts = list(map(str, requirements))
+    try:
+        names = [canonicalize_name(Requirement(text).name) for text in texts]
+        pinned = [text for text in pin_torch(texts, pin) if text is not None]
+    except InvalidRequirement as error:
+        raise RenderError(f"no requirement: {error}", where=where) from None
+    return pinned if "torch" in names or not needed else [*pinned, f"torch{pin}"]
 
 
 def _inline(value: object) -> str:
@@ -107,16 +76,17 @@ def _key(name: str) -> str:
     return tomlkit.key(name).as_string()
 
 
-def _array(values: Iterable[object]) -> str:
-    """An array as TOML, an element a line."""
-    lines = [f"    {_inline(value)},\n" for value in values]
-    return f"[\n{''.join(lines)}]" if lines else "[]"
+def _array(value: object) -> str:
+    """A value as TOML; an array of several an element a line."""
+    if not isinstance(value, list | tuple) or len(value) < 2:
+        return _inline(value)
+    return "[\n" + "".join(f"    {_inline(one)},\n" for one in value) + "]"
 
 
-def _table(mapping: Mapping[str, Any], name: str, without: tuple[str, ...] = ()) -> str:
+def _table(mapping: Mapping[str, Any], name: str) -> str:
     """The body of TOML table `name`: its plain keys first, then its sub-tables under headers of their own."""
-    keys = {str(k): v for k, v in mapping.items() if k not in without}
-    lines = [f"{_key(k)} = {_inline(v)}\n" for k, v in keys.items() if not isinstance(v, Mapping)]
+    keys = {str(k): v for k, v in mapping.items()}
+    lines = [f"{_key(k)} = {_array(v)}\n" for k, v in keys.items() if not isinstance(v, Mapping)]
     for key, value in keys.items():
         if isinstance(value, Mapping):
             header = f"{name}.{_key(key)}"
@@ -131,15 +101,18 @@ def _tool(source: Source) -> dict[str, Any]:
     another name, it is told what it would have found (its manual, "wheel.packages": src/, python/, the root).
     """
     tool = {name: table for name, table in source.pyproject.get("tool", {}).items() if name != TABLE}
-    backend = str(source.pyproject.get("build-system", {}).get("build-backend", ""))
     settings = tool.get("scikit-build", {})
-    if not backend.startswith("scikit_build_core") or "packages" in settings.get("wheel", {}):
+    if (
+        not _backend(source).startswith("scikit_build_core")
+        or "packages" in settings.get("wheel", {})
+        or not _says_all(source)
+    ):
         return tool
     name = str(source.pyproject["project"]["name"]).replace("-", "_")
-    files = {file.path for file in source.files}
+    paths = {file.path for file in source.files}
     for base in ("src/", "python/", ""):
         for package in dict.fromkeys((name.replace(".", "_"), name.replace(".", "/"))):
-            if files & {f"{base}{package}/__init__.py", f"{base}{package}/__init__.pyi"}:
+            if paths & {f"{base}{package}/__init__.py", f"{base}{package}/__init__.pyi"}:
                 found = {"packages": {package: f"{base}{package}"} if "/" in package else [f"{base}{package}"]}
                 tool["scikit-build"] = {**settings, "wheel": {**settings.get("wheel", {}), **found}}
                 return tool
@@ -155,43 +128,91 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters.update(toml=_inline, toml_array=_array, toml_key=_key, toml_table=_table)
+    environment.filters.update(toml=_inline, toml_table=_table)
     return environment
+
+
+def _says_all(source: Source) -> bool:
+    """Whether [project] alone decides what a variant changes: no part of it is dynamic, and no setup.py has a say.
+
+    (setuptools takes python_requires from setup.py although [project] says another.)
+    """
+    own = source.pyproject.get("project")
+    if own is None or {"dependencies", "optional-dependencies", "requires-python"} & set(own.get("dynamic", ())):
+        return False
+    return not (_backend(source).startswith("setuptools") and (source.root / "setup.py").is_file())
+
+
+def _backend(source: Source) -> str:
+    return str(source.pyproject.get("build-system", {}).get("build-backend", _DEFAULT_BACKEND))
+
+
+def _project_table(source: Source, job: Job, where: str) -> dict[str, Any]:
+    """[project] of the variant, where it alone decides: name, torch pin and requires-python changed."""
+    own, pin = source.pyproject["project"], job.variant.pin
+    extras = {
+        extra: [
+            rename_own(text, str(own["name"]), job.distribution)
+            for text in _with_torch(requirements, pin, where, needed=False)
+        ]
+        for extra, requirements in own.get("optional-dependencies", {}).items()
+    }
+    return {
+        **own,
+        "name": job.distribution,
+        "requires-python": cut_requires_python(str(own.get("requires-python", "")), *python_bounds(job.variant)),
+        "dependencies": _with_torch(own.get("dependencies", ()), pin, where),
+        **({"optional-dependencies": extras} if extras else {}),
+    }
+
+
+def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
+    """What the templates see."""
+    where = str(source.root / "pyproject.toml")
+    variant, own = job.variant, source.pyproject.get("build-system", {"requires": ["setuptools"]})
+    requires = _with_torch(own["requires"], f"=={variant.release}", where)
+    requires += variant.cuda_toolkit if project.settings.cuda_arch_list else ()
+    if _says_all(source):
+        build_system = {**own, "requires": requires}
+        metadata = _project_table(source, job, where)
+    else:
+        build_system = {"requires": [*requires, "packaging"], "build-backend": _OURS, "backend-path": [FARM_FOLDER]}
+        metadata = source.pyproject.get("project", {})
+    return {
+        "job": job,
+        "variant": variant,
+        "settings": project.settings,
+        "build_system": build_system,
+        "metadata": metadata,
+        "tool": _tool(source),
+    }
+
+
+def _backend_files(source: Source, job: Job) -> dict[str, str]:
+    """The variant's own back end and its facts, for a tree whose metadata only its project's back end knows."""
+    if _says_all(source):
+        return {}
+    facts = {
+        "distribution": job.distribution,
+        "pin": job.variant.pin,
+        "cpython": python_bounds(job.variant),
+        "build-backend": _backend(source),
+        "backend-path": source.pyproject.get("build-system", {}).get("backend-path", []),
+    }
+    return {
+        f"{FARM_FOLDER}/{_OURS}.py": files("torch_build_farm").joinpath(f"{_OURS}.py").read_text("utf-8"),
+        f"{FARM_FOLDER}/variant.json": json.dumps(facts, indent=2) + "\n",
+    }
 
 
 def render(project: Project, source: Source, job: Job) -> Tree:
     """The source tree of `job`: the variant's name, torch pinned, requires-python cut, all other metadata kept.
 
+    Where [project] does not say all of that, the variant's back end (variant_backend.py) sees to it in the wheel.
+
     Pure and byte-stable. Raises RenderError where the metadata cannot be rendered or a template is wrong.
     """
-    where = str(source.root / "pyproject.toml")
-    metadata, variant = source.pyproject["project"], job.variant
-    if "dependencies" in metadata.get("dynamic", ()):
-        raise RenderError(
-            "the project's dependencies are dynamic, so its torch requirement cannot be replaced",
-            where=f"{where}: [project] dynamic",
-            next_step="list them in [project] dependencies",
-        )
-    names = (str(metadata["name"]), job.distribution)
-    build_system = source.pyproject.get("build-system", {"requires": ["setuptools"]})
-    context = {
-        "job": job,
-        "variant": variant,
-        "settings": project.settings,
-        "build_system": build_system,
-        "build_requires": [
-            *_with_torch(build_system["requires"], f"=={variant.release}", where),
-            *(variant.cuda_toolkit if project.settings.cuda_arch_list else ()),
-        ],
-        "metadata": metadata,
-        "dependencies": _with_torch(metadata.get("dependencies", ()), variant.pin, where),
-        "extras": {
-            extra: _extra(requirements, names, variant.pin, where)
-            for extra, requirements in metadata.get("optional-dependencies", {}).items()
-        },
-        "requires_python": cut_requires_python(source.requires_python, variant),
-        "tool": _tool(source),
-    }
+    context = _context(project, source, job)
     environment = _environment(project.template_folders)
     try:
         rendered = {path: environment.get_template(name).render(context) for path, name in _RENDERED.items()}
@@ -205,7 +226,7 @@ def render(project: Project, source: Source, job: Job) -> Tree:
         raise RenderError(
             f"the rendered pyproject.toml is not valid TOML: {error}", where="pyproject.toml.j2"
         ) from None
-    return Tree(source, rendered)
+    return Tree(source, {**rendered, **_backend_files(source, job)})
 
 
 def _copy(path: Path, target: Path, expected: str) -> None:

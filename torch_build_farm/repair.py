@@ -102,10 +102,12 @@ def _top_level(wheel: wheels.Wheel, settings: Settings) -> list[str]:
     ]
 
 
-def problems(wheel: wheels.Wheel, settings: Settings, expected: Iterable[str] = ()) -> list[str]:
+def problems(
+    wheel: wheels.Wheel, settings: Settings, expected: Iterable[str] = (), builders: Iterable[str] = ()
+) -> list[str]:
     """Every reason why the wheel is unfit for users, a sentence each; none for a good one.
 
-    `expected` are members that the wheel must have.
+    `expected` are members that the wheel must have, `builders` folders of the build that no member may name.
     """
     found = [
         f"{path} is in the source but not in the wheel, so Python would take the folder for a namespace package; "
@@ -114,6 +116,11 @@ def problems(wheel: wheels.Wheel, settings: Settings, expected: Iterable[str] = 
         if path not in wheel.members
     ]
     found += [*_bundled(wheel, settings), *_run_paths(wheel), *_top_level(wheel, settings)]
+    found += [
+        f"{member} names {folder}, a folder of the build: users have none such, and the same sources built elsewhere "
+        "give another file"
+        for member, folder in wheels.naming(wheel.path, builders).items()
+    ]
     found += wheels.record_problems(wheel.path)
     size = wheel.path.stat().st_size / 1e6
     if size > settings.size_limit_mb:
@@ -159,12 +166,19 @@ def without_library(name: str, where: Path) -> RepairError:
 
 
 def repair(
-    raw: Path, out: Path, scratch: Path, *, settings: Settings, expected: Iterable[str], shell: Shell | None
+    raw: Path,
+    out: Path,
+    scratch: Path,
+    *,
+    settings: Settings,
+    expected: Iterable[str],
+    builders: Iterable[str],
+    shell: Shell | None,
 ) -> wheels.Wheel:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
-    Without `shell` the engine has let auditwheel do so already. Raises RepairError with every reason why the wheel is
-    unfit.
+    `expected` and `builders` are as in `problems`. Without `shell` the engine has let auditwheel do so
+    already. Raises RepairError with every reason why the wheel is unfit.
     """
     if not wheels.read(raw).libraries:
         raise without_library(raw.name, raw)
@@ -179,7 +193,7 @@ def repair(
             shutil.copyfile(raw, scratch / raw.name)
         (made,) = scratch.glob("*.whl")
         wheel = wheels.read(made)
-        if found := problems(wheel, settings, expected):
+        if found := problems(wheel, settings, expected, builders):
             raise RepairError(
                 f"{raw.name} is not fit for users:\n" + "\n".join(f"  - {p}" for p in found), where=str(raw)
             )

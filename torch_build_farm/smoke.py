@@ -65,12 +65,13 @@ def neighbour(project: Project, variant: Variant) -> Variant | None:
 class Smoke:
     """The smoke test of one wheel at `site`, in an environment that is made anew and removed afterwards.
 
-    `tree` is the source tree that it was built from.
+    `source` is the project's source tree, `tree` the rendered one that it was built from.
     """
 
     project: Project
     job: Job
     wheel: Path
+    source: Path
     tree: Path
     mode: Mode
     site: Site
@@ -152,9 +153,8 @@ class Smoke:
 
     def _script_there(self, script: Path) -> Path:
         """The script's path at the site: in the source tree, if it belongs to that, so that it finds its neighbours."""
-        source = self.project.source
-        if script.is_relative_to(source) and (self.tree / script.relative_to(source)).is_file():
-            return self.site.bring(self.tree) / script.relative_to(source)
+        if script.is_relative_to(self.source) and (self.tree / script.relative_to(self.source)).is_file():
+            return self.site.bring(self.tree) / script.relative_to(self.source)
         return self.site.bring(script)
 
     def _refusal(self, wheel: Path) -> dict[str, str]:

@@ -1,24 +1,20 @@
-"""The project's source tree: which files it has, what its metadata says, and its one version."""
+"""The project's source tree: which files it has, and what it says of itself."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-import tomllib
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from email.parser import HeaderParser
 from pathlib import Path
-from typing import Any, Required
+from typing import Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
 from pathspec import PathSpec
-from pydantic import StrictStr, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.12 for pydantic
 
-from torch_build_farm.errors import ConfigError, SourceError, VersionError
+from torch_build_farm import metadata
+from torch_build_farm.errors import ConfigError, SourceError
+from torch_build_farm.metadata import Metadata
+from torch_build_farm.origin import Origin
 
 # Never part of a source tree, in gitignore's syntax: version control, caches, environments, what builds leave behind.
 _NEVER = [
@@ -57,11 +53,18 @@ class SourceFile:
 class Source:
     """A source tree as it was when the run began."""
 
-    root: Path
+    origin: Origin
     files: tuple[SourceFile, ...]
-    version: str
-    version_from_scm: bool
+    metadata: Metadata
     pyproject: Mapping[str, Any]  # as the project wrote it: foreign metadata, passed through
+
+    @property
+    def root(self) -> Path:
+        return self.origin.root
+
+    @property
+    def version(self) -> str:
+        return self.metadata.version
 
     def digest(self, without: Container[str] = ()) -> str:
         """SHA-256 over the files' names, modes and contents (but for some) and the version, which may be git's."""
@@ -71,10 +74,6 @@ class Source:
                 continue
             total.update(f"{file.path}\0{file.sha256}\0{file.executable}\0{file.link}\n".encode())
         return total.hexdigest()
-
-    @property
-    def requires_python(self) -> str:
-        return str(self.pyproject["project"].get("requires-python", ""))
 
 
 def sha256(path: Path) -> str:
@@ -106,114 +105,19 @@ def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
             yield SourceFile((relative / name).as_posix(), sha256(path), os.access(path, os.X_OK))
 
 
-def _scm_version(root: Path, table: Mapping[str, Any]) -> str:
-    """Version from git tags, by the project's own [tool.setuptools_scm]; never writes a version file."""
-    import setuptools_scm  # noqa: PLC0415 (slow to import, rarely needed)
+def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> Source:
+    """The source tree of `origin`; `exclude` holds further patterns in gitignore's syntax.
 
-    settings = {k: v for k, v in table.items() if k not in ("write_to", "version_file", "fallback_version")}
-    try:
-        return str(setuptools_scm.get_version(**{"relative_to": root / "pyproject.toml", **settings}))
-    except (LookupError, TypeError, ValueError) as error:
-        raise VersionError(
-            "git tags give no version",
-            where=f"{root}: {str(error).strip().splitlines()[0]}",
-            next_step="tag a commit, such as `git tag v1.2.3`, or fetch the tags: `git fetch --tags --unshallow`",
-        ) from None
-
-
-def _regex_version(root: Path, provider: Mapping[str, Any]) -> str | None:
-    """Version by scikit-build-core's regex provider: https://scikit-build-core.readthedocs.io, dynamic metadata."""
-    path = root / str(provider.get("input", ""))
-    pattern = str(provider.get("regex", r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<value>.+?)\2'))
-    match = re.search(pattern, path.read_text("utf-8"), re.MULTILINE) if path.is_file() else None
-    return match["value"] if match else None
-
-
-def _version(root: Path, document: Mapping[str, Any]) -> tuple[str, bool]:
-    project, tool = document["project"], document.get("tool", {})
-    if "version" in project:
-        return str(project["version"]), False
-    if (root / "PKG-INFO").is_file():
-        return str(HeaderParser().parsestr((root / "PKG-INFO").read_text("utf-8"))["Version"]), False
-    provider = tool.get("scikit-build", {}).get("metadata", {}).get("version", {})
-    if "setuptools_scm" in tool or str(provider.get("provider", "")).endswith("setuptools_scm"):
-        return _scm_version(root, tool.get("setuptools_scm", {})), True
-    if str(provider.get("provider", "")).endswith("regex") and (found := _regex_version(root, provider)):
-        return found, False
-    raise VersionError(
-        "the source does not say its version",
-        where=f"{root / 'pyproject.toml'}: [project]",
-        next_step='write version = "1.2.3" there, or use setuptools-scm ([tool.setuptools_scm] and a git tag)',
-    )
-
-
-# What the farm reads of the project's metadata, and its types (PEP 621, PEP 518); everything else is passed through.
-_Metadata = TypedDict(
-    "_Metadata",
-    {
-        "name": Required[StrictStr],
-        "version": StrictStr,
-        "dynamic": list[StrictStr],
-        "dependencies": list[StrictStr],
-        "requires-python": StrictStr,
-        "optional-dependencies": dict[str, list[StrictStr]],
-    },
-    total=False,
-)
-_BuildSystem = TypedDict(
-    "_BuildSystem", {"requires": Required[list[StrictStr]], "build-backend": StrictStr}, total=False
-)
-_Document = TypedDict(
-    "_Document",
-    {"project": Required[_Metadata], "build-system": _BuildSystem, "tool": dict[str, dict[str, object]]},
-    total=False,
-)
-
-
-def _check_shape(document: Mapping[str, Any], path: Path) -> None:
-    """Raise SourceError where what the farm needs of [project] and [build-system] is missing or of a wrong type."""
-    problems = []
-    try:
-        TypeAdapter(_Document).validate_python(document)
-        SpecifierSet(document["project"].get("requires-python", ""))
-    except ValidationError as error:
-        problems += [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
-    except InvalidSpecifier as error:
-        problems.append(f"project.requires-python: {error}")
-    if problems:
-        raise SourceError(
-            "the source's pyproject.toml cannot be rendered: " + "; ".join(problems),
-            where=str(path),
-            next_step="describe the project in [project] (PEP 621) and [build-system] (PEP 518)",
-        )
-
-
-def read(root: Path, exclude: tuple[str, ...] = ()) -> Source:
-    """The source tree at `root`; `exclude` holds further patterns in gitignore's syntax.
-
-    Raises SourceError for a tree that is missing or no Python project, VersionError for one without a version.
+    `version` is for a source that does not say its own. Raises SourceError for a tree that is missing or no Python
+    project, VersionError for one without a version.
     """
-    path = root / "pyproject.toml"
-    if not path.is_file():
-        what = "has no pyproject.toml" if root.is_dir() else "does not exist"
-        raise SourceError(
-            f"the source tree {what}", where=str(root), next_step="set source in [tool.torch-build-farm] to its folder"
-        )
+    document = metadata.document(origin.root)
+    said = metadata.read(origin.root, document, version)
+    # An sdist's list of files (SOURCES.txt in its .egg-info) decides what setuptools installs as package data.
+    sdist = (origin.root / "PKG-INFO").is_file()
+    never = [] if origin.sealed else [pattern for pattern in _NEVER if not (sdist and pattern == "*.egg-info/")]
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SourceError("the source's pyproject.toml is not valid TOML", where=f"{path}: {error}") from None
-    _check_shape(document, path)
-    version, from_scm = _version(root, document)
-    try:
-        Version(version)
-    except InvalidVersion:
-        raise VersionError(
-            f"{version!r} is no valid version", where=str(path), next_step="write one as PEP 440 has it, such as 1.2.3"
-        ) from None
-    try:
-        excluded = PathSpec.from_lines("gitignore", [*_NEVER, *exclude])
+        excluded = PathSpec.from_lines("gitignore", [*never, *exclude])
     except ValueError as error:
         raise ConfigError(f"exclude holds a pattern that is none: {error}", where="[tool.torch-build-farm]") from None
-    files = tuple(_walk(root, excluded))
-    return Source(root, files, version, from_scm, document)
+    return Source(origin, tuple(_walk(origin.root, excluded)), said, document)

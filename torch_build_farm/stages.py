@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from torch_build_farm import __version__, toolbox
 from torch_build_farm import render as rendering
 from torch_build_farm import repair as repairing
 from torch_build_farm.engines import BuildRequest
+from torch_build_farm.engines.docker import cibuildwheel
 from torch_build_farm.pipeline import Farm, Outcome, Stage, Step, clear
 from torch_build_farm.smoke import Smoke, neighbour
 from torch_build_farm.source import sha256
@@ -30,7 +32,8 @@ def _render(step: Step) -> Outcome:
     folder = step.folder / "source"
     clear(folder)
     rendering.write(tree, folder, step.farm.epoch)
-    return Outcome((folder,), {"version": step.job.version})
+    facts = {"version": step.job.version, "source": tree.source.origin.identity, "epoch": str(step.farm.epoch)}
+    return Outcome((folder,), facts)
 
 
 def _build_inputs(step: Step) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def _build(step: Step) -> Outcome:
             makeflags=farm.jobserver.makeflags,
             share=farm.share,
             epoch=farm.epoch,
-            version_from_scm=farm.source.version_from_scm,
+            version_from_scm=farm.source.metadata.version_from_scm,
             shell=step.shell,
         )
     )
@@ -82,6 +85,13 @@ def _init_files(farm: Farm) -> list[str]:
     """The __init__.py of each of the project's packages that has one in the source."""
     wanted = [f"{package.replace('.', '/')}/__init__.py" for package in farm.project.settings.packages]
     return [init for init in wanted if any(f"/{file.path}".endswith(f"/{init}") for file in farm.source.files)]
+
+
+def _builders_folders(farm: Farm) -> list[str]:
+    """What a wheel may not name: folders of the engine's builds, and the tree's own where containers have it."""
+    tops = {file.path.partition("/")[0] for file in farm.source.files if "/" in file.path}
+    places = [farm.engine.store.root, farm.work, PurePosixPath(cibuildwheel.BUILD)]
+    return [f"{place}/" for place in (*places, *(PurePosixPath(cibuildwheel.PROJECT, top) for top in sorted(tops)))]
 
 
 def _repair_inputs(step: Step) -> dict[str, Any]:
@@ -111,6 +121,7 @@ def _repair(step: Step) -> Outcome:
         scratch,
         settings=farm.project.settings,
         expected=_init_files(farm),
+        builders=_builders_folders(farm),
         shell=None if farm.engine.grafts else shell,
     )
     return Outcome((wheel.path,), {"tag": wheel.platform})
@@ -136,7 +147,8 @@ def _smoke(step: Step) -> Outcome:
     farm = step.farm
     with farm.engine.site(step.job, step.shell) as site:
         wheel, tree = step.output("repair"), step.output("render")
-        return Outcome(details=Smoke(farm.project, step.job, wheel, tree, farm.smoke, site).run())
+        source = farm.source.root
+        return Outcome(details=Smoke(farm.project, step.job, wheel, source, tree, farm.smoke, site).run())
 
 
 RENDER = Stage("render", _render_inputs, _render)

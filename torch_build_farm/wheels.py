@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -119,6 +119,16 @@ def read(path: Path) -> Wheel:
             members,
             tuple(libraries),
         )
+
+
+def naming(path: Path, words: Iterable[str]) -> dict[str, str]:
+    """Members of a wheel whose content holds one of `words`, each with the first that it holds."""
+    sought = [(word, word.encode()) for word in words]
+    with _opened(path) as archive:
+        contents = ((info.filename, archive.read(info)) for info in archive.infolist())
+        return {
+            name: found for name, content in contents if (found := next((w for w, b in sought if b in content), ""))
+        }
 
 
 def record_problems(path: Path) -> list[str]:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,21 @@ def test_no_table_of_ours(tmp_path: Path) -> None:
 def test_no_pyproject(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no pyproject"):
         load(tmp_path, CHECKOUT)
+
+
+SDIST = '[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('sdist = "demo==1.0"', "sdist-sha256: must be the SHA-256 of the file.*`init demo==1.0` writes it"),
+        (f'sdist = "demo>=1.0"\nsdist-sha256 = "{"0" * 64}"', "must name one version"),
+        (f'sdist = "demo==1.*"\nsdist-sha256 = "{"0" * 64}"', "must name one version"),
+        ('git = "x"\nrevision = "v1"\nsource = "."', "git: contradicts source; a project has one source"),
+        ('git = "x"', "git: needs revision beside it"),
+        ('version = "one"', "Invalid version"),
+    ],
+)
+def test_a_source_that_is_none(tmp_path: Path, lines: str, words: str) -> None:
+    assert re.search(words, complaint(tmp_path, SDIST + lines + "\n"))

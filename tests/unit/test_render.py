@@ -1,3 +1,4 @@
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from torch_build_farm import source
 from torch_build_farm.config import load
 from torch_build_farm.errors import RenderError, SourceError
 from torch_build_farm.names import CPython, Minor
+from torch_build_farm.origin import Origin
 from torch_build_farm.plan import Job
-from torch_build_farm.render import CONSTRAINTS, PRELUDE, Tree, cut_requires_python, render, write
+from torch_build_farm.render import CONSTRAINTS, PRELUDE, TOOLCHAIN, Tree, python_bounds, render, write
+from torch_build_farm.variant_backend import cut_requires_python
 
 VARIANTS = load(CHECKOUT, CHECKOUT).variants
 
@@ -55,7 +58,7 @@ packages = ["demo"]
 def rendered(tmp_path: Path, text: str = PYPROJECT, minor: str = "2.9") -> Tree:
     (tmp_path / "pyproject.toml").write_text(text)
     project = load(tmp_path, CHECKOUT)
-    tree = source.read(tmp_path)
+    tree = source.read(Origin(tmp_path))
     variant = project.variants[Minor.parse(minor)]
     return render(project, tree, Job(project.distribution(variant), tree.version, variant, CPython(3, 12)))
 
@@ -107,7 +110,7 @@ def test_rendering_is_byte_stable_and_leaves_the_source_alone(tmp_path: Path) ->
     assert outs[0] == outs[1]
     assert before == []
     assert (tmp_path / "pyproject.toml").read_text() == PYPROJECT
-    assert {str(path) for path in outs[0]} == {"pyproject.toml", PRELUDE, CONSTRAINTS}
+    assert {str(path) for path in outs[0]} == {"pyproject.toml", PRELUDE, TOOLCHAIN, CONSTRAINTS}
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
@@ -152,10 +155,20 @@ def test_scikit_build_core_still_finds_the_package_of_the_old_name(
     assert document(rendered(tmp_path, text))["tool"]["scikit-build"].get("wheel", {}).get("packages") == wanted
 
 
-def test_dynamic_dependencies_cannot_be_rendered(tmp_path: Path) -> None:
+def test_dynamic_dependencies_are_left_to_the_variants_own_back_end(tmp_path: Path) -> None:
     text = PYPROJECT.replace('version = "1.0"', 'version = "1.0"\ndynamic = ["dependencies"]')
-    with pytest.raises(RenderError, match="dynamic"):
-        rendered(tmp_path, text.replace('dependencies = ["numpy', 'x-dependencies = ["numpy'))
+    tree = rendered(tmp_path, text.replace('dependencies = ["numpy', 'x-dependencies = ["numpy'))
+    new = document(tree)
+    assert new["project"]["name"] == "Demo.Pkg"
+    assert new["build-system"]["build-backend"] == "variant_backend"
+    assert "torch==2.9.0" in new["build-system"]["requires"]
+    assert json.loads(tree.rendered[".torch-build-farm/variant.json"]) == {
+        "distribution": "demo-torch29",
+        "pin": "==2.9.*",
+        "cpython": ["3.10", "3.15"],
+        "build-backend": "scikit_build_core.build",
+        "backend-path": ["."],
+    }
 
 
 bounds = st.integers(min_value=7, max_value=16).map(lambda minor: f"3.{minor}")
@@ -167,7 +180,7 @@ specifiers = st.lists(st.tuples(st.sampled_from([">=", "<", "!=", "<=", ">"]), b
 @given(specifiers, st.sampled_from(list(VARIANTS)))
 def test_requires_python_admits_what_both_admit(own: str, minor: Minor) -> None:
     variant = VARIANTS[minor]
-    cut = SpecifierSet(cut_requires_python(own, variant))
+    cut = SpecifierSet(cut_requires_python(own, *python_bounds(variant)))
     low, high = min(variant.cpython).minor, max(variant.cpython).minor
     for number in range(6, 18):
         version = f"3.{number}"

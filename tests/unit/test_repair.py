@@ -144,7 +144,7 @@ def test_a_wheel_without_a_library(tmp_path: Path) -> None:
     raw = wheel(tmp_path, {"demo/x.py": b""}).path
     shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", print)
     with pytest.raises(RepairError, match="no compiled library"):
-        repair.repair(raw, tmp_path, tmp_path / "scratch", settings=SETTINGS, expected=(), shell=shell)
+        repair.repair(raw, tmp_path, tmp_path / "scratch", settings=SETTINGS, expected=(), builders=(), shell=shell)
 
 
 def test_stripped_section_headers_hide_nothing(tmp_path: Path, library: Make) -> None:

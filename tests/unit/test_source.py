@@ -5,6 +5,7 @@ import pytest
 
 from torch_build_farm import source
 from torch_build_farm.errors import ConfigError, SourceError, VersionError
+from torch_build_farm.origin import Origin
 
 STATIC = '[project]\nname = "demo"\nversion = "1.2"\n'
 DYNAMIC = '[project]\nname = "demo"\ndynamic = ["version"]\n'
@@ -18,14 +19,18 @@ def tree(root: Path, **files: str) -> Path:
     return root
 
 
+def read(root: Path, exclude: tuple[str, ...] = ()) -> source.Source:
+    return source.read(Origin(root), exclude)
+
+
 def git(root: Path, *words: str) -> None:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run(["git", *identity, *words], cwd=root, check=True, capture_output=True)
 
 
 def test_static_version(tmp_path: Path) -> None:
-    found = source.read(tree(tmp_path, pyproject_dot_toml=STATIC))
-    assert (found.version, found.version_from_scm) == ("1.2", False)
+    found = read(tree(tmp_path, pyproject_dot_toml=STATIC))
+    assert (found.version, found.metadata.version_from_scm) == ("1.2", False)
 
 
 @pytest.mark.parametrize("table", ["[tool.setuptools_scm]\n", '[tool.scikit-build.metadata.version]\nprovider = "scikit_build_core.metadata.setuptools_scm"\n'])  # fmt: skip
@@ -37,43 +42,43 @@ def test_version_from_git_tags_writes_nothing(tmp_path: Path, table: str) -> Non
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-qm", "one")
     git(tmp_path, "tag", "v0.1.114.post0")
-    found = source.read(tmp_path)
-    assert (found.version, found.version_from_scm) == ("0.1.114.post0", True)
+    found = read(tmp_path)
+    assert (found.version, found.metadata.version_from_scm) == ("0.1.114.post0", True)
     assert not (tmp_path / "version.py").exists()
 
 
 def test_version_by_regex(tmp_path: Path) -> None:
     table = '[tool.scikit-build.metadata.version]\nprovider = "scikit_build_core.metadata.regex"\ninput = "v.py"\n'
-    found = source.read(tree(tmp_path, pyproject_dot_toml=DYNAMIC + table, v_dot_py='__version__ = "3.1"\n'))
+    found = read(tree(tmp_path, pyproject_dot_toml=DYNAMIC + table, v_dot_py='__version__ = "3.1"\n'))
     assert found.version == "3.1"
 
 
 def test_version_of_an_unpacked_sdist(tmp_path: Path) -> None:
     sdist = tree(tmp_path, pyproject_dot_toml=DYNAMIC)
     (sdist / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: demo\nVersion: 4.5\n")
-    assert source.read(sdist).version == "4.5"
+    assert read(sdist).version == "4.5"
 
 
 def test_no_version(tmp_path: Path) -> None:
     with pytest.raises(VersionError, match="does not say its version"):
-        source.read(tree(tmp_path, pyproject_dot_toml=DYNAMIC))
+        read(tree(tmp_path, pyproject_dot_toml=DYNAMIC))
 
 
 def test_git_tags_without_a_tag_or_repository(tmp_path: Path) -> None:
     with pytest.raises(VersionError, match="git tags give no version"):
-        source.read(tree(tmp_path, pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n"))
+        read(tree(tmp_path, pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n"))
 
 
 def test_invalid_version(tmp_path: Path) -> None:
     with pytest.raises(VersionError, match="no valid version"):
-        source.read(tree(tmp_path, pyproject_dot_toml=STATIC.replace("1.2", "one")))
+        read(tree(tmp_path, pyproject_dot_toml=STATIC.replace("1.2", "one")))
 
 
 def test_missing_source(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
-        source.read(tmp_path / "nowhere")
-    with pytest.raises(SourceError, match=r"has no pyproject.toml"):
-        source.read(tmp_path)
+        read(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match=r"has neither pyproject.toml nor setup.py"):
+        read(tmp_path)
 
 
 def test_files_leave_out_what_builds_leave_and_what_is_excluded(tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_files_leave_out_what_builds_leave_and_what_is_excluded(tmp_path: Path) 
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "junk").touch()
     (tmp_path / "link").symlink_to("pkg")
-    found = {file.path: file for file in source.read(tmp_path, ("/data/",)).files}
+    found = {file.path: file for file in read(tmp_path, ("/data/",)).files}
     assert set(found) == {"pyproject.toml", "a.cpp", "pkg/b.py", "sub/build/kept", "dot/venv", "link"}
     assert found["link"].link == "pkg"
 
@@ -96,8 +101,8 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
     for target in ("../b", str(tmp_path / "b")):
         link.symlink_to(target)
         with pytest.raises(SourceError, match="leads out of the source tree"):
-            source.read(tmp_path / "a")
-        assert source.read(tmp_path / "a", ("/third_party/",)).version == "1.2"
+            read(tmp_path / "a")
+        assert read(tmp_path / "a", ("/third_party/",)).version == "1.2"
         link.unlink()
 
 
@@ -113,22 +118,61 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
 )
 def test_metadata_of_the_wrong_shape(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(SourceError, match=said):
-        source.read(tree(tmp_path, pyproject_dot_toml=text))
+        read(tree(tmp_path, pyproject_dot_toml=text))
 
 
 def test_a_pattern_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exclude"):
-        source.read(tree(tmp_path, pyproject_dot_toml=STATIC), ("!",))
+        read(tree(tmp_path, pyproject_dot_toml=STATIC), ("!",))
 
 
 def test_digest_tells_content_name_mode_and_version(tmp_path: Path) -> None:
     tree(tmp_path, pyproject_dot_toml=STATIC, a_dot_cpp="x")
-    digests = {source.read(tmp_path).digest()}
+    digests = {read(tmp_path).digest()}
     (tmp_path / "a.cpp").write_text("y")
-    digests.add(source.read(tmp_path).digest())
+    digests.add(read(tmp_path).digest())
     (tmp_path / "a.cpp").chmod(0o755)
-    digests.add(source.read(tmp_path).digest())
+    digests.add(read(tmp_path).digest())
     (tmp_path / "a.cpp").rename(tmp_path / "b.cpp")
-    digests.add(source.read(tmp_path).digest())
+    digests.add(read(tmp_path).digest())
     assert len(digests) == 4
-    assert source.read(tmp_path).digest() in digests
+    assert read(tmp_path).digest() in digests
+
+
+def test_setup_py_is_read_and_not_run(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        setup_dot_py="""
+import torch_that_is_not_there
+from setuptools import setup
+__version__ = "2.1." + "2"
+setup(name="demo", version=__version__, python_requires=f">={'3.8'}", packages=computed())
+""",
+    )
+    said = read(tmp_path).metadata
+    assert (said.name, said.version, said.requires_python, said.version_from_scm) == ("demo", "2.1.2", ">=3.8", False)
+
+
+def test_setup_cfg_is_read_and_setup_py_wins(tmp_path: Path) -> None:
+    tree(tmp_path, setup_dot_py='from setuptools import setup\nsetup(name="demo")\n', VERSION="7.1\n")
+    (tmp_path / "setup.cfg").write_text(
+        "[metadata]\nname = other\nversion = file: VERSION\n[options]\ninstall_requires =\n  torch\n"
+    )
+    said = read(tmp_path).metadata
+    assert (said.name, said.version, said.requires) == ("demo", "7.1", ("torch",))
+
+
+def test_a_version_that_only_running_would_tell(tmp_path: Path) -> None:
+    tree(tmp_path, setup_dot_py="from setuptools import setup\nsetup(version=compute())\n")
+    with pytest.raises(VersionError, match="does not say its version"):
+        read(tmp_path)
+    assert source.read(Origin(tmp_path), (), "1.5").version == "1.5"
+
+
+def test_an_unpacked_sdist_keeps_its_list_of_files(tmp_path: Path) -> None:
+    tree(tmp_path, pyproject_dot_toml=STATIC)
+    (tmp_path / "demo.egg-info").mkdir()
+    (tmp_path / "demo.egg-info" / "SOURCES.txt").touch()
+    assert {file.path for file in read(tmp_path).files} == {"pyproject.toml"}
+    (tmp_path / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: demo\nVersion: 1.2\n")
+    assert "demo.egg-info/SOURCES.txt" in {file.path for file in read(tmp_path).files}

@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import build
 import psutil
+from pyproject_hooks import BuildBackendWarning
 
 from torch_build_farm import toolbox
 from torch_build_farm.config import Project, Settings, Variant
@@ -32,6 +34,9 @@ from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Completed, Shell, capture
 from torch_build_farm.torch_store import TorchStore
+
+# `build` repeats what back ends warn of on the farm's own standard error; their output is in the job's log.
+warnings.filterwarnings("ignore", category=BuildBackendWarning)
 
 _QUERY = {"apt": ("dpkg-query", "-W", "-f", "${Status}"), "dnf": ("rpm", "-q")}
 

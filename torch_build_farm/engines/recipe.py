@@ -10,7 +10,7 @@ from pathlib import PurePath
 from torch_build_farm.config import Settings
 from torch_build_farm.engines import BuildRequest
 from torch_build_farm.names import CPython
-from torch_build_farm.render import CONSTRAINTS, PRELUDE
+from torch_build_farm.render import CONSTRAINTS, PRELUDE, TOOLCHAIN
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,20 @@ def variables(settings: Settings, request: BuildRequest, places: Places) -> dict
     own = {
         "SKBUILD_BUILD_DIR": str(places.build),
         "SOURCE_DATE_EPOCH": str(request.epoch),
+        # A setup.py that calls CMake by itself reads these. GNU make before 4.4 would stop at the jobserver's FIFO.
+        "CMAKE_TOOLCHAIN_FILE": str(places.tree / TOOLCHAIN),
+        "CMAKE_GENERATOR": "Ninja",
         # What the back end asks for while building may not bring another torch than the tree was rendered for.
         "UV_CONSTRAINT": str(places.tree / CONSTRAINTS),
     }
     if request.makeflags:
         own["MAKEFLAGS"] = request.makeflags
     # torch's macros put header paths (__FILE__) into every extension; mapped, they name no folder of the builder.
+    # Of two that match, gcc and clang take the later.
     mapped = dict(places.mapped)
     if places.environment:
         packages = site_packages(places.environment, request.job.python)
-        mapped[str(packages / "torch")] = "torch"
+        mapped |= {str(places.environment): "environment", str(packages): "site-packages"}
         own["CMAKE_PREFIX_PATH"] = str(packages / "torch")
         if settings.cuda_arch_list and variant.cuda_toolkit:
             own["CUDA_HOME"] = str(packages / "nvidia" / f"cu{variant.cuda_major}")

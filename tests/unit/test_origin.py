@@ -1,0 +1,158 @@
+"""Sources that are fetched: sdists from an index that serves files from disk, git repositories beside it."""
+
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.unit.test_source import git
+from torch_build_farm.errors import PackageIndexError, SourceError
+from torch_build_farm.origin import EARLIEST, Fetcher
+from torch_build_farm.process import Runner
+
+DATE = 1_600_000_000
+
+
+class Index:
+    """A package index (PEP 503) that serves a folder, and counts what is asked of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, 0
+        index = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                index.asked += 1
+                super().do_GET()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def add(self, name: str, content: bytes, project: str = "demo") -> str:
+        folder = self.folder / project
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+        links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in sorted(folder.glob("*-*")))
+        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+        return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    (tmp_path / "index").mkdir()
+    made = Index(tmp_path / "index")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{made.server.server_port}/")
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def fetcher(tmp_path: Path) -> Fetcher:
+    return Fetcher(tmp_path / "sources", Runner(), lambda _: None)
+
+
+def sdist(*names: str, date: int = DATE) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for number, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.mtime = date - number
+            archive.addfile(member)
+    return stream.getvalue()
+
+
+def test_an_sdist_is_fetched_once_and_brings_its_date(index: Index, fetcher: Fetcher) -> None:
+    digest = index.add("demo-1.0.tar.gz", sdist("demo-1.0/setup.py", "demo-1.0/a/b.cpp"))
+    index.add("demo-1.1.tar.gz", sdist("demo-1.1/setup.py"))
+    index.add("demo-1.0-py3-none-any.whl", b"")
+    first = fetcher.sdist(Requirement("demo==1.0"), digest)
+    assert (first.root / "a" / "b.cpp").is_file()
+    assert (first.epoch, first.sealed, first.identity) == (DATE, True, f"sdist demo==1.0 sha256:{digest}")
+    asked = index.asked
+    assert fetcher.sdist(Requirement("demo==1.0"), digest) == first
+    assert index.asked == asked
+
+
+def test_a_zip_brings_its_date(index: Index, fetcher: Fetcher) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("demo-1.0/setup.py", (2020, 9, 13, 12, 26, 40)), "")
+    digest = index.add("demo-1.0.zip", stream.getvalue())
+    assert fetcher.sdist(Requirement("demo==1.0"), digest).epoch == DATE
+
+
+def test_dates_before_zip_are_raised(index: Index, fetcher: Fetcher) -> None:
+    digest = index.add("demo-1.0.tar.gz", sdist("demo-1.0/setup.py", date=0))
+    assert fetcher.sdist(Requirement("demo==1.0"), digest).epoch == EARLIEST
+
+
+def test_another_file_than_the_pinned_one_is_refused(index: Index, fetcher: Fetcher) -> None:
+    index.add("demo-1.0.tar.gz", sdist("demo-1.0/setup.py"))
+    with pytest.raises(SourceError, match="not the file that sdist-sha256 names"):
+        fetcher.sdist(Requirement("demo==1.0"), "0" * 64)
+    assert not list((fetcher.folder).glob("sdist-*"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("demo==1.0.1", "no sdist of demo==1.0.1; did you mean '1.0'"), ("nowhere==1.0", "has no nowhere"), ("only==1", "wheels only")],
+)  # fmt: skip
+def test_what_the_index_lacks(index: Index, fetcher: Fetcher, asked: str, said: str) -> None:
+    index.add("demo-1.0.tar.gz", sdist("demo-1.0/setup.py"))
+    index.add("only-1-py3-none-any.whl", b"", "only")
+    with pytest.raises(PackageIndexError, match=said):
+        fetcher.sdist(Requirement(asked), "0" * 64)
+
+
+@pytest.mark.parametrize("content", [b"no archive", sdist("../../out.py")])
+def test_an_archive_that_is_none_or_leads_out(index: Index, fetcher: Fetcher, tmp_path: Path, content: bytes) -> None:
+    digest = index.add("demo-1.0.tar.gz", content)
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        fetcher.sdist(Requirement("demo==1.0"), digest)
+    assert not list(tmp_path.glob("**/out.py"))
+
+
+def test_an_index_that_does_not_answer(index: Index, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple/")
+    with pytest.raises(PackageIndexError, match="cannot be fetched"):
+        fetcher.sdist(Requirement("demo==1.0"), "0" * 64)
+
+
+def test_git_by_tag_branch_and_commit(tmp_path: Path, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    git(origin, "init", "-q", "-b", "main")
+    (origin / "setup.py").write_text("one")
+    git(origin, "add", "-A")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", f"{DATE} +0000")
+    git(origin, "commit", "-qm", "one")
+    git(origin, "tag", "-a", "-m", "first", "v1")
+    (origin / "setup.py").write_text("two")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", f"{DATE + 100} +0000")
+    git(origin, "commit", "-qam", "two")
+    first, second = fetcher.git(str(origin), "v1"), fetcher.git(str(origin), "main")
+    assert [(one.root / "setup.py").read_text() for one in (first, second)] == ["one", "two"]
+    assert [one.epoch for one in (first, second)] == [DATE, DATE + 100]
+    origin.rename(tmp_path / "away")  # a commit that was fetched is not asked for again
+    commit = first.identity.rpartition("@")[2]
+    assert fetcher.git(str(origin), commit) == first
+    with pytest.raises(SourceError, match="git cannot fetch the source"):
+        fetcher.git(str(origin), "main")
+
+
+def test_git_without_such_a_revision(tmp_path: Path, fetcher: Fetcher) -> None:
+    git(tmp_path, "init", "-q", "origin")
+    with pytest.raises(SourceError, match="has no tag or branch v9"):
+        fetcher.git(str(tmp_path / "origin"), "v9")

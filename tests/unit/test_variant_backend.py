@@ -1,0 +1,122 @@
+"""The back end that gives another back end's wheel the variant's name, pin and requires-python."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from packaging.metadata import Metadata
+
+from torch_build_farm import variant_backend, wheels
+from torch_build_farm.variant_backend import rewrite_metadata
+
+VARIANT = {"distribution": "demo-pkg-torch29", "pin": "==2.9.*", "cpython": ("3.10", "3.15")}
+OWN = """\
+Metadata-Version: 2.4
+Name: Demo_Pkg
+Version: 1.0
+License: of several
+        lines
+Requires-Python: >=3.8,!=3.11.0
+Requires-Dist: numpy
+Requires-Dist: torch[opt-einsum]>=2.5; sys_platform == "linux"
+Requires-Dist: torch<3
+Provides-Extra: all
+Requires-Dist: demo.pkg[gpu]; extra == "all"
+Provides-Extra: gpu
+Requires-Dist: torch>=2.6; extra == "gpu"
+Dynamic: requires-dist
+
+Name: not a field
+Requires-Dist: torch
+"""
+WANTED = """\
+Metadata-Version: 2.4
+Name: demo-pkg-torch29
+Version: 1.0
+License: of several
+        lines
+Requires-Python: >=3.10,<3.15,!=3.11.0
+Requires-Dist: numpy
+Requires-Dist: torch[opt-einsum]==2.9.*
+Provides-Extra: all
+Requires-Dist: demo-pkg-torch29[gpu]; extra == "all"
+Provides-Extra: gpu
+Requires-Dist: torch==2.9.* ; extra == "gpu"
+Dynamic: requires-dist
+
+Name: not a field
+Requires-Dist: torch
+"""
+
+
+def test_only_name_pin_and_requires_python_change() -> None:
+    assert rewrite_metadata(OWN, VARIANT) == WANTED
+    assert rewrite_metadata(WANTED, VARIANT) == WANTED
+    Metadata.from_email(WANTED)
+
+
+def test_what_the_project_does_not_say_is_added() -> None:
+    own = 'Metadata-Version: 2.1\nName: demo\nVersion: 1\nRequires-Dist: torch>=2; extra == "x"\nProvides-Extra: x\n'
+    assert rewrite_metadata(own, VARIANT).splitlines()[3:] == [
+        "Requires-Python: >=3.10,<3.15",
+        "Requires-Dist: torch==2.9.*",
+        'Requires-Dist: torch==2.9.* ; extra == "x"',
+        "Provides-Extra: x",
+    ]
+
+
+# A back end of the project's own, in its tree (backend-path), as setuptools would be: METADATA known to it alone.
+BACKEND = """
+import pathlib, zipfile
+class hooks:
+    def get_requires_for_build_wheel(config_settings=None):
+        return ["cmake"]
+    def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+        name = "demo_pkg-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(pathlib.Path(wheel_directory, name), "w") as archive:
+            for member, text in MEMBERS.items():
+                archive.writestr(zipfile.ZipInfo(member, (2020, 1, 2, 3, 4, 6)), text)
+        return name
+"""
+MEMBERS = {
+    "demo/__init__.py": "x = 1\n",
+    "demo_pkg-1.0.data/data/share/demo.txt": "",
+    "demo_pkg-1.0.dist-info/METADATA": OWN,
+    "demo_pkg-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\n",
+    "demo_pkg-1.0.dist-info/RECORD.jws": "a signature of the old RECORD",
+    "demo_pkg-1.0.dist-info/RECORD": "",
+}
+
+
+def test_the_wheel_of_another_back_end_becomes_the_variants(tmp_path: Path) -> None:
+    for folder in ("back", ".torch-build-farm"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "back" / "own.py").write_text(f"MEMBERS = {MEMBERS!r}\n{BACKEND}")
+    shutil.copy(variant_backend.__file__, tmp_path / ".torch-build-farm")
+    facts = {**VARIANT, "build-backend": "own:hooks", "backend-path": ["back"]}
+    (tmp_path / ".torch-build-farm" / "variant.json").write_text(json.dumps(facts))
+    script = "import variant_backend as v; print(v.get_requires_for_build_wheel()); print(v.build_wheel('.'))"
+    environment = {**os.environ, "PYTHONPATH": ".torch-build-farm"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["['cmake']", "demo_pkg_torch29-1.0-py3-none-any.whl"]
+    (made,) = tmp_path.glob("*.whl*")
+    wheel = wheels.read(made)
+    assert wheel.metadata["Name"] == "demo-pkg-torch29"
+    assert wheels.record_problems(made) == []
+    folder = "demo_pkg_torch29-1.0.dist-info"
+    assert wheel.members == (
+        "demo/__init__.py",
+        "demo_pkg_torch29-1.0.data/data/share/demo.txt",
+        f"{folder}/METADATA",
+        f"{folder}/WHEEL",
+        f"{folder}/RECORD",
+    )
+    with zipfile.ZipFile(made) as archive:
+        assert {info.date_time for info in archive.infolist()} == {(2020, 1, 2, 3, 4, 6)}
+        assert archive.read("demo/__init__.py") == b"x = 1\n"

@@ -1,0 +1,203 @@
+"""Where a project's source comes from: a path, a git repository and revision, or an sdist on the package index.
+
+What is fetched lies in the store, under a name that says what it is (the sdist's SHA-256, the commit), and is fetched
+once. It is unpacked, never built or installed: a package manager's cache of wheels would hand out one that was built
+against another torch.
+"""
+
+from __future__ import annotations
+
+import calendar
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from torch_build_farm.config import Project
+from torch_build_farm.errors import PackageIndexError, SourceError, nearest
+from torch_build_farm.process import Runner, Shell
+
+# 1980-01-01, the earliest date that a zip archive can hold.
+EARLIEST = 315532800
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A source tree on disk, and where it is from.
+
+    `epoch` (Unix seconds) is the source's own date. A path has none that all its copies share, so there it is 1980: a
+    checkout gives its files new dates, and a commit's date would make other wheels of the same files. `sealed`: the
+    tree is whole as it is, nothing in it was left there by tools.
+    """
+
+    root: Path
+    identity: str = "path"
+    epoch: int = EARLIEST
+    sealed: bool = False
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Fetches sources into `folder`; `say` hears of it."""
+
+    folder: Path
+    runner: Runner
+    say: Callable[[str], None]
+
+    def obtain(self, project: Project) -> Origin:
+        """The project's source tree. Raises SourceError or PackageIndexError where it cannot be had."""
+        settings = project.settings
+        if settings.sdist:
+            found = self.sdist(Requirement(settings.sdist), settings.sdist_sha256)
+        elif settings.git:
+            local = project.root / settings.git
+            found = self.git(str(local.resolve()) if local.exists() else settings.git, settings.revision)
+        else:
+            found = Origin((project.root / settings.source).resolve())
+        return found
+
+    # ---- sdists
+
+    def sdist(self, requirement: Requirement, sha256: str) -> Origin:
+        """The unpacked sdist of `requirement` (name==version), whose SHA-256 is known."""
+        home = self.folder / f"sdist-{sha256}"
+        if not home.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+                self.say(f"fetching the sdist of {requirement}")
+                archive = self.download(requirement, Path(scratch), sha256)
+                unpack(archive, Path(scratch) / "tree")
+                self._keep(Path(scratch) / "tree", home)
+        return Origin(_only_folder(home), f"sdist {requirement} sha256:{sha256}", newest(home), sealed=True)
+
+    def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
+        """Download the sdist of `requirement`; with `sha256` no other than that."""
+        from pypi_simple import DigestMismatchError, NoSuchProjectError, PyPISimple  # noqa: PLC0415 (slow to import)
+        from requests import RequestException  # noqa: PLC0415
+
+        index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
+        try:
+            with PyPISimple(index) if index else PyPISimple() as client:
+                packages = client.get_project_page(requirement.name, timeout=30).packages
+                sdists = [one for one in packages if one.package_type == "sdist"]
+                fitting = [one for one in sdists if one.version and requirement.specifier.contains(one.version, True)]
+                if not fitting:
+                    raise _no_sdist(requirement, [str(one.version) for one in sdists], bool(packages))
+                chosen, path = fitting[-1], folder / fitting[-1].filename
+                client.download_package(chosen, path, verify=bool(chosen.digests), timeout=30)
+        except NoSuchProjectError:
+            raise PackageIndexError(
+                f"the package index has no {requirement.name}", next_step="correct sdist in [tool.torch-build-farm]"
+            ) from None
+        except (RequestException, DigestMismatchError) as error:
+            raise PackageIndexError(
+                f"the sdist of {requirement} cannot be fetched: {error}",
+                where="the index that uv is configured for",
+                next_step="check the network, proxy and certificates, then run again",
+            ) from None
+        self.runner.check()
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 and found != sha256:
+            raise SourceError(
+                f"{path.name} is not the file that sdist-sha256 names: the index has {found}",
+                where="[tool.torch-build-farm] sdist-sha256",
+                next_step="find out why it changed before you write the new one down",
+            )
+        return path
+
+    # ---- git
+
+    def git(self, repository: str, revision: str) -> Origin:
+        """A checkout of `revision` (commit, tag or branch), submodules and history included."""
+        commit = revision if re.fullmatch(r"[0-9a-f]{40}", revision) else self._resolve(repository, revision)
+        home = self.folder / f"git-{hashlib.sha256(repository.encode()).hexdigest()[:12]}-{commit}"
+        if not home.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+                self.say(f"fetching {repository} at {commit[:12]}")
+                tree = Path(scratch) / "tree"
+                self._git(repository, "clone", "--quiet", "--no-checkout", repository, tree)
+                self._git(repository, "-C", tree, "checkout", "--quiet", "--detach", commit)
+                self._git(repository, "-C", tree, "submodule", "--quiet", "update", "--init", "--recursive")
+                self._keep(tree, home)
+        epoch = self._git(repository, "-C", home, "log", "-1", "--format=%ct")[-1]
+        return Origin(home, f"git {repository}@{commit}", max(int(epoch), EARLIEST))
+
+    def _resolve(self, repository: str, revision: str) -> str:
+        lines = self._git(repository, "ls-remote", repository, revision, f"{revision}^{{}}")
+        found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+        names = (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}")
+        if match := next((found[name] for name in names if name in found), None):
+            return match
+        raise SourceError(
+            f"{repository} has no tag or branch {revision}",
+            where="[tool.torch-build-farm] revision",
+            next_step="name a tag, a branch or a commit of 40 hexadecimal digits",
+        )
+
+    def _git(self, repository: str, *words: str | Path) -> tuple[str, ...]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # git is the user's own: credentials, proxies and certificates are configured in many places.
+        env = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+        shell = Shell(self.runner, env, self.folder, self.folder / "git.log", lambda _: None)
+        done = shell.run("git", *words)
+        if not done.ok:
+            said = next((line for line in done.tail if line.startswith(("fatal:", "error:"))), (*done.tail, "")[0])
+            raise SourceError(
+                f"git cannot fetch the source: {said}",
+                where=repository,
+                next_step="correct git and revision in [tool.torch-build-farm]; try the same with `git clone`",
+            )
+        return done.tail or ("",)
+
+    def _keep(self, tree: Path, home: Path) -> None:
+        """Put a fetched tree in its place, whole or not at all; another farm may have been faster."""
+        try:
+            tree.rename(home)
+        except OSError:
+            if not home.is_dir():
+                raise
+
+
+def _no_sdist(requirement: Requirement, versions: list[str], has_files: bool) -> PackageIndexError:
+    (wanted,) = [specifier.version for specifier in requirement.specifier] or [""]
+    what = nearest(wanted, versions) if versions else "it has wheels only" if has_files else "it has no files at all"
+    return PackageIndexError(
+        f"the package index has no sdist of {requirement}; {what}",
+        next_step="correct sdist in [tool.torch-build-farm], or use git and revision",
+    )
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an sdist (PEP 625: .tar.gz; older ones: .zip and others). Raises SourceError where it cannot be."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as members:
+                for member in members.infolist():
+                    path, date = members.extract(member, folder), calendar.timegm((*member.date_time, 0, 0, 0))
+                    os.utime(path, (date, date))
+        else:
+            with tarfile.open(archive) as members:
+                members.extractall(folder, filter="data")  # neither links nor paths that lead out (PEP 706)
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SourceError(f"the sdist cannot be unpacked: {error}", where=archive.name) from None
+
+
+def _only_folder(home: Path) -> Path:
+    folders = [path for path in home.iterdir() if path.is_dir()]
+    return folders[0] if len(folders) == 1 else home
+
+
+def newest(folder: Path) -> int:
+    """The date (Unix seconds) of the newest file in an unpacked archive, which is the archive's own."""
+    dates = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return max(EARLIEST, int(max(dates, default=0)))
