@@ -14,7 +14,7 @@ from types import FrameType
 from rich.console import Console
 
 from torch_build_farm import __version__, commands
-from torch_build_farm.commands import Desk
+from torch_build_farm.desk import Desk
 from torch_build_farm.engines.choice import ENGINES
 from torch_build_farm.errors import FarmError, UsageError, exit_code, nearest
 from torch_build_farm.process import Runner
@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[Callable[[Desk], int], str]] = {
     "render": (commands.render, "write each job's source tree"),
     "build": (commands.build, "render, build and repair wheels"),
     "smoke": (commands.smoke, "smoke-test wheels, each in a fresh environment with its own torch"),
+    "init": (commands.init, "write a project file for a source tree or an sdist"),
+    "verify": (commands.verify, "build a wheel again from its record, and say whether it is the same"),
     "doctor": (commands.examine, "what this machine has and lacks, for what"),
     "clean": (commands.clean, "remove what runs left"),
 }
@@ -80,14 +82,26 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, text) in COMMANDS.items():
         sub = subparsers.add_parser(name, help=text, description=text)
+        if name == "init":
+            sub.add_argument(
+                "what", metavar="SOURCE", help="a source tree, an sdist on the index (NAME==VERSION) or its file"
+            )
+            sub.add_argument(
+                "folder", metavar="DIR", nargs="?", help="where to (default: the tree itself, else ./NAME)"
+            )
+            sub.set_defaults(project=None, work=None, json=False)
+            continue
         _common(sub)
         if name in _SELECTS:
             _selecting(sub)
-        if name == "doctor":
+        if name == "verify":
+            sub.add_argument("wheel", metavar="WHEEL", help="a wheel that the farm made")
+            sub.set_defaults(engine="auto", jobs=None, force=False)
+        if name in ("doctor", "verify"):
             _base_image(sub)
         if name in _RUNS:
             _running(sub)
-        if name in (*_RUNS, "clean"):
+        if name in (*_RUNS, "verify", "clean"):
             sub.add_argument("--wait", action="store_true", help="wait for another farm in the same work folder")
         if name == "clean":
             sub.add_argument("--all", action="store_true", help="finished wheels too")

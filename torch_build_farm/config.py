@@ -66,6 +66,7 @@ def _environment(value: Mapping[str, str]) -> Mapping[str, str]:
     return value
 
 
+_GUIDE = "docs/maintainers.md lists every key with its type"
 _CONFIG = ConfigDict(extra="forbid", alias_generator=_kebab, arbitrary_types_allowed=True)
 Number = StrictInt | StrictFloat
 MinorField = Annotated[Minor, BeforeValidator(lambda value: Minor.parse(_text(value)))]
@@ -297,6 +298,15 @@ def _variants(folders: tuple[Path, ...], problems: list[str]) -> dict[Minor, Var
     return dict(sorted(variants.items()))
 
 
+def variants_of(folders: tuple[Path, ...]) -> dict[Minor, Variant]:
+    """The variants that `folders` describe, in order of version. Raises ConfigError with every problem found."""
+    problems: list[str] = []
+    found = _variants(folders, problems)
+    if problems:
+        raise ConfigError("\n".join(problems), next_step=_GUIDE)
+    return found
+
+
 def load(root: Path, builtin: Path) -> Project:
     """The project in folder `root`; variants and templates come from there and, file by file, from `builtin`.
 
@@ -319,6 +329,6 @@ def load(root: Path, builtin: Path) -> Project:
         problems += _source_contradictions(settings, tool[TABLE], where)
     variants = _variants((root / "variants", builtin / "variants"), problems)
     if problems or settings is None:
-        raise ConfigError("\n".join(problems), next_step="docs/maintainers.md lists every key with its type")
+        raise ConfigError("\n".join(problems), next_step=_GUIDE)
     templates = tuple(folder for folder in (root / "templates", builtin / "templates") if folder.is_dir())
     return Project(root, settings, variants, templates)

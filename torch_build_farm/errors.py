@@ -150,6 +150,12 @@ class CudaToolkitError(FarmError):
     exit_code = 20
 
 
+class NotReproducedError(FarmError):
+    """A wheel that was built again from its record differs; everything in which it does is in `what`, a line each."""
+
+    exit_code = 21
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + the signal's number."""
 

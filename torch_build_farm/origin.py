@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from torch_build_farm.config import Project
 from torch_build_farm.errors import PackageIndexError, SourceError, nearest
@@ -76,10 +77,10 @@ class Fetcher:
                 archive = self.download(requirement, Path(scratch), sha256)
                 unpack(archive, Path(scratch) / "tree")
                 self._keep(Path(scratch) / "tree", home)
-        return Origin(_only_folder(home), f"sdist {requirement} sha256:{sha256}", newest(home), sealed=True)
+        return Origin(only_folder(home), f"sdist {requirement} sha256:{sha256}", newest(home), sealed=True)
 
     def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
-        """Download the sdist of `requirement`; with `sha256` no other than that."""
+        """Download the newest sdist that `requirement` admits; with `sha256` no other than that."""
         from pypi_simple import DigestMismatchError, NoSuchProjectError, PyPISimple  # noqa: PLC0415 (slow to import)
         from requests import RequestException  # noqa: PLC0415
 
@@ -87,11 +88,12 @@ class Fetcher:
         try:
             with PyPISimple(index) if index else PyPISimple() as client:
                 packages = client.get_project_page(requirement.name, timeout=30).packages
-                sdists = [one for one in packages if one.package_type == "sdist"]
-                fitting = [one for one in sdists if one.version and requirement.specifier.contains(one.version, True)]
+                sdists = {one.version: one for one in packages if one.package_type == "sdist" and one.version}
+                fitting = sorted(requirement.specifier.filter(sdists), key=Version)
                 if not fitting:
-                    raise _no_sdist(requirement, [str(one.version) for one in sdists], bool(packages))
-                chosen, path = fitting[-1], folder / fitting[-1].filename
+                    raise _no_sdist(requirement, list(sdists), bool(packages))
+                chosen = sdists[fitting[-1]]
+                path = folder / chosen.filename
                 client.download_package(chosen, path, verify=bool(chosen.digests), timeout=30)
         except NoSuchProjectError:
             raise PackageIndexError(
@@ -192,7 +194,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise SourceError(f"the sdist cannot be unpacked: {error}", where=archive.name) from None
 
 
-def _only_folder(home: Path) -> Path:
+def only_folder(home: Path) -> Path:
     folders = [path for path in home.iterdir() if path.is_dir()]
     return folders[0] if len(folders) == 1 else home
 

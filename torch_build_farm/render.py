@@ -62,13 +62,13 @@ def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed:
     return pinned if "torch" in names or not needed else [*pinned, f"torch{pin}"]
 
 
-def _inline(value: object) -> str:
+def inline(value: object) -> str:
     """A value as TOML on one line."""
     if isinstance(value, Mapping):
-        pairs = [f"{_key(str(k))} = {_inline(v)}" for k, v in value.items()]
+        pairs = [f"{_key(str(k))} = {inline(v)}" for k, v in value.items()]
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_inline, value))}]"
+        return f"[{', '.join(map(inline, value))}]"
     return tomlkit.item(value).as_string()
 
 
@@ -79,8 +79,8 @@ def _key(name: str) -> str:
 def _array(value: object) -> str:
     """A value as TOML; an array of several an element a line."""
     if not isinstance(value, list | tuple) or len(value) < 2:
-        return _inline(value)
-    return "[\n" + "".join(f"    {_inline(one)},\n" for one in value) + "]"
+        return inline(value)
+    return "[\n" + "".join(f"    {inline(one)},\n" for one in value) + "]"
 
 
 def _table(mapping: Mapping[str, Any], name: str) -> str:
@@ -128,7 +128,7 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters.update(toml=_inline, toml_table=_table)
+    environment.filters.update(toml=inline, toml_table=_table)
     return environment
 
 

@@ -71,7 +71,7 @@ def _build(step: Step) -> Outcome:
             shell=step.shell,
         )
     )
-    return Outcome((wheel,), {"engine": farm.engine.name})
+    return Outcome((wheel,), {"engine": farm.engine.name, "base-image": farm.engine.base_image})
 
 
 @contextlib.contextmanager

@@ -68,6 +68,10 @@ class Engine(Protocol):
         """What --engine calls it."""
 
     @property
+    def base_image(self) -> str:
+        """The image that --base-image named; empty where none was, or where builds need no image."""
+
+    @property
     def grafts(self) -> bool:
         """Whether `build` runs auditwheel itself, there where the libraries are that it may have to graft."""
 

@@ -83,6 +83,7 @@ class LocalEngine:
     store: TorchStore
     name: str = "local"
     grafts: bool = False
+    base_image: str = ""
 
     @cached_property
     def _environment(self) -> dict[str, str]:

@@ -67,7 +67,7 @@ class DockerEngine:
         self._here = store
         self._client = client
         self._daemon = daemon
-        self._base_image = base_image
+        self.base_image = base_image or ""
         self._labels = Labels.of(store, uuid.uuid4().hex[:12])
         self._lock = threading.RLock()
         self._bases: dict[str, Base] = {}
@@ -100,10 +100,10 @@ class DockerEngine:
     @speaking()
     def base(self, variant: Variant) -> Base:
         """The base image for a variant."""
-        asked = self._base_image or variant.image
+        asked = self.base_image or variant.image
         with self._lock:
             if asked not in self._bases:
-                self._bases[asked] = images.find_base(self._client, asked, stand_in=not self._base_image)
+                self._bases[asked] = images.find_base(self._client, asked, stand_in=not self.base_image)
             return self._bases[asked]
 
     def _layer(self, base: Base) -> Layer:
