@@ -1,18 +1,15 @@
 """Sources that are fetched: sdists from an index that serves files from disk, git repositories beside it."""
 
-import hashlib
-import http.server
 import io
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from tests.index import Index
 from tests.unit.test_source import git
 from torch_build_farm.errors import PackageIndexError, SourceError
 from torch_build_farm.origin import EARLIEST, Fetcher
@@ -21,41 +18,13 @@ from torch_build_farm.process import Runner
 DATE = 1_600_000_000
 
 
-class Index:
-    """A package index (PEP 503) that serves a folder, and counts what is asked of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.asked = folder, 0
-        index = self
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                index.asked += 1
-                super().do_GET()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def add(self, name: str, content: bytes, project: str = "demo") -> str:
-        folder = self.folder / project
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-        links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in sorted(folder.glob("*-*")))
-        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
-        return hashlib.sha256(content).hexdigest()
-
-
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     (tmp_path / "index").mkdir()
     made = Index(tmp_path / "index")
-    monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{made.server.server_port}/")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", made.url)
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 @pytest.fixture
