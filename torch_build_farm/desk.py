@@ -210,6 +210,7 @@ def execute(
             epoch=epoch,
             jobserver=jobserver,
             build_slots=pipeline.Slots(at_once),
+            smoke_slots=pipeline.Slots(at_once),  # environments are hard links: several take no more disk than one
             share=max(1, slots // min(at_once, max(1, len(jobs)))),
         )
         first = pipeline.pending(farm, jobs, stages)

@@ -74,10 +74,10 @@ class Farm:
     epoch: int
     jobserver: Jobserver
     build_slots: Slots
+    smoke_slots: Slots
     share: int  # of the compilers, for a build that no jobserver reaches
     claimed: dict[str, str] = field(default_factory=dict)  # file name in dist -> job
     lock: threading.Lock = field(default_factory=threading.Lock)
-    smoke_slots: Slots = field(default_factory=lambda: Slots(1))  # one smoke environment at a time on disk
 
     def folder(self, job: Job) -> Path:
         """The job's folder under the work folder."""

@@ -90,7 +90,7 @@ class Smoke:
             there = self.site.bring(self.wheel)
             self._install(there)
             facts = self._torch()
-            for name in self.project.imports:
+            for name in self._innermost():
                 self._import(name)
             facts["imports"] = ", ".join(self.project.imports)
             if self.mode == "full":
@@ -131,6 +131,11 @@ class Smoke:
                 "the index that uv is configured for serves another build; check UV_DEFAULT_INDEX and uv.toml",
             )
         return {"torch": facts["torch"], "cuda": facts["cuda"], "devices": ", ".join(facts["devices"])}
+
+    def _innermost(self) -> list[str]:
+        """The imports but for packages of others: importing pkg.module in a fresh interpreter imports pkg first."""
+        names = self.project.imports
+        return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
     def _import(self, name: str) -> None:
         self.site.shell.say(f"import {name}")
