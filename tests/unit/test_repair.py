@@ -165,3 +165,15 @@ def test_not_a_wheel(tmp_path: Path) -> None:
     path.write_bytes(b"PK nonsense")
     with pytest.raises(RepairError, match="not a wheel"):
         wheels.read(path)
+
+
+def test_a_folder_of_the_build_may_stand_in_no_file(tmp_path: Path, library: Make) -> None:
+    files = {
+        "demo/_core.so": library().read_bytes() + b"/home/me/store/envs/x/torch.h\0",
+        "demo/paths.py": b"at = '/project/src/a'",
+    }
+    found = wheel(tmp_path, files)
+    said = "\n".join(repair.problems(found, SETTINGS, builders=["/home/me/store/", "/project/src/"]))
+    assert "demo/_core.so names /home/me/store/, a folder of the build" in said
+    assert "demo/paths.py names /project/src/" in said
+    assert "a folder of the build" not in "\n".join(repair.problems(found, SETTINGS, builders=["/project/other/"]))
