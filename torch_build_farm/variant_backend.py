@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import io
 import json
+import os
 import re
 import sys
 import zipfile
@@ -167,6 +168,22 @@ def _own() -> Any:
     return found
 
 
+def _complete_toolkit() -> None:
+    """Give the toolkit wheels of CUDA the names that linkers ask for: lib64, and lib*.so beside lib*.so.13.
+
+    As in prelude.cmake, for a setup.py that calls nvcc by torch.utils.cpp_extension. New links only: a file of the
+    wheels may be a hard link into uv's cache.
+    """
+    toolkit = Path(os.environ.get("CUDA_HOME", ""))
+    if not toolkit.is_relative_to(sys.prefix) or (toolkit / "lib64").exists():
+        return
+    for library in (toolkit / "lib").glob("lib*.so.*"):
+        link = library.with_name(library.name.split(".so.")[0] + ".so")
+        if not link.exists():
+            link.symlink_to(library.name)
+    (toolkit / "lib64").symlink_to("lib")
+
+
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
     """What the project's own back end asks for."""
     hook = getattr(_own(), "get_requires_for_build_wheel", None)
@@ -175,5 +192,6 @@ def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
 
 def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
     """The wheel of the project's own back end, made the variant's. Returns its file name."""
+    _complete_toolkit()
     made = _own().build_wheel(wheel_directory, config_settings, metadata_directory)
     return rewrite_wheel(Path(wheel_directory) / made, _facts()).name

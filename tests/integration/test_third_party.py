@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import PROJECTS, Farm
 from tests.index import Index
 from tests.integration.conftest import Environment
+from tests.unit.test_source import git
 from torch_build_farm import cli, wheels
 
 INFO = "Metadata-Version: 2.1\nName: legacy_ext\nVersion: 1.2.3\nRequires-Python: >=3.8\n"
@@ -87,3 +88,31 @@ def test_metadata_is_the_sdists_own_but_for_three_fields(legacy: Farm, own_metad
         '+Requires-Dist: torch==2.9.* ; extra == "all"',
     ]
     assert job["stages"][-1]["details"]["script"] == "legacy: twice is twice, a float has four bytes"
+    answer = farm("verify", str(wheel.path))
+    assert answer.code == 0, answer.out + answer.err
+
+
+def test_a_git_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tree of a tag, with the commit's date, wherever the branch has moved since."""
+    repository = tmp_path / "repository"
+    shutil.copytree(PROJECTS / "legacy", repository)
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "1600000000 +0000")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"], ["tag", "v1.2.3"]):
+        git(repository, *words)
+    (repository / "csrc" / "ops.cpp").write_text("#error of a later commit\n")
+    git(repository, "commit", "-qam", "two")
+    project = tmp_path / "project"
+    project.mkdir()
+    settings = '[tool.torch-build-farm]\nname = "legacy"\npackages = ["legacy"]\ngit = "../repository"\n'
+    (project / "pyproject.toml").write_text(f'{settings}revision = "v1.2.3"\n')
+    farm = Farm(project, tmp_path / "work", {"TORCH_BUILD_FARM_STORE": str(tmp_path / "store")})
+    answer = farm("render", "--torch", "2.9", "--json")
+    assert answer.code == 0, answer.err
+    (job,) = answer.document["jobs"]
+    details = job["stages"][0]["details"]
+    assert details["source"].startswith(f"git {repository}@")
+    assert (details["version"], details["epoch"]) == ("1.2.3", "1600000000")
+    tree = farm.work / "jobs" / job["job"] / "source"
+    assert "twice" in (tree / "csrc" / "ops.cpp").read_text()
+    assert not (tree / ".git").exists()
+    assert (tree / "setup.py").stat().st_mtime == 1600000000

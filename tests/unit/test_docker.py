@@ -126,7 +126,7 @@ def test_the_recipe_maps_folders_and_joins_the_projects_flags() -> None:
     places = Places(Path("/e"), Path("/project"), Path("/tmp/b"), {"/project": "."})
     found = recipe.variables(settings, request("2.13"), places)
     assert found["CXXFLAGS"].startswith("-DX -ffile-prefix-map=/project=. ")
-    assert found["CUDAFLAGS"].count("-Xcompiler=-ffile-prefix-map=") == 3
+    assert found["NVCC_APPEND_FLAGS"].count("-Xcompiler=-ffile-prefix-map=") == 3
     assert found["CUDA_HOME"] == "/e/lib/python3.11/site-packages/nvidia/cu13"
     assert found["CUDAHOSTCXX"] == "g++-13"
     assert "CUDA_HOME" not in recipe.variables(settings, request("2.8"), places), "there are no such wheels for CUDA 12"

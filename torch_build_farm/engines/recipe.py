@@ -71,6 +71,7 @@ def variables(settings: Settings, request: BuildRequest, places: Places) -> dict
     cmake = shlex.join(f"-D{name}={value}" for name, value in defines.items())
     joined = {"CFLAGS": flags, "CXXFLAGS": flags, "CMAKE_ARGS": cmake}
     if settings.cuda_arch_list:
-        joined["CUDAFLAGS"] = " ".join(f"-Xcompiler={flag}" for flag in flags.split())
+        # nvcc itself reads this, whoever calls it: CMake, or a setup.py by torch.utils.cpp_extension
+        joined["NVCC_APPEND_FLAGS"] = " ".join(f"-Xcompiler={flag}" for flag in flags.split())
     given = settings.environment
     return {**own, **given, **{name: f"{given.get(name, '')} {more}".strip() for name, more in joined.items()}}

@@ -29,6 +29,29 @@ def test_a_kernel_for_cuda_13(make_farm: Callable[..., Farm], docker: Docker) ->
     assert not [path for path in library.run_paths if not path.startswith("$ORIGIN")]
 
 
+SETUP = """
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CUDAExtension
+setup(name="cuda-probe", version="1.0", packages=["cuda_probe"], package_dir={"": "src"},
+      ext_modules=[CUDAExtension("cuda_probe._C", ["src/module.cpp", "src/scale.cu"])],
+      cmdclass={"build_ext": BuildExtension})
+"""
+
+
+def test_a_kernel_that_setup_py_compiles(make_farm: Callable[..., Farm], docker: Docker) -> None:
+    """torch.utils.cpp_extension finds the toolkit wheels in CUDA_HOME, with the names that it links by."""
+    farm = make_farm("cuda")
+    farm.engine = "docker"
+    settings = farm.project / "pyproject.toml"
+    settings.write_text("[tool.torch-build-farm]" + settings.read_text().partition("[tool.torch-build-farm]")[2])
+    farm.edit("pyproject.toml", '["8.0", "9.0"]', '["9.0"]')  # each takes its time
+    (farm.project / "setup.py").write_text(SETUP)
+    answer = farm("run", "--torch", "2.13", "--json")
+    assert answer.code == 0, answer.err
+    details = answer.document["jobs"][0]["stages"][-1]["details"]
+    assert "the kernel computes on" in details["script"] or "loads with CUDA 13" in details["script"]
+
+
 def test_cuda_12_without_an_nvcc_stops_before_anything_starts(make_farm: Callable[..., Farm], docker: Docker) -> None:
     farm = make_farm("cuda")
     farm.engine = "docker"
