@@ -176,7 +176,8 @@ def summary(console: Console, results: Sequence[JobResult], work: str, seconds: 
             show(f"{result.job.id}  FAILED", "bold red")
             show("  " + str(result.error).replace("\n", "\n  "), "red")
             continue
-        took = "kept from an earlier run" if result.kept else f"{result.seconds:.1f} s"
+        compiled = f", {float(told):.1f} s of it compiling" if (told := result.detail("build", "compile")) else ""
+        took = "kept from an earlier run" if result.kept else f"{result.seconds:.1f} s{compiled}"
         show(f"{result.job.id}  {took}", "bold green")
         if result.wheel:
             show(f"  wheel   {work}/{result.wheel.path}")

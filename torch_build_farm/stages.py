@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from torch_build_farm import __version__, toolbox
+from torch_build_farm import __version__, ninja_log, toolbox
 from torch_build_farm import render as rendering
 from torch_build_farm import repair as repairing
 from torch_build_farm.engines import BuildRequest
@@ -71,7 +71,8 @@ def _build(step: Step) -> Outcome:
             shell=step.shell,
         )
     )
-    return Outcome((wheel,), {"engine": farm.engine.name, "base-image": farm.engine.base_image})
+    facts = {"engine": farm.engine.name, "base-image": farm.engine.base_image}
+    return Outcome((wheel,), {**facts, **ninja_log.details(out)})
 
 
 @contextlib.contextmanager

@@ -98,7 +98,10 @@ class Engine(Protocol):
         """What identifies the compiler and interpreter of a job; a change means another wheel."""
 
     def build(self, request: BuildRequest) -> Path:
-        """Build the wheel and return its path. Raises BuildError or one of its kinds."""
+        """Build the wheel and return its path. Raises BuildError or one of its kinds.
+
+        Where the build was ninja's, and its log can be reached, that lies beside the wheel.
+        """
 
     def sweep(self) -> int:
         """Remove what killed farms left with the engine; returns how many things."""

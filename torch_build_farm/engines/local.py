@@ -24,7 +24,7 @@ import build
 import psutil
 from pyproject_hooks import BuildBackendWarning
 
-from torch_build_farm import toolbox
+from torch_build_farm import ninja_log, toolbox
 from torch_build_farm.config import Project, Settings, Variant
 from torch_build_farm.diagnosis import diagnose
 from torch_build_farm.engines import BuildRequest, Interpreter, Site, no_cuda_toolkit, recipe
@@ -196,7 +196,9 @@ class LocalEngine:
         shutil.rmtree(home, ignore_errors=True)
         before = oom_kills()
         try:
-            return _LocalBuild(self, request, home).run()
+            wheel = _LocalBuild(self, request, home).run()
+            ninja_log.keep(request.scratch / "build", request.out)
+            return wheel
         except subprocess.CalledProcessError:
             raise diagnose(request.job.id, request.shell.log, oom_kills() - before) from None
         finally:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from torch_build_farm import repair
+from torch_build_farm import ninja_log, repair
 from torch_build_farm.config import Project, Variant
 from torch_build_farm.diagnosis import diagnose
 from torch_build_farm.engines import BuildRequest, Interpreter, Site, no_cuda_toolkit, recipe
@@ -229,6 +229,12 @@ class DockerEngine:
             with self.site(job, shell) as site:
                 floor.store.fetch(release, job.python, site)
         home = floor.store.environment(f"{job.id}-build")
+        objects = floor.store.environment(f"{job.id}-objects")
+        if floor.shared:  # CMake's build folder lies where ninja's log can be read
+            objects.mkdir(parents=True, exist_ok=True)
+            bound = containers.mount(type="bind", source=str(objects), target=cibuildwheel.BUILD)
+            mounts = (*floor.confinement.mounts, bound)
+            floor = replace(floor, confinement=replace(floor.confinement, mounts=mounts))
         try:
             with Watch(self._client, self._labels, job.id, shell.runner) as watch:
                 done = self._cibuildwheel(request, image, floor, home)
@@ -236,10 +242,12 @@ class DockerEngine:
                     watch.settle()
                     raise self._failure(request, done, watch)
             (wheel,) = request.out.glob("*.whl")
+            ninja_log.keep(objects, request.out)
             return wheel
         finally:
             containers.remove(self._client, self._labels.filters(job.id))
             self._clear(home, image)
+            shutil.rmtree(objects, ignore_errors=True)
             shutil.rmtree(request.scratch, ignore_errors=True)
 
     def _cibuildwheel(self, request: BuildRequest, image: str, floor: Ground, home: Path) -> Completed:
