@@ -34,13 +34,15 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import tomlkit
 from meter import SAMPLE_S, Meter, compiled, docker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from torch_build_farm import config, ninja_log, repair
 from torch_build_farm.engines.docker.containers import Labels
@@ -55,7 +57,6 @@ REPEATS = 5  # of scenario d
 PATIENCE_S = 60  # for an interrupted command to clean up
 CERTIFICATES = "/etc/benchmark-certificates.pem"
 OBJECTS = "/tmp/objects"  # CMake's build folder in plain cibuildwheel's containers
-TORCH = ("torch", "triton", "nvidia")  # folders that tell a wheel of torch itself
 HOW = {
     "compile": "From the start of ninja's first command to the end of its last, by the log of each build. `wall` is "
     "the time in which at least one build compiled, each placed by the clock time that ninja noted. `counted` is what "
@@ -68,8 +69,8 @@ HOW = {
     "machine's, page cache left out.",
     "containers_started": "The engine's start events with the scenario's label.",
     "phases": "Seconds between lines of the logs as they were written.",
-    "beyond_torch_bytes": "Per variant: the peak growth of c; that of b less the unpacked wheels of torch, triton and "
-    "CUDA in the store. The goal takes the larger.",
+    "beyond_torch_bytes": "Per variant: the peak growth of c; that of b less the unpacked wheels of torch and all that "
+    "it requires. The goal takes the larger.",
 }
 
 
@@ -205,9 +206,16 @@ def plain(bench: Bench) -> dict[str, Any]:
 
 
 def torch_bytes(store: Path) -> int:
-    """What the unpacked wheels of torch, triton and CUDA take in uv's cache."""
-    archives = [path for path in store.glob("uv/archive-*/*") if any((path / name).is_dir() for name in TORCH)]
-    return sum(file.lstat().st_blocks * 512 for archive in archives for file in archive.rglob("*"))
+    """What torch and all that it requires take in uv's cache, where each wheel is unpacked in a folder of its own."""
+    wheels = [(path, one) for path in store.glob("uv/archive-*/*") for one in distributions(path=[str(path)])]
+    itself, more = set[str](), set[str](("torch",))
+    while more:
+        itself |= more
+        required = [text for _, one in wheels if canonicalize_name(one.name) in itself for text in one.requires or ()]
+        named = {str(canonicalize_name(Requirement(text).name)) for text in required if "extra ==" not in text}
+        more = named - itself
+    folders = [path for path, one in wheels if canonicalize_name(one.name) in itself]
+    return sum(file.lstat().st_blocks * 512 for folder in folders for file in folder.rglob("*"))
 
 
 def farm(bench: Bench, *more: str) -> dict[str, Any]:

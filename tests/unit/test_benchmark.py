@@ -66,8 +66,12 @@ def test_the_farms_compiling_counts_for_no_more_than_the_same_compiling_alone(sc
     assert (growth["value"], growth["met"]) == (300, False)
 
 
-def test_torch_itself_is_told_by_its_folders(scripts: dict[str, Any], tmp_path: Path) -> None:
-    for name in ("archive-v0/x/torch", "archive-v0/y/nvidia/cublas", "archive-v0/z/numpy"):
-        (tmp_path / "uv" / name).mkdir(parents=True)
-        (tmp_path / "uv" / name / "file").write_bytes(b"0" * 100_000)
+def test_torch_itself_is_torch_and_what_it_requires(scripts: dict[str, Any], tmp_path: Path) -> None:
+    wheels = {"torch": "Nvidia.cublas; platform_system == 'Linux'", "nvidia-cublas": "", "numpy": "", "optional": ""}
+    for name, needed in wheels.items():
+        info = tmp_path / "uv" / "archive-v0" / f"of-{name}" / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        requires = f"Requires-Dist: {needed}\nRequires-Dist: optional; extra == 'more'\n" if needed else ""
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}")
+        (info.parent / "file").write_bytes(b"0" * 100_000)
     assert 200_000 < scripts["benchmark"].torch_bytes(tmp_path) < 300_000
