@@ -221,6 +221,7 @@ def torch_bytes(store: Path) -> int:
 def farm(bench: Bench, *more: str) -> dict[str, Any]:
     """Scenarios b and c: all stages, in an empty work folder."""
     shutil.rmtree(bench.work, ignore_errors=True)
+    (bench.scratch / "logs" / "farm.log").unlink(missing_ok=True)  # of the scenario before
     with Meter(bench.scratch, bench.farms_label, [bench.work / "logs", bench.scratch / "logs"]) as meter:
         options = ("--engine", "docker", "--base-image", bench.image, "--smoke", "full", *more)
         document = bench.farm("run", *options, log="farm")

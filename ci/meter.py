@@ -26,7 +26,7 @@ _PHASES = [
         (BEGIN, "start"),
         (r"^#### torch-build-farm: render ", "render"),
         (r"^#### torch-build-farm: build ", "start of cibuildwheel"),
-        (r"/uv pip install .*torch==", "download of torch"),
+        (r"/uv pip install --python \S+ '?torch==", "download of torch"),
         (r"^\$ .* -m cibuildwheel ", "start of cibuildwheel"),
         (r"^Starting container image", "container"),
         (r"^\* Creating isolated environment", "build environment"),

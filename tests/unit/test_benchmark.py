@@ -34,6 +34,11 @@ def test_phases_last_until_the_next_begins(scripts: dict[str, Any]) -> None:
     lines = [
         (0.0, meter.BEGIN),
         (1.0, "#### torch-build-farm: build demo-torch28-cp311 2026-11-22"),
+        (
+            1.2,
+            "$ docker exec c0 /opt/torch-build-farm/bin/uv pip install --python /s/envs/x/fetch-2.9.x 'torch==2.9.*'",
+        ),
+        (1.4, "$ /farm/bin/python -I -m cibuildwheel . --only cp311-manylinux_x86_64"),
         (1.5, "Starting container image torch-build-farm:0123..."),
         (2.0, "* Creating isolated environment: venv+uv..."),
         (4.0, "* Building wheel..."),
@@ -44,7 +49,8 @@ def test_phases_last_until_the_next_begins(scripts: dict[str, Any]) -> None:
     ]
     expected = {
         "start": 1.0,
-        "start of cibuildwheel": 0.5,
+        "start of cibuildwheel": 0.3,
+        "download of torch": 0.2,
         "container": 0.5,
         "build environment": 2.0,
         "configure": 0.5,
