@@ -23,6 +23,7 @@ from torch_build_farm.errors import EngineError, NotReproducedError, UsageError,
 from torch_build_farm.origin import Fetcher, only_folder, unpack
 from torch_build_farm.pipeline import Stage
 from torch_build_farm.plan import Selection
+from torch_build_farm.records import Record
 from torch_build_farm.smoke import Mode
 from torch_build_farm.source import sha256
 from torch_build_farm.stages import BUILD, RENDER, REPAIR, SMOKE
@@ -115,15 +116,14 @@ def verify(desk: Desk) -> int:
             work=Path(folder),
         )
         _again(desk, prepared, [RENDER], recorded)
-        made = _again(desk, prepared, [RENDER, BUILD, REPAIR], recorded)
-        found = verifying.differences(wheel, made)
-        now = prepared.engine.toolchain(prepared.plan.jobs[0])
-    changed = verifying.changed_tools({name: recorded.build.tools.get(name, "") for name in now}, now)
+        _, build, repair = _again(desk, prepared, [RENDER, BUILD, REPAIR], recorded)
+        found = verifying.differences(wheel, prepared.work / repair.outputs[0].path)
+    changed = verifying.changed_inputs(recorded.build, build)
     if desk.options.json:
         desk.answer({"schema": 1, "wheel": wheel.name, "job": recorded.job, "identical": not found,
-                     "differences": found, "toolchain": changed})  # fmt: skip
+                     "differences": found, "changed": changed})  # fmt: skip
     if found:
-        lines = "\n".join(f"  - {line}" for line in [*(f"toolchain: {line}" for line in changed), *found])
+        lines = "\n".join(f"  - {line}" for line in [*changed, *found])
         error = NotReproducedError(f"{wheel.name}, built again, differs:\n{lines}", where=str(wheel))
         desk.say(f"error: {error}")
         return exit_code(error)
@@ -131,12 +131,13 @@ def verify(desk: Desk) -> int:
     return 0
 
 
-def _again(desk: Desk, prepared: Prepared, stages: Sequence[Stage], recorded: Recorded) -> Path:
-    """What the last of `stages` made. Raises the job's own error, or UsageError where the source has changed since."""
+def _again(desk: Desk, prepared: Prepared, stages: Sequence[Stage], recorded: Recorded) -> list[Record]:
+    """The records of `stages`, run anew. Raises the job's own error, or UsageError where the source has changed."""
     (result,) = execute(desk, prepared, stages, "none", recorded.epoch)
     if result.error:
         raise result.error
-    (render,) = result.stages[0].record.outputs
+    records = [stage.record for stage in result.stages]
+    (render,) = records[0].outputs
     (then,) = recorded.render.outputs
     if render.sha256 != then.sha256:
         changed = verifying.changed_files(desk.work / then.path, prepared.work / render.path)
@@ -146,8 +147,7 @@ def _again(desk: Desk, prepared: Prepared, stages: Sequence[Stage], recorded: Re
             f"{recorded.render.details['source']}, version {recorded.render.details['version']}",
             next_step="check out what it was built from, and verify again",
         )
-    (made,) = result.stages[-1].record.outputs
-    return prepared.work / made.path
+    return records
 
 
 def init(desk: Desk) -> int:

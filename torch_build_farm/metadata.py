@@ -118,16 +118,22 @@ def _regex_version(root: Path, provider: Mapping[str, Any]) -> str | None:
     return match["value"] if match else None
 
 
-def setup_arguments(path: Path) -> dict[str, Any]:
-    """What a setup.py passes to setup() by keyword, as far as it is plain: values, names of them, f-strings, sums."""
+def _parsed(path: Path) -> tuple[ast.Module, dict[str, Any]]:
+    """A Python file, not run, and the names that it gives plain values to; both empty where there is none to parse."""
     try:
         tree = ast.parse(path.read_text("utf-8", "replace"))
     except (OSError, SyntaxError):
-        return {}
+        return ast.Module([], []), {}
     names: dict[str, Any] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             names.setdefault(node.targets[0].id, _value(node.value, names))
+    return tree, names
+
+
+def setup_arguments(path: Path) -> dict[str, Any]:
+    """What a setup.py passes to setup() by keyword, as far as it is plain: values, names of them, f-strings, sums."""
+    tree, names = _parsed(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "setup":
             values = {word.arg: _value(word.value, names) for word in node.keywords if word.arg}
@@ -155,8 +161,19 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
         return None
 
 
+def _directed(root: Path, way: str, value: str) -> str:
+    """A version that setuptools is directed to: `file` VERSION, or `attr` package.__version__ where that is plain."""
+    if way == "file":
+        path = root / value
+        return path.read_text("utf-8").strip() if path.is_file() else ""
+    module, _, name = value.rpartition(".")
+    stem = module.replace(".", "/")
+    paths = [root / base / file for base in ("", "src") for file in (f"{stem}/__init__.py", f"{stem}.py")]
+    return str(next((found for path in paths if (found := _parsed(path)[1].get(name))), ""))
+
+
 def _setup_cfg(root: Path) -> dict[str, Any]:
-    """What setup.cfg says, by setup()'s own names; `attr:` is left alone, since it may run the package."""
+    """What setup.cfg says, by setup()'s own names."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read(root / "setup.cfg", "utf-8")
@@ -164,12 +181,9 @@ def _setup_cfg(root: Path) -> dict[str, Any]:
         return {}
     both = {name: value for part in ("metadata", "options") if part in parser for name, value in parser[part].items()}
     found: dict[str, Any] = {name: both[name] for name in ("name", "version", "python_requires") if name in both}
-    version = str(found.get("version", ""))
-    if version.startswith("file:"):
-        file = root / version.removeprefix("file:").strip()
-        found["version"] = file.read_text("utf-8").strip() if file.is_file() else ""
-    elif version.startswith("attr:"):
-        del found["version"]
+    way, colon, value = str(found.get("version", "")).partition(":")
+    if colon:
+        found["version"] = _directed(root, way.strip(), value.strip())
     if "install_requires" in both:
         found["install_requires"] = [line.strip() for line in both["install_requires"].splitlines() if line.strip()]
     return found
@@ -189,6 +203,8 @@ def _version(root: Path, found: Mapping[str, Any], setup: Mapping[str, Any]) -> 
         return _scm_version(root, tool.get("setuptools_scm", {})), True
     if str(provider.get("provider", "")).endswith("regex") and (by_regex := _regex_version(root, provider)):
         return by_regex, False
+    for way, value in tool.get("setuptools", {}).get("dynamic", {}).get("version", {}).items():
+        return _directed(root, way, str(value[0] if isinstance(value, list) else value)), False
     return str(setup.get("version", "")), False
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,13 +51,16 @@ def find(wheel: Path, work: Path) -> Recorded:
     )
 
 
-def changed_tools(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Tools that are not what they were, a sentence each."""
-    return [
-        f"{name} was {then.get(name) or 'none'}, is {now.get(name) or 'none'}"
-        for name in sorted({*then, *now})
-        if then.get(name) != now.get(name)
+def changed_inputs(then: Record, now: Record) -> list[str]:
+    """What of a build's inputs, its source apart, is not what it was, a sentence each."""
+    tools = [
+        f"toolchain: {name} was {then.tools.get(name) or 'none'}, is {now.tools.get(name) or 'none'}"
+        for name in sorted({*then.tools, *now.tools})
+        if then.tools.get(name) != now.tools.get(name)
     ]
+    if not tools and then.digest != now.digest:
+        return ["settings: the variant, or environment, cmake-defines, before-build and their like, were others"]
+    return tools
 
 
 def changed_files(then: Path, now: Path) -> list[str]:

@@ -176,3 +176,15 @@ def test_an_unpacked_sdist_keeps_its_list_of_files(tmp_path: Path) -> None:
     assert {file.path for file in read(tmp_path).files} == {"pyproject.toml"}
     (tmp_path / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: demo\nVersion: 1.2\n")
     assert "demo.egg-info/SOURCES.txt" in {file.path for file in read(tmp_path).files}
+
+
+@pytest.mark.parametrize("where", ["setup.cfg", "pyproject.toml"])
+@pytest.mark.parametrize(("way", "value"), [("file", "VERSION"), ("attr", "demo.version.__version__")])
+def test_where_setuptools_is_directed_for_a_version(tmp_path: Path, where: str, way: str, value: str) -> None:
+    tree(tmp_path, VERSION="3.2\n", src__demo__version_dot_py='__version__ = "3" + ".2"\n')
+    if where == "setup.cfg":
+        (tmp_path / where).write_text(f"[metadata]\nname = demo\nversion = {way}: {value}\n")
+        (tmp_path / "setup.py").touch()
+    else:
+        (tmp_path / where).write_text(f'{DYNAMIC}[tool.setuptools.dynamic]\nversion = {{ {way} = "{value}" }}\n')
+    assert read(tmp_path).version == "3.2"

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,16 @@ def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
     os.link(made, elsewhere)
     found = verify.find(elsewhere, tmp_path)
     assert (found.job, found.epoch) == ("demo-torch29-cp311", 315532800)
+
+
+def test_what_a_build_began_with() -> None:
+    then = Record("build", "demo", "a", (), 1, "", tools={"compiler": "g++ 12", "gone": "1"})
+    tools = verify.changed_inputs(then, replace(then, digest="b", tools={"compiler": "g++ 13", "new": "2"}))
+    assert tools == [
+        "toolchain: compiler was g++ 12, is g++ 13",
+        "toolchain: gone was 1, is none",
+        "toolchain: new was none, is 2",
+    ]
+    assert verify.changed_inputs(then, then) == []
+    (settings,) = verify.changed_inputs(then, replace(then, digest="b"))
+    assert settings.startswith("settings: ")
