@@ -39,7 +39,6 @@ _PHASES = [
         (r"^#### torch-build-farm: repair ", "checks of the wheel, wait for the smoke test's place"),
         (r"^#### torch-build-farm: smoke ", "smoke: container"),
         (r"/uv venv .*-smoke$", "smoke: install"),
-        (r" -I -c '$", "smoke: torch"),
         (r" -I -X faulthandler -c ", "smoke: imports"),
         (r" cp .*/source ", "smoke: script"),
         (r" pip install --dry-run ", "smoke: refusal"),
@@ -86,6 +85,7 @@ class Meter:
         self._read: dict[Path, int] = {}
         self._lines: dict[str, list[tuple[float, str]]] = {}
         self._load = os.getloadavg()[0]
+        self._disk_peak = self._memory_peak = 0
 
     def lines(self, log: str, about: str = "") -> list[tuple[float, str]]:
         """The lines of a log (its name, without suffix) that contain `about`, each with its time."""
@@ -120,8 +120,9 @@ class Meter:
         command = ["docker", "events", "--since", str(int(time.time())), "--filter", f"label={self._label}"]
         command += ["--filter", "type=container", "--filter", "event=start", "--format", "{{.ID}}"]
         self._events = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        self._disk_start = self._disk_peak = self._disk()
-        self._memory_start = self._memory_peak = _memory()
+        self._disk_start = self._disk()
+        self._memory_start = _memory()
+        self._disk_peak, self._memory_peak = self._disk_start, self._memory_start
         self._received_start = _received()
         self._thread.start()
         self.start = time.time()

@@ -14,14 +14,25 @@ from packaging.utils import canonicalize_name
 from torch_build_farm import wheels
 from torch_build_farm.config import Project, Variant
 from torch_build_farm.diagnosis import diagnose
-from torch_build_farm.engines import Site
+from torch_build_farm.engines import Site, recipe
 from torch_build_farm.errors import BuildError, SmokeError
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Completed
 
 Mode = Literal["full", "import", "none"]
 
-# What torch says of itself, as one line of JSON.
+# Bytecode of torch's own modules, and of what it requires: compiling it is half of the first import. $1 is the store's
+# folder for it, $2 site-packages, and the rest are the project's own packages, which are left out. Links, so that it
+# takes no room twice; Python itself sees to it that none is older than its source, a hard link too (PEP 3147).
+_BYTECODE = 'site=$2; kept=$1/$(cd "$site" && echo torch-*.dist-info); shift 2; '
+_LINK_BYTECODE = _BYTECODE + 'if [ -d "$kept" ]; then cp -alf "$kept/." "$site"; fi'
+_KEEP_BYTECODE = (
+    _BYTECODE
+    + 'mkdir -p "$kept" && cd "$site" && for own; do rm -rf "$own"; done; '
+    + 'find . -name __pycache__ -prune -exec cp -alf --parents -t "$kept" {} +'
+)
+
+# What torch says of itself, as one line of JSON. It may follow another statement.
 _ASK_TORCH = """
 import json, torch
 print(json.dumps({
@@ -30,6 +41,11 @@ print(json.dumps({
     "devices": ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
 }))
 """
+
+
+def _told(done: Completed) -> str:
+    """The line of _ASK_TORCH in what a command printed; "" where there is none."""
+    return next((line for line in reversed(done.tail) if line.startswith('{"torch"')), "")
 
 
 def metadata_problems(wheel: wheels.Wheel, job: Job, python_version: str) -> list[str]:
@@ -89,13 +105,16 @@ class Smoke:
         try:
             there = self.site.bring(self.wheel)
             self._install(there)
-            facts = self._torch()
-            for name in self._innermost():
+            self._bytecode(_LINK_BYTECODE)
+            first, *others = self._innermost()
+            facts = self._first_import(first)
+            for name in others:
                 self._import(name)
             facts["imports"] = ", ".join(self.project.imports)
             if self.mode == "full":
                 facts |= self._script()
                 facts |= self._refusal(there)
+            self._bytecode(_KEEP_BYTECODE)
             return facts
         finally:
             self.site.remove(self.home)
@@ -117,11 +136,30 @@ class Smoke:
                 raise self._error(f"the wheel does not install: {error.what}")
             raise error
 
-    def _torch(self) -> dict[str, str]:
-        done = self._python("-c", _ASK_TORCH)
-        if not done.ok:
+    def _bytecode(self, script: str) -> None:
+        """Take bytecode from the store, or keep it there; a test that has to do without only takes longer."""
+        python = self.job.python
+        packages = recipe.site_packages(self.home, python)
+        own = sorted({name.split(".")[0] for name in self.project.settings.packages})
+        kept = self.site.store.root / "bytecode" / python.tag
+        self.site.shell.run("sh", "-c", script, "sh", kept, packages, *own)
+
+    def _first_import(self, name: str) -> dict[str, str]:
+        """Import `name` as all others; the same interpreter then tells of torch, which takes seconds to load.
+
+        Where that fails torch is asked by itself: one that is broken, or not the wheel's, is the better reason.
+        """
+        done = self._imported(name, _ASK_TORCH)
+        if not (done.ok and _told(done)):
+            self._torch(self._python("-c", _ASK_TORCH))
+            raise self._import_error(name, done)
+        return self._torch(done)
+
+    def _torch(self, done: Completed) -> dict[str, str]:
+        """What torch says of itself at the end of `done`. Raises SmokeError where it is none, or the wrong one."""
+        if not (done.ok and (told := _told(done))):
             raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
-        facts = json.loads(next(line for line in reversed(done.tail) if line.startswith('{"torch"')))
+        facts = json.loads(told)
         if not SpecifierSet(self.job.variant.pin).contains(facts["torch"], prereleases=True):
             raise self._error(f"the wheel brought torch {facts['torch']}, not {self.job.variant.pin}")
         wanted = self.job.variant.cuda
@@ -137,14 +175,20 @@ class Smoke:
         names = self.project.imports
         return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
-    def _import(self, name: str) -> None:
+    def _imported(self, name: str, then: str = "") -> Completed:
         self.site.shell.say(f"import {name}")
-        done = self._python("-X", "faulthandler", "-c", f"import {name}")
+        return self._python("-X", "faulthandler", "-c", f"import {name}{then}")
+
+    def _import(self, name: str) -> None:
+        done = self._imported(name)
         if not done.ok:
-            reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
-            hint = "import torch before the extension, in the package's __init__.py" if "libtorch" in reason else ""
-            hint = hint or "the log has the traceback"
-            raise self._error(f"import {name} fails in a fresh interpreter: {reason}", hint)
+            raise self._import_error(name, done)
+
+    def _import_error(self, name: str, done: Completed) -> SmokeError:
+        reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
+        hint = "import torch before the extension, in the package's __init__.py" if "libtorch" in reason else ""
+        hint = hint or "the log has the traceback"
+        return self._error(f"import {name} fails in a fresh interpreter: {reason}", hint)
 
     def _script(self) -> dict[str, str]:
         script = self.project.smoke_script

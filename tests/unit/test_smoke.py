@@ -1,15 +1,20 @@
 """What smoke reads in METADATA, and whose torch it wants refused."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.conftest import CHECKOUT
 from tests.unit.test_repair import METADATA, wheel
 from torch_build_farm.config import load
+from torch_build_farm.errors import SmokeError
 from torch_build_farm.names import CPython, Minor
 from torch_build_farm.plan import Job
-from torch_build_farm.smoke import metadata_problems, neighbour
+from torch_build_farm.process import Completed
+from torch_build_farm.smoke import Smoke, metadata_problems, neighbour
 
 PROJECT = load(CHECKOUT, CHECKOUT)
 JOB = Job("demo-torch29", "1.0", PROJECT.variants[Minor(2, 9)], CPython(3, 11))
@@ -51,3 +56,49 @@ def test_the_next_minor_must_be_refused_or_the_one_before() -> None:
     for torch, other in (("2.8", "2.9"), ("2.9", "2.10"), ("2.15", "2.14")):
         found = neighbour(PROJECT, PROJECT.variants[Minor.parse(torch)])
         assert str(found.torch if found else None) == other
+
+
+TORCH = '{"torch": "2.9.1+cu128", "cuda": "12.8", "devices": ["cpu"]}'
+
+
+def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[Smoke, list[str]]:
+    """A smoke test whose commands answer as told, by a word in them, and what it runs."""
+    ran: list[str] = []
+
+    def run(*command: str | Path) -> Completed:
+        ran.append(" ".join(map(str, command)))
+        return next((answer for word, answer in answers.items() if word in ran[-1]), Completed((), 0, ()))
+
+    store = SimpleNamespace(root=tmp_path, environment=lambda name: tmp_path / name, fetch=lambda *_: None)
+    shell = SimpleNamespace(run=run, say=lambda _: None, log=tmp_path / "log")
+    python = SimpleNamespace(version="3.11.7", path=Path("python"))
+    bring: Any = SimpleNamespace(shell=shell, uv="uv", python=python, store=store, bring=str, remove=lambda _: None)
+    project = replace(PROJECT, settings=replace(PROJECT.settings, imports=("demo", "demo.more", "other")))
+    return Smoke(project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, tmp_path, tmp_path, "import", bring), ran
+
+
+def test_torch_is_loaded_once_for_each_import_and_no_more(tmp_path: Path) -> None:
+    test, ran = smoke(tmp_path, {"import demo.more\n": Completed((), 0, (TORCH,))})
+    assert test.run() == {"torch": "2.9.1+cu128", "cuda": "12.8", "devices": "cpu", "imports": "demo, demo.more, other"}
+    assert sum("-I" in command for command in ran) == 2
+
+
+@pytest.mark.parametrize(
+    ("alone", "said"),
+    [
+        (Completed((), 0, (TORCH,)), "import demo.more fails in a fresh interpreter: ImportError: undefined symbol"),
+        (Completed((), 0, (TORCH.replace("2.9.1", "2.8.0"),)), "the wheel brought torch 2.8.0"),
+        (Completed((), 1, ("OSError: libcudart.so.12",)), "torch itself does not import: OSError: libcudart.so.12"),
+    ],
+)
+def test_a_first_import_that_fails_is_not_blamed_for_torch(tmp_path: Path, alone: Completed, said: str) -> None:
+    failed = Completed((), 1, ("ImportError: undefined symbol",))
+    test, _ = smoke(tmp_path, {"import demo.more\n": failed, "-I -c": alone})
+    with pytest.raises(SmokeError, match=said):
+        test.run()
+
+
+def test_a_package_that_ends_the_interpreter_does_not_import(tmp_path: Path) -> None:
+    test, _ = smoke(tmp_path, {"import demo.more\n": Completed((), 0, ()), "-I -c": Completed((), 0, (TORCH,))})
+    with pytest.raises(SmokeError, match="the interpreter ended with status 0"):
+        test.run()
