@@ -85,7 +85,7 @@ def _check_shape(found: Mapping[str, Any], root: Path) -> None:
         problems += [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
     except InvalidSpecifier as error:
         problems.append(f"project.requires-python: {error}")
-    if "project" not in found and not any((root / name).is_file() for name in ("setup.py", "setup.cfg")):
+    if "project" not in found and not any((root / name).is_file() for name in ("setup.py", "setup.cfg", "PKG-INFO")):
         problems.append("project: Field required")
     if problems:
         raise SourceError(

@@ -18,9 +18,11 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.config import Project
 from torch_build_farm.errors import PackageIndexError, SourceError, nearest
@@ -88,7 +90,7 @@ class Fetcher:
         try:
             with PyPISimple(index) if index else PyPISimple() as client:
                 packages = client.get_project_page(requirement.name, timeout=30).packages
-                sdists = {one.version: one for one in packages if one.package_type == "sdist" and one.version}
+                sdists = {one.version: one for one in packages if one.package_type == "sdist" and _valid(one.version)}
                 fitting = sorted(requirement.specifier.filter(sdists), key=Version)
                 if not fitting:
                     raise _no_sdist(requirement, list(sdists), bool(packages))
@@ -124,23 +126,23 @@ class Fetcher:
         if not home.is_dir():
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
-                self.say(f"fetching {repository} at {commit[:12]}")
+                self.say(f"fetching {_public(repository)} at {commit[:12]}")
                 tree = Path(scratch) / "tree"
-                self._git(repository, "clone", "--quiet", "--no-checkout", repository, tree)
+                self._git(repository, "clone", "--quiet", "--no-checkout", "--", repository, tree)
                 self._git(repository, "-C", tree, "checkout", "--quiet", "--detach", commit)
                 self._git(repository, "-C", tree, "submodule", "--quiet", "update", "--init", "--recursive")
                 self._keep(tree, home)
         epoch = self._git(repository, "-C", home, "log", "-1", "--format=%ct")[-1]
-        return Origin(home, f"git {repository}@{commit}", max(int(epoch), EARLIEST))
+        return Origin(home, f"git {_public(repository)}@{commit}", max(int(epoch), EARLIEST))
 
     def _resolve(self, repository: str, revision: str) -> str:
-        lines = self._git(repository, "ls-remote", repository, revision, f"{revision}^{{}}")
+        lines = self._git(repository, "ls-remote", "--", repository, revision, f"{revision}^{{}}")
         found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
         names = (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}")
         if match := next((found[name] for name in names if name in found), None):
             return match
         raise SourceError(
-            f"{repository} has no tag or branch {revision}",
+            f"{_public(repository)} has no tag or branch {revision}",
             where="[tool.torch-build-farm] revision",
             next_step="name a tag, a branch or a commit of 40 hexadecimal digits",
         )
@@ -154,8 +156,8 @@ class Fetcher:
         if not done.ok:
             said = next((line for line in done.tail if line.startswith(("fatal:", "error:"))), (*done.tail, "")[0])
             raise SourceError(
-                f"git cannot fetch the source: {said}",
-                where=repository,
+                f"git cannot fetch the source: {said.replace(repository, _public(repository))}",
+                where=_public(repository),
                 next_step="correct git and revision in [tool.torch-build-farm]; try the same with `git clone`",
             )
         return done.tail or ("",)
@@ -167,6 +169,23 @@ class Fetcher:
         except OSError:
             if not home.is_dir():
                 raise
+
+
+def _public(repository: str) -> str:
+    """A repository's URL without the name and password that it may hold: messages and records are for others too."""
+    return (
+        repository.replace(f"{urlsplit(repository).netloc.rpartition('@')[0]}@", "")
+        if "@" in repository
+        else repository
+    )
+
+
+def _valid(version: str | None) -> TypeGuard[str]:
+    """Whether a version is one; old files on an index have others too, which no requirement admits."""
+    try:
+        return Version(version or "") is not None
+    except InvalidVersion:
+        return False
 
 
 def _no_sdist(requirement: Requirement, versions: list[str], has_files: bool) -> PackageIndexError:

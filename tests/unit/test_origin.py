@@ -54,6 +54,13 @@ def test_an_sdist_is_fetched_once_and_brings_its_date(index: Index, fetcher: Fet
     assert index.asked == asked
 
 
+def test_files_of_no_valid_version_are_passed_over(index: Index, fetcher: Fetcher, tmp_path: Path) -> None:
+    index.add("demo-1.0dev-r17.tar.gz", sdist("demo-1.0dev-r17/setup.py"))
+    index.add("demo-0.9.tar.gz", sdist("demo-0.9/setup.py"))
+    index.add("demo-0.10.tar.gz", sdist("demo-0.10/setup.py"))
+    assert fetcher.download(Requirement("demo"), tmp_path).name == "demo-0.10.tar.gz"
+
+
 def test_a_zip_brings_its_date(index: Index, fetcher: Fetcher) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -119,6 +126,19 @@ def test_git_by_tag_branch_and_commit(tmp_path: Path, fetcher: Fetcher, monkeypa
     assert fetcher.git(str(origin), commit) == first
     with pytest.raises(SourceError, match="git cannot fetch the source"):
         fetcher.git(str(origin), "main")
+
+
+def test_a_password_in_a_url_is_nobodys_business(tmp_path: Path, fetcher: Fetcher) -> None:
+    with pytest.raises(SourceError) as caught:
+        fetcher.git("http://me:secret@127.0.0.1:9/x.git", "v1")
+    assert "127.0.0.1:9/x.git" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_git_takes_no_option_for_a_repository(tmp_path: Path, fetcher: Fetcher) -> None:
+    with pytest.raises(SourceError, match="git cannot fetch the source"):
+        fetcher.git(f"--upload-pack=touch {tmp_path}/ran;", "v1")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_git_without_such_a_revision(tmp_path: Path, fetcher: Fetcher) -> None:

@@ -13,6 +13,7 @@ from tests.integration.conftest import MainRun
 from tests.integration.docker.conftest import Docker, hold, left_behind, release
 from tests.integration.test_bad_input import GRAFT, until, waiting
 from torch_build_farm import records, wheels
+from torch_build_farm.engines.docker import cibuildwheel
 from torch_build_farm.torch_store import default_folder
 
 
@@ -113,6 +114,7 @@ def test_how_a_container_is_confined(contained: Farm, docker: Docker) -> None:
     assert host["PidsLimit"] > 0
     mounts = {mount["Destination"]: mount["RW"] for mount in facts["Mounts"]}
     assert mounts.pop(str(default_folder().resolve())) is True
+    assert mounts.pop(cibuildwheel.BUILD) is True, "CMake's build folder, one of the store's"
     assert not any(mounts.values()), "nothing but the store can be written to"
     assert set(mounts) <= {"/etc/torch-build-farm/certificates.pem", "/etc/torch-build-farm/uv.toml"}
     assert left_behind(contained, docker) == []
