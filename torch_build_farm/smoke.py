@@ -21,16 +21,13 @@ from torch_build_farm.process import Completed
 
 Mode = Literal["full", "import", "none"]
 
-# Bytecode of torch's own modules, and of what it requires: compiling it is half of the first import. $1 is the store's
-# folder for it, $2 site-packages, and the rest are the project's own packages, which are left out. Links, so that it
-# takes no room twice; Python itself sees to it that none is older than its source, a hard link too (PEP 3147).
-_BYTECODE = 'site=$2; kept=$1/$(cd "$site" && echo torch-*.dist-info); shift 2; '
-_LINK_BYTECODE = _BYTECODE + 'if [ -d "$kept" ]; then cp -alf "$kept/." "$site"; fi'
-_KEEP_BYTECODE = (
-    _BYTECODE
-    + 'mkdir -p "$kept" && cd "$site" && for own; do rm -rf "$own"; done; '
-    + 'find . -name __pycache__ -prune -exec cp -alf --parents -t "$kept" {} +'
-)
+# Bytecode of torch's own modules: compiling it is half of the first import. $1 is the store's folder for it, $2 is
+# site-packages. Links, so that it takes no room twice; Python itself sees to it that none is older than its source, a
+# hard link too (PEP 3147). Of torch alone: a folder with nothing but bytecode, in an environment that lacks the rest of
+# the package, would be a namespace package.
+_BYTECODE = 'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$2/torch" && '
+_LINK_BYTECODE = _BYTECODE + 'if [ -d "$kept" ]; then cp -alf "$kept/." .; fi'
+_KEEP_BYTECODE = _BYTECODE + 'mkdir -p "$kept" && find . -name __pycache__ -exec cp -alf --parents -t "$kept" {} +'
 
 # What torch says of itself, as one line of JSON. It may follow another statement.
 _ASK_TORCH = """
@@ -140,9 +137,7 @@ class Smoke:
         """Take bytecode from the store, or keep it there; a test that has to do without only takes longer."""
         python = self.job.python
         packages = recipe.site_packages(self.home, python)
-        own = sorted({name.split(".")[0] for name in self.project.settings.packages})
-        kept = self.site.store.root / "bytecode" / python.tag
-        self.site.shell.run("sh", "-c", script, "sh", kept, packages, *own)
+        self.site.shell.run("sh", "-c", script, "sh", self.site.store.root / "bytecode" / python.tag, packages)
 
     def _first_import(self, name: str) -> dict[str, str]:
         """Import `name` as all others; the same interpreter then tells of torch, which takes seconds to load.
