@@ -106,7 +106,10 @@ def verify(desk: Desk) -> int:
             next_step="name the project that it was built from with --project DIR",
         )
     desk.work.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="verify-", dir=desk.work) as folder:
+    with (
+        workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say),
+        tempfile.TemporaryDirectory(prefix="verify-", dir=desk.work) as folder,
+    ):
         details = recorded.build.details
         prepared = prepare(
             desk,
@@ -169,6 +172,11 @@ def init(desk: Desk) -> int:
             archive = Fetcher(Path(scratch), desk.runner, desk.say).download(wanted, Path(scratch))
         unpack(archive, Path(scratch) / "tree")
         found = init_.look(only_folder(Path(scratch) / "tree"))
+        if not (found.name and found.version):
+            raise UsageError(
+                f"{archive.name} does not say its name and version, so it is no sdist",
+                next_step="unpack it and init the folder, or use git and revision",
+            )
         origin = {"sdist": f"{canonicalize_name(found.name)}=={found.version}", "sdist-sha256": sha256(archive)}
         return _write_project(desk, found, origin, Path(desk.options.folder or canonicalize_name(found.name)))
 
@@ -182,13 +190,25 @@ def _write_project(
     variants = list(config.variants_of((desk.builtin / "variants",)).values())
     text = init_.project_file(found, origin, variants)
     path = folder / "pyproject.toml"
-    old = path.read_text("utf-8") if path.is_file() else ""
-    if config.TABLE in tomllib.loads(old).get("tool", {}):
+    try:
+        old = path.read_bytes().decode("utf-8") if path.is_file() else ""
+        table = tomllib.loads(old).get("tool", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"not valid TOML: {error}", where=str(path), next_step="mend it, then init again") from None
+    if config.TABLE in table:
         raise UsageError(
             f"there is a [tool.{config.TABLE}] already", where=str(path), next_step="edit it, or remove it"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{old}\n{text}" if old else text, "utf-8")
+    added = f"\n{text}".replace("\n", "\r\n") if "\r\n" in old else f"\n{text}"
+    scratch = path.with_suffix(".new")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes((old + added if old else text).encode())
+        scratch.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"cannot be written: {error.strerror}", where=str(path), next_step="name another DIR"
+        ) from None
     desk.say(f"wrote {path}:\n\n{text}")
     marks = text.count(init_.MARK) - 1
     desk.say(f"{marks} lines to check; then: build_farm.py --project {folder} --torch {variants[-1].torch}")

@@ -107,7 +107,10 @@ def project_file(found: Found, origin: Mapping[str, str], variants: Sequence[Var
         line(
             "torch",
             [str(variant.torch) for variant in minors],
-            "" if found.torch else "the source names no torch: which minors does it compile for?",
+            ""
+            if found.torch and _admits(found.torch, minors[0])
+            else f"{'the source names no torch' if not found.torch else 'no known minor is admitted'}: "
+            "which does it compile for?",
         ),
     ]
     if found.cuda_sources:

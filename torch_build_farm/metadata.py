@@ -23,6 +23,7 @@ from pydantic import StrictStr, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.12 for pydantic
 
 from torch_build_farm.errors import SourceError, VersionError
+from torch_build_farm.variant_backend import without_stars
 
 
 @dataclass(frozen=True)
@@ -114,20 +115,21 @@ def _regex_version(root: Path, provider: Mapping[str, Any]) -> str | None:
     """Version by scikit-build-core's regex provider: https://scikit-build-core.readthedocs.io, dynamic metadata."""
     path = root / str(provider.get("input", ""))
     pattern = str(provider.get("regex", r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<value>.+?)\2'))
-    match = re.search(pattern, path.read_text("utf-8"), re.MULTILINE) if path.is_file() else None
-    return match["value"] if match else None
+    match = re.search(pattern, path.read_text("utf-8", "replace"), re.MULTILINE) if path.is_file() else None
+    return match.groupdict().get("value") if match else None
 
 
 def _parsed(path: Path) -> tuple[ast.Module, dict[str, Any]]:
     """A Python file, not run, and the names that it gives plain values to; both empty where there is none to parse."""
     try:
-        tree = ast.parse(path.read_text("utf-8", "replace"))
-    except (OSError, SyntaxError):
+        tree = ast.parse(path.read_bytes())  # by its own coding, and with a byte order mark
+    except (OSError, SyntaxError, ValueError):
         return ast.Module([], []), {}
     names: dict[str, Any] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            names.setdefault(node.targets[0].id, _value(node.value, names))
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(target, ast.Name) and node.value:
+            names.setdefault(target.id, _value(node.value, names))
     return tree, names
 
 
@@ -165,7 +167,7 @@ def _directed(root: Path, way: str, value: str) -> str:
     """A version that setuptools is directed to: `file` VERSION, or `attr` package.__version__ where that is plain."""
     if way == "file":
         path = root / value
-        return path.read_text("utf-8").strip() if path.is_file() else ""
+        return path.read_text("utf-8", "replace").strip() if path.is_file() else ""
     module, _, name = value.rpartition(".")
     stem = module.replace(".", "/")
     paths = [root / base / file for base in ("", "src") for file in (f"{stem}/__init__.py", f"{stem}.py")]
@@ -208,6 +210,14 @@ def _version(root: Path, found: Mapping[str, Any], setup: Mapping[str, Any]) -> 
     return str(setup.get("version", "")), False
 
 
+def _requires_python(said: str, root: Path) -> str:
+    try:
+        SpecifierSet(without_stars(said))
+    except InvalidSpecifier as error:
+        raise SourceError(f"requires-python makes no sense: {error}", where=str(root)) from None
+    return without_stars(said)
+
+
 def read(root: Path, found: Mapping[str, Any], version: str = "") -> Metadata:
     """What the tree at `root` with pyproject.toml `found` says; `version` is for one that does not say its own.
 
@@ -215,7 +225,7 @@ def read(root: Path, found: Mapping[str, Any], version: str = "") -> Metadata:
     """
     project, info = found.get("project", {}), _package_info(root)
     setup = {**_setup_cfg(root), **setup_arguments(root / "setup.py")}  # setup.py wins, as with setuptools
-    said, from_scm = (version, False) if version else _version(root, found, setup)
+    said, from_scm = (version, True) if version else _version(root, found, setup)
     if not said:
         raise VersionError(
             "the source does not say its version",
@@ -224,7 +234,7 @@ def read(root: Path, found: Mapping[str, Any], version: str = "") -> Metadata:
             "or set version in [tool.torch-build-farm] to what the source computes",
         )
     try:
-        Version(said)
+        said = str(Version(said))  # as back ends write it
     except InvalidVersion:
         raise VersionError(
             f"{said!r} is no valid version", where=str(root), next_step="write one as PEP 440 has it, such as 1.2.3"
@@ -234,8 +244,8 @@ def read(root: Path, found: Mapping[str, Any], version: str = "") -> Metadata:
         name=str(project.get("name") or info["Name"] or setup.get("name", "")),
         version=said,
         version_from_scm=from_scm,
-        requires_python=str(
-            project.get("requires-python") or info["Requires-Python"] or setup.get("python_requires", "")
+        requires_python=_requires_python(
+            str(project.get("requires-python") or info["Requires-Python"] or setup.get("python_requires", "")), root
         ),
-        requires=tuple(map(str, requires)),
+        requires=(requires,) if isinstance(requires, str) else tuple(map(str, requires)),
     )

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import calendar
 import hashlib
+import lzma
 import os
 import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
@@ -28,6 +30,16 @@ from torch_build_farm.config import Project
 from torch_build_farm.errors import PackageIndexError, SourceError, nearest
 from torch_build_farm.process import Runner, Shell
 
+if TYPE_CHECKING:
+    from pypi_simple import DistributionPackage
+
+# What `git rev-parse --local-env-vars` lists.
+_OF_ONE_REPOSITORY = {
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+}  # fmt: skip
 # 1980-01-01, the earliest date that a zip archive can hold.
 EARLIEST = 315532800
 
@@ -83,27 +95,42 @@ class Fetcher:
 
     def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
         """Download the newest sdist that `requirement` admits; with `sha256` no other than that."""
-        from pypi_simple import DigestMismatchError, NoSuchProjectError, PyPISimple  # noqa: PLC0415 (slow to import)
+        from pypi_simple import (  # noqa: PLC0415 (slow to import)
+            DigestMismatchError,
+            NoSuchProjectError,
+            PyPISimple,
+            UnsupportedContentTypeError,
+            UnsupportedRepoVersionError,
+        )
         from requests import RequestException  # noqa: PLC0415
 
-        index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
+        named = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
+        index = re.sub(r"^[\w.-]+=", "", named)  # uv takes name=URL too
         try:
             with PyPISimple(index) if index else PyPISimple() as client:
+                if bundle := os.environ.get("SSL_CERT_FILE"):  # uv's and OpenSSL's, which requests does not know
+                    client.s.verify = bundle
                 packages = client.get_project_page(requirement.name, timeout=30).packages
-                sdists = {one.version: one for one in packages if one.package_type == "sdist" and _valid(one.version)}
-                fitting = sorted(requirement.specifier.filter(sdists), key=Version)
-                if not fitting:
-                    raise _no_sdist(requirement, list(sdists), bool(packages))
-                chosen = sdists[fitting[-1]]
+                sdists = [one for one in packages if one.package_type == "sdist" and _valid(one.version)]
+                fitting = set(requirement.specifier.filter(str(one.version) for one in sdists))
+                offered = [one for one in sdists if one.version in fitting]
+                if not offered:
+                    raise _no_sdist(requirement, [str(one.version) for one in sdists], bool(packages))
+                chosen = max(offered, key=lambda one: _preference(one, sha256))
                 path = folder / chosen.filename
                 client.download_package(chosen, path, verify=bool(chosen.digests), timeout=30)
         except NoSuchProjectError:
             raise PackageIndexError(
                 f"the package index has no {requirement.name}", next_step="correct sdist in [tool.torch-build-farm]"
             ) from None
-        except (RequestException, DigestMismatchError) as error:
+        except (
+            RequestException,
+            DigestMismatchError,
+            UnsupportedContentTypeError,
+            UnsupportedRepoVersionError,
+        ) as error:
             raise PackageIndexError(
-                f"the sdist of {requirement} cannot be fetched: {error}",
+                f"the sdist of {requirement} cannot be fetched: {str(error).replace(index, _public(index))}",
                 where="the index that uv is configured for",
                 next_step="check the network, proxy and certificates, then run again",
             ) from None
@@ -149,10 +176,12 @@ class Fetcher:
 
     def _git(self, repository: str, *words: str | Path) -> tuple[str, ...]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # git is the user's own: credentials, proxies and certificates are configured in many places.
-        env = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+        # git is the user's own: credentials, proxies and certificates are configured in many places. But it may neither
+        # mean the repository of a hook that calls the farm, nor give files the line ends that its user likes.
+        passed = {name: value for name, value in os.environ.items() if name not in _OF_ONE_REPOSITORY}
+        env = {**passed, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
         shell = Shell(self.runner, env, self.folder, self.folder / "git.log", lambda _: None)
-        done = shell.run("git", *words)
+        done = shell.run("git", "-c", "core.autocrlf=false", "-c", "log.showSignature=false", *words)
         if not done.ok:
             said = next((line for line in done.tail if line.startswith(("fatal:", "error:"))), (*done.tail, "")[0])
             raise SourceError(
@@ -180,6 +209,16 @@ def _public(repository: str) -> str:
     )
 
 
+def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Version, bool]:
+    """Which of several sdists: the one with the SHA-256 asked for, not one that was yanked, the newest, .tar.gz."""
+    return (
+        file.digests.get("sha256") == sha256,
+        not file.is_yanked,
+        Version(file.version or "0"),
+        file.filename.endswith(".tar.gz"),
+    )
+
+
 def _valid(version: str | None) -> TypeGuard[str]:
     """Whether a version is one; old files on an index have others too, which no requirement admits."""
     try:
@@ -189,7 +228,7 @@ def _valid(version: str | None) -> TypeGuard[str]:
 
 
 def _no_sdist(requirement: Requirement, versions: list[str], has_files: bool) -> PackageIndexError:
-    (wanted,) = [specifier.version for specifier in requirement.specifier] or [""]
+    wanted = next((specifier.version for specifier in requirement.specifier), "")
     what = nearest(wanted, versions) if versions else "it has wheels only" if has_files else "it has no files at all"
     return PackageIndexError(
         f"the package index has no sdist of {requirement}; {what}",
@@ -203,19 +242,27 @@ def unpack(archive: Path, folder: Path) -> None:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as members:
                 for member in members.infolist():
-                    path, date = members.extract(member, folder), calendar.timegm((*member.date_time, 0, 0, 0))
-                    os.utime(path, (date, date))
+                    path = members.extract(member, folder)
+                    os.utime(path, (_date_of(member), _date_of(member)))
         else:
             with tarfile.open(archive) as members:
                 members.extractall(folder, filter="data")  # neither links nor paths that lead out (PEP 706)
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, EOFError, RuntimeError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise SourceError(f"the sdist cannot be unpacked: {error}", where=archive.name) from None
 
 
+def _date_of(member: zipfile.ZipInfo) -> int:
+    """A zip member's date, Unix seconds; the earliest for a member whose date is none."""
+    try:
+        return calendar.timegm((*member.date_time, 0, 0, 0))
+    except ValueError:
+        return EARLIEST
+
+
 def only_folder(home: Path) -> Path:
-    folders = [path for path in home.iterdir() if path.is_dir()]
-    return folders[0] if len(folders) == 1 else home
+    entries = list(home.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else home
 
 
 def newest(folder: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 from torch_build_farm import __version__, ninja_log, toolbox
@@ -90,9 +90,14 @@ def _init_files(farm: Farm) -> list[str]:
 
 def _builders_folders(farm: Farm) -> list[str]:
     """What a wheel may not name: folders of the engine's builds, and the tree's own where containers have it."""
-    tops = {file.path.partition("/")[0] for file in farm.source.files if "/" in file.path}
-    places = [farm.engine.store.root, farm.work, PurePosixPath(cibuildwheel.BUILD)]
-    return [f"{place}/" for place in (*places, *(PurePosixPath(cibuildwheel.PROJECT, top) for top in sorted(tops)))]
+    places: list[PurePath] = [farm.engine.store.root, farm.work]
+    if farm.engine.grafts:  # in a container
+        tops = {file.path.partition("/")[0] for file in farm.source.files if "/" in file.path}
+        places += [
+            PurePosixPath(cibuildwheel.BUILD),
+            *(PurePosixPath(cibuildwheel.PROJECT, top) for top in sorted(tops)),
+        ]
+    return [f"{place}/" for place in places]
 
 
 def _repair_inputs(step: Step) -> dict[str, Any]:

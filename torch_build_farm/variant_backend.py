@@ -30,14 +30,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 _HERE = Path(__file__).resolve().parent
-_FIELD_END = re.compile(r"\n(?![ \t])")  # a field of METADATA goes on in indented lines
 
 
 def cut_requires_python(own: str, low: str, high: str) -> str:
     """The requires-python `own`, cut to CPythons from `low` on and before `high`."""
     lower, upper = Version(low), Version(high)
     others = []
-    for specifier in SpecifierSet(own):
+    for specifier in SpecifierSet(without_stars(own)):
         if specifier.operator == ">=":
             lower = max(lower, Version(specifier.version))
         elif specifier.operator == "<":
@@ -45,6 +44,11 @@ def cut_requires_python(own: str, low: str, high: str) -> str:
         else:
             others.append(str(specifier))
     return ",".join([f">={lower}", f"<{upper}", *sorted(others)])
+
+
+def without_stars(requires_python: str) -> str:
+    """Old setuptools took >=3.6.* for >=3.6; PEP 440 knows the star after == and != alone."""
+    return re.sub(r"([<>]=?|~=)\s*([\d.]+?)\.\*", r"\1\2", requires_python)
 
 
 def pin_torch(requirements: Iterable[str], pin: str) -> list[str | None]:
@@ -88,13 +92,16 @@ def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
 
     `variant` has "distribution", "pin" and "cpython", the lowest CPython and the first that is too high.
     """
-    head, gap, body = text.partition("\n\n")
-    parts = [field.partition(":") for field in _FIELD_END.split(head.rstrip("\n"))]
-    fields = [(name, value.strip()) for name, _, value in parts]
-    own = dict(reversed(fields))["Name"]
-    requirements = iter(pin_torch([value for name, value in fields if name == "Requires-Dist"], variant["pin"]))
-    kept: list[tuple[str, str]] = []
-    for name, value in fields:
+    newline = "\r\n" if "\r\n" in text else "\n"
+    head, gap, body = text.partition(newline * 2)
+    if not gap and head.endswith(newline):  # no description
+        head, gap = head[: -len(newline)], newline
+    fields = re.split(rf"{newline}(?![ \t])", head)  # a field goes on in indented lines
+    values = [(name, value.strip()) for name, _, value in (field.partition(":") for field in fields)]
+    own = dict(reversed(values))["Name"]
+    requirements = iter(pin_torch([value for name, value in values if name == "Requires-Dist"], variant["pin"]))
+    kept: list[str] = []
+    for field, (name, value) in zip(fields, values):  # noqa: B905 (CPython 3.9)
         new: str | None = value
         if name == "Name":
             new = variant["distribution"]
@@ -103,19 +110,18 @@ def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
         elif name == "Requires-Dist" and (new := next(requirements)) is not None:
             new = rename_own(new, own, variant["distribution"])
         if new is not None:
-            kept.append((name, new))
-    names = [canonicalize_name(Requirement(v).name) for n, v in kept if n == "Requires-Dist" and ";" not in v]
-    if "torch" not in names:
-        _add(kept, "Requires-Dist", f"torch{variant['pin']}")
-    if "Requires-Python" not in dict(kept):
-        _add(kept, "Requires-Python", cut_requires_python("", *variant["cpython"]))
-    return "\n".join(f"{name}: {value}" for name, value in kept) + (gap or "\n") + body
+            kept.append(field if new == value else f"{name}: {new}")
+    if f"torch{variant['pin']}" not in [re.sub(r"\[.*?\]", "", field.partition(": ")[2]) for field in kept]:
+        _add(kept, f"Requires-Dist: torch{variant['pin']}")
+    if not any(name == "Requires-Python" for name, _ in values):
+        _add(kept, f"Requires-Python: {cut_requires_python('', *variant['cpython'])}")
+    return newline.join(kept) + gap + body
 
 
-def _add(fields: list[tuple[str, str]], name: str, value: str) -> None:
+def _add(fields: list[str], field: str) -> None:
     """Add a field before the requirements, the extras and the list of what is dynamic."""
-    later = [n for n, (there, _) in enumerate(fields) if there in ("Requires-Dist", "Provides-Extra", "Dynamic")]
-    fields.insert(min(later, default=len(fields)), (name, value))
+    later = [n for n, one in enumerate(fields) if one.startswith(("Requires-Dist:", "Provides-Extra:", "Dynamic:"))]
+    fields.insert(min(later, default=len(fields)), field)
 
 
 def rewrite_wheel(path: Path, variant: Mapping[str, Any]) -> Path:

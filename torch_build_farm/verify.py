@@ -42,7 +42,8 @@ def find(wheel: Path, work: Path) -> Recorded:
     for path in sorted(work.glob("jobs/*/records/repair.json")):
         found = [records.read(path.with_name(f"{stage}.json")) for stage in ("render", "build", "repair")]
         render, build, repair = found
-        if render and build and repair and digest in [output.sha256 for output in repair.outputs]:
+        known = render and "epoch" in render.details  # else of an older farm
+        if render and build and repair and known and digest in [output.sha256 for output in repair.outputs]:
             return Recorded(render, build, repair)
     raise UsageError(
         f"no record tells how this wheel was made (sha256 {digest})",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -121,14 +122,20 @@ def read(path: Path) -> Wheel:
         )
 
 
-def naming(path: Path, words: Iterable[str]) -> dict[str, str]:
-    """Members of a wheel whose content holds one of `words`, each with the first that it holds."""
-    sought = [(word, word.encode()) for word in words]
+def naming(path: Path, folders: Iterable[str]) -> dict[str, str]:
+    """Members of a wheel whose content names one of the `folders`, each with the first that it names.
+
+    METADATA is left out, since a project's description is its own; and so is what only ends in such a folder, as in
+    https://example.org/group/project/src/.
+    """
+    sought = [(folder, re.compile(rb"(?<![\w.-])" + re.escape(folder.encode()))) for folder in folders]
+    found = {}
     with _opened(path) as archive:
-        contents = ((info.filename, archive.read(info)) for info in archive.infolist())
-        return {
-            name: found for name, content in contents if (found := next((w for w, b in sought if b in content), ""))
-        }
+        for name in archive.namelist():
+            content = b"" if name.endswith(".dist-info/METADATA") else archive.read(name)
+            if named := next((folder for folder, pattern in sought if pattern.search(content)), ""):
+                found[name] = named
+    return found
 
 
 def record_problems(path: Path) -> list[str]:

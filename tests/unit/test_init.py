@@ -73,6 +73,21 @@ def test_a_file_elsewhere_names_the_tree(tmp_path: Path) -> None:
     assert not (tree / "pyproject.toml").exists()
 
 
+def test_a_file_that_is_no_toml_and_line_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "setup.py").write_text('from setuptools import setup\nsetup(name="demo", version="1")\n')
+    (tmp_path / "pyproject.toml").write_bytes(b"[tool.other]\r\nx = 1\r\n")
+    assert cli.main(["init", str(tmp_path)]) == 0
+    written = (tmp_path / "pyproject.toml").read_bytes()
+    assert written.count(b"\n") == written.count(b"\r\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "pyproject.toml").write_text("no toml")
+    assert cli.main(["init", str(tmp_path), str(other)]) == 2
+    assert "not valid TOML" in capsys.readouterr().err
+    assert cli.main(["init", str(tmp_path), str(tmp_path / "setup.py")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", ["no/such/folder", "a b"])
 def test_what_is_no_source(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["init", what]) == 2

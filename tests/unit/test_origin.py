@@ -69,6 +69,28 @@ def test_a_zip_brings_its_date(index: Index, fetcher: Fetcher) -> None:
     assert fetcher.sdist(Requirement("demo==1.0"), digest).epoch == DATE
 
 
+def test_a_zip_without_a_date(index: Index, fetcher: Fetcher) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("demo-1.0/setup.py"), "")
+    dateless = stream.getvalue().replace(b"\x21\x00", b"\x00\x00")  # DOS date: day 1, month 1 -> none
+    digest = index.add("demo-1.0.zip", dateless)
+    assert fetcher.sdist(Requirement("demo==1.0"), digest).epoch == EARLIEST
+
+
+def test_of_several_sdists_the_pinned_one(index: Index, fetcher: Fetcher) -> None:
+    digest = index.add("demo-1.0.tar.gz", sdist("demo-1.0/setup.py"))
+    stream = io.BytesIO()
+    zipfile.ZipFile(stream, "w").close()
+    index.add("demo-1.0.zip", stream.getvalue())
+    assert fetcher.sdist(Requirement("demo==1.0"), digest).root.name == "demo-1.0"
+
+
+def test_an_archive_without_a_top_folder_is_the_tree_itself(index: Index, fetcher: Fetcher) -> None:
+    digest = index.add("demo-1.0.tar.gz", sdist("setup.py", "src/demo/__init__.py"))
+    assert (fetcher.sdist(Requirement("demo==1.0"), digest).root / "setup.py").is_file()
+
+
 def test_dates_before_zip_are_raised(index: Index, fetcher: Fetcher) -> None:
     digest = index.add("demo-1.0.tar.gz", sdist("demo-1.0/setup.py", date=0))
     assert fetcher.sdist(Requirement("demo==1.0"), digest).epoch == EARLIEST
@@ -139,6 +161,21 @@ def test_git_takes_no_option_for_a_repository(tmp_path: Path, fetcher: Fetcher) 
     with pytest.raises(SourceError, match="git cannot fetch the source"):
         fetcher.git(f"--upload-pack=touch {tmp_path}/ran;", "v1")
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_repository_of_a_hook_that_calls_the_farm_is_left_alone(
+    tmp_path: Path, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("origin", "hooked"):
+        (tmp_path / name).mkdir()
+        git(tmp_path / name, "init", "-q", "-b", "main")
+        (tmp_path / name / "setup.py").write_text(name)
+        git(tmp_path / name, "add", "-A")
+        git(tmp_path / name, "commit", "-qm", "one")
+    git(tmp_path / "origin", "tag", "v1")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "hooked" / ".git"))
+    assert (fetcher.git(str(tmp_path / "origin"), "v1").root / "setup.py").read_text() == "origin"
+    assert (tmp_path / "hooked" / ".git" / "HEAD").read_text() == "ref: refs/heads/main\n"
 
 
 def test_git_without_such_a_revision(tmp_path: Path, fetcher: Fetcher) -> None:

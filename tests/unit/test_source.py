@@ -153,6 +153,13 @@ setup(name="demo", version=__version__, python_requires=f">={'3.8'}", packages=c
     assert (said.name, said.version, said.requires_python, said.version_from_scm) == ("demo", "2.1.2", ">=3.8", False)
 
 
+def test_old_ways_of_setup_py(tmp_path: Path) -> None:
+    tree(tmp_path, setup_dot_py="\ufeff__version__: str = '2024.01.05'\n"
+         "from setuptools import setup\nsetup(name='demo', version=__version__, python_requires='>=3.6.*', install_requires='torch')\n")  # fmt: skip
+    said = read(tmp_path).metadata
+    assert (said.version, said.requires_python, said.requires) == ("2024.1.5", ">=3.6", ("torch",))
+
+
 def test_setup_cfg_is_read_and_setup_py_wins(tmp_path: Path) -> None:
     tree(tmp_path, setup_dot_py='from setuptools import setup\nsetup(name="demo")\n', VERSION="7.1\n")
     (tmp_path / "setup.cfg").write_text(

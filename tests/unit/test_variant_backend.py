@@ -69,6 +69,16 @@ def test_what_the_project_does_not_say_is_added() -> None:
     ]
 
 
+def test_every_other_byte_is_kept() -> None:
+    own = "Metadata-Version: 2.1\nName: demo\nVersion: 1\nSummary:  two blanks \nLicense: text\n        \n        end\nRequires-Python: >=3.6.*\n\nbody"
+    made = rewrite_metadata(own, VARIANT)
+    assert made == own.replace("Name: demo", "Name: demo-pkg-torch29").replace(
+        "Requires-Python: >=3.6.*", "Requires-Python: >=3.10,<3.15\nRequires-Dist: torch==2.9.*"
+    )
+    windows = rewrite_metadata(own.replace("\n", "\r\n"), VARIANT)
+    assert windows == made.replace("\n", "\r\n")
+
+
 # A back end of the project's own, in its tree (backend-path), as setuptools would be: METADATA known to it alone.
 BACKEND = """
 import pathlib, zipfile

@@ -222,7 +222,7 @@ def test_the_engines_disk_full(contained: Farm, private_engine: PrivateEngine) -
     private_engine.start()
     contained.env["DOCKER_HOST"] = private_engine.host
     contained.edit("CMakeLists.txt", "install(",
-                   'execute_process(COMMAND dd if=/dev/zero of=${CMAKE_BINARY_DIR}/big bs=1M count=600 COMMAND_ERROR_IS_FATAL ANY)\ninstall(')  # fmt: skip
+                   'execute_process(COMMAND dd if=/dev/zero of=${CMAKE_SOURCE_DIR}/big bs=1M count=600 COMMAND_ERROR_IS_FATAL ANY)\ninstall(')  # fmt: skip
     assert contained("render", "--torch", "2.8").code == 0
     filler = private_engine.root / "filler"
     free = os.statvfs(private_engine.root)
