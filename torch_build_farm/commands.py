@@ -8,6 +8,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -93,7 +94,7 @@ def verify(desk: Desk) -> int:
     """`verify`: build a wheel again from its record, in another folder, and compare."""
     wheel = Path(desk.options.wheel).resolve()
     recorded = verifying.find(wheel, desk.work)
-    project = desk.project
+    project = verifying.at_commit(desk.project, recorded)
     selections = {
         f"{project.distribution(variant)}-{python.tag}": Selection((str(variant.torch),), (python,))
         for variant in project.variants.values()
@@ -114,11 +115,21 @@ def verify(desk: Desk) -> int:
         prepared = prepare(
             desk,
             selections[recorded.job],
+            project=project,
             engine=details["engine"],
             base_image=details.get("base-image"),
             work=Path(folder),
         )
-        _again(desk, prepared, [RENDER], recorded)
+        (render,) = _again(desk, prepared, [RENDER], recorded)
+        trees = (desk.work / recorded.render.outputs[0].path, prepared.work / render.outputs[0].path)
+        if moved := verifying.changed_tree(recorded, render, trees):
+            raise UsageError(
+                moved,
+                where=f"{prepared.source.root}, version {prepared.source.version}; it was "
+                f"{recorded.render.details['source']}, version {recorded.render.details['version']}",
+                next_step="check out what it was built from, and verify again",
+            )
+        prepared = replace(prepared, project=verifying.in_environment(project, recorded))
         _, build, repair = _again(desk, prepared, [RENDER, BUILD, REPAIR], recorded)
         found = verifying.differences(wheel, prepared.work / repair.outputs[0].path)
     changed = verifying.changed_inputs(recorded.build, build)
@@ -135,22 +146,11 @@ def verify(desk: Desk) -> int:
 
 
 def _again(desk: Desk, prepared: Prepared, stages: Sequence[Stage], recorded: Recorded) -> list[Record]:
-    """The records of `stages`, run anew. Raises the job's own error, or UsageError where the source has changed."""
+    """The records of `stages`, run anew. Raises the job's own error."""
     (result,) = execute(desk, prepared, stages, "none", recorded.epoch)
     if result.error:
         raise result.error
-    records = [stage.record for stage in result.stages]
-    (render,) = records[0].outputs
-    (then,) = recorded.render.outputs
-    if render.sha256 != then.sha256:
-        changed = verifying.changed_files(desk.work / then.path, prepared.work / render.path)
-        raise UsageError(
-            f"the source is not what the wheel was built from; changed: {', '.join(changed[:9]) or 'unknown'}",
-            where=f"{prepared.source.root}, version {prepared.source.version}; it was "
-            f"{recorded.render.details['source']}, version {recorded.render.details['version']}",
-            next_step="check out what it was built from, and verify again",
-        )
-    return records
+    return [stage.record for stage in result.stages]
 
 
 def init(desk: Desk) -> int:
@@ -158,8 +158,8 @@ def init(desk: Desk) -> int:
     what = Path(desk.options.what)
     if what.is_dir():
         return _write_project(desk, init_.look(what), {}, Path(desk.options.folder or what), what)
-    desk.store.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=desk.store.root) as scratch:
+    fetcher = Fetcher(desk.store.root / "sources", desk.runner, desk.say)
+    with desk.store.in_use(), fetcher.scratch() as scratch:
         archive = what
         if not what.is_file():
             try:
@@ -169,9 +169,9 @@ def init(desk: Desk) -> int:
                     f"{what} is neither a folder, nor a file, nor the name of an sdist",
                     next_step="such as `init .`, `init torch-cluster==1.6.3`, `init torch_cluster-1.6.3.tar.gz`",
                 ) from None
-            archive = Fetcher(Path(scratch), desk.runner, desk.say).download(wanted, Path(scratch))
-        unpack(archive, Path(scratch) / "tree")
-        found = init_.look(only_folder(Path(scratch) / "tree"))
+            archive = fetcher.download(wanted, scratch)
+        unpack(archive, scratch / "tree")
+        found = init_.look(only_folder(scratch / "tree"))
         if not (found.name and found.version):
             raise UsageError(
                 f"{archive.name} does not say its name and version, so it is no sdist",

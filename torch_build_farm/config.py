@@ -46,6 +46,14 @@ def _version(value: object) -> str:
     return _text(value)
 
 
+def _requirement(value: str) -> str:
+    try:
+        Requirement(value)
+    except InvalidRequirement as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    return value
+
+
 def _distribution(value: str) -> str:
     try:
         canonicalize_name(value, validate=True)
@@ -138,6 +146,7 @@ class Settings:
     torch_flavours: Literal["cuda", "any"] = "cuda"
     environment: Annotated[Mapping[str, str], AfterValidator(_environment)] = field(default_factory=dict)
     cmake_defines: Mapping[str, str] = field(default_factory=dict)
+    build_constraints: tuple[Annotated[str, AfterValidator(_requirement)], ...] = ()
     before_build: tuple[str, ...] = ()
     system_packages: SystemPackages = SystemPackages()
     cuda_arch_list: tuple[str, ...] = ()

@@ -109,14 +109,16 @@ def prepare(
     desk: Desk,
     selection: Selection | None = None,
     *,
+    project: Project | None = None,
     engine: str = "",
     base_image: str | None = None,
     work: Path | None = None,
 ) -> Prepared:
     """Load everything and plan, without touching the work folder; the keywords win over the command line."""
-    project = desk.project
+    project = project or desk.project
     selection = selection or _selection(desk, project)
-    origin = Fetcher(desk.store.root / "sources", desk.runner, desk.say).obtain(project)
+    with desk.store.in_use():
+        origin = Fetcher(desk.store.root / "sources", desk.runner, desk.say).obtain(project)
     exclude = (*_own_files(desk, project, origin), *project.settings.exclude)
     tree = source.read(origin, exclude, project.settings.version)
     if project.smoke_script and not project.smoke_script.is_file():

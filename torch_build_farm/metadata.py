@@ -60,6 +60,13 @@ _Document = TypedDict(
 )
 
 
+def _table(value: object, *names: str) -> dict[str, Any]:
+    """The table under `names` in another; empty where there is none, whatever stands there instead."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
 def document(root: Path) -> dict[str, Any]:
     """The tree's pyproject.toml, empty where a setup.py does without. Raises SourceError where there is no project."""
     path = root / "pyproject.toml"
@@ -200,12 +207,12 @@ def _version(root: Path, found: Mapping[str, Any], setup: Mapping[str, Any]) -> 
     project, tool = found.get("project", {}), found.get("tool", {})
     if said := project.get("version") or _package_info(root)["Version"]:
         return str(said), False
-    provider = tool.get("scikit-build", {}).get("metadata", {}).get("version", {})
+    provider = _table(tool, "scikit-build", "metadata", "version")
     if "setuptools_scm" in tool or str(provider.get("provider", "")).endswith("setuptools_scm"):
-        return _scm_version(root, tool.get("setuptools_scm", {})), True
+        return _scm_version(root, _table(tool, "setuptools_scm")), True
     if str(provider.get("provider", "")).endswith("regex") and (by_regex := _regex_version(root, provider)):
         return by_regex, False
-    for way, value in tool.get("setuptools", {}).get("dynamic", {}).get("version", {}).items():
+    for way, value in _table(tool, "setuptools", "dynamic", "version").items():
         return _directed(root, way, str(value[0] if isinstance(value, list) else value)), False
     return str(setup.get("version", "")), False
 

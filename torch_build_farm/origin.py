@@ -8,6 +8,7 @@ against another torch.
 from __future__ import annotations
 
 import calendar
+import contextlib
 import hashlib
 import lzma
 import os
@@ -15,9 +16,10 @@ import re
 import shutil
 import tarfile
 import tempfile
+import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
@@ -42,6 +44,7 @@ _OF_ONE_REPOSITORY = {
 }  # fmt: skip
 # 1980-01-01, the earliest date that a zip archive can hold.
 EARLIEST = 315532800
+_A_DAY = 86400  # seconds
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,28 @@ class Fetcher:
             found = Origin((project.root / settings.source).resolve())
         return found
 
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for what is not whole yet; removes those that killed farms left here days ago."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("fetch-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _A_DAY:
+                    shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=self.folder) as folder:
+            yield Path(folder)
+
     # ---- sdists
 
     def sdist(self, requirement: Requirement, sha256: str) -> Origin:
         """The unpacked sdist of `requirement` (name==version), whose SHA-256 is known."""
         home = self.folder / f"sdist-{sha256}"
         if not home.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            with self.scratch() as scratch:
                 self.say(f"fetching the sdist of {requirement}")
-                archive = self.download(requirement, Path(scratch), sha256)
-                unpack(archive, Path(scratch) / "tree")
-                self._keep(Path(scratch) / "tree", home)
+                archive = self.download(requirement, scratch, sha256)
+                unpack(archive, scratch / "tree")
+                self._keep(scratch / "tree", home)
         return Origin(only_folder(home), f"sdist {requirement} sha256:{sha256}", newest(home), sealed=True)
 
     def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
@@ -151,10 +164,9 @@ class Fetcher:
         commit = revision if re.fullmatch(r"[0-9a-f]{40}", revision) else self._resolve(repository, revision)
         home = self.folder / f"git-{hashlib.sha256(repository.encode()).hexdigest()[:12]}-{commit}"
         if not home.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            with self.scratch() as scratch:
                 self.say(f"fetching {_public(repository)} at {commit[:12]}")
-                tree = Path(scratch) / "tree"
+                tree = scratch / "tree"
                 self._git(repository, "clone", "--quiet", "--no-checkout", "--", repository, tree)
                 self._git(repository, "-C", tree, "checkout", "--quiet", "--detach", commit)
                 self._git(repository, "-C", tree, "submodule", "--quiet", "update", "--init", "--recursive")
@@ -202,11 +214,8 @@ class Fetcher:
 
 def _public(repository: str) -> str:
     """A repository's URL without the name and password that it may hold: messages and records are for others too."""
-    return (
-        repository.replace(f"{urlsplit(repository).netloc.rpartition('@')[0]}@", "")
-        if "@" in repository
-        else repository
-    )
+    user = urlsplit(repository).netloc.rpartition("@")[0]
+    return repository.replace(f"{user}@", "") if user else repository
 
 
 def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Version, bool]:
@@ -244,6 +253,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 for member in members.infolist():
                     path = members.extract(member, folder)
                     os.utime(path, (_date_of(member), _date_of(member)))
+                    if member.external_attr >> 16 & 0o100 and not member.is_dir():  # the mode, of a zip made on Unix
+                        Path(path).chmod(0o755)
         else:
             with tarfile.open(archive) as members:
                 members.extractall(folder, filter="data")  # neither links nor paths that lead out (PEP 706)
@@ -261,6 +272,7 @@ def _date_of(member: zipfile.ZipInfo) -> int:
 
 
 def only_folder(home: Path) -> Path:
+    """The one folder that an sdist unpacks to (PEP 625), or `home` itself for an archive that has no such folder."""
     entries = list(home.iterdir())
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else home
 

@@ -220,7 +220,8 @@ class _JobRun:
         before = {result.record.stage: result.record for result in self.results}
         step = Step(self.farm, self.job, before, lambda line: self.progress.said(self.job, line))
         path = records.path_of(step.folder, stage.name)
-        digest = records.digest(stage.inputs(step))
+        inputs = stage.inputs(step)
+        digest = records.digest(inputs)
         if not self.farm.force and (record := _fresh(self.farm, path, digest)):
             return StageResult(record, kept=True)
         self._withdraw()
@@ -239,6 +240,7 @@ class _JobRun:
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             tools={**toolbox.versions(), **self.farm.engine.toolchain(self.job)},
             details=outcome.details,
+            inputs={name: records.digest(value) for name, value in inputs.items()},
         )
         records.write(record, path)
         self.progress.finished(self.job, stage.name, seconds)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,7 +25,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Record:
-    """How one stage of one job went. `details` are facts for people and for the report."""
+    """How one stage of one job went. `details` are facts for people and for the report.
+
+    `digest` is over all inputs; `inputs` has the digest of each by its name, to tell later which one changed.
+    """
 
     stage: str
     job: str
@@ -37,14 +38,15 @@ class Record:
     finished: str  # ISO 8601, UTC
     tools: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
 _ADAPTER = TypeAdapter(Record)
 
 
-def digest(inputs: Mapping[str, Any]) -> str:
-    """SHA-256 of a stage's inputs in canonical JSON; dataclasses in it count by their repr."""
+def digest(inputs: object) -> str:
+    """SHA-256 of a stage's inputs, or of one of them, in canonical JSON; dataclasses in it count by their repr."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=repr).encode()).hexdigest()
 
 

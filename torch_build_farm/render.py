@@ -133,14 +133,16 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
 
 
 def _says_all(source: Source) -> bool:
-    """Whether [project] alone decides what a variant changes: no part of it is dynamic, and no setup.py has a say.
+    """Whether [project] alone decides what a variant changes: no part of it is dynamic, and nobody else has a say.
 
-    (setuptools takes python_requires from setup.py although [project] says another.)
+    setuptools takes python_requires from setup.py although [project] says another. Back ends such as hatchling and flit
+    look for a package of the distribution's name, which a variant changes.
     """
     own = source.pyproject.get("project")
     if own is None or {"dependencies", "optional-dependencies", "requires-python"} & set(own.get("dynamic", ())):
         return False
-    return not (_backend(source).startswith("setuptools") and (source.root / "setup.py").is_file())
+    back_end = _backend(source).partition(".")[0]
+    return back_end == "scikit_build_core" or (back_end == "setuptools" and not (source.root / "setup.py").is_file())
 
 
 def _backend(source: Source) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
-from torch_build_farm import __version__, ninja_log, toolbox
+from torch_build_farm import __version__, build_environment, ninja_log, toolbox
 from torch_build_farm import render as rendering
 from torch_build_farm import repair as repairing
 from torch_build_farm.engines import BuildRequest
@@ -32,7 +32,12 @@ def _render(step: Step) -> Outcome:
     folder = step.folder / "source"
     clear(folder)
     rendering.write(tree, folder, step.farm.epoch)
-    facts = {"version": step.job.version, "source": tree.source.origin.identity, "epoch": str(step.farm.epoch)}
+    facts = {
+        "version": step.job.version,
+        "source": tree.source.origin.identity,
+        "content": tree.source.digest(without=tree.rendered),
+        "epoch": str(step.farm.epoch),
+    }
     return Outcome((folder,), facts)
 
 
@@ -72,7 +77,7 @@ def _build(step: Step) -> Outcome:
         )
     )
     facts = {"engine": farm.engine.name, "base-image": farm.engine.base_image}
-    return Outcome((wheel,), {**facts, **ninja_log.details(out)})
+    return Outcome((wheel,), {**facts, **ninja_log.details(out), **build_environment.details(step.log)})
 
 
 @contextlib.contextmanager

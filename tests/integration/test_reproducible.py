@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -87,6 +88,8 @@ def test_container_builds_agree(tmp_path: Path) -> None:
     answer = first("verify", str(built(first.work)), "--json")
     assert answer.code == 0, answer.err
     assert (answer.document["identical"], answer.document["changed"]) == (True, [])
+    (record,) = first.work.glob("jobs/*/records/build.json")
+    assert "scikit-build-core==" in json.loads(record.read_text())["details"]["environment"]
     assert not list(first.work.glob("verify-*"))
 
 
@@ -113,3 +116,51 @@ def test_verify(first: Farm, tmp_path: Path) -> None:
     answer = farm("verify", str(wheel))
     assert answer.code == 2
     assert "the source is not what the wheel was built from; changed: helper.cpp" in answer.err
+
+
+def stamp(folder: Path, version: str) -> None:
+    """A build requirement that leaves its version in what is built."""
+    info = f"farm_test_stamp-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"farm_test_stamp-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr("stamp.py", f"print({version!r})")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: farm-test-stamp\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", f"stamp.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+
+
+def test_verify_builds_in_the_recorded_environment(tiny: Farm, tmp_path: Path) -> None:
+    """Whatever the index has by then; a new build takes what is new, unless the project holds it."""
+    offered = tmp_path / "offered"
+    offered.mkdir()
+    stamp(offered, "1.0")
+    tiny.env = {"UV_FIND_LINKS": str(offered)}
+    tiny.edit("pyproject.toml", '"scikit-build-core>=0.11"', '"scikit-build-core>=0.11", "farm-test-stamp"')
+    tiny.edit(
+        "CMakeLists.txt",
+        "Development.Module)",
+        'Development.Module Interpreter)\nexecute_process(COMMAND "${Python_EXECUTABLE}" -m stamp OUTPUT_FILE "${CMAKE_BINARY_DIR}/stamp")\ninstall(FILES "${CMAKE_BINARY_DIR}/stamp" DESTINATION tiny)',
+    )
+    answer = tiny(*MAIN, "--json")
+    assert answer.code == 0, answer.err
+    environment = answer.document["jobs"][0]["stages"][1]["details"]["environment"].split()
+    assert "farm-test-stamp==1.0" in environment
+    assert {line.partition("==")[0] for line in environment} >= {"torch", "scikit-build-core", "packaging"}
+
+    stamp(offered, "2.0")
+    wheel = tmp_path / built(tiny.work).name
+    shutil.copy(built(tiny.work), wheel)
+    answer = tiny("verify", str(wheel), "--json")
+    assert answer.code == 0, answer.out + answer.err
+    assert (answer.document["identical"], answer.document["changed"]) == (True, [])
+    stamps = []
+    for constraints in ("", 'build-constraints = ["farm-test-stamp<2"]\n'):
+        tiny.edit("pyproject.toml", "[tool.torch-build-farm]\n", f"[tool.torch-build-farm]\n{constraints}")
+        assert tiny(*MAIN, "--force").code == 0
+        with zipfile.ZipFile(built(tiny.work)) as archive:
+            stamps.append(archive.read("tiny/stamp"))
+    assert stamps == [b"2.0\n", b"1.0\n"]
+    assert built(tiny.work).read_bytes() == wheel.read_bytes()
+
+    tiny.edit("pyproject.toml", 'imports = ["tiny", "tiny._core"]', 'before-build = ["true"]')
+    answer = tiny("verify", str(built(tiny.work)), "--json")
+    assert (answer.code, answer.document["changed"]) == (0, ["before-build: not what it was"])

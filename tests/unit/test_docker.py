@@ -48,7 +48,7 @@ def test_a_configuration_is_valid_toml_and_keeps_commands_as_they_are() -> None:
     table = tomllib.loads(text)["tool"]["cibuildwheel"]
     assert table["container-engine"]["disable-host-mount"] is True
     assert table["container-engine"]["create-args"] == ["--env=A=x y", "--label=a=b"]
-    assert table["build-frontend"] == {"name": "build[uv]", "args": ["--env-dir=/store/env"]}
+    assert table["build-frontend"] == {"name": "build[uv]", "args": ["--verbose", "--env-dir=/store/env"]}
     assert "#{project}" in table["before-build"]
     assert "--exclude 'libtorch*.so*'" in table["repair-wheel-command"]
     assert table["repair-wheel-command"].endswith(" {wheel}")

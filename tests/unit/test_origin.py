@@ -1,6 +1,7 @@
 """Sources that are fetched: sdists from an index that serves files from disk, git repositories beside it."""
 
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from packaging.requirements import Requirement
 from tests.index import Index
 from tests.unit.test_source import git
 from torch_build_farm.errors import PackageIndexError, SourceError
-from torch_build_farm.origin import EARLIEST, Fetcher
+from torch_build_farm.origin import EARLIEST, Fetcher, unpack
 from torch_build_farm.process import Runner
 
 DATE = 1_600_000_000
@@ -67,6 +68,30 @@ def test_a_zip_brings_its_date(index: Index, fetcher: Fetcher) -> None:
         archive.writestr(zipfile.ZipInfo("demo-1.0/setup.py", (2020, 9, 13, 12, 26, 40)), "")
     digest = index.add("demo-1.0.zip", stream.getvalue())
     assert fetcher.sdist(Requirement("demo==1.0"), digest).epoch == DATE
+
+
+def test_a_zip_keeps_what_can_be_run(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "demo.zip", "w") as archive:
+        for name, mode in (("run.sh", 0o755), ("read.me", 0o644)):
+            info = zipfile.ZipInfo(f"demo-1.0/{name}")
+            info.external_attr = mode << 16
+            archive.writestr(info, "")
+    unpack(tmp_path / "demo.zip", tmp_path / "tree")
+    assert {path.name: os.access(path, os.X_OK) for path in (tmp_path / "tree" / "demo-1.0").iterdir()} == {
+        "run.sh": True,
+        "read.me": False,
+    }
+
+
+def test_what_a_killed_farm_left_of_a_fetch_goes_after_a_day(fetcher: Fetcher) -> None:
+    old, new = fetcher.folder / "fetch-old", fetcher.folder / "fetch-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    with fetcher.scratch() as scratch:
+        assert not old.exists()
+    assert new.exists()
+    assert not scratch.exists()
 
 
 def test_a_zip_without_a_date(index: Index, fetcher: Fetcher) -> None:

@@ -171,6 +171,26 @@ def test_dynamic_dependencies_are_left_to_the_variants_own_back_end(tmp_path: Pa
     }
 
 
+@pytest.mark.parametrize(
+    ("back_end", "rendered_one"),
+    [
+        ("setuptools.build_meta", "setuptools.build_meta"),
+        ("hatchling.build", "variant_backend"),  # would look for a package demo_torch29
+        ("mesonpy", "variant_backend"),
+    ],
+)
+def test_a_back_end_that_goes_by_the_name_keeps_the_old_one(tmp_path: Path, back_end: str, rendered_one: str) -> None:
+    new = document(rendered(tmp_path, PYPROJECT.replace("scikit_build_core.build", back_end)))
+    assert new["build-system"]["build-backend"] == rendered_one
+    assert new["project"]["name"] == ("Demo.Pkg" if rendered_one == "variant_backend" else "demo-torch29")
+
+
+def test_build_constraints(tmp_path: Path) -> None:
+    held = 'packages = ["demo"]\nbuild-constraints = ["numpy<3", "wheel==0.45.1"]'
+    tree = rendered(tmp_path, PYPROJECT.replace('\npackages = ["demo"]', f"\n{held}"))
+    assert tree.rendered[CONSTRAINTS].splitlines()[1:] == ["torch==2.9.0", "numpy<3", "wheel==0.45.1"]
+
+
 bounds = st.integers(min_value=7, max_value=16).map(lambda minor: f"3.{minor}")
 specifiers = st.lists(st.tuples(st.sampled_from([">=", "<", "!=", "<=", ">"]), bounds), max_size=4).map(
     lambda pairs: ",".join(f"{operator}{version}" for operator, version in pairs)

@@ -176,6 +176,15 @@ def test_a_version_that_only_running_would_tell(tmp_path: Path) -> None:
     assert source.read(Origin(tmp_path), (), "1.5").version == "1.5"
 
 
+@pytest.mark.parametrize(
+    "text", ['[tool.setuptools.dynamic]\nversion = "1"\n', '[tool.scikit-build]\nmetadata = "regex"\n']
+)
+def test_settings_of_a_wrong_type_say_no_version(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"{DYNAMIC}{text}")
+    with pytest.raises(VersionError, match="does not say its version"):
+        source.read(Origin(tmp_path))
+
+
 def test_an_unpacked_sdist_keeps_its_list_of_files(tmp_path: Path) -> None:
     tree(tmp_path, pyproject_dot_toml=STATIC)
     (tmp_path / "demo.egg-info").mkdir()

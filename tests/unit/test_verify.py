@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import CHECKOUT
 from torch_build_farm import records, verify
+from torch_build_farm.config import load
 from torch_build_farm.errors import UsageError
 from torch_build_farm.records import Record
 
@@ -58,7 +60,9 @@ def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
         verify.find(made, tmp_path)
     for stage in ("render", "build", "repair"):
         output = records.artifact(made, tmp_path)
-        record = Record(stage, "demo-torch29-cp311", "", (output,), 1, "", details={"epoch": "315532800"})
+        record = Record(
+            stage, "demo-torch29-cp311", "", (output,), 1, "", details={"epoch": "315532800", "content": ""}
+        )
         records.write(record, records.path_of(tmp_path / "jobs" / "demo-torch29-cp311", stage))
     elsewhere = tmp_path / "renamed.whl"
     os.link(made, elsewhere)
@@ -67,13 +71,53 @@ def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
 
 
 def test_what_a_build_began_with() -> None:
-    then = Record("build", "demo", "a", (), 1, "", tools={"compiler": "g++ 12", "gone": "1"})
-    tools = verify.changed_inputs(then, replace(then, digest="b", tools={"compiler": "g++ 13", "new": "2"}))
-    assert tools == [
+    inputs = {"tree": "1", "toolchain": "2", "cmake-defines": "3", "gone": "4"}
+    held = {"environment": "setuptools==80.1 torch==2.9.0+cu128"}
+    then = Record("build", "demo", "a", (), 1, "", {"compiler": "g++ 12", "gone": "1"}, held, inputs)
+    assert verify.changed_inputs(then, then) == []
+    now = Record(
+        "build", "demo", "b", (), 1, "", {"compiler": "g++ 13", "new": "2"},
+        {"environment": "setuptools==80.2 torch==2.9.0+cu128"},
+        {"tree": "9", "toolchain": "9", "cmake-defines": "9"},
+    )  # fmt: skip
+    assert verify.changed_inputs(then, now) == [
         "toolchain: compiler was g++ 12, is g++ 13",
         "toolchain: gone was 1, is none",
         "toolchain: new was none, is 2",
+        "build environment: setuptools was 80.1, is 80.2",
+        "cmake-defines: not what it was",
+        "gone: not what it was",
     ]
-    assert verify.changed_inputs(then, then) == []
-    (settings,) = verify.changed_inputs(then, replace(then, digest="b"))
-    assert settings.startswith("settings: ")
+
+
+def test_how_it_is_built_again(tmp_path: Path) -> None:
+    """At the recorded commit and in the recorded environment, whatever branch and index have now."""
+    made = {stage: Record(stage, "demo", "", (), 1, "") for stage in ("render", "build", "repair")}
+    project = load(CHECKOUT, CHECKOUT)
+    recorded = verify.Recorded(**made | {"render": replace(made["render"], details={"source": "path"})})
+    assert verify.at_commit(project, recorded) == project
+    git = {"source": "git https://example.org/demo.git@0123abc"}
+    recorded = verify.Recorded(
+        replace(made["render"], details=git),
+        replace(made["build"], details={"environment": "ninja==1.13.2 torch==2.9.0+cu128"}),
+        made["repair"],
+    )
+    found = verify.in_environment(verify.at_commit(project, recorded), recorded).settings
+    assert (found.revision, found.build_constraints) == ("0123abc", ("ninja==1.13.2", "torch==2.9.0+cu128"))
+
+
+def test_a_changed_tree(tmp_path: Path) -> None:
+    """The source changed, or only what is rendered from settings, variant and templates."""
+    for name in ("then", "now"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pyproject.toml").write_text(name)
+    then, now = tmp_path / "then", tmp_path / "now"
+    made = Record("render", "demo", "", (records.artifact(then, tmp_path),), 1, "", details={"content": "c"})
+    recorded = verify.Recorded(made, made, made)
+    assert verify.changed_tree(recorded, made, (then, then)) == ""
+    again = replace(made, outputs=(records.artifact(now, tmp_path),))
+    told = verify.changed_tree(recorded, again, (then, now))
+    assert told.startswith("the project's metadata or settings, a variants file or a template")
+    assert told.endswith("changed: pyproject.toml")
+    other = replace(again, details={"content": "d"})
+    assert verify.changed_tree(recorded, other, (then, now)).startswith("the source is not what")

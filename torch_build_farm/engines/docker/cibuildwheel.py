@@ -27,7 +27,8 @@ def configuration(
     container's processes see as environment comes with `create_arguments`, since cibuildwheel's own `environment`
     evaluates its values as shell words.
     """
-    arguments = [f"--env-dir={environment_folder}"] if environment_folder else []
+    arguments = ["--verbose"]  # so that the log tells what uv installs
+    arguments += [f"--env-dir={environment_folder}"] if environment_folder else []
     settings: dict[str, Any] = {
         "build-frontend": {"name": "build[uv]", "args": arguments},
         "container-engine": {"name": "docker", "create-args": list(create_arguments), "disable-host-mount": True},

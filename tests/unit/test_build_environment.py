@@ -1,0 +1,25 @@
+"""What a build's log tells of its environment."""
+
+from pathlib import Path
+
+from torch_build_farm import build_environment
+from torch_build_farm.diagnosis import STAGE_MARK
+
+UV = """Using Python 3.11.7 environment at: env
+Resolved 3 packages in 9ms
+{mark} + numpy==2.4.0
+{mark} + setuptools==80.9.0
+{mark} + torch==2.9.0+cu128 (from https://example.org/torch.whl)
+"""
+
+
+def test_last_installed_counts_by_either_engine(tmp_path: Path) -> None:
+    for mark in ("", "< "):
+        log = tmp_path / "log"
+        log.write_text(
+            f"{STAGE_MARK}build demo then\n + old==1.0\n{STAGE_MARK}build demo now\n"
+            + UV.format(mark=mark)
+            + f"{mark} - numpy==2.4.0\n{mark} + numpy==2.3.9\n{mark} - setuptools==80.9.0\n"
+            + f"-- sum + rest==1\n{STAGE_MARK}repair demo now\n"
+        )
+        assert build_environment.details(log) == {"environment": "numpy==2.3.9 torch==2.9.0+cu128"}
