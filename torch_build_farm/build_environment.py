@@ -11,8 +11,9 @@ from pathlib import Path
 
 from torch_build_farm.diagnosis import STAGE_MARK
 
-# uv's lines, such as " + ninja==1.13.2" (" ~": once more; " -": removed), and `build -v`, which puts "< " before them.
-_CHANGE = re.compile(r"^(?:< )? ([+~-]) (\S+?)==(\S+)", re.MULTILINE)
+# uv's lines, such as " + ninja==1.13.2" (" ~": once more; " -": removed). `build -v` puts "< " before them, and older
+# ones, such as CPython 3.9's, colours around.
+_CHANGE = re.compile(r"^(?:\x1b\[[\d;]*m)?(?:< )? ([+~-]) ([\w.-]+)==([\w.+!]+)", re.MULTILINE)
 
 
 def installed(log: str) -> dict[str, str]:

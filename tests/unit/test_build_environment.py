@@ -14,12 +14,12 @@ Resolved 3 packages in 9ms
 
 
 def test_last_installed_counts_by_either_engine(tmp_path: Path) -> None:
-    for mark in ("", "< "):
+    for mark in ("", "< ", "\x1b[2m< "):
         log = tmp_path / "log"
         log.write_text(
             f"{STAGE_MARK}build demo then\n + old==1.0\n{STAGE_MARK}build demo now\n"
             + UV.format(mark=mark)
             + f"{mark} - numpy==2.4.0\n{mark} + numpy==2.3.9\n{mark} - setuptools==80.9.0\n"
-            + f"-- sum + rest==1\n{STAGE_MARK}repair demo now\n"
+            + f"-- sum + rest==1\n\x1b[2m<  + end==3\x1b[0m\n{STAGE_MARK}repair demo now\n"
         )
-        assert build_environment.details(log) == {"environment": "numpy==2.3.9 torch==2.9.0+cu128"}
+        assert build_environment.details(log) == {"environment": "end==3 numpy==2.3.9 torch==2.9.0+cu128"}
