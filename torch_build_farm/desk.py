@@ -117,7 +117,8 @@ def prepare(
     """Load everything and plan, without touching the work folder; the keywords win over the command line."""
     project = project or desk.project
     selection = selection or _selection(desk, project)
-    with desk.store.in_use():
+    fetched = project.settings.sdist or project.settings.git  # a path leaves the store alone
+    with desk.store.in_use() if fetched else contextlib.nullcontext():
         origin = Fetcher(desk.store.root / "sources", desk.runner, desk.say).obtain(project)
     exclude = (*_own_files(desk, project, origin), *project.settings.exclude)
     tree = source.read(origin, exclude, project.settings.version)
