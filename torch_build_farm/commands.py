@@ -27,7 +27,7 @@ from torch_build_farm.plan import Selection
 from torch_build_farm.records import Record
 from torch_build_farm.smoke import Mode
 from torch_build_farm.source import sha256
-from torch_build_farm.stages import BUILD, RENDER, REPAIR, SMOKE
+from torch_build_farm.stages import RENDER, SMOKE, WHEEL
 from torch_build_farm.verify import Recorded
 
 
@@ -68,7 +68,7 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> int:
 def run_all(desk: Desk) -> int:
     """The bare call: every stage up to the report."""
     smoke: Mode = desk.options.smoke or "full"
-    return _run(desk, [RENDER, BUILD, REPAIR, *([SMOKE] if smoke != "none" else [])], smoke)
+    return _run(desk, [*WHEEL, *([SMOKE] if smoke != "none" else [])], smoke)
 
 
 def render(desk: Desk) -> int:
@@ -79,7 +79,7 @@ def render(desk: Desk) -> int:
 def build(desk: Desk) -> int:
     """`build`: repaired wheels; smoke-tested only where --smoke says so."""
     smoke: Mode = desk.options.smoke or "none"
-    return _run(desk, [RENDER, BUILD, REPAIR, *([SMOKE] if smoke != "none" else [])], smoke)
+    return _run(desk, [*WHEEL, *([SMOKE] if smoke != "none" else [])], smoke)
 
 
 def smoke(desk: Desk) -> int:
@@ -87,7 +87,7 @@ def smoke(desk: Desk) -> int:
     mode: Mode = desk.options.smoke or "full"
     if mode == "none":
         raise UsageError("smoke --smoke none has nothing to do", next_step="--smoke full or --smoke import")
-    return _run(desk, [RENDER, BUILD, REPAIR, SMOKE], mode)
+    return _run(desk, [*WHEEL, SMOKE], mode)
 
 
 def verify(desk: Desk) -> int:
@@ -130,8 +130,8 @@ def verify(desk: Desk) -> int:
                 next_step="check out what it was built from, and verify again",
             )
         prepared = replace(prepared, project=verifying.in_environment(project, recorded))
-        _, build, repair = _again(desk, prepared, [RENDER, BUILD, REPAIR], recorded)
-        found = verifying.differences(wheel, prepared.work / repair.outputs[0].path)
+        _, build, *_, relocate = _again(desk, prepared, WHEEL, recorded)
+        found = verifying.differences(wheel, prepared.work / relocate.outputs[0].path)
     changed = verifying.changed_inputs(recorded.build, build)
     if desk.options.json:
         desk.answer({"schema": 1, "wheel": wheel.name, "job": recorded.job, "identical": not found,

@@ -134,6 +134,8 @@ class Settings:
 
     name: Annotated[str, AfterValidator(_distribution)]
     packages: Annotated[tuple[ImportName, ...], Field(min_length=1)]
+    auto_name: Annotated[str, AfterValidator(_distribution)] | None = None
+    select_name: Annotated[str, AfterValidator(_distribution)] | None = None
     source: str = "."
     git: str = ""
     revision: str = ""
@@ -172,6 +174,16 @@ class Project:
     @property
     def smoke_script(self) -> Path | None:
         return self.root / self.settings.smoke_script if self.settings.smoke_script else None
+
+    @property
+    def auto_name(self) -> str:
+        """Name of the middle wheel behind the one name."""
+        return self.settings.auto_name or f"{self.settings.name}-auto"
+
+    @property
+    def select_name(self) -> str:
+        """Name of the rungs behind the one name."""
+        return self.settings.select_name or f"{self.settings.name}-select"
 
     def distribution(self, variant: Variant) -> str:
         """Name of the variant's distribution, such as pymomentum-gpu-torch28."""

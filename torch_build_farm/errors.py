@@ -156,6 +156,18 @@ class NotReproducedError(FarmError):
     exit_code = 21
 
 
+class RelocationError(FarmError):
+    """A wheel has files that every variant would own, or cannot be moved into the variant's folder."""
+
+    exit_code = 22
+
+
+class MetaError(FarmError):
+    """The wheels behind the one name cannot be made of what there is."""
+
+    exit_code = 23
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + the signal's number."""
 

@@ -211,7 +211,7 @@ class _JobRun:
             self.progress.ended(self.job, "failed", error.what)
         else:
             self.progress.ended(self.job, "kept" if all(r.kept for r in self.results) else "done")
-        wheel = wheel or self._repaired()
+        wheel = wheel or self._finished()
         artifact = records.artifact(wheel, self.farm.work) if wheel and wheel.exists() else None
         return JobResult(self.job, tuple(self.results), artifact, error, str(self.farm.log(self.job)))
 
@@ -256,14 +256,14 @@ class _JobRun:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         log.write_text(f"{text[:place]}{STAGE_MARK}{stage.name} {self.job.id} {now}\n", "utf-8")
 
-    def _repaired(self) -> Path | None:
-        """The job's repaired wheel, in the job's own folder."""
-        made = [result.record.outputs for result in self.results if result.record.stage == "repair"]
+    def _finished(self) -> Path | None:
+        """The job's relocated wheel, in the job's own folder."""
+        made = [result.record.outputs for result in self.results if result.record.stage == "relocate"]
         return self.farm.work / made[0][0].path if made else None
 
     def _deliver(self) -> Path | None:
         """Put the wheel of a job that went well into the dist folder, whole or not at all."""
-        wheel = self._repaired()
+        wheel = self._finished()
         if wheel is None:
             return None
         self.farm.claim(wheel.name, self.job)

@@ -78,12 +78,14 @@ def neighbour(project: Project, variant: Variant) -> Variant | None:
 class Smoke:
     """The smoke test of one wheel at `site`, in an environment that is made anew and removed afterwards.
 
-    `source` is the project's source tree, `tree` the rendered one that it was built from.
+    `beside` are the wheels behind the one name, which it requires; the index may have others of these names, or none.
+    `source` is the project's source tree, `tree` the rendered one that the wheel was built from.
     """
 
     project: Project
     job: Job
     wheel: Path
+    beside: tuple[Path, ...]
     source: Path
     tree: Path
     mode: Mode
@@ -100,7 +102,7 @@ class Smoke:
         if problems := metadata_problems(wheel, self.job, self.site.python.version):
             raise self._error("METADATA is wrong: " + "; ".join(problems))
         try:
-            there = self.site.bring(self.wheel)
+            there = [self.site.bring(path) for path in (self.wheel, *self.beside)]
             self._install(there)
             self._bytecode(_LINK_BYTECODE)
             first, *others = self._innermost()
@@ -123,11 +125,11 @@ class Smoke:
         """Run the environment's interpreter: isolated (-I), so that neither folder nor variable lends it a module."""
         return self.site.shell.run(self.home / "bin" / "python", "-I", *arguments)
 
-    def _install(self, wheel: Path) -> None:
+    def _install(self, wheels: list[Path]) -> None:
         site = self.site
         site.store.fetch(f"{self.job.variant.torch}.*", self.job.python, site)
         made = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
-        if not (made.ok and site.shell.run(site.uv, "pip", "install", "--python", self.home, wheel).ok):
+        if not (made.ok and site.shell.run(site.uv, "pip", "install", "--python", self.home, *wheels).ok):
             error = diagnose(self.job.id, self.site.shell.log)
             if type(error) is BuildError:
                 raise self._error(f"the wheel does not install: {error.what}")
@@ -201,13 +203,13 @@ class Smoke:
             return self.site.bring(self.tree) / script.relative_to(self.source)
         return self.site.bring(script)
 
-    def _refusal(self, wheel: Path) -> dict[str, str]:
+    def _refusal(self, wheels: list[Path]) -> dict[str, str]:
         """The resolver must refuse the wheel beside another minor's torch, and for that reason."""
         other = neighbour(self.project, self.job.variant)
         if other is None:
             return {}
         self.site.shell.say(f"torch {other.torch} must be refused")
-        command = ("pip", "install", "--dry-run", "--python", self.home, wheel, f"torch{other.pin}")
+        command: list[str | Path] = ["pip", "install", "--dry-run", "--python", self.home, *wheels, f"torch{other.pin}"]
         done = self.site.shell.run(self.site.uv, *command)
         text = " ".join(" ".join(done.tail).split())
         if done.ok:

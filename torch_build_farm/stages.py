@@ -1,19 +1,21 @@
-"""The stages of a job, in order: render, build, repair, smoke."""
+"""The stages of a job, in order: render, build, repair, relocate, smoke."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
-from torch_build_farm import __version__, build_environment, ninja_log, toolbox
+from torch_build_farm import __version__, build_environment, meta, ninja_log, toolbox
 from torch_build_farm import render as rendering
 from torch_build_farm import repair as repairing
 from torch_build_farm.engines import BuildRequest
 from torch_build_farm.engines.docker import cibuildwheel
 from torch_build_farm.pipeline import Farm, Outcome, Stage, Step, clear
+from torch_build_farm.relocate import relocate
 from torch_build_farm.smoke import Smoke, neighbour
 from torch_build_farm.source import sha256
 
@@ -138,13 +140,38 @@ def _repair(step: Step) -> Outcome:
     return Outcome((wheel.path,), {"tag": wheel.platform})
 
 
+def _relocate_inputs(step: Step) -> dict[str, Any]:
+    settings = step.farm.project.settings
+    return {
+        "farm": __version__,
+        "wheel": step.digest_of("repair"),
+        "packages": settings.packages,
+        "name": settings.name,
+        "patchelf": toolbox.versions()["patchelf"],
+    }
+
+
+def _relocate(step: Step) -> Outcome:
+    scratch, out = step.folder / "scratch", step.folder / "relocated"
+    clear(out)
+    clear(scratch)
+    try:
+        tag, settings = step.job.variant.tag, step.farm.project.settings
+        made = relocate(step.output("repair"), out, scratch, settings=settings, tag=tag, shell=step.shell)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Outcome((made,))
+
+
 def _smoke_inputs(step: Step) -> dict[str, Any]:
     farm = step.farm
     script = farm.project.smoke_script
     other = neighbour(farm.project, step.job.variant)
     return {
         "farm": __version__,
-        "wheel": step.digest_of("repair"),
+        "wheel": step.digest_of("relocate"),
+        "names": (farm.project.auto_name, farm.project.select_name),
+        "dispatcher": meta.dispatcher_template(farm.project),
         "newest": step.job.variant.newest,
         "refused": other.pin if other else "",
         "mode": farm.smoke,
@@ -156,13 +183,23 @@ def _smoke_inputs(step: Step) -> dict[str, Any]:
 
 def _smoke(step: Step) -> Outcome:
     farm = step.farm
-    with farm.engine.site(step.job, step.shell) as site:
-        wheel, tree = step.output("repair"), step.output("render")
-        source = farm.source.root
-        return Outcome(details=Smoke(farm.project, step.job, wheel, source, tree, farm.smoke, site).run())
+    wheel, tree = step.output("relocate"), step.output("render")
+    names = step.folder / "one-name"
+    clear(names)
+    minor = step.job.variant.torch
+    family = meta.Family.of(farm.project, wheel, {minor: step.job.version}, farm.epoch)
+    beside = meta.write(family, names) if meta.has_rungs(family.version) else [meta.write_plain(family, names)]
+    try:
+        with farm.engine.site(step.job, step.shell) as site:
+            test = Smoke(farm.project, step.job, wheel, tuple(beside), farm.source.root, tree, farm.smoke, site)
+            return Outcome(details=test.run())
+    finally:
+        shutil.rmtree(names, ignore_errors=True)
 
 
 RENDER = Stage("render", _render_inputs, _render)
 BUILD = Stage("build", _build_inputs, _build, _build_slot)
 REPAIR = Stage("repair", _repair_inputs, _repair)
+RELOCATE = Stage("relocate", _relocate_inputs, _relocate)
+WHEEL = (RENDER, BUILD, REPAIR, RELOCATE)  # what it takes to make one
 SMOKE = Stage("smoke", _smoke_inputs, _smoke, lambda farm, number: farm.smoke_slots.hold(number, farm.runner))

@@ -92,11 +92,7 @@ def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
 
     `variant` has "distribution", "pin" and "cpython", the lowest CPython and the first that is too high.
     """
-    newline = "\r\n" if "\r\n" in text else "\n"
-    head, gap, body = text.partition(newline * 2)
-    if not gap and head.endswith(newline):  # no description
-        head, gap = head[: -len(newline)], newline
-    fields = re.split(rf"{newline}(?![ \t])", head)  # a field goes on in indented lines
+    fields, newline, rest = split_metadata(text)
     values = [(name, value.strip()) for name, _, value in (field.partition(":") for field in fields)]
     own = dict(reversed(values))["Name"]
     requirements = iter(pin_torch([value for name, value in values if name == "Requires-Dist"], variant["pin"]))
@@ -112,13 +108,22 @@ def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
         if new is not None:
             kept.append(field if new == value else f"{name}: {new}")
     if f"torch{variant['pin']}" not in [re.sub(r"\[.*?\]", "", field.partition(": ")[2]) for field in kept]:
-        _add(kept, f"Requires-Dist: torch{variant['pin']}")
+        add_field(kept, f"Requires-Dist: torch{variant['pin']}")
     if not any(name == "Requires-Python" for name, _ in values):
-        _add(kept, f"Requires-Python: {cut_requires_python('', *variant['cpython'])}")
-    return newline.join(kept) + gap + body
+        add_field(kept, f"Requires-Python: {cut_requires_python('', *variant['cpython'])}")
+    return newline.join(kept) + rest
 
 
-def _add(fields: list[str], field: str) -> None:
+def split_metadata(text: str) -> tuple[list[str], str, str]:
+    """METADATA's fields, what ends its lines, and the rest from the end of the last field on."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    head, gap, body = text.partition(newline * 2)
+    if not gap and head.endswith(newline):  # no description
+        head, gap = head[: -len(newline)], newline
+    return re.split(rf"{newline}(?![ \t])", head), newline, gap + body  # a field goes on in indented lines
+
+
+def add_field(fields: list[str], field: str) -> None:
     """Add a field before the requirements, the extras and the list of what is dynamic."""
     later = [n for n, one in enumerate(fields) if one.startswith(("Requires-Dist:", "Provides-Extra:", "Dynamic:"))]
     fields.insert(min(later, default=len(fields)), field)
@@ -132,9 +137,9 @@ def rewrite_wheel(path: Path, variant: Mapping[str, Any]) -> Path:
     own = "-".join(path.name.split("-")[:2])
     new = f"{re.sub(r'[-_.]+', '_', variant['distribution']).lower()}-{path.name.split('-')[1]}"
     final = path.with_name(path.name.replace(own, new, 1))
-    rows = []
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(path.with_suffix(".new"), "w", zipfile.ZIP_DEFLATED) as made:
-        folder = next(n.split("/")[0] for n in old.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n))
+    members = []
+    with zipfile.ZipFile(path) as old:
+        folder = dist_info(old)
         stem = folder[: -len(".dist-info")]
         for info in old.infolist():
             name, content = info.filename, old.read(info)
@@ -142,20 +147,38 @@ def rewrite_wheel(path: Path, variant: Mapping[str, Any]) -> Path:
                 content = rewrite_metadata(content.decode("utf-8"), variant).encode("utf-8")
             top, _, rest = name.partition("/")
             info.filename = f"{new}{top[len(stem) :]}/{rest}" if top in (folder, f"{stem}.data") else name
-            if name != f"{folder}/RECORD" and not name.startswith(f"{folder}/RECORD."):
-                if not info.is_dir():
-                    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-                    rows.append((info.filename, f"sha256={digest}", len(content)))
-                made.writestr(info, content)
-            elif name == f"{folder}/RECORD":
-                record = info
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([*rows, (record.filename, "", "")])
-        made.writestr(record, text.getvalue())
-    path.with_suffix(".new").replace(final)
+            members.append((info, content))
+    write_wheel(final, members)
     if final != path:
         path.unlink()
     return final
+
+
+def dist_info(archive: zipfile.ZipFile) -> str:
+    """Name of a wheel's .dist-info folder."""
+    return next(name.split("/")[0] for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+
+
+def write_wheel(path: Path, members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
+    """Write a wheel of these members, in their order, with a RECORD at the end (PEP 427), whole or not at all.
+
+    The RECORD among the members lends its date and permissions; signatures of it are left out.
+    """
+    (record,) = [info for info, _ in members if re.fullmatch(r"[^/]+\.dist-info/RECORD", info.filename)]
+    rows = []
+    with zipfile.ZipFile(path.with_suffix(".new"), "w", zipfile.ZIP_DEFLATED) as made:
+        for info, content in members:
+            place = info.filename
+            if place == record.filename or place.startswith(f"{record.filename}."):
+                continue
+            if not info.is_dir():
+                digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+                rows.append((place, f"sha256={digest}", len(content)))
+            made.writestr(info, content)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([*rows, (record.filename, "", "")])
+        made.writestr(record, text.getvalue())
+    path.with_suffix(".new").replace(path)
 
 
 def _facts() -> dict[str, Any]:

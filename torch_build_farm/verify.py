@@ -21,11 +21,11 @@ class Recorded:
 
     render: Record
     build: Record
-    repair: Record
+    relocate: Record
 
     @property
     def job(self) -> str:
-        return self.repair.job
+        return self.relocate.job
 
     @property
     def epoch(self) -> int:
@@ -52,12 +52,12 @@ def find(wheel: Path, work: Path) -> Recorded:
     if not wheel.is_file():
         raise UsageError("there is no such wheel", where=str(wheel), next_step="work/dist holds finished wheels")
     digest = sha256(wheel)
-    for path in sorted(work.glob("jobs/*/records/repair.json")):
-        found = [records.read(path.with_name(f"{stage}.json")) for stage in ("render", "build", "repair")]
-        render, build, repair = found
+    for path in sorted(work.glob("jobs/*/records/relocate.json")):
+        found = [records.read(path.with_name(f"{stage}.json")) for stage in ("render", "build", "relocate")]
+        render, build, relocate = found
         known = render and "content" in render.details  # else of an older farm
-        if render and build and repair and known and digest in [output.sha256 for output in repair.outputs]:
-            return Recorded(render, build, repair)
+        if render and build and relocate and known and digest in [one.sha256 for one in relocate.outputs]:
+            return Recorded(render, build, relocate)
     raise UsageError(
         f"no record tells how this wheel was made (sha256 {digest})",
         where=str(work / "jobs"),

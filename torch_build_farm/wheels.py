@@ -24,12 +24,16 @@ from torch_build_farm.errors import RepairError
 
 @dataclass(frozen=True)
 class Library:
-    """An ELF library in a wheel. `run_paths` are the entries of its RPATH and RUNPATH, as they stand there."""
+    """An ELF library in a wheel. `run_paths` are the entries of its RPATH and RUNPATH, as they stand there.
+
+    `rpath`: they are an RPATH's, which the loader searches before LD_LIBRARY_PATH and for what is needed in turn.
+    """
 
     path: str
     soname: str
     needed: tuple[str, ...]
     run_paths: tuple[str, ...]
+    rpath: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def _library(path: str, content: bytes) -> Library | None:
     from elftools.elf.dynamic import DynamicSegment  # noqa: PLC0415 (slow to import; a run with nothing to do needs none)
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415
 
-    soname, needed, run_paths = "", [], []
+    soname, needed, run_paths, rpath = "", [], [], False
     # The segment is what the loader reads; section headers may be stripped.
     for segment in ELFFile(io.BytesIO(content)).iter_segments("PT_DYNAMIC"):
         for tag in cast(DynamicSegment, segment).iter_tags():
@@ -82,9 +86,10 @@ def _library(path: str, content: bytes) -> Library | None:
                     soname = str(tag.soname)  # type: ignore[attr-defined]
                 case "DT_RPATH":
                     run_paths += str(tag.rpath).split(":")  # type: ignore[attr-defined]
+                    rpath = True
                 case "DT_RUNPATH":
                     run_paths += str(tag.runpath).split(":")  # type: ignore[attr-defined]
-    return Library(path, soname, tuple(needed), tuple(run_paths))
+    return Library(path, soname, tuple(needed), tuple(run_paths), rpath)
 
 
 @contextmanager

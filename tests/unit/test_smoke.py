@@ -74,7 +74,7 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[Smoke, list[st
     python = SimpleNamespace(version="3.11.7", path=Path("python"))
     bring: Any = SimpleNamespace(shell=shell, uv="uv", python=python, store=store, bring=str, remove=lambda _: None)
     project = replace(PROJECT, settings=replace(PROJECT.settings, imports=("demo", "demo.more", "other")))
-    return Smoke(project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, tmp_path, tmp_path, "import", bring), ran
+    return Smoke(project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, (), tmp_path, tmp_path, "import", bring), ran
 
 
 def test_torch_is_loaded_once_for_each_import_and_no_more(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
     made = wheel(tmp_path / "dist", {"a.py": b"one"})
     with pytest.raises(UsageError, match="no record tells"):
         verify.find(made, tmp_path)
-    for stage in ("render", "build", "repair"):
+    for stage in ("render", "build", "relocate"):
         output = records.artifact(made, tmp_path)
         record = Record(
             stage, "demo-torch29-cp311", "", (output,), 1, "", details={"epoch": "315532800", "content": ""}
@@ -92,7 +92,7 @@ def test_what_a_build_began_with() -> None:
 
 def test_how_it_is_built_again(tmp_path: Path) -> None:
     """At the recorded commit and in the recorded environment, whatever branch and index have now."""
-    made = {stage: Record(stage, "demo", "", (), 1, "") for stage in ("render", "build", "repair")}
+    made = {stage: Record(stage, "demo", "", (), 1, "") for stage in ("render", "build", "relocate")}
     project = load(CHECKOUT, CHECKOUT)
     recorded = verify.Recorded(**made | {"render": replace(made["render"], details={"source": "path"})})
     assert verify.at_commit(project, recorded) == project
@@ -100,7 +100,7 @@ def test_how_it_is_built_again(tmp_path: Path) -> None:
     recorded = verify.Recorded(
         replace(made["render"], details=git),
         replace(made["build"], details={"environment": "ninja==1.13.2 torch==2.9.0+cu128"}),
-        made["repair"],
+        made["relocate"],
     )
     found = verify.in_environment(verify.at_commit(project, recorded), recorded).settings
     assert (found.revision, found.build_constraints) == ("0123abc", ("ninja==1.13.2", "torch==2.9.0+cu128"))

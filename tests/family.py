@@ -1,0 +1,68 @@
+"""Stand-in variants, made by the farm's own relocation and meta from wheels without compiled code; torch's likewise."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tests.conftest import CHECKOUT
+from torch_build_farm import meta
+from torch_build_farm.config import Project, load
+from torch_build_farm.names import Minor
+from torch_build_farm.process import Runner, Shell
+from torch_build_farm.relocate import relocate
+from torch_build_farm.variant_backend import write_wheel
+
+EPOCH = 1_000_000_000
+
+
+def project(name: str = "demo", *packages: str) -> Project:
+    loaded = load(CHECKOUT, CHECKOUT)
+    return replace(loaded, settings=replace(loaded.settings, name=name, packages=packages or (name,)))
+
+
+def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str], *fields: str) -> Path:
+    """A wheel of these files; those under "info/" go into its .dist-info folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{name.replace('-', '_')}-{version}"
+    metadata = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *fields]) + "\n"
+    members = {**files, "info/METADATA": metadata, "info/RECORD": ""}
+    members["info/WHEEL"] = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    infos = [
+        (zipfile.ZipInfo(place.replace("info/", f"{stem}.dist-info/", 1)), content.encode())
+        for place, content in members.items()
+    ]
+    path = folder / f"{stem}-py3-none-any.whl"
+    write_wheel(path, infos)
+    return path
+
+
+def torch(folder: Path, version: str) -> Path:
+    return make_wheel(
+        folder, "torch", version, {"torch/__init__.py": "from .version import __version__\n",
+                                   "torch/version.py": f"__all__ = []\n__version__ = '{version}'\n"},
+    )  # fmt: skip
+
+
+def variant(folder: Path, own: Project, torch: str, version: str, files: Mapping[str, str], *fields: str) -> Path:
+    """The relocated wheel of a variant, as `relocate` makes it of what a back end would have built."""
+    minor = Minor.parse(torch)
+    name = f"{own.settings.name}-{minor.tag}"
+    raw = make_wheel(
+        folder / "raw",
+        name,
+        version,
+        files,
+        "Requires-Python: >=3.9,<3.15",
+        f"Requires-Dist: torch=={torch}.*",
+        *fields,
+    )
+    (folder / "scratch").mkdir(exist_ok=True)
+    shell = Shell(Runner(), {}, folder, folder / "log", lambda _: None)
+    return relocate(raw, folder, folder / "scratch", settings=own.settings, tag=minor.tag, shell=shell)
+
+
+def family(own: Project, model: Path, last: Mapping[str, str]) -> meta.Family:
+    return meta.Family.of(own, model, {Minor.parse(torch): version for torch, version in last.items()}, EPOCH)

@@ -1,0 +1,201 @@
+"""The dispatcher at work, in interpreters of its own, beside stand-in torches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.family import family, project, torch, variant
+from torch_build_farm import meta
+
+FILES = {
+    "demo/__init__.py": "'''What it is.'''\nimport os\nfrom . import sub\nfrom .sub.deep import VALUE\nwhere = os.path.dirname(__file__)\nclass Thing: pass\n",
+    "demo/__main__.py": "import demo; print('main', demo.VALUE)\n",
+    "demo/sub/__init__.py": "import demo\n",
+    "demo/sub/deep.py": "VALUE = 'of @'\n",
+    "demo/data.txt": "data of @",
+}
+
+
+class Site:
+    """A site-packages folder with unpacked wheels."""
+
+    def __init__(self, folder: Path, name: str = "demo", *packages: str) -> None:
+        self.folder, self.project = folder / "site", project(name, *packages)
+        self.made = folder / "made"
+
+    def unpack(self, *wheels: Path) -> None:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(self.folder)
+
+    def variants(self, files: Mapping[str, str], *minors: str, known: tuple[str, ...] = ()) -> None:
+        """Variants for these minors, and the plain wheel; @ in the files is the minor."""
+        for minor in minors:
+            own = {name: text.replace("@", minor) for name, text in files.items()}
+            made = variant(self.made, self.project, minor, "1.0", own)
+            self.unpack(made)
+        last = dict.fromkeys((*known, *minors), "1.0")
+        self.unpack(meta.write_plain(family(self.project, made, last), self.made))
+
+    def torch(self, version: str) -> None:
+        self.unpack(torch(self.made, version))
+
+    def run(self, code: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        start = f"import sys; sys.path.insert(0, {str(self.folder)!r})\n"
+        command = [sys.executable, "-S", *(words or ("-c", start + code))]
+        paths = {"PYTHONPATH": str(self.folder)} if words else {}
+        return subprocess.run(
+            command, env={**os.environ, **paths, **env}, capture_output=True, text=True, check=False, cwd=self.folder
+        )
+
+    def says(self, code: str, **env: str) -> str:
+        done = self.run(code, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.mark.parametrize(("installed", "minor"), [("2.8.0+cu128", "2.8"), ("2.9.1", "2.9"), ("2.10.0a0+git12", "2.10")])
+def test_the_variant_of_the_torch_that_is_here(site: Site, installed: str, minor: str) -> None:
+    site.variants(FILES, "2.8", "2.9", "2.10")
+    site.torch(installed)
+    for first in ("", "import torch; "):
+        assert (
+            site.says(f"{first}import demo; print(demo.VALUE, 'torch' in sys.modules)") == f"of {minor} {bool(first)}"
+        )
+
+
+def test_a_loaded_torch_counts_and_not_the_one_on_disk(site: Site) -> None:
+    site.variants(FILES, "2.8", "2.9")
+    site.torch("2.8.0")
+    fake = "import types; t = sys.modules['torch'] = types.ModuleType('torch'); t.__version__ = '2.9.0+vendor'; "
+    assert site.says(f"{fake}import demo; print(demo.VALUE)") == "of 2.9"
+
+
+def test_as_if_nothing_had_happened(site: Site) -> None:
+    site.variants(FILES, "2.9")
+    site.torch("2.9.0")
+    folder = site.folder / "demo" / "_torch29"
+    assert site.says("import demo; print(demo.__file__, demo.where, list(demo.__path__))") == (
+        f"{folder / '__init__.py'} {folder} ['{folder}']"
+    )
+    assert site.says("import demo; print(demo.__doc__, demo.__name__, demo.__package__)") == "What it is. demo demo"
+    assert site.says("import demo; print(demo.__spec__.origin, demo.__spec__.parent, demo.__spec__.has_location)") == (
+        f"{folder / '__init__.py'} demo True"
+    )
+    names = "{'Thing', 'sub', 'VALUE', 'where', 'os'}"
+    assert site.says(f"import demo; print({{n for n in vars(demo) if n[:2] != '__'}} == {names})") == "True"
+    assert site.says("from importlib.resources import files; print(files('demo').joinpath('data.txt').read_text())") == "data of 2.9"  # fmt: skip
+    assert site.says("import pkgutil; print(pkgutil.get_data('demo', 'data.txt'))") == "b'data of 2.9'"
+    assert site.says("import demo, pickle; print(pickle.loads(pickle.dumps(demo.Thing)) is demo.Thing, demo.Thing.__module__)") == "True demo"  # fmt: skip
+    assert site.says("import demo, inspect; print('What it is' in inspect.getsource(demo))") == "True"
+    assert site.says("import demo.sub.deep as d, demo; print(d.__name__, d is demo.sub.deep)") == "demo.sub.deep True"
+    assert site.says("import demo, importlib; print(importlib.reload(demo).VALUE)") == "of 2.9"
+    assert site.says(
+        "import demo, pkgutil; print([m.name for m in pkgutil.walk_packages(demo.__path__, 'demo.')])"
+    ) == ("['demo.__main__', 'demo.sub', 'demo.sub.deep']")
+    assert site.run("", "-m", "demo").stdout == "main of 2.9\n"
+    assert site.run("", "-m", "demo.sub.deep").returncode == 0
+    (folder / "__init__.py").write_text("raise RuntimeError('its own')\n")
+    assert site.run("import demo").stderr.splitlines()[-1] == "RuntimeError: its own"
+
+
+def test_threads_wait_for_each_other(site: Site) -> None:
+    slow = {**FILES, "demo/__init__.py": "import time; time.sleep(0.3); VALUE = 'whole'\n"}
+    site.variants(slow, "2.9")
+    site.torch("2.9.0")
+    code = "import threading\ndef go():\n    import demo\n    print(demo.VALUE)\nts = [threading.Thread(target=go) for _ in range(4)]\n[t.start() for t in ts]\n[t.join() for t in ts]"
+    assert site.says(code) == "whole\n" * 3 + "whole"
+
+
+def test_a_package_without_init_keeps_its_other_portions(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.variants({"demo/mine.py": "VALUE = '@'\n"}, "2.8", "2.9")
+    site.torch("2.8.0")
+    (site.folder / "demo" / "theirs.py").write_text("VALUE = 'theirs'\n")
+    (tmp_path / "else" / "demo").mkdir(parents=True)
+    (tmp_path / "else" / "demo" / "far.py").write_text("VALUE = 'far'\n")
+    code = f"sys.path.append({str(tmp_path / 'else')!r}); import demo, demo.mine, demo.theirs, demo.far; "
+    assert site.says(f"{code}print(demo.mine.VALUE, demo.theirs.VALUE, demo.far.VALUE, getattr(demo, '__file__', None))") == "2.8 theirs far None"  # fmt: skip
+
+
+def test_a_package_in_a_namespace(tmp_path: Path) -> None:
+    site = Site(tmp_path, "ns-demo", "ns.demo")
+    site.variants({"ns/demo/__init__.py": "VALUE = '@'\n", "ns/demo/a.py": "from . import VALUE\n"}, "2.8", "2.9")
+    site.torch("2.9.0")
+    assert site.says("import ns.demo.a; print(ns.demo.a.VALUE, ns.demo.__name__)") == "2.9 ns.demo"
+
+
+def test_a_single_module(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.variants({"demo.py": "VALUE = '@'\n"}, "2.8", "2.9")
+    site.torch("2.9.0")
+    assert site.says("import demo; print(demo.VALUE)") == "2.9"
+
+
+def test_a_variant_in_another_folder_of_the_path(site: Site, tmp_path: Path) -> None:
+    site.variants(FILES, "2.8")
+    site.torch("2.9.0")
+    other = Site(tmp_path / "user")
+    other.variants(FILES, "2.9")
+    (other.folder / "demo" / "__init__.py").unlink()
+    assert site.says(f"sys.path.append({str(other.folder)!r}); import demo; print(demo.VALUE)") == "of 2.9"
+
+
+def told(site: Site) -> list[str]:
+    done = site.run("import demo")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    text = done.stderr[done.stderr.index("ImportError: ") :]
+    return text.removeprefix("ImportError: ").splitlines()
+
+
+def test_the_guard(site: Site) -> None:
+    """Nothing of a variant runs, and the message says what to type."""
+    loud = {**FILES, "demo/__init__.py": "raise SystemExit('it ran')\n"}
+    site.variants(loud, "2.8", known=("2.9",))
+    site.torch("2.9.1+cu128")
+    assert told(site) == [
+        "demo has no variant for torch 2.9.1+cu128 here.",
+        "  variants installed: torch 2.8",
+        "  variants known to demo 1.0: torch 2.8, 2.9",
+        '  with pip:  pip install "demo[torch29]"',
+        '  with uv:   uv pip install "demo[torch29]"',
+    ]
+
+
+def test_the_guard_for_a_minor_that_is_not_known(site: Site) -> None:
+    site.variants(FILES, "2.8")
+    site.torch("2.16.0")
+    assert told(site)[-2:] == [
+        '  with pip:  pip install --upgrade "demo[torch216]"',
+        '  with uv:   uv pip install --upgrade "demo[torch216]"',
+    ]
+
+
+def test_the_guard_without_torch_and_without_a_variant(site: Site) -> None:
+    site.variants(FILES, "2.8")
+    assert told(site)[0] == "demo needs torch, and there is none."
+    assert told(site)[-1] == '  with uv:   uv pip install "demo"'
+    site.torch("2.8.0")
+    (site.folder / "demo" / "_torch28").rename(site.folder / "gone")
+    assert told(site)[1] == "  variants installed: torch none"
+
+
+def test_the_guard_as_a_warning(site: Site) -> None:
+    site.variants(FILES, "2.8", "2.9", "2.11")
+    site.torch("2.10.0")
+    done = site.run("import demo; print(demo.VALUE)", TORCH_BUILD_FARM_GUARD="off")
+    assert (done.returncode, done.stdout) == (0, "of 2.9\n")
+    assert "RuntimeWarning: demo has no variant for torch 2.10.0 here." in done.stderr
