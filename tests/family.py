@@ -23,15 +23,18 @@ def project(name: str = "demo", *packages: str) -> Project:
     return replace(loaded, settings=replace(loaded.settings, name=name, packages=packages or (name,)))
 
 
-def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str], *fields: str) -> Path:
+def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str | bytes], *fields: str) -> Path:
     """A wheel of these files; those under "info/" go into its .dist-info folder."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{name.replace('-', '_')}-{version}"
     metadata = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *fields]) + "\n"
-    members = {**files, "info/METADATA": metadata, "info/RECORD": ""}
+    members: dict[str, str | bytes] = {**files, "info/METADATA": metadata, "info/RECORD": ""}
     members["info/WHEEL"] = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     infos = [
-        (zipfile.ZipInfo(place.replace("info/", f"{stem}.dist-info/", 1)), content.encode())
+        (
+            zipfile.ZipInfo(place.replace("info/", f"{stem}.dist-info/", 1)),
+            content if isinstance(content, bytes) else content.encode(),
+        )
         for place, content in members.items()
     ]
     path = folder / f"{stem}-py3-none-any.whl"
@@ -46,7 +49,9 @@ def torch(folder: Path, version: str) -> Path:
     )  # fmt: skip
 
 
-def variant(folder: Path, own: Project, torch: str, version: str, files: Mapping[str, str], *fields: str) -> Path:
+def variant(
+    folder: Path, own: Project, torch: str, version: str, files: Mapping[str, str | bytes], *fields: str
+) -> Path:
     """The relocated wheel of a variant, as `relocate` makes it of what a back end would have built."""
     minor = Minor.parse(torch)
     name = f"{own.settings.name}-{minor.tag}"

@@ -66,12 +66,16 @@ class Move:
         return "$ORIGIN" if way == "." else f"$ORIGIN/{way}"
 
 
+def _installed(name: str) -> str:
+    """Where a member lies once it is installed, relative to site-packages (PEP 427)."""
+    return re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
+
+
 def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
     """The new path of each member. Raises RelocationError for what two variants would both own."""
     planned, stray = {}, []
-    data = f"{info.removesuffix('.dist-info')}.data"
     for name in names:
-        path = re.sub(rf"^{re.escape(data)}/(purelib|platlib)/", "", name)
+        path = _installed(name)
         new = move.member(path)
         if name.startswith(f"{info}/") or path.split("/")[0].endswith(".libs"):
             new = f"{info}/{ENTRY_POINTS}" if name == f"{info}/entry_points.txt" else path
@@ -98,7 +102,7 @@ def _require(metadata: str, name: str) -> str:
 
 def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell: Shell) -> bytes:
     """The library with its run paths as they must be at its new place."""
-    entries = [move.run_path(entry, library.path) for entry in library.run_paths]
+    entries = [move.run_path(entry, _installed(library.path)) for entry in library.run_paths]
     if tuple(entries) == library.run_paths:
         return content
     file = scratch / "library.so"

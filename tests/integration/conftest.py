@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHECKOUT, Farm, need
-from torch_build_farm import toolbox
+from torch_build_farm import meta, toolbox
+from torch_build_farm.config import load
+from torch_build_farm.origin import EARLIEST
 from torch_build_farm.torch_store import default_folder
 
 HERE = Path(__file__).resolve().parent
@@ -86,6 +88,14 @@ class Environment:
         return subprocess.run(
             [str(self.python), "-I", "-c", code], capture_output=True, text=True, check=False, cwd=self.home
         )
+
+
+def beside(project: Path, wheel: Path, folder: Path) -> list[Path]:
+    """The wheels behind the one name for this variant alone: it requires them, and the index may have others."""
+    loaded = load(project, CHECKOUT)
+    name, version, *_ = wheel.name.split("-")
+    (minor,) = [minor for minor, variant in loaded.variants.items() if name.endswith(f"_{variant.tag}")]
+    return meta.write(meta.Family.of(loaded, wheel, {minor: version}, EARLIEST), folder)
 
 
 @pytest.fixture

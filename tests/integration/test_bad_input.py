@@ -217,7 +217,10 @@ def test_a_grafted_library_needs_leave(tiny: Farm) -> None:
     )
     answer = tiny(*ONE)
     assert answer.code == 0, answer.err
-    assert [stage["stage"] for stage in answer.document["jobs"][0]["stages"] if not stage["kept"]] == ["repair"]
+    assert [stage["stage"] for stage in answer.document["jobs"][0]["stages"] if not stage["kept"]] == [
+        "repair",
+        "relocate",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from tests.conftest import Farm
-from tests.integration.conftest import Environment, MainRun
+from tests.conftest import CHECKOUT, Farm
+from tests.integration.conftest import Environment, MainRun, beside
 from torch_build_farm import wheels
 from torch_build_farm.engines.local import compile_slots
 from torch_build_farm.names import CPython
@@ -30,7 +30,13 @@ def test_two_wheels_and_exit_code_0(main_run: MainRun) -> None:
         name = main_run.wheel(torch).name
         assert name.startswith(f"pymomentum_gpu_torch{torch.replace('.', '')}-0.1.115.post0-{PYTHON.tag}-")
         assert "-manylinux_2_" in name
-        assert [stage["stage"] for stage in main_run.job(torch)["stages"]] == ["render", "build", "repair", "smoke"]
+        assert [stage["stage"] for stage in main_run.job(torch)["stages"]] == [
+            "render",
+            "build",
+            "repair",
+            "relocate",
+            "smoke",
+        ]
 
 
 @pytest.mark.parametrize("torch", ["2.8", "2.9"])
@@ -41,6 +47,10 @@ def test_metadata(main_run: MainRun, torch: str) -> None:
     assert wheel.requires_python == SpecifierSet({"2.8": ">=3.9,<3.14", "2.9": ">=3.10,<3.15"}[torch])
     assert wheel.metadata["License"] == "MIT"
     assert wheel.requirements("numpy")
+    assert [str(requirement) for requirement in wheel.requirements("pymomentum-gpu")] == ["pymomentum-gpu"]
+    owned = {member.split(".dist-info/")[0] if ".dist-info/" in member else "/".join(member.split("/")[:2]) for member in wheel.members}  # fmt: skip
+    tag = f"torch{torch.replace('.', '')}"
+    assert owned == {f"pymomentum/_{tag}", f"pymomentum_gpu_{tag}-0.1.115.post0"}
     assert wheel.metadata["Description-Content-Type"] == "text/markdown"
 
 
@@ -89,12 +99,15 @@ def test_a_second_run_does_nothing_within_a_second(main_run: MainRun) -> None:
     assert min(seconds) < 1, seconds
 
 
-def test_pip_refuses_the_wheel_beside_another_torch(main_run: MainRun, environment: Environment) -> None:
+def test_pip_refuses_the_wheel_beside_another_torch(
+    main_run: MainRun, environment: Environment, tmp_path: Path
+) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", environment.home], check=True)
     wheel = main_run.wheel("2.8")
     refused = environment.pip("install", "--dry-run", "--no-deps", wheel)
     assert refused.returncode == 0, refused.stderr
-    refused = environment.pip("install", "--dry-run", wheel, "torch==2.9.*")
+    others = beside(CHECKOUT, wheel, tmp_path)
+    refused = environment.pip("install", "--dry-run", wheel, *others, "torch==2.9.*")
     assert refused.returncode != 0
     assert "pymomentum-gpu-torch28 0.1.115.post0 depends on torch==2.8.*" in refused.stdout + refused.stderr
 
@@ -136,7 +149,7 @@ def test_a_cpu_only_library_tells_nothing_of_cuda_but_torch_213_does(tiny: Farm)
 
 
 def test_records_hold_digest_hashes_seconds_and_tools(main_run: MainRun) -> None:
-    for stage in ("render", "build", "repair", "smoke"):
+    for stage in ("render", "build", "repair", "relocate", "smoke"):
         (path,) = main_run.farm.work.glob(f"jobs/*torch28*/records/{stage}.json")
         record = json.loads(path.read_text())
         assert len(record["digest"]) == 64
@@ -145,7 +158,7 @@ def test_records_hold_digest_hashes_seconds_and_tools(main_run: MainRun) -> None
         assert all(len(output["sha256"]) == 64 for output in record["outputs"])
     assert (
         main_run.job("2.8")["wheel"]["sha256"]
-        == json.loads(next(main_run.farm.work.glob("jobs/*torch28*/records/repair.json")).read_text())["outputs"][0][
+        == json.loads(next(main_run.farm.work.glob("jobs/*torch28*/records/relocate.json")).read_text())["outputs"][0][
             "sha256"
         ]
     )

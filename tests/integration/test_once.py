@@ -22,7 +22,7 @@ def ran(answer: Answer) -> dict[str, list[str]]:
     }
 
 
-ALL = ["render", "build", "repair"]
+ALL = ["render", "build", "repair", "relocate"]
 
 
 @pytest.fixture
@@ -41,10 +41,11 @@ def test_changes_redo_what_they_touch(built: Farm) -> None:
         harm()
         assert ran(built(*BUILD)) == {"torch28": [], "torch29": []}
         assert lost.read_bytes() == content
-    lost.unlink()
-    shutil.rmtree(next(built.work.glob("jobs/*torch28*")) / "repaired")
-    assert ran(built(*BUILD)) == {"torch28": ["repair"], "torch29": []}
-    assert lost.read_bytes() == content
+    for made, stage in (("repaired", "repair"), ("relocated", "relocate")):
+        lost.unlink()
+        shutil.rmtree(next(built.work.glob("jobs/*torch28*")) / made)
+        assert ran(built(*BUILD)) == {"torch28": [stage], "torch29": []}
+        assert lost.read_bytes() == content
 
     # everything that the build left is lost
     shutil.rmtree(next(built.work.glob("jobs/*torch29*")) / "raw")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECTS, Farm
-from tests.integration.conftest import Environment
+from tests.integration.conftest import Environment, beside
 from torch_build_farm.torch_store import default_folder
 
 MAIN = ("build", "--torch", "2.9")
@@ -61,7 +61,7 @@ def test_local_builds_agree(first: Farm, tmp_path: Path, root: None) -> None:
 def test_what_is_in_the_wheel(first: Farm, tmp_path: Path) -> None:
     with zipfile.ZipFile(built(first.work)) as archive:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-        assert "1980-01-01T00:00:00" in archive.read("exact/dated.h").decode()
+        assert "1980-01-01T00:00:00" in archive.read("exact/_torch29/dated.h").decode()
         contents = b"".join(map(archive.read, archive.namelist()))
     assert b"./source/core.cpp" in contents, "its own __FILE__ is there, mapped"
     assert b"site-packages/torch/include/ATen/core/TensorBase.h" in contents, "torch's too"
@@ -70,7 +70,10 @@ def test_what_is_in_the_wheel(first: Farm, tmp_path: Path) -> None:
 
     # The library beside the extension is found through the RPATH that it is installed with.
     environment = Environment(tmp_path / "env")
-    assert environment.uv("install", built(first.work)).returncode == 0
+    assert (
+        environment.uv("install", built(first.work), *beside(first.project, built(first.work), tmp_path)).returncode
+        == 0
+    )
     done = subprocess.run(
         [environment.python, "-c", "import exact; print(exact.built())"], capture_output=True, text=True, check=True
     )
@@ -107,7 +110,7 @@ def test_verify(first: Farm, tmp_path: Path) -> None:
     farm.env = {"CXX": str(script)}
     answer = farm("verify", str(wheel))
     assert answer.code == 21, answer.out + answer.err
-    assert "exact/_core.cpython" in answer.out
+    assert "exact/_torch29/_core.cpython" in answer.out
     assert "sections" in answer.out
     assert f"toolchain: CXX was none, is {script}" in answer.out
 
@@ -157,7 +160,7 @@ def test_verify_builds_in_the_recorded_environment(tiny: Farm, tmp_path: Path) -
         tiny.edit("pyproject.toml", "[tool.torch-build-farm]\n", f"[tool.torch-build-farm]\n{constraints}")
         assert tiny(*MAIN, "--force").code == 0
         with zipfile.ZipFile(built(tiny.work)) as archive:
-            stamps.append(archive.read("tiny/stamp"))
+            stamps.append(archive.read("tiny/_torch29/stamp"))
     assert stamps == [b"2.0\n", b"1.0\n"]
     assert built(tiny.work).read_bytes() == wheel.read_bytes()
 

@@ -1,0 +1,139 @@
+"""Relocation: paths, run paths, RECORD, METADATA, entry points."""
+
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.family import project, variant
+from tests.unit.test_repair import Make, library  # noqa: F401 (a fixture)
+from torch_build_farm import toolbox, wheels
+from torch_build_farm.errors import RelocationError
+from torch_build_farm.relocate import Move
+
+MOVE = Move(("demo", "ns.sub", "demo.inner"), "torch29")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("demo/__init__.py", "demo/_torch29/__init__.py"),
+        ("demo/a/b.so", "demo/_torch29/a/b.so"),
+        ("demo/inner/c.py", "demo/_torch29/inner/c.py"),
+        ("ns/sub/d.py", "ns/sub/_torch29/d.py"),
+        ("demo.cpython-311-x86_64-linux-gnu.so", "demo/_torch29/__init__.cpython-311-x86_64-linux-gnu.so"),
+        ("demo.pyi", "demo/_torch29/__init__.pyi"),
+        ("ns/other.py", None),
+        ("demolition/x.py", None),
+    ],
+)
+def test_where_files_go(old: str, new: str | None) -> None:
+    assert MOVE.member(old) == new
+
+
+@pytest.mark.parametrize(
+    ("entry", "of", "new"),
+    [
+        ("$ORIGIN", "demo/_core.so", "$ORIGIN"),
+        ("$ORIGIN/lib", "demo/_core.so", "$ORIGIN/lib"),
+        ("$ORIGIN/../demo_torch29.libs", "demo/_core.so", "$ORIGIN/../../demo_torch29.libs"),
+        ("${ORIGIN}/../../torch/lib/", "demo/a/_core.so", "$ORIGIN/../../../torch/lib"),
+        ("$ORIGIN/../ns/sub/lib", "demo/_core.so", "$ORIGIN/../../ns/sub/_torch29/lib"),
+        ("$ORIGIN/../demo/lib", "demo/_core.so", "$ORIGIN/lib"),
+        ("$ORIGIN/demo.libs", "demo.so", "$ORIGIN/../../demo.libs"),
+        ("$ORIGIN/../../../..", "demo/_core.so", "$ORIGIN/../../../../.."),
+        ("$ORIGIN/../demo/lib", "demo.libs/libx.so", "$ORIGIN/../demo/_torch29/lib"),
+    ],
+)
+def test_run_paths_lead_where_they_led(entry: str, of: str, new: str) -> None:
+    assert MOVE.run_path(entry, of) == new
+
+
+def test_a_wheel(tmp_path: Path, library: Make) -> None:  # noqa: F811
+    """Old and new RPATHs keep their kind, RECORD is true, the plain wheel is required, scripts are not the variant's."""
+    forced = library("--force-rpath", "--set-rpath", "$ORIGIN/../demo_torch29.libs:$ORIGIN").read_bytes()
+    late = library("--set-rpath", "$ORIGIN/../torch/lib").read_bytes()
+    kept = library("--set-rpath", "$ORIGIN/sub").read_bytes()
+    own = project("demo")
+    files = {
+        "demo/__init__.py": "",
+        "demo/forced.so": forced,
+        "demo_torch29-1.0.data/platlib/demo/late.so": late,
+        "demo/kept.so": kept,
+        "demo_torch29.libs/libz-12345678.so": kept,
+        "info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n",
+    }
+    fields = ('Requires-Dist: numpy ; extra == "more"', "Provides-Extra: more", "", "What it is.\n\nMore.")
+    made = variant(tmp_path, own, "2.9", "1.0", files, *fields)
+    assert wheels.record_problems(made) == []
+    found = wheels.read(made)
+    assert sorted(found.members) == [
+        "demo/_torch29/__init__.py",
+        "demo/_torch29/forced.so",
+        "demo/_torch29/kept.so",
+        "demo/_torch29/late.so",
+        "demo_torch29-1.0.dist-info/METADATA",
+        "demo_torch29-1.0.dist-info/RECORD",
+        "demo_torch29-1.0.dist-info/WHEEL",
+        "demo_torch29-1.0.dist-info/plain_entry_points.txt",
+        "demo_torch29.libs/libz-12345678.so",
+    ]
+    paths = {one.path: (one.run_paths, one.rpath) for one in found.libraries}
+    assert paths["demo/_torch29/forced.so"] == (("$ORIGIN/../../demo_torch29.libs", "$ORIGIN"), True)
+    assert paths["demo/_torch29/late.so"] == (("$ORIGIN/../../torch/lib",), False)
+    assert found.metadata.get_all("Requires-Dist") == ["demo", "torch==2.9.*", 'numpy ; extra == "more"']
+    assert found.metadata.get_payload() == "What it is.\n\nMore.\n"
+    with zipfile.ZipFile(made) as archive:
+        assert archive.read("demo/_torch29/kept.so") == kept
+    again = variant(tmp_path / "again", own, "2.9", "1.0", files, *fields)
+    assert again.read_bytes() == made.read_bytes()
+    assert toolbox.versions()["patchelf"]
+
+
+@pytest.mark.parametrize(
+    "name", ["demo_torch29-1.0.data/scripts/run", "other/x.py", "demo_torch29-1.0.data/data/share/x"]
+)
+def test_what_every_variant_would_own(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RelocationError, match="every variant would own") as error:
+        variant(tmp_path, project("demo"), "2.9", "1.0", {"demo/__init__.py": "", name: ""})
+    assert name in str(error.value)
+
+
+def test_a_compiled_module_of_its_own(tmp_path: Path) -> None:
+    """It becomes the whole package, dispatched like any other."""
+    from tests.unit.test_dispatcher import Site  # noqa: PLC0415
+
+    names = ("_bisect", "_json", "_lsprof", "_queue")  # which are files depends on how CPython was built
+    origins = [(name, str(spec.origin)) for name in names if (spec := importlib.util.find_spec(name))]
+    name, found = next((name, Path(origin)) for name, origin in origins if origin.endswith(".so"))
+    site = Site(tmp_path, "demo", name)
+    site.variants({found.name: found.read_bytes()}, "2.8", "2.9")
+    site.torch("2.9.0")
+    code = f"import {name} as m; print(m.__file__, len(dir(m)) > 9, sys.modules[{name!r}] is m)"
+    assert site.says(code) == f"{site.folder}/{name}/_torch29/__init__{found.name[len(name) :]} True True"
+
+
+def test_type_checkers_find_what_the_variant_has(tmp_path: Path) -> None:
+    from tests.unit.test_dispatcher import Site  # noqa: PLC0415
+
+    files = {
+        "demo/__init__.py": "from .typed import value\n__all__ = ['value']\n",
+        "demo/typed.py": "def value(x: int) -> str:\n    return str(x)\n",
+        "demo/_core.pyi": "def fast(x: float) -> float: ...\n",
+        "demo/py.typed": "",
+    }
+    site = Site(tmp_path)
+    site.variants(files, "2.9")
+    code = "import demo, demo._core\nreveal_type(demo.value(1))\nreveal_type(demo._core.fast(1.0))\ndemo.value('1')\n"
+    (tmp_path / "user.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", tmp_path / "cache", "--config-file", "", tmp_path / "user.py"],
+        env={"MYPYPATH": str(site.folder)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 'Revealed type is "str"' in done.stdout.replace("builtins.", ""), done.stdout
+    assert 'Revealed type is "float"' in done.stdout.replace("builtins.", "")
+    assert 'incompatible type "str"' in done.stdout
+    assert "Found 1 error in 1 file" in done.stdout
