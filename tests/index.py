@@ -1,4 +1,4 @@
-"""A package index of the tests' own."""
+"""A package index of the tests' own: PEP 503, with yanked files (PEP 592)."""
 
 import hashlib
 import http.server
@@ -6,12 +6,14 @@ import threading
 from functools import partial
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 
 class Index:
     """A package index (PEP 503) that serves a folder, and counts what is asked of it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.asked = folder, 0
+        self.folder, self.asked, self.yanked = folder, 0, set[str]()
         index = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -27,12 +29,27 @@ class Index:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def add(self, name: str, content: bytes, project: str = "demo") -> str:
-        folder = self.folder / project
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-        links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in sorted(folder.glob("*-*")))
-        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+        (self.folder / project).mkdir(exist_ok=True)
+        (self.folder / project / name).write_bytes(content)
+        self._list(project)
         return hashlib.sha256(content).hexdigest()
+
+    def add_wheel(self, path: Path) -> str:
+        return self.add(path.name, path.read_bytes(), canonicalize_name(path.name.split("-")[0]))
+
+    def yank(self, *names: str) -> None:
+        self.yanked |= set(names)
+        for name in names:
+            self._list(canonicalize_name(name.split("-")[0]))
+
+    def _list(self, project: str) -> None:
+        folder = self.folder / project
+        links = "".join(
+            f'<a href="{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"'
+            f"{' data-yanked=tests' if path.name in self.yanked else ''}>{path.name}</a>"
+            for path in sorted(folder.glob("*-*"))
+        )
+        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
 
     def close(self) -> None:
         self.server.shutdown()
