@@ -1,0 +1,139 @@
+"""The wheels behind the one name: versions, requirements, extras, bytes."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from tests.family import EPOCH, family, project, variant
+from torch_build_farm import meta, wheels
+from torch_build_farm.errors import MetaError
+from torch_build_farm.names import Minor
+
+FILES = {
+    "demo/__init__.py": "from .a import b\n",
+    "demo/a.py": "b = 1\n",
+    "demo/_core.pyi": "def f() -> int: ...\n",
+    "demo/py.typed": "",
+    "info/licenses/LICENSE": "MIT\n",
+    "info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n",
+}
+FIELDS = (
+    "Summary: What it does",
+    "License: MIT",
+    'Requires-Dist: numpy>=1 ; python_version > "3"',
+    "Provides-Extra: plot",
+    'Requires-Dist: matplotlib ; extra == "plot"',
+    'Requires-Dist: torch==2.9.* ; extra == "plot"',
+    "Provides-Extra: all",
+    'Requires-Dist: demo-torch29[plot] ; extra == "all"',
+    "",
+    "The description.",
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "prefix"),
+    [
+        ("0.1.115", "0.1.115.0.0"),
+        ("0.1.115.post0", "0.1.115.0.1"),
+        ("0.1.115.post13", "0.1.115.0.14"),
+        ("1", "1.0.0.0.0"),
+        ("1.2.3.4", "1.2.3.4.0"),
+        ("1.2.3.4.post1", "1.2.3.4.2"),
+    ],
+)
+def test_rungs_are_named_after_the_version(version: str, prefix: str) -> None:
+    assert meta.rung_prefix(version) == prefix
+    assert meta.rung_version(version, Minor(2, 10)) == f"{prefix}.210"
+
+
+@pytest.mark.parametrize("version", ["1.0.dev1", "1.0rc1", "1.0+cu128", "1!1.0", "1.2.3.4.5"])
+def test_versions_without_a_plain_wheel(version: str) -> None:
+    assert not meta.has_rungs(version)
+    with pytest.raises(MetaError, match=r"gets variants only, and no wheel for the one name"):
+        meta.rung_prefix(version)
+
+
+releases = st.lists(st.integers(0, 300), min_size=1, max_size=4).map(lambda parts: ".".join(map(str, parts)))
+posts = st.one_of(st.none(), st.integers(0, 20)).map(lambda post: "" if post is None else f".post{post}")
+versions = st.tuples(releases, posts).map("".join)
+
+
+@given(versions, versions, st.sampled_from([Minor(2, 8), Minor(2, 10), Minor(3, 0)]))
+def test_a_middle_wheel_admits_the_rungs_of_its_own_version_alone(one: str, other: str, minor: Minor) -> None:
+    rung = Version(meta.rung_version(other, minor))
+    assert SpecifierSet(f"=={meta.rung_prefix(one)}.*").contains(rung) == (Version(one) == Version(other))
+    if Version(one) < Version(other):
+        assert Version(meta.rung_version(one, Minor(3, 99))) < rung
+
+
+def test_what_the_plain_wheel_says(tmp_path: Path) -> None:
+    own = project("demo")
+    model = variant(tmp_path, own, "2.9", "1.0.post0", FILES, *FIELDS)
+    family_ = family(own, model, {"2.8": "0.9", "2.9": "1.0.post0"})
+    made = {path.name.split("-")[0]: wheels.read(path) for path in meta.write(family_, tmp_path)}
+    plain = made["demo"].metadata
+    assert (plain["Name"], plain["Version"], plain["Summary"], plain["License"]) == ("demo", "1.0.post0", "What it does", "MIT")  # fmt: skip
+    assert plain["Requires-Python"] == ">=3.9"
+    required = plain.get_all("Requires-Dist") or []
+    assert required[:2] == ["torch>=2.8", "demo-auto==1.0.post0"], "uv decides in this order"
+    assert required[2:6] == [
+        'torch==2.8.* ; extra == "torch28"',
+        'demo-torch28==0.9 ; extra == "torch28"',
+        'torch==2.9.* ; extra == "torch29"',
+        'demo-torch29==1.0.post0 ; extra == "torch29"',
+    ]
+    assert 'torch==2.10.* ; extra == "torch210"' in required, "extras are declared before their torch is released"
+    assert 'torch==3.0.* ; extra == "torch30"' in required
+    assert not [line for line in required if line.startswith("demo-torch210")]
+    assert required[-2:] == ['matplotlib ; extra == "plot"', 'demo[plot]; extra == "all"']
+    assert not [line for line in required if line.startswith("numpy")], "the variant brings it"
+    assert {"torch28", "torch29", "torch216", "plot", "all"} <= set(plain.get_all("Provides-Extra") or [])
+    assert plain.get_payload() == "The description.\n"
+    assert set(made["demo"].members) == {
+        "demo/__init__.py", "demo/__init__.pyi", "demo/a.pyi", "demo/_core.pyi", "demo/py.typed",
+        *(f"demo-1.0.post0.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")),
+    }  # fmt: skip
+    assert made["demo_auto"].metadata.get_all("Requires-Dist") == ["demo-select==1.0.0.0.1.*"]
+    rungs = {path.name: wheels.read(path).metadata.get_all("Requires-Dist") for path in tmp_path.glob("demo_select*")}
+    assert rungs == {
+        "demo_select-1.0.0.0.1.208-py3-none-any.whl": ["torch==2.8.*", "demo-torch28==0.9"],
+        "demo_select-1.0.0.0.1.209-py3-none-any.whl": ["torch==2.9.*", "demo-torch29==1.0.post0"],
+    }
+
+
+def test_the_same_bytes_every_time_and_twine_agrees(tmp_path: Path) -> None:
+    own = project("demo")
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        model = variant(folder, own, "2.9", "1.0", FILES, *FIELDS)
+        meta.write(family(own, model, {"2.8": "1.0", "2.9": "1.0"}), folder)
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / f).glob("*.whl")} for f in "ab")
+    assert len(first) == 5
+    assert first == second
+    assert all(wheels.record_problems(path) == [] for path in (tmp_path / "a").glob("*.whl"))
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", *(tmp_path / "a").glob("*.whl")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert "FAILED" not in done.stdout
+    with zipfile.ZipFile(tmp_path / "a" / "demo-1.0-py3-none-any.whl") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(2001, 9, 9, 1, 46, 40)}
+    assert EPOCH == 1_000_000_000
+
+
+def test_extras_named_like_variants_are_refused(tmp_path: Path) -> None:
+    own = project("demo")
+    model = variant(tmp_path, own, "2.9", "1.0", FILES, "Provides-Extra: torch29")
+    with pytest.raises(MetaError, match="an extra of its own named torch29"):
+        meta.write_plain(family(own, model, {"2.9": "1.0"}), tmp_path)
+
+
+def test_the_lowest_python_of_all() -> None:
+    assert meta.lowest_python([">=3.10,<3.15", ">=3.9,<3.14,!=3.11.0"]) == ">=3.9"
