@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
-from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.config import Project
 from torch_build_farm.errors import PackageIndexError, SourceError, nearest
+from torch_build_farm.package_index import PackageIndex, public
 from torch_build_farm.process import Runner, Shell
 
 if TYPE_CHECKING:
@@ -108,45 +108,20 @@ class Fetcher:
 
     def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
         """Download the newest sdist that `requirement` admits; with `sha256` no other than that."""
-        from pypi_simple import (  # noqa: PLC0415 (slow to import)
-            DigestMismatchError,
-            NoSuchProjectError,
-            PyPISimple,
-            UnsupportedContentTypeError,
-            UnsupportedRepoVersionError,
-        )
-        from requests import RequestException  # noqa: PLC0415
-
-        named = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
-        index = re.sub(r"^[\w.-]+=", "", named)  # uv takes name=URL too
-        try:
-            with PyPISimple(index) if index else PyPISimple() as client:
-                if bundle := os.environ.get("SSL_CERT_FILE"):  # uv's and OpenSSL's, which requests does not know
-                    client.s.verify = bundle
-                packages = client.get_project_page(requirement.name, timeout=30).packages
-                sdists = [one for one in packages if one.package_type == "sdist" and _valid(one.version)]
-                fitting = set(requirement.specifier.filter(str(one.version) for one in sdists))
-                offered = [one for one in sdists if one.version in fitting]
-                if not offered:
-                    raise _no_sdist(requirement, [str(one.version) for one in sdists], bool(packages))
-                chosen = max(offered, key=lambda one: _preference(one, sha256))
-                path = folder / chosen.filename
-                client.download_package(chosen, path, verify=bool(chosen.digests), timeout=30)
-        except NoSuchProjectError:
+        index = PackageIndex.configured()
+        packages = index.files(requirement.name)
+        if not packages:
             raise PackageIndexError(
                 f"the package index has no {requirement.name}", next_step="correct sdist in [tool.torch-build-farm]"
-            ) from None
-        except (
-            RequestException,
-            DigestMismatchError,
-            UnsupportedContentTypeError,
-            UnsupportedRepoVersionError,
-        ) as error:
-            raise PackageIndexError(
-                f"the sdist of {requirement} cannot be fetched: {str(error).replace(index, _public(index))}",
-                where="the index that uv is configured for",
-                next_step="check the network, proxy and certificates, then run again",
-            ) from None
+            )
+        sdists = [one for one in packages if one.package_type == "sdist" and _valid(one.version)]
+        fitting = set(requirement.specifier.filter(str(one.version) for one in sdists))
+        offered = [one for one in sdists if one.version in fitting]
+        if not offered:
+            raise _no_sdist(requirement, [str(one.version) for one in sdists])
+        chosen = max(offered, key=lambda one: _preference(one, sha256))
+        path = folder / chosen.filename
+        index.download(chosen, path)
         self.runner.check()
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if sha256 and found != sha256:
@@ -165,14 +140,14 @@ class Fetcher:
         home = self.folder / f"git-{hashlib.sha256(repository.encode()).hexdigest()[:12]}-{commit}"
         if not home.is_dir():
             with self.scratch() as scratch:
-                self.say(f"fetching {_public(repository)} at {commit[:12]}")
+                self.say(f"fetching {public(repository)} at {commit[:12]}")
                 tree = scratch / "tree"
                 self._git(repository, "clone", "--quiet", "--no-checkout", "--", repository, tree)
                 self._git(repository, "-C", tree, "checkout", "--quiet", "--detach", commit)
                 self._git(repository, "-C", tree, "submodule", "--quiet", "update", "--init", "--recursive")
                 self._keep(tree, home)
         epoch = self._git(repository, "-C", home, "log", "-1", "--format=%ct")[-1]
-        return Origin(home, f"git {_public(repository)}@{commit}", max(int(epoch), EARLIEST))
+        return Origin(home, f"git {public(repository)}@{commit}", max(int(epoch), EARLIEST))
 
     def _resolve(self, repository: str, revision: str) -> str:
         lines = self._git(repository, "ls-remote", "--", repository, revision, f"{revision}^{{}}")
@@ -181,7 +156,7 @@ class Fetcher:
         if match := next((found[name] for name in names if name in found), None):
             return match
         raise SourceError(
-            f"{_public(repository)} has no tag or branch {revision}",
+            f"{public(repository)} has no tag or branch {revision}",
             where="[tool.torch-build-farm] revision",
             next_step="name a tag, a branch or a commit of 40 hexadecimal digits",
         )
@@ -197,8 +172,8 @@ class Fetcher:
         if not done.ok:
             said = next((line for line in done.tail if line.startswith(("fatal:", "error:"))), (*done.tail, "")[0])
             raise SourceError(
-                f"git cannot fetch the source: {said.replace(repository, _public(repository))}",
-                where=_public(repository),
+                f"git cannot fetch the source: {said.replace(repository, public(repository))}",
+                where=public(repository),
                 next_step="correct git and revision in [tool.torch-build-farm]; try the same with `git clone`",
             )
         return done.tail or ("",)
@@ -210,12 +185,6 @@ class Fetcher:
         except OSError:
             if not home.is_dir():
                 raise
-
-
-def _public(repository: str) -> str:
-    """A repository's URL without the name and password that it may hold: messages and records are for others too."""
-    user = urlsplit(repository).netloc.rpartition("@")[0]
-    return repository.replace(f"{user}@", "") if user else repository
 
 
 def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Version, bool]:
@@ -236,9 +205,9 @@ def _valid(version: str | None) -> TypeGuard[str]:
         return False
 
 
-def _no_sdist(requirement: Requirement, versions: list[str], has_files: bool) -> PackageIndexError:
+def _no_sdist(requirement: Requirement, versions: list[str]) -> PackageIndexError:
     wanted = next((specifier.version for specifier in requirement.specifier), "")
-    what = nearest(wanted, versions) if versions else "it has wheels only" if has_files else "it has no files at all"
+    what = nearest(wanted, versions) if versions else "it has wheels only"
     return PackageIndexError(
         f"the package index has no sdist of {requirement}; {what}",
         next_step="correct sdist in [tool.torch-build-farm], or use git and revision",

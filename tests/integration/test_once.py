@@ -135,7 +135,7 @@ def test_no_wheel_comes_out_of_another_tools_cache(tiny: Farm) -> None:
     tiny.edit("pyproject.toml", 'imports = ["tiny", "tiny._core"]', 'smoke-script = "smoke.py"')
     (tiny.project / "smoke.py").write_text(
         "import tiny, torch\nfrom importlib.metadata import distributions\n"
-        "(name,) = [d.name for d in distributions() if d.name.startswith('tiny')]\n"
+        "(name,) = [d.name for d in distributions() if d.name.startswith('tiny-torch')]\n"
         "assert name == 'tiny-torch' + ''.join(torch.__version__.split('.')[:2]), name\n"
         "assert str(tiny.answer()).startswith(name.removeprefix('tiny-torch')), tiny.answer()\n"
         "print(name, tiny.answer())\n"

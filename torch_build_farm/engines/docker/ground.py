@@ -21,6 +21,7 @@ from torch_build_farm import toolbox
 from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, mount
 from torch_build_farm.errors import EngineError
+from torch_build_farm.package_index import uv_settings
 from torch_build_farm.torch_store import TorchStore
 
 if TYPE_CHECKING:
@@ -51,17 +52,9 @@ def _certificates() -> Path | None:
     return next((Path(path).resolve() for path in (*named, *_SYSTEM_BUNDLES) if path and Path(path).is_file()), None)
 
 
-def _uv_settings() -> Path | None:
-    """The user's or machine's uv.toml (uv's manual, "Configuration files"), which may name another package index."""
-    named = os.environ.get("UV_CONFIG_FILE")
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    places = [Path(named)] if named else [home / "uv" / "uv.toml", Path("/etc/uv/uv.toml")]
-    return next((path.resolve() for path in places if path.is_file()), None)
-
-
 def _brought() -> dict[str, Path]:
     """Files of this machine that commands in containers need, by their names there."""
-    files = {"certificates.pem": _certificates(), "uv.toml": _uv_settings()}
+    files = {"certificates.pem": _certificates(), "uv.toml": uv_settings()}
     return {name: path for name, path in files.items() if path}
 
 

@@ -1,0 +1,39 @@
+"""Which package index is meant."""
+
+from pathlib import Path
+
+import pytest
+
+from torch_build_farm.package_index import PackageIndex, public
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "url"),
+    [
+        ({}, "", ""),
+        ({"UV_DEFAULT_INDEX": "mine=https://a.example/simple"}, 'index-url = "https://b.example"', "https://a.example/simple"),
+        ({"UV_INDEX_URL": "https://a.example/simple"}, "", "https://a.example/simple"),
+        ({}, 'index-url = "https://b.example"', "https://b.example"),
+        ({}, '[pip]\nindex-url = "https://b.example"', "https://b.example"),
+        ({}, '[[index]]\nurl = "https://c.example"\n[[index]]\nurl = "https://d.example"\ndefault = true', "https://d.example"),
+        ({"UV_NO_CONFIG": "1"}, 'index-url = "https://b.example"', ""),
+        ({}, "not toml", ""),
+    ],
+)  # fmt: skip
+def test_as_uv_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], settings: str, url: str
+) -> None:
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_CONFIG", "UV_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "uv").mkdir()
+    (tmp_path / "uv" / "uv.toml").write_text(settings)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert PackageIndex.configured().url == url
+
+
+@pytest.mark.parametrize("url", ["https://example.org/simple", "git@example.org:a/b", "/a/folder"])
+def test_a_url_without_a_password_stays(url: str) -> None:
+    assert public(url) == url
+    assert public("https://me:secret@example.org/simple") == "https://example.org/simple"
