@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[Callable[[Desk], int], str]] = {
     "render": (commands.render, "write each job's source tree"),
     "build": (commands.build, "render, build and repair wheels"),
     "smoke": (commands.smoke, "smoke-test wheels, each in a fresh environment with its own torch"),
+    "meta": (commands.meta, "make the wheels behind the one name, of the variants that are built and published"),
     "init": (commands.init, "write a project file for a source tree or an sdist"),
     "verify": (commands.verify, "build a wheel again from its record, and say whether it is the same"),
     "doctor": (commands.examine, "what this machine has and lacks, for what"),
@@ -94,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
         _common(sub)
         if name in _SELECTS:
             _selecting(sub)
+        if name == "meta":
+            sub.add_argument("--offline", action="store_true", help="do not ask the index for earlier variants")
         if name == "verify":
             sub.add_argument("wheel", metavar="WHEEL", help="a wheel that the farm made")
             sub.set_defaults(engine="auto", jobs=None, force=False)
@@ -101,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
             _base_image(sub)
         if name in _RUNS:
             _running(sub)
-        if name in (*_RUNS, "verify", "clean"):
+        if name in (*_RUNS, "meta", "verify", "clean"):
             sub.add_argument("--wait", action="store_true", help="wait for another farm in the same work folder")
         if name == "clean":
             sub.add_argument("--all", action="store_true", help="finished wheels too")

@@ -14,14 +14,16 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from torch_build_farm import config, doctor, report, workfolder
+from torch_build_farm import catalog, config, doctor, report, workfolder
 from torch_build_farm import init as init_
+from torch_build_farm import meta as meta_
 from torch_build_farm import verify as verifying
 from torch_build_farm.desk import Desk, Prepared, epoch_of, execute, prepare
 from torch_build_farm.engines.docker import client as docker_client
 from torch_build_farm.engines.docker import containers
 from torch_build_farm.errors import EngineError, NotReproducedError, UsageError, exit_code
 from torch_build_farm.origin import Fetcher, only_folder, unpack
+from torch_build_farm.package_index import PackageIndex
 from torch_build_farm.pipeline import Stage
 from torch_build_farm.plan import Selection
 from torch_build_farm.records import Record
@@ -88,6 +90,29 @@ def smoke(desk: Desk) -> int:
     if mode == "none":
         raise UsageError("smoke --smoke none has nothing to do", next_step="--smoke full or --smoke import")
     return _run(desk, [*WHEEL, SMOKE], mode)
+
+
+def meta(desk: Desk) -> int:
+    """`meta`: the wheels behind the one name and COMPATIBILITY.md, of the variants in work/dist and on the index."""
+    project, dist = desk.project, desk.work / "dist"
+    here = catalog.built(project, dist)
+    there = [] if desk.options.offline else catalog.published(project, PackageIndex.configured())
+    family = catalog.family(project, here, there)
+    with workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say):
+        made = meta_.write(family, dist)
+        table = catalog.compatibility(family, [*there, *here])
+        (desk.work / "COMPATIBILITY.md").write_text(table, "utf-8")
+    left_out = sorted({f"{file.name}" for file in here if family.last[file.minor] != file.version})
+    if desk.options.json:
+        last = {str(minor): version for minor, version in family.last.items()}
+        desk.answer({"schema": 1, "version": family.version, "variants": last, "wheels": list(map(str, made)),
+                     "left_out": left_out})  # fmt: skip
+    for path in made:
+        desk.say(f"wrote {path}")
+    for name in left_out:
+        desk.say(f"left out {name}: {family.version} is newer")
+    desk.say(f"wrote {desk.work / 'COMPATIBILITY.md'}:\n\n{table}")
+    return 0
 
 
 def verify(desk: Desk) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import venv
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import CHECKOUT
 from tests.family import family, project, torch, variant
 from torch_build_farm import meta
 
@@ -191,6 +194,23 @@ def test_the_guard_without_torch_and_without_a_variant(site: Site) -> None:
     site.torch("2.8.0")
     (site.folder / "demo" / "_torch28").rename(site.folder / "gone")
     assert told(site)[1] == "  variants installed: torch none"
+
+
+def test_what_it_costs(site: Site) -> None:
+    """Under a millisecond beside a hundred other distributions (with the real torch: ci/guard_cost.py)."""
+    site.variants({**FILES, "demo/__init__.py": "import torch\n"}, "2.8", "2.9", "2.10")
+    site.torch("2.9.0")
+    for number in range(120):
+        (site.folder / f"filler_{number}-1.dist-info").mkdir()
+        (site.folder / f"filler_{number}-1.dist-info" / "METADATA").write_text(f"Name: filler-{number}\nVersion: 1\n")
+    home = site.folder.parent / "env"
+    venv.create(home, symlinks=True, with_pip=False)
+    (packages,) = home.glob("lib/python*/site-packages")
+    (packages / "site.pth").write_text(f"{site.folder}\n")
+    command = [sys.executable, CHECKOUT / "ci" / "guard_cost.py", home / "bin" / "python", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["distributions"] > 100
 
 
 def test_the_guard_as_a_warning(site: Site) -> None:
