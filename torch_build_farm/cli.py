@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[Callable[[Desk], int], str]] = {
     "build": (commands.build, "render, build and repair wheels"),
     "smoke": (commands.smoke, "smoke-test wheels, each in a fresh environment with its own torch"),
     "meta": (commands.meta, "make the wheels behind the one name, of the variants that are built and published"),
+    "publish": (commands.publish, "publish what is built, and the wheels behind the one name"),
     "init": (commands.init, "write a project file for a source tree or an sdist"),
     "verify": (commands.verify, "build a wheel again from its record, and say whether it is the same"),
     "doctor": (commands.examine, "what this machine has and lacks, for what"),
@@ -66,6 +67,34 @@ def _running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="do everything anew, whatever the records say")
 
 
+def _publishing(parser: argparse.ArgumentParser, name: str) -> None:
+    if name == "publish":
+        parser.add_argument("publish", metavar="INDEX", help="pypi, testpypi, or the URL that twine uploads to")
+        parser.add_argument(
+            "--only", dest="files", nargs="+", action="extend", metavar="FILE", help="only variants with such names"
+        )
+        parser.add_argument("--build-number", type=_positive, metavar="N", help="re-issue those of --only as build N")
+    else:
+        parser.add_argument("--publish", metavar="INDEX", help="then publish: pypi, testpypi, or a URL for uploads")
+        parser.set_defaults(files=None, build_number=None)
+    parser.add_argument("--index-url", metavar="URL", help="where that index lists its files, if it is not obvious")
+    parser.add_argument("--yes", action="store_true", help="upload; else, outside CI, only the plan is shown")
+
+
+def _special(parser: argparse.ArgumentParser, name: str) -> None:
+    """What one command alone takes."""
+    if name in ("run", "publish"):
+        _publishing(parser, name)
+    if name == "meta":
+        parser.add_argument("--offline", action="store_true", help="do not ask the index for earlier variants")
+    if name == "verify":
+        parser.add_argument("wheel", metavar="WHEEL", help="a wheel that the farm made")
+        parser.set_defaults(engine="auto", jobs=None, force=False)
+    if name == "clean":
+        parser.add_argument("--all", action="store_true", help="finished wheels too")
+        parser.add_argument("--store", action="store_true", help="the store too: torch, tools, caches of all projects")
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
@@ -95,20 +124,13 @@ def parser() -> argparse.ArgumentParser:
         _common(sub)
         if name in _SELECTS:
             _selecting(sub)
-        if name == "meta":
-            sub.add_argument("--offline", action="store_true", help="do not ask the index for earlier variants")
-        if name == "verify":
-            sub.add_argument("wheel", metavar="WHEEL", help="a wheel that the farm made")
-            sub.set_defaults(engine="auto", jobs=None, force=False)
+        _special(sub, name)
         if name in ("doctor", "verify"):
             _base_image(sub)
         if name in _RUNS:
             _running(sub)
-        if name in (*_RUNS, "meta", "verify", "clean"):
+        if name in (*_RUNS, "meta", "publish", "verify", "clean"):
             sub.add_argument("--wait", action="store_true", help="wait for another farm in the same work folder")
-        if name == "clean":
-            sub.add_argument("--all", action="store_true", help="finished wheels too")
-            sub.add_argument("--store", action="store_true", help="the store too: torch, tools, caches of all projects")
     return top
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from torch_build_farm import catalog, config, doctor, report, workfolder
+from torch_build_farm import catalog, config, doctor, publishing, report, workfolder
 from torch_build_farm import init as init_
 from torch_build_farm import meta as meta_
 from torch_build_farm import verify as verifying
@@ -52,7 +52,7 @@ def show_plan(desk: Desk) -> int:
 
 
 def _run(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> int:
-    """Plan, check, run `stages`, report."""
+    """Plan, check, run `stages`, report; then publish, where that is asked for and nothing failed."""
     start = time.monotonic()
     prepared = prepare(desk)
     desk.say(prepared.why)
@@ -61,10 +61,13 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> int:
     results = execute(desk, prepared, stages, smoke, epoch_of(prepared.source))
     seconds = time.monotonic() - start
     report.summary(desk.console, results, str(desk.work), seconds)
+    document = {"schema": 1, "seconds": round(seconds, 2), "jobs": [r.as_json(str(desk.work)) for r in results]}
+    code = next((exit_code(result.error) for result in results if result.error), 0)
+    if code == 0 and getattr(desk.options, "publish", None):
+        document["publish"] = publishing.carry_out(desk)
     if desk.options.json:
-        document = {"schema": 1, "seconds": round(seconds, 2), "jobs": [r.as_json(str(desk.work)) for r in results]}
         desk.answer(document)
-    return next((exit_code(result.error) for result in results if result.error), 0)
+    return code
 
 
 def run_all(desk: Desk) -> int:
@@ -112,6 +115,14 @@ def meta(desk: Desk) -> int:
     for name in left_out:
         desk.say(f"left out {name}: {family.version} is newer")
     desk.say(f"wrote {desk.work / 'COMPATIBILITY.md'}:\n\n{table}")
+    return 0
+
+
+def publish(desk: Desk) -> int:
+    """`publish`: variants that are built and proven, and the wheels behind the one name, to an index."""
+    document = publishing.carry_out(desk)
+    if desk.options.json:
+        desk.answer({"schema": 1, **document})
     return 0
 
 

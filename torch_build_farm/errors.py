@@ -168,6 +168,18 @@ class MetaError(FarmError):
     exit_code = 23
 
 
+class PublishError(FarmError):
+    """What is built may not be published, or is not what the index then has."""
+
+    exit_code = 24
+
+
+class UploadRefusedError(FarmError):
+    """The index refused an upload for good: credentials, a name of somebody else's, a name that is not registered."""
+
+    exit_code = 25
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + the signal's number."""
 

@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from torch_build_farm.errors import RepairError
+from torch_build_farm.variant_backend import write_wheel
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,22 @@ def read(path: Path) -> Wheel:
             members,
             tuple(libraries),
         )
+
+
+def reissued(path: Path, number: int, out: Path) -> Path:
+    """A copy of a wheel with build number `number` (PEP 427), which installers prefer to the wheel without."""
+    name, version, *_, python, abi, platform = path.name.split("-")
+    made = out / "-".join([name, version, str(number), python, abi, platform])
+    with zipfile.ZipFile(path) as old:
+        members = []
+        for info in old.infolist():
+            content = old.read(info)
+            if re.fullmatch(r"[^/]+\.dist-info/WHEEL", info.filename):
+                kept = [line for line in content.decode("utf-8").split("\n") if line and line[:6] != "Build:"]
+                content = "\n".join([*kept, f"Build: {number}", ""]).encode()
+            members.append((info, content))
+    write_wheel(made, members)
+    return made
 
 
 def naming(path: Path, folders: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,186 @@
+"""Publishing to a real index server, interrupted at every place, and what users then install."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECTS, Farm
+from tests.family import make_wheel
+from tests.server import PASSWORD, USER, Server
+
+FILES = [
+    "tiny_torch28-1.0-cp", "tiny_torch29-1.0-cp", "tiny_select-1.0.0.0.0.208-py3", "tiny_select-1.0.0.0.0.209-py3",
+    "tiny_auto-1.0-py3", "tiny-1.0-py3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Farm:
+    folder = tmp_path_factory.mktemp("publish")
+    shutil.copytree(PROJECTS / "tiny", folder / "tiny")
+    farm = Farm(folder / "tiny", folder / "work", {"TWINE_USERNAME": USER, "TWINE_PASSWORD": PASSWORD, "CI": ""})
+    answer = farm("run", "--torch", "2.8", "2.9")
+    assert answer.code == 0, answer.err
+    return farm
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "files")
+    yield made
+    made.stop()
+
+
+def short(names: list[str]) -> list[str]:
+    return [next(one for one in FILES if name.startswith(one)) for name in names]
+
+
+def test_a_dry_run_is_the_default(built: Farm, server: Server) -> None:
+    answer = built("publish", server.url)
+    assert answer.code == 0, answer.err
+    lines = [line.split() for line in answer.out.splitlines()]
+    assert short([words[1] for words in lines if words and words[0].isdigit()]) == FILES
+    assert "wave 1 of pending publishers: tiny-torch28, tiny-torch29, tiny-select" in answer.out
+    assert "wave 2 of pending publishers: tiny-auto, tiny" in answer.out
+    assert "a dry run" in answer.out
+    assert server.files() == {}
+
+
+@pytest.mark.parametrize("count", range(1, len(FILES) + 1))
+def test_killed_after_each_upload_it_ends_complete(built: Farm, server: Server, count: int) -> None:
+    run = built.start("publish", server.url, "--yes")
+    assert run.stdout is not None
+    seen: list[str] = []
+    for line in run.stdout:
+        seen += [line] if line.startswith("uploaded ") else []
+        if len(seen) == count:
+            run.send_signal(signal.SIGKILL)
+            break
+    run.wait()
+    there = server.files()
+    assert count <= len(there) < count + 2, "one at a time"
+    assert short(sorted(there, key=lambda name: FILES.index(short([name])[0]))) == FILES[: len(there)]
+
+    answer = built("publish", server.url, "--yes", "--json")
+    assert answer.code == 0, answer.err
+    states = {Path(file["path"]).name: file["state"] for file in answer.document["files"]}
+    assert [states[name] for name in there] == ["there"] * len(there)
+    assert list(states.values()).count("new") == len(FILES) - len(there)
+    assert server.files() == {Path(file["path"]).name: file["sha256"] for file in answer.document["files"]}
+    assert len(server.files()) == len(FILES)
+    for torch in ("28", "29"):
+        assert f"tiny[torch{torch}]==1.0, imports" in answer.err
+
+
+def test_a_server_killed_in_mid_upload(built: Farm, server: Server) -> None:
+    """It is asked again until it is back; then again nothing is to be done."""
+    run = built.start("publish", server.url, "--yes")
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("publish to"):
+            server.freeze()
+            break
+    time.sleep(4)  # twine checks the files and sends the first
+    server.stop()
+    server.start()
+    out = run.stdout.read()
+    assert run.wait() == 0, out
+    assert short(sorted(server.files(), key=lambda name: FILES.index(short([name])[0]))) == FILES
+    assert "trying again" in (built.work / "logs" / "publish.log").read_text() or "HTTPError" in out or "ConnectionError" in (built.work / "logs" / "publish.log").read_text()  # fmt: skip
+    again = built("publish", server.url, "--yes")
+    assert again.code == 0, again.err
+    assert "uploaded" not in again.out
+
+
+def test_files_that_are_there(built: Farm, server: Server) -> None:
+    wheel = next(built.work.glob("dist/tiny_torch28*"))
+    shutil.copy(wheel, server.folder)
+    answer = built("publish", server.url)
+    assert f"{wheel.name}  " in answer.out
+    assert "already there" in answer.out
+    (server.folder / wheel.name).write_bytes(wheel.read_bytes()[:-1] + b"x")
+    answer = built("publish", server.url, "--yes")
+    assert answer.code == 24
+    assert f"the index has another {wheel.name}" in answer.err
+    assert list(server.files()) == [wheel.name]
+
+
+def test_a_broken_variant_is_reissued(built: Farm, server: Server) -> None:
+    assert built("publish", server.url, "--yes").code == 0
+    before = server.files()
+    assert built("publish", server.url, "--yes", "--build-number", "1").code == 2
+    answer = built("publish", server.url, "--yes", "--only", "*torch28*", "--build-number", "1")
+    assert answer.code == 0, answer.err
+    after = server.files()
+    assert {name: after[name] for name in before} == before
+    (new,) = after.keys() - before.keys()
+    assert new.startswith("tiny_torch28-1.0-1-cp")
+
+
+def test_what_is_not_proven_is_not_published(built: Farm, server: Server, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built.work, work)
+    farm = Farm(built.project, work, built.env)
+    wheel = next(work.glob("dist/tiny_torch28*"))
+    content = wheel.read_bytes()
+    shutil.copy(next(work.glob("jobs/*torch28*/repaired/*.whl")), wheel)
+    answer = farm("publish", server.url, "--yes")
+    assert answer.code == 24
+    assert f"{wheel.name}: no record has its SHA-256" in answer.err
+    wheel.write_bytes(content)
+    next(work.glob("jobs/*torch28*/records/smoke.json")).unlink()
+    assert f"{wheel.name}: not smoke-tested" in farm("publish", server.url, "--yes").err
+    assert farm("run", "--torch", "2.8", "--smoke", "import").code == 0
+    assert f"{wheel.name}: smoke-tested, but not in full" in farm("publish", server.url, "--yes").err
+    assert server.files() == {}
+
+
+def test_a_wrong_password(built: Farm, server: Server) -> None:
+    farm = Farm(built.project, built.work, {**built.env, "TWINE_PASSWORD": "not-the-password"})
+    answer = farm("publish", server.url, "--yes")
+    assert answer.code == 25, answer.err
+    assert "does not accept these credentials" in answer.err
+    assert server.files() == {}
+
+
+def test_no_secret_is_told(built: Farm, server: Server) -> None:
+    """A password in the URL reaches twine through its environment: no log, record or process list has it."""
+    env = {name: value for name, value in built.env.items() if not name.startswith("TWINE")}
+    farm = Farm(built.project, built.work, env)
+    shown: set[str] = set()
+    run = subprocess.Popen(
+        farm.command("publish", server.url.replace("//", f"//{USER}:{PASSWORD}@"), "--yes"), env=farm.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while run.poll() is None:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes()
+            except OSError:
+                continue
+            if path.parent.name != str(run.pid) and PASSWORD.encode() in words:
+                shown.add(words.decode())
+        time.sleep(0.02)
+    out = run.stdout.read() if run.stdout else ""
+    assert run.returncode == 0, out
+    assert not shown
+    assert PASSWORD not in out
+    assert all(PASSWORD not in path.read_text("utf-8", "replace") for path in built.work.rglob("*.log"))
+    assert len(server.files()) == len(FILES)
+
+
+def test_warnings_of_what_upstream_has(built: Farm, server: Server, tmp_path: Path) -> None:
+    for version in ("0.8", "0.9", "2.0"):
+        shutil.copy(make_wheel(tmp_path / "old", "tiny", version, {"tiny/old.py": ""}), server.folder)
+    answer = built("publish", server.url, "--json")
+    assert answer.code == 0, answer.err
+    higher, older = answer.document["warnings"]
+    assert higher == "tiny 2.0 is on the index: a plain `install tiny` takes that, not 1.0"
+    assert older.startswith("2 older versions of tiny are not yanked (0.8 to 0.9)")

@@ -1,0 +1,121 @@
+"""`publish`: gate, plan, uploads in order, and the check of what users then get."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from torch_build_farm import catalog, installed, meta, publish, report, toolbox, upload, wheels, workfolder
+from torch_build_farm.catalog import VariantFile
+from torch_build_farm.config import Project
+from torch_build_farm.desk import Desk
+from torch_build_farm.engines.local import find_interpreters
+from torch_build_farm.errors import NoPythonError, PublishError, UsageError
+from torch_build_farm.meta import Family
+from torch_build_farm.names import CPython
+from torch_build_farm.pipeline import clear
+from torch_build_farm.publish import PublishPlan
+from torch_build_farm.upload import Target
+
+
+def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Path]:
+    """The variants to publish, proven; with --build-number their re-issues. Raises PublishError."""
+    options = desk.options
+    patterns = options.files or ["*"]
+    paths = [
+        file.path
+        for file in here
+        if file.path and file.version == family.version and any(fnmatchcase(file.name, one) for one in patterns)
+    ]
+    if not paths:
+        raise UsageError("no built variant matches", where="--only", next_step="wheels are in work/dist")
+    if problems := publish.proven(paths, desk.work):
+        raise PublishError(
+            "not everything is proven:\n" + "\n".join(f"  - {line}" for line in problems),
+            where=str(desk.work),
+            next_step="build and smoke-test with this work folder, then publish again",
+        )
+    if options.build_number is None:
+        return paths
+    if not options.files:
+        raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
+    out = desk.work / "reissued"
+    clear(out)
+    return [wheels.reissued(path, options.build_number, out) for path in paths]
+
+
+def _show(desk: Desk, target: Target, plan: PublishPlan) -> None:
+    desk.say(f"publish to {target.name}, in this order:")
+    for number, item in enumerate(plan.items, 1):
+        words = {"new": "new", "there": "already there", "kept": "published earlier, stays as it is"}
+        desk.say(f"  {number:2}  {item.path.name}  {report.size_text(item.size)}  {words[item.state]}")
+    for number, wave in enumerate(plan.waves, 1):
+        names = ", ".join(wave)
+        desk.say(f"  names not on the index yet, wave {number} of pending publishers: {names}")
+    for warning in plan.warnings:
+        desk.say(f"  warning: {warning}")
+
+
+def _verify(desk: Desk, project: Project, family: Family, plan: PublishPlan, target: Target) -> None:
+    """Install NAME[torchNN] of each published minor. Raises PublishError."""
+    shell = upload.shell_for(target, desk.runner, desk.work)
+    interpreters = find_interpreters(toolbox.environment(desk.store.uv_cache, desk.store.root))
+    expected = {item.path.name: item.sha256 for item in plan.items}
+    for variant in project.variants.values():
+        name = canonicalize_name(project.distribution(variant))
+        files = [item.path.name for item in plan.items if item.name == name]
+        usable = [python for python in variant.cpython if python in interpreters]
+        fitting = [p for p in usable if any(file.split("-")[-3] in (p.tag, "py3") for file in files)]
+        if not files:
+            continue
+        if not fitting:
+            raise NoPythonError(f"published, but no CPython here can install {name}", where=", ".join(files))
+        running = CPython.running()
+        python = running if running in fitting else max(fitting)
+        installed.check(
+            project, variant, family.version, expected,
+            python=python, interpreter=interpreters[python], index=target.index, store=desk.store, shell=shell,
+        )  # fmt: skip
+        desk.say(f"installed from {target.name}: {project.settings.name}[{variant.tag}]=={family.version}, imports")
+
+
+def carry_out(desk: Desk) -> dict[str, Any]:
+    """Publish what is built; a dry run unless --yes or CI. Returns what happened, for programs."""
+    target = Target.of(desk.options.publish, desk.options.index_url or "")
+    project, dist = desk.project, desk.work / "dist"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say))
+        here = catalog.built(project, dist)
+        family = catalog.family(project, here, catalog.published(project, target.index))
+        variants = _chosen(desk, family, here)
+        behind = meta.write(family, dist)
+        plan = publish.plan(project, variants, behind, target.index)
+        _show(desk, target, plan)
+        real = desk.options.yes or os.environ.get("CI", "").lower() in ("true", "1")
+        if real:
+            shell = upload.shell_for(target, desk.runner, desk.work)
+            upload.check([item.path for item in plan.items], shell)
+            for item in plan.due:
+                desk.runner.check()
+                upload.upload(item, target, shell, item.name not in plan.new_names)
+                desk.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
+            stack.enter_context(desk.store.in_use())
+            stack.enter_context(desk.store.environments())
+            _verify(desk, project, family, plan, target)
+        else:
+            desk.say("a dry run: nothing was uploaded; --yes does it")
+    return {
+        "target": target.name,
+        "version": family.version,
+        "dry_run": not real,
+        "files": [{**asdict(item), "path": str(item.path)} for item in plan.items],
+        "waves": plan.waves,
+        "warnings": plan.warnings,
+    }

@@ -1,0 +1,166 @@
+"""Uploads with twine, one file at a time, each seen on the index with the same bytes before the next."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from torch_build_farm.errors import FarmError, PackageIndexError, PublishError, UploadRefusedError
+from torch_build_farm.package_index import PackageIndex, public
+from torch_build_farm.process import Runner, Shell
+from torch_build_farm.publish import Item, digest_of
+
+_TRIES = 6
+_FIRST_PAUSE_S = 1.0  # doubled after every try
+_VISIBLE_S = 300.0  # indexes answer from caches
+_BUSY = {408, 425, 429}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish: twine's words for it, and the index on which the files then appear.
+
+    `secrets` are variables for twine alone: neither logs nor process lists show them.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    index: PackageIndex
+    secrets: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, text: str, index_url: str = "") -> Target:
+        """`text` is pypi, testpypi or the URL for uploads; `index_url` is where it lists its files.
+
+        By default that is the URL with /legacy/ replaced by /simple/ (the upload API that twine speaks), else with
+        simple/ added. Raises PublishError for anything else.
+        """
+        from twine.utils import TEST_REPOSITORY  # noqa: PLC0415 (slow to import)
+
+        if text == "pypi":
+            return cls(text, ("--repository", "pypi"), PackageIndex(index_url))
+        if text == "testpypi":
+            return cls(text, ("--repository", text), PackageIndex(index_url or _listing(TEST_REPOSITORY)))
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise PublishError(f"{text} is no index", where="--publish", next_step="pypi, testpypi, or its upload URL")
+        given = {"TWINE_USERNAME": parts.username, "TWINE_PASSWORD": parts.password}
+        secrets = tuple((name, unquote(value)) for name, value in given.items() if value)
+        url = public(text)
+        return cls(url, ("--repository-url", url), PackageIndex(index_url or _listing(text)), secrets)
+
+
+def _listing(url: str) -> str:
+    return re.sub(r"/legacy/?$", "/simple/", url) if re.search(r"/legacy/?$", url) else f"{url.rstrip('/')}/simple/"
+
+
+def log_folder(work: Path) -> Path:
+    """Where the log of uploads lies."""
+    return work / "logs"
+
+
+def shell_for(target: Target, runner: Runner, work: Path) -> Shell:
+    """Where twine runs: with the caller's environment, since credentials and CI's identity are found in many places."""
+    log_folder(work).mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, **dict(target.secrets), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    return Shell(runner, env, work, log_folder(work) / "publish.log", lambda _: None)
+
+
+def check(paths: list[Path], shell: Shell) -> None:
+    """Let twine check the files. Raises PublishError."""
+    done = shell.run(sys.executable, "-I", "-m", "twine", "check", *paths)
+    if not done.ok:
+        said = "; ".join(line.strip() for line in done.tail if "ERROR" in line or "FAILED" in line)
+        raise PublishError(f"twine check refuses a file: {said}", where=str(shell.log))
+
+
+def upload(item: Item, target: Target, shell: Shell, known: bool) -> None:
+    """Upload one file, however busy the index is, and see it there. `known`: the index has the name already.
+
+    Raises UploadRefusedError or PublishError.
+    """
+    pause = _FIRST_PAUSE_S
+    for trial in range(_TRIES):
+        command = ("twine", "upload", "--non-interactive", "--disable-progress-bar", *target.words)
+        done = shell.run(sys.executable, "-I", "-m", *command, item.path)
+        if done.ok or _there(item, target.index):
+            break
+        text = "\n".join(done.tail)
+        match = re.search(r"HTTPError: (\d{3}) (.*)", text)
+        status = int(match[1]) if match else 0
+        if match and not (status >= 500 or status in _BUSY):
+            raise _refused(item, target, status, text, known)
+        if trial == _TRIES - 1 or not (match or _unreachable(text)):
+            last = next((line for line in reversed(done.tail) if line.strip()), "twine said nothing")
+            raise PublishError(f"{item.path.name} cannot be uploaded: {last}", where=str(shell.log),
+                               next_step="run the same command again: what is there is not uploaded twice")  # fmt: skip
+        shell.say(f"the index is busy ({status or 'no answer'}): trying again in {pause:.0f} s")
+        shell.runner.pause(pause)
+        pause *= 2
+    _wait(item, target.index, shell.runner)
+
+
+def _unreachable(text: str) -> bool:
+    return any(
+        word in text for word in ("ConnectionError", "Timeout", "RemoteDisconnected", "ProtocolError", "SSLError")
+    )
+
+
+def _there(item: Item, index: PackageIndex) -> bool:
+    """Whether the index has the file by now. Raises PublishError where its bytes are others."""
+    try:
+        found = next((file for file in index.files(item.name) if file.filename == item.path.name), None)
+        there = digest_of(found, index, item.path.parent) if found else ""
+    except PackageIndexError:
+        return False  # busy, or between two states; asked again
+    if there and there != item.sha256:
+        raise PublishError(
+            f"the index serves another {item.path.name} than was uploaded",
+            where=f"sha256 here {item.sha256}, there {there}",
+            next_step="find out who published it before anything else",
+        )
+    return bool(there)
+
+
+def _wait(item: Item, index: PackageIndex, runner: Runner) -> None:
+    waited, pause = 0.0, 0.2
+    while not _there(item, index):
+        if waited > _VISIBLE_S:
+            raise PublishError(
+                f"{item.path.name} was uploaded and does not appear on the index",
+                where=public(index.url) or "the default index",
+                next_step="name where it lists its files with --index-url, or run again later",
+            )
+        runner.pause(pause)
+        waited, pause = waited + pause, min(pause * 2, 10)
+
+
+def _refused(item: Item, target: Target, status: int, text: str, known: bool) -> FarmError:
+    """What a refusal means, by its status, its words, and whether the name exists."""
+    where = f"{target.name}, HTTP {status}"
+    if status not in (401, 403):
+        said = next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+        return UploadRefusedError(f"{item.path.name} was refused: {said}", where=where)
+    ours = re.search(r"isn't allowed|not allowed|not have permission|no permission", text)
+    if known and ours:
+        return UploadRefusedError(
+            f"{item.name} is not a project of yours",
+            where=where,
+            next_step="ask its owners to add you, or rename yours: name in [tool.torch-build-farm]",
+        )
+    if not known and ours:
+        return UploadRefusedError(
+            f"the name {item.name} is not registered for these credentials",
+            where=where,
+            next_step="register a pending publisher for it (at most three wait at once; one reserves nothing: until "
+            "the first upload anybody may take the name), or upload once with a token of the whole account",
+        )
+    return UploadRefusedError(
+        "the index does not accept these credentials",
+        where=where,
+        next_step="set TWINE_USERNAME and TWINE_PASSWORD (for a token: __token__ and the token), or ~/.pypirc",
+    )
