@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
+import warnings
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from passlib.apache import HtpasswdFile
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # passlib asks for crypt, which CPython 3.13 dropped
+    from passlib.apache import HtpasswdFile
 
 USER, PASSWORD = "maintainer", "a-secret-of-the-tests"
 
@@ -55,6 +63,55 @@ class Server:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    @contextlib.contextmanager
+    def front(self, answers: list[tuple[int, str]]) -> Iterator[str]:
+        """The URL of a front that answers the first uploads with these statuses, and passes on everything else."""
+        server, left = self, list(answers)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.passed(None)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if left:
+                    status, reason = left.pop(0)
+                    self.send_response(status, reason)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                else:
+                    self.passed(body)
+
+            def passed(self, body: bytes | None) -> None:
+                names = ("Authorization", "Content-Type", "Accept")
+                headers = {name: self.headers[name] for name in names if name in self.headers}
+                place = f"{server.url}{self.path.lstrip('/')}"
+                wanted = urllib.request.Request(place, body, headers, method=self.command)
+                try:
+                    with urllib.request.urlopen(wanted) as answer:
+                        status, content, kind = answer.status, answer.read(), answer.headers["Content-Type"]
+                except urllib.error.HTTPError as error:
+                    status, content, kind = error.code, error.read(), "text/plain"
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        front = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=front.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{front.server_port}/"
+        finally:
+            front.shutdown()
+            front.server_close()
 
     def files(self) -> dict[str, str]:
         return {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(self.folder.glob("*.whl"))}
