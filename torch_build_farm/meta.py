@@ -34,6 +34,7 @@ from torch_build_farm.relocate import ENTRY_POINTS
 from torch_build_farm.variant_backend import dist_info, rename_own, split_metadata, write_wheel
 
 _DISPATCHER = "dispatcher.py.j2"
+INFO = "*.dist-info/"  # stands for a wheel's .dist-info folder
 _SEGMENTS = 4  # of a release that a rung's version has room for
 # Extras declared ahead of torch's releases: an extra that a published wheel lacks is only a warning to pip, and then
 # installs the wrong thing.
@@ -49,7 +50,7 @@ class Model:
     requires_python: str
     metadata: str
     entry_points: str
-    files: Mapping[str, bytes]  # stubs, py.typed and licences, by their paths in the plain wheel
+    files: Mapping[str, bytes]  # stubs, py.typed and licences, by their paths in the plain wheel (see INFO)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ def read_model(wheel: Path, packages: Sequence[str]) -> Model:
         entry_points = f"{info}/{ENTRY_POINTS}"
         fields = dict(reversed([_pair(field) for field in split_metadata(metadata)[0]]))
         places = {name: _typing_place(name, names, packages) for name in names}
-        places |= {name: name[len(info) + 1 :] for name in names if name.startswith(f"{info}/licenses/")}
+        licences = [_pair(field)[1] for field in split_metadata(metadata)[0] if _pair(field)[0] == "License-File"]
+        # PEP 639 has them in licenses/; older setuptools beside METADATA
+        own = [f"{info}/{folder}{licence}" for licence in licences for folder in ("licenses/", "")]
+        places |= {name: f"{INFO}{name[len(info) + 1 :]}" for name in own if name in names}
         return Model(
             fields["Name"],
             fields["Version"],
@@ -222,24 +226,21 @@ def _metadata(name: str, version: str, summary: str, family: Family, requires: S
 
 
 def _write(out: Path, name: str, version: str, files: Mapping[str, bytes], epoch: int) -> Path:
-    """Write a wheel for every Python and platform; `files` under "" are relative to its .dist-info folder."""
+    """Write a wheel for every Python and platform of `files`, by their paths in it (see INFO)."""
     stem = f"{re.sub(r'[-_.]+', '_', name).lower()}-{Version(version)}"
     info = f"{stem}.dist-info"
     wheel = f"Wheel-Version: 1.0\nGenerator: torch-build-farm {__version__}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    members = {**files, f"{_INFO}WHEEL": wheel.encode(), f"{_INFO}RECORD": b""}
+    members = {**files, f"{INFO}WHEEL": wheel.encode(), f"{INFO}RECORD": b""}
     path = out / f"{stem}-py3-none-any.whl"
     date = time.gmtime(epoch)[:6]
     infos = []
     for place, content in members.items():
-        one = zipfile.ZipInfo(place.replace(_INFO, f"{info}/", 1), date)
+        one = zipfile.ZipInfo(place.replace(INFO, f"{info}/", 1), date)
         one.external_attr = 0o100644 << 16
         one.compress_type = zipfile.ZIP_DEFLATED
         infos.append((one, content))
     write_wheel(path, infos)
     return path
-
-
-_INFO = "*.dist-info/"  # a wheel's .dist-info folder, whatever it is called
 
 
 def write_plain(family: Family, out: Path) -> Path:
@@ -248,10 +249,10 @@ def write_plain(family: Family, out: Path) -> Path:
     packages = [package.replace(".", "/") for package in family.project.settings.packages]
     files: dict[str, bytes] = {f"{folder}/__init__.py": dispatcher for folder in packages}
     for place, content in family.model.files.items():
-        files[f"{_INFO}{place}" if place.startswith("licenses/") else place] = content
-    files[f"{_INFO}METADATA"] = _plain_metadata(family).encode()
+        files[place] = content
+    files[f"{INFO}METADATA"] = _plain_metadata(family).encode()
     if family.model.entry_points:
-        files[f"{_INFO}entry_points.txt"] = family.model.entry_points.encode()
+        files[f"{INFO}entry_points.txt"] = family.model.entry_points.encode()
     return _write(out, family.project.settings.name, family.version, files, family.epoch)
 
 
@@ -260,7 +261,7 @@ def write_auto(family: Family, out: Path) -> Path:
     requires = [f"{family.project.select_name}=={rung_prefix(family.version)}.*"]
     summary = f"Part of {family.project.settings.name}: it brings the build for your torch"
     text = _metadata(family.project.auto_name, family.version, summary, family, requires)
-    return _write(out, family.project.auto_name, family.version, {f"{_INFO}METADATA": text.encode()}, family.epoch)
+    return _write(out, family.project.auto_name, family.version, {f"{INFO}METADATA": text.encode()}, family.epoch)
 
 
 def write_rung(family: Family, minor: Minor, out: Path) -> Path:
@@ -269,7 +270,7 @@ def write_rung(family: Family, minor: Minor, out: Path) -> Path:
     requires = [f"torch=={minor}.*", f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"]
     summary = f"Part of {family.project.settings.name}: it brings the build for torch {minor}"
     text = _metadata(name, version, summary, family, requires)
-    return _write(out, name, version, {f"{_INFO}METADATA": text.encode()}, family.epoch)
+    return _write(out, name, version, {f"{INFO}METADATA": text.encode()}, family.epoch)
 
 
 def has_rungs(version: str) -> bool:

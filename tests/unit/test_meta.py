@@ -22,11 +22,14 @@ FILES = {
     "demo/_core.pyi": "def f() -> int: ...\n",
     "demo/py.typed": "",
     "info/licenses/LICENSE": "MIT\n",
+    "info/NOTICE": "of an older back end\n",
     "info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n",
 }
 FIELDS = (
     "Summary: What it does",
     "License: MIT",
+    "License-File: LICENSE",
+    "License-File: NOTICE",
     'Requires-Dist: numpy>=1 ; python_version > "3"',
     "Provides-Extra: plot",
     'Requires-Dist: matplotlib ; extra == "plot"',
@@ -99,7 +102,7 @@ def test_what_the_plain_wheel_says(tmp_path: Path) -> None:
     assert plain.get_payload() == "The description.\n"
     assert set(made["demo"].members) == {
         "demo/__init__.py", "demo/__init__.pyi", "demo/a.pyi", "demo/_core.pyi", "demo/py.typed",
-        *(f"demo-1.0.post0.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")),
+        *(f"demo-1.0.post0.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", "NOTICE")),
     }  # fmt: skip
     assert made["demo_auto"].metadata.get_all("Requires-Dist") == ["demo-select==1.0.0.0.1.*"]
     rungs = {path.name: wheels.read(path).metadata.get_all("Requires-Dist") for path in tmp_path.glob("demo_select*")}
