@@ -31,6 +31,7 @@ from torch_build_farm.config import Project
 from torch_build_farm.errors import MetaError
 from torch_build_farm.names import Minor
 from torch_build_farm.relocate import ENTRY_POINTS
+from torch_build_farm.stubs import as_stub
 from torch_build_farm.variant_backend import dist_info, rename_own, split_metadata, write_wheel
 
 _DISPATCHER = "dispatcher.py.j2"
@@ -127,7 +128,11 @@ def read_model(wheel: Path, packages: Sequence[str]) -> Model:
             fields.get("Requires-Python", ""),
             metadata,
             archive.read(entry_points).decode("utf-8") if entry_points in names else "",
-            {place: archive.read(name) for name, place in sorted(places.items()) if place},
+            {
+                place: as_stub(archive.read(name)) if name.endswith(".py") else archive.read(name)
+                for name, place in sorted(places.items())
+                if place
+            },
         )
 
 

@@ -15,6 +15,7 @@ from tests.family import EPOCH, family, project, variant
 from torch_build_farm import meta, wheels
 from torch_build_farm.errors import MetaError
 from torch_build_farm.names import Minor
+from torch_build_farm.stubs import as_stub
 
 FILES = {
     "demo/__init__.py": "from .a import b\n",
@@ -132,6 +133,22 @@ def test_the_same_bytes_every_time_and_twine_agrees(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a" / "demo-1.0-py3-none-any.whl") as archive:
         assert {info.date_time for info in archive.infolist()} == {(2001, 9, 9, 1, 46, 40)}
     assert EPOCH == 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("source", "stub"),
+    [
+        ("from .a import b\n", "from .a import b as b\n"),
+        ("if x:\n\tfrom .a import (b,  # why\n\t  c as d)  # noqa\n", "if x:\n\tfrom .a import b as b, c as d  # noqa\n"),
+        ("from . import a; b = 1\n", "from . import a; b = 1\n"),
+        ("from .a import *\nimport os\n", "from .a import *\nimport os\n"),
+        ("é = 'é'; from .a import b", "é = 'é'; from .a import b"),
+        ("'\u2028'\n\x0c\nfrom .é import b\r\nx", "'\u2028'\n\x0c\nfrom .é import b as b\r\nx"),
+        ("not python(", "not python("),
+    ],
+)  # fmt: skip
+def test_sources_as_stubs_offer_the_same_names(source: str, stub: str) -> None:
+    assert as_stub(source.encode()).decode() == stub
 
 
 def test_extras_named_like_variants_are_refused(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_type_checkers_find_what_the_variant_has(tmp_path: Path) -> None:
     from tests.unit.test_dispatcher import Site  # noqa: PLC0415
 
     files = {
-        "demo/__init__.py": "from .typed import value\n__all__ = ['value']\n",
+        "demo/__init__.py": "from .typed import (\n    value,  # for all\n)\n",
         "demo/typed.py": "def value(x: int) -> str:\n    return str(x)\n",
         "demo/_core.pyi": "def fast(x: float) -> float: ...\n",
         "demo/py.typed": "",
