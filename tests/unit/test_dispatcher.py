@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import CHECKOUT
 from tests.family import family, project, torch, variant
 from torch_build_farm import meta
+from torch_build_farm.engines.local import find_interpreters
+from torch_build_farm.names import CPython
 
 FILES = {
     "demo/__init__.py": "'''What it is.'''\nimport os\nfrom . import sub\nfrom .sub.deep import VALUE\nwhere = os.path.dirname(__file__)\nclass Thing: pass\n",
@@ -112,6 +114,16 @@ def test_as_if_nothing_had_happened(site: Site) -> None:
     assert site.run("", "-m", "demo.sub.deep").returncode == 0
     (folder / "__init__.py").write_text("raise RuntimeError('its own')\n")
     assert site.run("import demo").stderr.splitlines()[-1] == "RuntimeError: its own"
+
+
+def test_on_every_cpython_that_torch_is_made_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.variants(FILES, "2.8", "2.9")
+    site.torch("2.9.0")
+    code = "import demo.sub.deep, importlib; importlib.reload(demo); print(demo.VALUE, demo.__spec__.origin == demo.__file__)"
+    found = find_interpreters(dict(os.environ))
+    for python in (one for one in found if one >= CPython(3, 9)):
+        monkeypatch.setattr(sys, "executable", str(found[python].path))
+        assert site.says(code) == "of 2.9 True", python
 
 
 def test_threads_wait_for_each_other(site: Site) -> None:
