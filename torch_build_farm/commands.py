@@ -14,9 +14,10 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from torch_build_farm import catalog, config, doctor, publishing, report, workfolder
+from torch_build_farm import catalog, config, doctor, report, workfolder
 from torch_build_farm import init as init_
 from torch_build_farm import meta as meta_
+from torch_build_farm import publish as publish_
 from torch_build_farm import verify as verifying
 from torch_build_farm.desk import Desk, Prepared, epoch_of, execute, prepare
 from torch_build_farm.engines.docker import client as docker_client
@@ -64,7 +65,7 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> int:
     document = {"schema": 1, "seconds": round(seconds, 2), "jobs": [r.as_json(str(desk.work)) for r in results]}
     code = next((exit_code(result.error) for result in results if result.error), 0)
     if code == 0 and getattr(desk.options, "publish", None):
-        document["publish"] = publishing.carry_out(desk)
+        document["publish"] = publish_.carry_out(desk)
     if desk.options.json:
         desk.answer(document)
     return code
@@ -120,7 +121,7 @@ def meta(desk: Desk) -> int:
 
 def publish(desk: Desk) -> int:
     """`publish`: variants that are built and proven, and the wheels behind the one name, to an index."""
-    document = publishing.carry_out(desk)
+    document = publish_.carry_out(desk)
     if desk.options.json:
         desk.answer({"schema": 1, **document})
     return 0

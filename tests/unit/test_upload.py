@@ -4,7 +4,7 @@ import pytest
 from twine.utils import TEST_REPOSITORY
 
 from torch_build_farm.errors import PublishError
-from torch_build_farm.upload import Target
+from torch_build_farm.publish.upload import Target
 
 
 def test_the_two_well_known_ones() -> None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from torch_build_farm.errors import FarmError, PackageIndexError, PublishError, UploadRefusedError
 from torch_build_farm.package_index import PackageIndex, public
 from torch_build_farm.process import Runner, Shell
-from torch_build_farm.publish import Item, digest_of
+from torch_build_farm.publish.plan import Item, digest_of
 
 _TRIES = 6
 _FIRST_PAUSE_S = 1.0  # doubled after every try
@@ -58,16 +58,12 @@ def _listing(url: str) -> str:
     return re.sub(r"/legacy/?$", "/simple/", url) if re.search(r"/legacy/?$", url) else f"{url.rstrip('/')}/simple/"
 
 
-def log_folder(work: Path) -> Path:
-    """Where the log of uploads lies."""
-    return work / "logs"
-
-
 def shell_for(target: Target, runner: Runner, work: Path) -> Shell:
     """Where twine runs: with the caller's environment, since credentials and CI's identity are found in many places."""
-    log_folder(work).mkdir(parents=True, exist_ok=True)
+    log = work / "logs" / "publish.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, **dict(target.secrets), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
-    return Shell(runner, env, work, log_folder(work) / "publish.log", lambda _: None)
+    return Shell(runner, env, work, log, lambda _: None)
 
 
 def check(paths: list[Path], shell: Shell) -> None:

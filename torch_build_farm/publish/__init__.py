@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from torch_build_farm import catalog, installed, meta, publish, report, toolbox, upload, wheels, workfolder
+from torch_build_farm import catalog, meta, report, toolbox, wheels, workfolder
 from torch_build_farm.catalog import VariantFile
 from torch_build_farm.config import Project
 from torch_build_farm.desk import Desk
@@ -21,8 +21,9 @@ from torch_build_farm.errors import NoPythonError, PublishError, UsageError
 from torch_build_farm.meta import Family
 from torch_build_farm.names import CPython
 from torch_build_farm.pipeline import clear
-from torch_build_farm.publish import PublishPlan
-from torch_build_farm.upload import Target
+from torch_build_farm.publish import installed, plan, upload
+from torch_build_farm.publish.plan import PublishPlan
+from torch_build_farm.publish.upload import Target
 
 
 def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Path]:
@@ -36,7 +37,7 @@ def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Pat
     ]
     if not paths:
         raise UsageError("no built variant matches", where="--only", next_step="wheels are in work/dist")
-    if problems := publish.proven(paths, desk.work):
+    if problems := plan.proven(paths, desk.work):
         raise PublishError(
             "not everything is proven:\n" + "\n".join(f"  - {line}" for line in problems),
             where=str(desk.work),
@@ -51,26 +52,26 @@ def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Pat
     return [wheels.reissued(path, options.build_number, out) for path in paths]
 
 
-def _show(desk: Desk, target: Target, plan: PublishPlan) -> None:
+def _show(desk: Desk, target: Target, planned: PublishPlan) -> None:
     desk.say(f"publish to {target.name}, in this order:")
-    for number, item in enumerate(plan.items, 1):
+    for number, item in enumerate(planned.items, 1):
         words = {"new": "new", "there": "already there", "kept": "published earlier, stays as it is"}
         desk.say(f"  {number:2}  {item.path.name}  {report.size_text(item.size)}  {words[item.state]}")
-    for number, wave in enumerate(plan.waves, 1):
+    for number, wave in enumerate(planned.waves, 1):
         names = ", ".join(wave)
         desk.say(f"  names not on the index yet, wave {number} of pending publishers: {names}")
-    for warning in plan.warnings:
+    for warning in planned.warnings:
         desk.say(f"  warning: {warning}")
 
 
-def _verify(desk: Desk, project: Project, family: Family, plan: PublishPlan, target: Target) -> None:
+def _verify(desk: Desk, project: Project, family: Family, planned: PublishPlan, target: Target) -> None:
     """Install NAME[torchNN] of each published minor. Raises PublishError."""
     shell = upload.shell_for(target, desk.runner, desk.work)
     interpreters = find_interpreters(toolbox.environment(desk.store.uv_cache, desk.store.root))
-    expected = {item.path.name: item.sha256 for item in plan.items}
+    expected = {item.path.name: item.sha256 for item in planned.items}
     for variant in project.variants.values():
         name = canonicalize_name(project.distribution(variant))
-        files = [item.path.name for item in plan.items if item.name == name]
+        files = [item.path.name for item in planned.items if item.name == name]
         usable = [python for python in variant.cpython if python in interpreters]
         fitting = [p for p in usable if any(file.split("-")[-3] in (p.tag, "py3") for file in files)]
         if not files:
@@ -96,26 +97,26 @@ def carry_out(desk: Desk) -> dict[str, Any]:
         family = catalog.family(project, here, catalog.published(project, target.index))
         variants = _chosen(desk, family, here)
         behind = meta.write(family, dist)
-        plan = publish.plan(project, variants, behind, target.index)
-        _show(desk, target, plan)
+        planned = plan.plan(project, variants, behind, target.index)
+        _show(desk, target, planned)
         real = desk.options.yes or os.environ.get("CI", "").lower() in ("true", "1")
         if real:
             shell = upload.shell_for(target, desk.runner, desk.work)
-            upload.check([item.path for item in plan.items], shell)
-            for item in plan.due:
+            upload.check([item.path for item in planned.items], shell)
+            for item in planned.due:
                 desk.runner.check()
-                upload.upload(item, target, shell, item.name not in plan.new_names)
+                upload.upload(item, target, shell, item.name not in planned.new_names)
                 desk.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
             stack.enter_context(desk.store.in_use())
             stack.enter_context(desk.store.environments())
-            _verify(desk, project, family, plan, target)
+            _verify(desk, project, family, planned, target)
         else:
             desk.say("a dry run: nothing was uploaded; --yes does it")
     return {
         "target": target.name,
         "version": family.version,
         "dry_run": not real,
-        "files": [{**asdict(item), "path": str(item.path)} for item in plan.items],
-        "waves": plan.waves,
-        "warnings": plan.warnings,
+        "files": [{**asdict(item), "path": str(item.path)} for item in planned.items],
+        "waves": planned.waves,
+        "warnings": planned.warnings,
     }
