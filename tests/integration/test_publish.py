@@ -162,13 +162,14 @@ def test_no_secret_is_told(built: Farm, server: Server) -> None:
         farm.command("publish", server.url.replace("//", f"//{USER}:{PASSWORD}@"), "--yes"), env=farm.environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
+    typed = "".join(f"{word}\0" for word in run.args).encode()  # type: ignore[union-attr]
     while run.poll() is None:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes()
             except OSError:
                 continue
-            if path.parent.name != str(run.pid) and PASSWORD.encode() in words:
+            if words != typed and PASSWORD.encode() in words:  # a child that was forked and has not begun is the same
                 shown.add(words.decode())
         time.sleep(0.02)
     out = run.stdout.read() if run.stdout else ""
@@ -212,3 +213,27 @@ def test_a_name_of_somebody_elses(built: Farm, server: Server, tmp_path: Path) -
     with server.front([(403, "The user 'x' isn't allowed to upload to project 'tiny-torch28'.")]) as url:
         answer = built("publish", url, "--yes")
     assert (answer.code, "tiny-torch28 is not a project of yours" in answer.err) == (25, True)
+
+
+def test_a_new_minor_for_the_published_version(built: Farm, server: Server, tmp_path: Path) -> None:
+    """One variant and one rung; the plain wheel stays as it is, and its extra, declared ahead, works."""
+    work = tmp_path / "work"
+    shutil.copytree(built.work, work)
+    farm = Farm(built.project, work, built.env)
+    (later,) = work.glob("dist/tiny_torch29*")
+    content = later.read_bytes()
+    later.unlink()
+    for made in work.glob("dist/*-py3-none-any.whl"):
+        made.unlink()
+    assert farm("publish", server.url, "--yes").code == 0
+    before = server.files()
+    assert short(sorted(before, key=lambda name: FILES.index(short([name])[0]))) == [FILES[n] for n in (0, 2, 4, 5)]
+    later.write_bytes(content)
+    answer = farm("publish", server.url, "--yes")
+    assert answer.code == 0, answer.err
+    assert "tiny-1.0-py3-none-any.whl  3 kB  published earlier, stays as it is" in answer.out
+    after = server.files()
+    assert {name: after[name] for name in before} == before
+    assert short(sorted(after.keys() - before.keys())) == [FILES[3], FILES[1]]
+    assert "installed from" in answer.out
+    assert "tiny[torch29]==1.0, imports" in answer.out
