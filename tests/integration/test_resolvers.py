@@ -168,10 +168,11 @@ def user(request: pytest.FixtureRequest, world: World, tools: dict[str, Path], t
 def table(request: pytest.FixtureRequest) -> Iterator[dict[str, dict[str, str]]]:
     rows: dict[str, dict[str, str]] = {}
     yield rows
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    terminal.write_line(f"\n| user does | {' | '.join(RESOLVERS)} |\n|---{'|---' * len(RESOLVERS)}|")
-    for row, found in rows.items():
-        terminal.write_line(f"| {row} | {' | '.join(found.get(name, '-') for name in RESOLVERS)} |")
+    lines = [f"| user does | {' | '.join(RESOLVERS)} |", f"|---{'|---' * len(RESOLVERS)}|"]
+    lines += [f"| {row} | {' | '.join(found.get(name, '-') for name in RESOLVERS)} |" for row, found in rows.items()]
+    plugins = request.config.pluginmanager
+    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+        plugins.getplugin("terminalreporter").write("\n" + "\n".join(lines) + "\n")
 
 
 @pytest.fixture
