@@ -53,6 +53,19 @@ def test_a_dry_run_is_the_default(built: Farm, server: Server) -> None:
     assert server.files() == {}
 
 
+def test_build_and_publish_in_one_call(built: Farm, server: Server) -> None:
+    words = ("run", "--torch", "2.8", "2.9", "--publish", server.url, "--json")
+    answer = built(*words)
+    assert answer.code == 0, answer.err
+    assert [job["status"] for job in answer.document["jobs"]] == ["kept", "kept"]
+    assert answer.document["publish"]["dry_run"] is True
+    assert server.files() == {}
+    answer = built(*words, "--yes")
+    assert answer.code == 0, answer.err
+    assert [file["state"] for file in answer.document["publish"]["files"]] == ["new"] * len(FILES)
+    assert len(server.files()) == len(FILES)
+
+
 @pytest.mark.parametrize("count", range(1, len(FILES) + 1))
 def test_killed_after_each_upload_it_ends_complete(built: Farm, server: Server, count: int) -> None:
     run = built.start("publish", server.url, "--yes")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,18 @@ def test_the_same_bytes_every_time_and_twine_agrees(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_sources_as_stubs_offer_the_same_names(source: str, stub: str) -> None:
     assert as_stub(source.encode()).decode() == stub
+
+
+def test_other_names(tmp_path: Path) -> None:
+    own = project("demo")
+    own = replace(own, settings=replace(own.settings, auto_name="demo-any", select_name="demo-of"))
+    model = variant(tmp_path, own, "2.9", "1.0", FILES)
+    names = {path.name for path in meta.write(family(own, model, {"2.9": "1.0"}), tmp_path)}
+    assert {name.split("-")[0] for name in names} == {"demo", "demo_any", "demo_of"}
+    assert "demo-any==1.0" in (
+        wheels.read(tmp_path / "demo-1.0-py3-none-any.whl").metadata.get_all("Requires-Dist") or []
+    )
+    assert wheels.read(tmp_path / "demo_any-1.0-py3-none-any.whl").metadata["Requires-Dist"] == "demo-of==1.0.0.0.0.*"
 
 
 def test_extras_named_like_variants_are_refused(tmp_path: Path) -> None:
