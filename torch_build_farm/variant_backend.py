@@ -116,7 +116,9 @@ def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
 
 def split_metadata(text: str) -> tuple[list[str], str, str]:
     """METADATA's fields, what ends its lines, and the rest from the end of the last field on."""
-    newline = "\r\n" if "\r\n" in text else "\n"
+    newline = (
+        "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
+    )  # a description may have others than the fields
     head, gap, body = text.partition(newline * 2)
     if not gap and head.endswith(newline):  # no description
         head, gap = head[: -len(newline)], newline

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.metadata import Metadata
 
 from torch_build_farm import variant_backend, wheels
-from torch_build_farm.variant_backend import rewrite_metadata
+from torch_build_farm.variant_backend import rewrite_metadata, split_metadata
 
 VARIANT = {"distribution": "demo-pkg-torch29", "pin": "==2.9.*", "cpython": ("3.10", "3.15")}
 OWN = """\
@@ -67,6 +67,13 @@ def test_what_the_project_does_not_say_is_added() -> None:
         'Requires-Dist: torch==2.9.* ; extra == "x"',
         "Provides-Extra: x",
     ]
+
+
+def test_a_description_with_other_line_ends_than_the_fields() -> None:
+    """As setuptools writes them for a README with CRLF that setup.py reads as bytes."""
+    text = "Metadata-Version: 2.1\nName: demo\nVersion: 1\nRequires-Dist: torch\n\nOne.\r\n\r\nTwo.\r\n"
+    fields, newline, rest = split_metadata(text)
+    assert (fields[1], len(fields), newline, rest) == ("Name: demo", 4, "\n", "\n\nOne.\r\n\r\nTwo.\r\n")
 
 
 def test_every_other_byte_is_kept() -> None:
