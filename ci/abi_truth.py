@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""What `audit` is measured against: wheels really loaded, imported and made to compute beside real torch releases.
+
+    ci/abi_truth.py PACKAGES.toml --wheels FOLDER --results FILE --work FOLDER --torch 2.8.0 2.15.0
+
+For every wheel and release a fresh environment: torch with all it requires, the wheel without its dependencies, and the
+requirements its entry names. There each shared library is dlopened with RTLD_NOW in a process that has torch, a second
+process does the real imports and the computation, and all that was seen goes to the results (JSON, keyed by "wheel
+torch"), which a later run goes on with. Environments are hard links where uv's cache is on the same file system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import fnmatch
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+ELF = b"\x7fELF"
+# A wheel for a later glibc is installed all the same: what becomes of it is for the loader to say.
+WIDE = "x86_64-manylinux_2_40"
+TIMEOUT_S = 180
+TAIL = 2000
+# Each library in a child of its own, forked after `import torch`: a crash costs only the child, and torch is imported
+# once. What it needs of its own package or of another but torch is loaded before it, as the package would do.
+DLOPEN = r"""
+import ctypes, json, os, sys, tempfile, torch
+found = {}
+siblings = json.loads(sys.argv[1])
+def load(path):
+    try:
+        ctypes.CDLL(path, mode=os.RTLD_NOW)
+    except OSError as error:
+        needed = siblings.pop(str(error).partition(": cannot open shared object file")[0], None)
+        if needed is None:
+            raise
+        load(needed)
+        load(path)
+for path in sys.argv[2:]:
+    with tempfile.TemporaryFile() as log:
+        child = os.fork()
+        if not child:
+            os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+            try:
+                load(path)
+            except OSError as error:
+                os.write(2, b"\nDLERROR " + str(error).encode())
+                os._exit(3)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        log.seek(0)
+        found[path] = [code, log.read().decode(errors="replace")[-3000:]]
+print("\n" + json.dumps([torch.__version__, found]))
+"""
+# How far a process came is told by these lines; which of the wheel's libraries it had loaded, by its maps.
+COMPUTE = r"""
+import faulthandler, sys
+faulthandler.enable()
+import torch
+def stage(name):
+    with open("/proc/self/maps") as lines:
+        mapped = sorted({{line.split()[-1] for line in lines if ".so" in line}})
+    print("\n#stage", name, *mapped, file=sys.stderr, flush=True)
+def module(pattern):
+    import glob, importlib.util, os
+    path, = glob.glob(os.path.join(SITE, pattern))
+    name = os.path.basename(path).partition(".")[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+SITE, LIBRARY = {site!r}, {library!r}
+stage("torch")
+{imports}
+stage("import")
+{compute}
+stage("compute")
+"""
+
+
+def toml(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return tomllib.load(file)
+
+
+def libraries(wheel: Path) -> list[str]:
+    """The wheel's shared libraries, as they lie in site-packages."""
+    with zipfile.ZipFile(wheel) as archive:
+        found = []
+        for name in archive.namelist():
+            if ".so" not in Path(name).name:
+                continue
+            with archive.open(name) as file:
+                if file.read(4) == ELF:
+                    found.append(re.sub(r"^[^/]+\.data/(platlib|purelib)/", "", name))
+    return sorted(found)
+
+
+class Environment:
+    """One virtual environment; always at the same path for one torch release, so that torch's bytecode is reused."""
+
+    def __init__(self, work: Path, python: str, release: str, library_path: Path | None) -> None:
+        self.folder = work / f"torch-{release}"
+        self.python = self.folder / "bin" / "python"
+        self.asked = python
+        self.release = release
+        self.variables = {name: value for name, value in os.environ.items() if name.startswith(("UV_", "SSL_", "HTTP"))}
+        self.variables |= {
+            "PATH": os.environ["PATH"],
+            "HOME": str(work),
+            "PYTHONPYCACHEPREFIX": str(work / "bytecode"),
+            "OMP_NUM_THREADS": "2",
+        }
+        if library_path:
+            self.variables["LD_LIBRARY_PATH"] = str(library_path)
+
+    def uv(self, *arguments: str) -> None:
+        done = subprocess.run(["uv", *arguments], env=self.variables, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip()[-TAIL:])
+
+    def make(self, wheel: Path, requires: list[str], beside: list[str]) -> None:
+        """Torch is pinned while the requirements are resolved, so none of them can change it."""
+        self.uv("venv", "--quiet", "--clear", "--python", self.asked, str(self.folder))
+        python = str(self.python)
+        self.uv("pip", "install", "--quiet", "--python", python, f"torch=={self.release}", "numpy", *requires)
+        self.uv(
+            "pip", "install", "--quiet", "--python", python, "--no-deps", "--python-platform", WIDE, str(wheel), *beside
+        )
+
+    def run(self, *arguments: str, **variables: str) -> tuple[int | str, str, str]:
+        """Exit code (or the signal's name, or 'timeout'), standard output and error."""
+        try:
+            done = subprocess.run(
+                arguments,
+                cwd=self.folder,
+                env=self.variables | variables,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            return "timeout", str(error.stdout or ""), str(error.stderr or "")
+        return ended(done.returncode), done.stdout, done.stderr
+
+    @property
+    def packages(self) -> Path:
+        return next(self.folder.glob("lib/python3*/site-packages"))
+
+    def undefined(self, library: Path) -> list[str]:
+        """All the names that the loader misses, not only the first: what `ldd -r` says with torch's libraries in reach.
+        The interpreter's own names are not meant.
+        """
+        places = [self.packages / "torch" / "lib", *self.packages.glob("nvidia/*/lib")]
+        places += [folder for folder in self.packages.iterdir() if folder.name.endswith(".libs")]
+        output = self.run("ldd", "-r", str(library), LD_LIBRARY_PATH=":".join(map(str, places)))[1]
+        names = re.findall(rf"undefined symbol: (\S+)\s+\({re.escape(str(library))}\)", output)
+        return sorted({name for name in names if not re.match(r"_?Py", name)})
+
+
+def shortened(text: str) -> str:
+    """Head and tail: the dispatcher's errors begin with what matters, tracebacks end with it."""
+    return text if len(text) <= 2 * TAIL else f"{text[:TAIL]}\n...\n{text[-TAIL:]}"
+
+
+def ended(code: int) -> int | str:
+    return code if code >= 0 else signal.Signals(-code).name
+
+
+def opened(environment: Environment, files: list[str]) -> tuple[str, dict[str, Any]]:
+    """The torch there, and for every library what became of dlopen."""
+    root = environment.packages
+    others = (path for path in root.rglob("*.so*") if path.relative_to(root).parts[0] not in ("torch", "nvidia"))
+    siblings = json.dumps({path.name: str(path) for path in others})
+    paths = [str(root / file) for file in files]
+    code, output, error = environment.run(str(environment.python), "-c", DLOPEN, siblings, *paths)
+    if code:
+        raise RuntimeError(f"dlopen: {code}: {error[-TAIL:]}")
+    found: dict[str, Any] = {}
+    version, answers = json.loads(output.splitlines()[-1])
+    for path, (status, text) in answers.items():
+        name = str(Path(path).relative_to(root))
+        said = text.partition("\nDLERROR ")[2] or text.strip()
+        if status == 0:
+            found[name] = {"result": "ok"}
+        elif match := re.search(r"undefined symbol: (\S+)", said):
+            missing = environment.undefined(Path(path))
+            found[name] = {"result": "undefined", "missing_first": match[1], "missing": missing, "error": said}
+        elif match := re.search(r"(\S+): cannot open shared object file", said):
+            found[name] = {"result": "library", "library": match[1], "error": said}
+        else:
+            found[name] = {"result": "error" if status == 3 else str(ended(status)), "error": said}
+    return version, found
+
+
+def used(environment: Environment, imports: list[str], compute: str, library: str = "") -> dict[str, Any]:
+    """How far import and computation came, with which end, and which of site-packages' libraries were mapped then."""
+    script = environment.folder / "compute.py"
+    site = str(environment.packages)
+    text = "\n".join(f"import {name}" for name in imports)
+    script.write_text(COMPUTE.format(imports=text, compute=compute, site=site, library=library and f"{site}/{library}"))
+    started = time.monotonic()
+    code, _, error = environment.run(str(environment.python), str(script))
+    stages = re.findall(r"^#stage (\w+) ?(.*)$", error, re.MULTILINE)
+    prefix = f"{environment.packages}/"
+    mapped = {file.removeprefix(prefix) for _, files in stages for file in files.split() if file.startswith(prefix)}
+    return {
+        "reached": stages[-1][0] if stages else "",
+        "end": code,
+        "seconds": round(time.monotonic() - started, 1),
+        "error": shortened(re.sub(r"^#stage .*\n", "", error, flags=re.MULTILINE).strip()) if code else "",
+        "mapped": sorted(file for file in mapped if not file.startswith(("torch/", "nvidia/", "numpy"))),
+    }
+
+
+def verdict(dlopen: dict[str, Any], use: dict[str, Any], has_compute: bool) -> str:
+    """A first word for a person to check: what the process did counts, then what the loader said."""
+    if use["end"] != 0:
+        return f"fails: {use['reached'] or 'start'}: {use['end']}"
+    if has_compute:
+        return "computes"
+    failed = sorted({one["result"] for one in dlopen.values()} - {"ok"})
+    return f"imports, dlopen: {', '.join(failed)}" if failed else "loads"
+
+
+def tried(entry: dict[str, Any], snippets: dict[str, str], environment: Environment, wheel: Path) -> dict[str, Any]:
+    """All there is to see of one wheel beside one torch."""
+    environment.make(wheel, entry.get("requires", []), entry.get("beside", []))
+    compute = snippets.get(entry.get("compute", ""), "")
+    files = libraries(wheel)
+    version, dlopen = opened(environment, files)
+    use = used(environment, entry.get("imports", []), compute)
+    each = {
+        file: used(environment, entry.get("each_imports", []), snippets[entry["each_compute"]], file)
+        for file in fnmatch.filter(files, entry.get("each", ""))
+        if dlopen[file]["result"] in ("ok", "library")
+    }
+    word = verdict(dlopen, use, bool(compute))
+    return {"torch_version": version, "verdict": word, "dlopen": dlopen, "use": use, "each": each}
+
+
+def main() -> int:
+    """Go through the pairs that the results do not have yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packages", type=Path)
+    parser.add_argument("--wheels", type=Path, required=True, help="folder of the wheel files")
+    parser.add_argument("--results", type=Path, required=True, help="JSON file to go on with")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the environments, on uv's file system")
+    parser.add_argument("--torch", nargs="+", required=True, metavar="RELEASE")
+    parser.add_argument("--python", default="3.12", help="what uv is asked for")
+    parser.add_argument(
+        "--library-path", type=Path, help="folder with a later libstdc++.so.6, for wheels that need one"
+    )
+    parser.add_argument("--only", default="*", help="pattern of wheel file names")
+    parser.add_argument("--again", action="store_true", help="also the pairs that the results have")
+    options = parser.parse_args()
+    content = toml(options.packages)
+    results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    for release in options.torch:
+        environment = Environment(options.work.resolve(), options.python, release, options.library_path)
+        for entry in content["wheel"]:
+            key = f"{entry['file']} {release}"
+            if not fnmatch.fnmatch(entry["file"], options.only) or (key in results and not options.again):
+                continue
+            try:
+                found = tried(entry, content.get("compute", {}), environment, options.wheels / entry["file"])
+            except (RuntimeError, OSError) as error:
+                print(f"{release:8} {entry['file'][:60]:60} not tried: {error}", flush=True)
+                continue
+            print(f"{release:8} {entry['file'][:60]:60} {found['verdict']}", flush=True)
+            with options.results.with_suffix(".lock").open("w") as lock:  # other runs may add to it at the same time
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                results = json.loads(options.results.read_text()) if options.results.exists() else {}
+                results[key] = found
+                waiting = options.results.with_suffix(".new")
+                waiting.write_text(json.dumps(results, indent=1, sort_keys=True))
+                waiting.replace(options.results)
+        shutil.rmtree(environment.folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

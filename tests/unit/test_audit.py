@@ -1,0 +1,376 @@
+"""Verdicts on small wheels made here, by what the farm ships of torch's releases."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import zipfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from pydantic import TypeAdapter
+from rich.console import Console
+
+from tests.conftest import CHECKOUT
+from tests.elves import library
+from tests.family import make_wheel
+from torch_build_farm.audit import built, elf, matrix, show, wheel
+from torch_build_farm.audit.built import Evidence
+from torch_build_farm.audit.knowledge import Knowledge
+from torch_build_farm.audit.matrix import WheelReport
+from torch_build_farm.audit.verdict import Kind, Verdict
+from torch_build_farm.cli import main
+from torch_build_farm.errors import AbiError, AuditError
+
+SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
+SINGLETON = "_ZN3c1019UndefinedTensorImpl10_singletonE"
+CPP_FUNCTION = "_ZN5torch11CppFunctionD1Ev"
+TORCH = ["libtorch.so", "libtorch_cpu.so", "libc10.so", "libtorch_python.so", "libc.so.6"]
+# A line of an assertion that the headers of 2.8 alone have; see marks.
+BUILT_ON_28 = b'include/ATen/core/ivalue.h":652\0include/c10/core/TensorImpl.h":1300\0'
+MINE = "demo/_core.cpython-312-x86_64-linux-gnu.so"
+
+
+@cache
+def known() -> Knowledge:
+    return Knowledge.load(Path("nothing"))
+
+
+def made(folder: Path, files: dict[str, bytes], *fields: str, tag: str = "cp312-cp312-linux_x86_64") -> Path:
+    path = make_wheel(folder, "demo", "1.0", files, *fields)
+    return path.rename(path.with_name(f"demo-1.0-{tag}.whl"))
+
+
+def audit(folder: Path, files: dict[str, bytes], *fields: str, tag: str = "cp312-cp312-linux_x86_64") -> WheelReport:
+    return matrix.audit(wheel.read(made(folder, files, *fields, tag=tag)), known(), known().releases)
+
+
+def verdicts(report: WheelReport) -> dict[Verdict, list[str]]:
+    found: dict[Verdict, list[str]] = {}
+    for release, one in report.releases.items():
+        found.setdefault(one.verdict, []).append(release)
+    return found
+
+
+def test_the_wheel_that_all_this_is_about(tmp_path: Path) -> None:
+    """Built against 2.8, a range that was widened: it loads with 2.8 alone."""
+    core = library([SYM_NE, SINGLETON], ["PyInit__core"], TORCH, more=BUILT_ON_28)
+    report = audit(tmp_path, {MINE: core}, "Requires-Dist: torch>=2.8.0,<2.10")
+    assert (report.true_range, report.claim, report.ok) == (">=2.6.0,<=2.8.0", "wider and narrower", False)
+    (found,) = report.libraries
+    assert (found.kind, found.built.releases) == (Kind.TORCH, ("2.8.0",))
+    assert found.releases["2.9.1"].missing == (SYM_NE,)
+    assert found.releases["2.9.1"].layout == ()
+    assert "missing c10::SymInt::sym_ne(c10::SymInt const&) const" in "".join(show.lines(report))
+    assert audit(tmp_path / "true", {MINE: core}, "Requires-Dist: torch<2.9").claim == "true"
+    assert audit(tmp_path / "none", {MINE: core}).claim == "wider", "who names no torch promises all"
+    narrow = audit(tmp_path / "narrow", {"demo/x.py": b""}, "Requires-Dist: torch==2.8.*")
+    assert (narrow.true_range, narrow.claim, narrow.ok) == ("any", "narrower", True)
+
+
+def test_a_layout_that_changed(tmp_path: Path) -> None:
+    """Every name is there, and it would crash: KernelFunction and CppFunction grew with 2.9."""
+    report = audit(tmp_path, {MINE: library([CPP_FUNCTION], [], TORCH, more=BUILT_ON_28)})
+    found = report.libraries[0].releases["2.9.1"]
+    assert (found.verdict, found.missing) == (Verdict.BROKEN, ())
+    assert {"c10::KernelFunction", "torch::CppFunction"} <= set(found.layout)
+    plain = audit(tmp_path / "plain", {MINE: library([SINGLETON], [], TORCH, more=BUILT_ON_28)})
+    assert plain.libraries[0].releases["2.9.1"].verdict is Verdict.OK
+    assert "c10::TensorImpl" in plain.libraries[0].releases["2.13.0"].layout, "no name of it gives that away"
+
+
+def test_what_it_was_built_against_is_not_known(tmp_path: Path) -> None:
+    """Then the answer is no, unless the release cannot matter."""
+    report = audit(tmp_path, {MINE: library([SINGLETON], [], TORCH)})
+    assert report.libraries[0].built.how == "nothing tells"
+    assert report.releases["2.8.0"].verdict is Verdict.UNKNOWN
+    assert "what it was built against" in show.reasons(report.releases["2.8.0"])[-1] or report.releases["2.8.0"].note
+    pinned = audit(tmp_path / "pinned", {MINE: library([SINGLETON], [], TORCH)}, "Requires-Dist: torch==2.9.*")
+    assert pinned.releases["2.9.1"].verdict is Verdict.OK
+    assert pinned.libraries[0].built.how == "the requirement in METADATA"
+
+
+EVERY = ("2.8.0", "2.9.0", "2.9.1")
+
+
+@pytest.mark.parametrize(
+    ("marked", "linked", "declared", "recorded", "expected"),
+    [
+        (EVERY, EVERY, None, "2.9.0", ("2.9.0",)),
+        (["2.9.0", "2.9.1"], EVERY, None, "", ("2.9.0", "2.9.1")),
+        (["2.9.0", "2.9.1"], EVERY, "==2.9.1", "", ("2.9.1",)),
+        (EVERY, ["2.8.0"], "==2.9.*", "", ("2.8.0",)),
+        ([], EVERY, "==2.8.*", "", ()),
+        (EVERY, EVERY, None, "", EVERY),
+    ],
+)
+def test_evidence_of_the_build(
+    marked: list[str], linked: list[str], declared: str | None, recorded: str, expected: tuple[str, ...]
+) -> None:
+    """Bytes are believed before METADATA, and marks of no known release leave nothing to believe."""
+    asked = SpecifierSet(declared) if declared else None
+    evidence = Evidence(frozenset(marked), frozenset(linked), declared=asked, recorded=recorded)
+    assert built.infer(EVERY, evidence).releases == expected
+
+
+def test_the_stable_abi_has_no_upper_end(tmp_path: Path) -> None:
+    core = library(["aoti_torch_get_dim", "torch_call_dispatcher"], [], TORCH)
+    report = audit(tmp_path, {"demo/_C.so": core}, tag="py3-none-linux_x86_64")
+    assert report.libraries[0].kind is Kind.STABLE_ABI
+    assert report.true_range == ">=2.10.0"
+    assert report.releases["2.9.1"].missing == ("torch_call_dispatcher",)
+
+
+def test_what_has_nothing_to_do_with_torch(tmp_path: Path) -> None:
+    python = library(
+        ["PyList_New", "pthread_create"], ["PyInit__core"], versioned={"memcpy": ("libc.so.6", "GLIBC_2.14")}
+    )
+    report = audit(tmp_path, {MINE: python})
+    assert (report.libraries[0].kind, report.true_range) == (Kind.NEUTRAL, "any")
+
+
+def test_libraries_that_a_torch_does_not_bring(tmp_path: Path) -> None:
+    cuda = library([SINGLETON], [], [*TORCH, "libcudart.so.12"], more=BUILT_ON_28)
+    report = audit(tmp_path, {MINE: cuda})
+    assert report.releases["2.8.0"].verdict is Verdict.OK
+    assert report.releases["2.11.0"].libraries == ("libcudart.so.12",)
+    assert report.releases["2.11.0"].verdict is Verdict.BROKEN
+    for needed in ("libavcodec.so.60", "libcuda.so.1", "libpython3.12.so.1.0"):
+        core = library(["av_something"], [], [*TORCH, needed], more=BUILT_ON_28)
+        found = audit(tmp_path / needed, {MINE: core}).releases["2.8.0"]
+        assert (found.verdict, found.libraries) == (Verdict.ENV, (needed,))
+    field = "Requires-Dist: demo-core"
+    other = audit(tmp_path / "with", {MINE: library(["demo_f"], [], [*TORCH, "libdemo.so.2"])}, field)
+    assert "libdemo.so.2" not in str(other.releases["2.8.0"]), "another wheel that it requires has it"
+
+
+def test_names_that_are_no_torchs(tmp_path: Path) -> None:
+    """Weak ones that compilers look at first, those of the C++ library, and those that nobody knows."""
+    core = library(
+        ["_ZNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEE10_M_disposeEv"],
+        [],
+        ["libstdc++.so.6"],
+        weak=["__gmon_start__", "pthread_atfork"],
+    )
+    assert audit(tmp_path / "a", {MINE: core}).true_range == "any"
+    newer = library(["_ZNSt3__99_from_the_futureEv"], [], ["libstdc++.so.6"])
+    assert audit(tmp_path / "b", {MINE: newer}).releases["2.8.0"].verdict is Verdict.ENV
+    strange = audit(tmp_path / "c", {MINE: library(["_ZN5other4nameEv"], [])}).releases["2.8.0"]
+    assert (strange.verdict, strange.unknown) == (Verdict.UNKNOWN, ("_ZN5other4nameEv",))
+    weak = library([SINGLETON], [], TORCH, weak=["_ZTHN3c101xE", SYM_NE], more=BUILT_ON_28)
+    found = audit(tmp_path / "d", {MINE: weak})
+    assert (found.releases["2.8.0"].verdict, found.releases["2.9.1"].verdict) == (Verdict.OK, Verdict.UNKNOWN)
+
+
+def test_names_count_where_the_loader_looks(tmp_path: Path) -> None:
+    """A library that does not need libc10 does not get its names, but for one that is loaded with another that does."""
+    alone = audit(tmp_path / "a", {MINE: library([SINGLETON], [], ["libc.so.6"], more=BUILT_ON_28)})
+    assert alone.releases["2.8.0"].missing == (SINGLETON,)
+    part = library([SINGLETON], ["_ZN4demo1fEv"], ["libc.so.6"], soname="libpart.so", more=BUILT_ON_28)
+    core = library(["_ZN4demo1fEv"], [], ["libpart.so", *TORCH], more=BUILT_ON_28)
+    both = audit(tmp_path / "b", {MINE: core, "demo.libs/libpart.so": part})
+    assert both.releases["2.8.0"].verdict is Verdict.OK
+    worse = library([SYM_NE], ["_ZN4demo1fEv"], TORCH, soname="libpart.so", more=BUILT_ON_28)
+    fails = audit(tmp_path / "c", {MINE: core, "demo.libs/libpart.so": worse}).libraries
+    assert {one.releases["2.9.1"].verdict for one in fails} == {Verdict.BROKEN}, "who needs a broken library is broken"
+
+
+def test_folders_for_one_torch_each(tmp_path: Path) -> None:
+    core = {minor: library([SINGLETON], [], TORCH) for minor in ("2.8", "2.9")}
+    files = {f"demo/torch-{minor}/lib/libdemo.so": content for minor, content in core.items()}
+    report = audit(tmp_path, files, tag="py3-none-linux_x86_64")
+    assert verdicts(report)[Verdict.OK] == ["2.8.0", "2.9.0", "2.9.1"]
+    assert report.releases["2.10.0"].note == "it has libraries for torch 2.8, 2.9 alone"
+    assert [one.meant for one in report.libraries] == ["2.8", "2.9"]
+
+
+def test_cpythons_that_a_release_is_not_made_for(tmp_path: Path) -> None:
+    old = audit(tmp_path, {MINE.replace("312", "39"): library([], [])}, tag="cp39-cp39-linux_x86_64")
+    assert old.left_out[0] == "2.9.0"
+    limited = audit(tmp_path / "abi3", {"demo/_C.abi3.so": library([], [])}, tag="cp310-abi3-linux_x86_64")
+    assert limited.left_out == ()
+
+
+def test_floors(tmp_path: Path) -> None:
+    core = library([], [], versioned={"a": ("libc.so.6", "GLIBC_2.34"), "b": ("libc.so.6", "GLIBC_2.4")})
+    report = audit(tmp_path, {MINE: core}, tag="cp312-cp312-manylinux_2_28_x86_64")
+    assert report.floors == ("GLIBC_2.34, beyond what the tag promises: 2.34",)
+
+
+def test_damaged_wheels_are_named(tmp_path: Path) -> None:
+    core = library([SYM_NE], ["PyInit__core"], TORCH, more=BUILT_ON_28)
+    good = made(tmp_path / "good", {MINE: core})
+    content = good.read_bytes()
+    path = tmp_path / good.name
+    for cut in range(0, len(content), 7):
+        path.write_bytes(content[:cut])
+        with pytest.raises(AuditError, match=r"demo-1\.0-cp312"):
+            wheel.read(path)
+    for name in ("../evil.so", "/abs.so", "a\\b.so"):
+        with pytest.raises(AuditError, match="leads out of the wheel"):
+            wheel.read(made(tmp_path / "names", {name: core}))
+    with pytest.raises(AuditError, match=r"_core.*for AArch64, not for x86-64"):
+        wheel.read(made(tmp_path / "arm", {MINE: library(machine=183)}))
+    with pytest.raises(AuditError, match="is not the file that RECORD lists"):
+        wheel.read(changed(good, tmp_path, MINE, core + b"\0"))
+    with pytest.raises(AuditError, match="no wheel that can be read"):
+        wheel.read(tmp_path / "nothing-1.0-py3-none-any.whl")
+    with pytest.raises(AuditError, match="no wheel that can be read"):
+        wheel.read(good.rename(tmp_path / "misnamed.whl"))
+
+
+def changed(good: Path, folder: Path, name: str, content: bytes, *, record: bool = True) -> Path:
+    """A copy of a wheel with another file; without `record` its RECORD says nothing of hashes."""
+    path = folder / good.name
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            kept = content if info.filename == name else old.read(info)
+            new.writestr(info.filename, b"" if info.filename.endswith("/RECORD") and not record else kept)
+    return path
+
+
+def test_a_zip_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "demo-1.0-cp312-cp312-linux_x86_64.whl"
+    good = made(tmp_path / "good", {MINE: library()})
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
+        for info in old.infolist():
+            new.writestr(info.filename, old.read(info))
+        with new.open("demo/bomb.so", "w", force_zip64=True) as stream:
+            stream.write(b"\x7fELF")
+            for _ in range(300):
+                stream.write(bytes(1 << 20))
+    with pytest.raises(AuditError, match=r"bomb.so would have \d+ bytes"):
+        wheel.read(path)
+
+
+def test_damaged_symbols_are_an_error_or_no_ok(tmp_path: Path) -> None:
+    """Whatever byte of .dynsym or of the strings changes, 2.9.1 stays broken. RECORD's hash is no witness here."""
+    core = library([SYM_NE], ["PyInit__core"], TORCH, versioned={"f": ("libc.so.6", "GLIBC_2.4")}, more=BUILT_ON_28)
+    good = wheel.read(made(tmp_path, {MINE: core}))
+    start = 64 + 3 * 56  # of .dynsym; its second entry is SYM_NE's
+    random.seed(2)
+    wrong = []
+    for _ in range(2500):
+        place, value = start + random.randrange(24 * 4), random.randrange(256)
+        try:
+            damaged = elf.read(core[:place] + bytes([value]) + core[place + 1 :])
+        except elf.ElfError:
+            continue
+        found = matrix.audit(replace(good, libraries={MINE: damaged}), known(), ["2.9.1"])
+        if found.releases["2.9.1"].verdict is Verdict.OK:
+            wrong.append((place - start, value, [one.name for one in damaged.undefined]))
+    assert wrong == []
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_BUILD_FARM_STORE", str(tmp_path / "store"))
+    core = library([SYM_NE, SINGLETON], ["PyInit__core"], TORCH, more=BUILT_ON_28)
+    path = str(made(tmp_path, {MINE: core}, "Requires-Dist: torch>=2.8.0,<2.10"))
+    assert main(["audit", path, "--torch", "2.8", "2.9.1"], CHECKOUT) == AbiError.exit_code
+    told = capsys.readouterr().out
+    assert "declared: torch<2.10,>=2.8.0; true: ==2.8.0: the claim is wider than the truth" in told
+    assert "BROKEN with 2.9.1: missing c10::SymInt::sym_ne(c10::SymInt const&) const" in told
+    assert main(["audit", path, "--torch", "2.8"], CHECKOUT) == 0
+    assert main(["audit", path, "--markdown", "--torch", "2.8", "2.9.1"], CHECKOUT) == AbiError.exit_code
+    assert "| torch 2.8.0 | torch 2.9.1 |" in capsys.readouterr().out
+    bad = tmp_path / "other-1.0-py3-none-any.whl"
+    bad.write_bytes(b"no zip")
+    assert main(["audit", str(bad), path, "--json"], CHECKOUT) == AuditError.exit_code
+    document = json.loads(capsys.readouterr().out)
+    TypeAdapter(show.Document).validate_python(document)
+    assert document["errors"][0]["file"] == bad.name
+    (one,) = document["wheels"]
+    assert one["libraries"][0]["releases"]["2.9.1"] == {
+        "verdict": "BROKEN", "missing": [SYM_NE], "libraries": [], "layout": [], "unknown": [], "note": "",
+    }  # fmt: skip
+    assert main(["audit", path, "--torch", "2.99"], CHECKOUT) == 4
+    assert "index add 2.99.0" in capsys.readouterr().err
+
+
+def test_the_json_schema_is_that_of_the_code() -> None:
+    shipped = (CHECKOUT / "docs" / "audit.schema.json").read_text("utf-8")
+    assert shipped == json.dumps(show.json_schema(), indent=2) + "\n"
+
+
+def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
+    report = audit(tmp_path, {MINE: library([SYM_NE, SINGLETON], [], TORCH, more=BUILT_ON_28)})
+    console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
+    show.table(console, [report])
+    assert max(map(len, console.export_text().splitlines())) <= 80
+    assert re.search(r"torch 2\.9\.0 to\s+", console.export_text() + " ") or "2.9.0" in show.markdown([report])
+
+
+def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "2.99.0").mkdir()
+    (tmp_path / "2.99.0" / "symbols.xz").write_bytes(b"damaged")
+    with pytest.raises(AuditError, match="cannot be read") as error:
+        Knowledge.load(tmp_path)
+    assert str(tmp_path / "2.99.0") in str(error.value)
+
+
+def of(report: WheelReport, path: str, release: str = "2.9.1") -> Verdict:
+    return next(one for one in report.libraries if one.path == path).releases[release].verdict
+
+
+def test_a_version_is_asked_of_a_library_that_is_loaded(tmp_path: Path) -> None:
+    """Patchelf --remove-needed leaves the version: the loader ends the process."""
+    core = library([], [], versioned={"gone": ("libfoo.so.1", "V2")})
+    assert audit(tmp_path, {MINE: core}).releases["2.9.1"].verdict is Verdict.ENV
+
+
+def test_a_neighbour_comes_before_a_namesake(tmp_path: Path) -> None:
+    own = library(["foo"], [], ["libxx.so"])
+    files = {"a/_C.so": own, "a/libxx.so": library([], ["foo"]), "b/_C.so": own, "b/libxx.so": library([], ["bar"])}
+    report = audit(tmp_path, files)
+    assert of(report, "a/_C.so") is Verdict.OK
+    assert of(report, "b/_C.so") is not Verdict.OK
+
+
+def test_zlib_has_its_own_names_alone(tmp_path: Path) -> None:
+    files = {"demo/a.so": library(["inflate"], [], ["libz.so.1"]), "demo/b.so": library(["inflame"], [], ["libz.so.1"])}
+    report = audit(tmp_path, files)
+    assert (of(report, "demo/a.so"), of(report, "demo/b.so")) == (Verdict.OK, Verdict.UNKNOWN)
+
+
+def test_names_that_mention_torch_in_a_library_built_upon_it(tmp_path: Path) -> None:
+    """metatensor-torch's functions take torch's types, and are not torch's."""
+    core = library(["_ZN16metatensor_torch3getEN3c106SymIntE"], [], ["libmetatensor_torch.so", "libc10.so"])
+    with_it = audit(tmp_path, {MINE: core}, "Requires-Dist: metatensor-torch", "Requires-Dist: torch==2.9.*")
+    assert with_it.releases["2.9.1"].verdict is Verdict.OK
+    alone = library(["_ZN16metatensor_torch3getEN3c106SymIntE"], [], ["libc10.so"])
+    without = audit(tmp_path / "without", {MINE: alone}, "Requires-Dist: torch==2.9.*")
+    assert without.releases["2.9.1"].verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize(
+    "platform", ["win_amd64", "macosx_11_0_arm64", "manylinux_2_28_aarch64", "musllinux_1_2_x86_64"]
+)
+def test_other_platforms_are_refused(tmp_path: Path, platform: str) -> None:
+    with pytest.raises(AuditError, match="another platform"):
+        audit(tmp_path, {"demo/x.py": b""}, tag=f"cp312-cp312-{platform}")
+
+
+def test_claims_of_no_release_that_is_known(tmp_path: Path) -> None:
+    future = audit(tmp_path, {"demo/x.py": b""}, "Requires-Dist: torch==2.99.*")
+    assert (future.claim, future.ok) == ("unknown", False)
+    local = audit(tmp_path / "local", {"demo/x.py": b""}, "Requires-Dist: torch==2.8.0+cu128")
+    assert (local.declared, local.ok) == ("torch==2.8.0", True)
+    pypy = audit(tmp_path / "pypy", {"demo/x.py": b""}, tag="pp310-pypy310_pp73-linux_x86_64")
+    assert (pypy.claim, pypy.ok) == ("unknown", False)
+
+
+def test_a_part_of_the_releases_is_never_any(tmp_path: Path) -> None:
+    path = made(tmp_path, {"demo/x.py": b""})
+    assert matrix.audit(wheel.read(path), known(), ["2.8.0", "2.9.1"]).true_range == ">=2.8.0,<=2.9.1"
+
+
+def test_builds_for_several_cudas_and_not_for_several_gpus(tmp_path: Path) -> None:
+    fits, other = library([], [], ["libcudart.so.12"]), library([], [], ["libcudart.so.11.0"])
+    cudas = audit(tmp_path, {"demo/lib_cuda118.so": other, "demo/lib_cuda128.so": fits})
+    assert (of(cudas, "demo/lib_cuda118.so"), cudas.releases["2.9.1"].verdict) == (Verdict.BROKEN, Verdict.OK)
+    gpus = audit(tmp_path / "gpus", {"demo/lib_sm80.so": other, "demo/lib_sm90.so": fits})
+    assert gpus.releases["2.9.1"].verdict is Verdict.BROKEN

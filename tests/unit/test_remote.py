@@ -1,0 +1,411 @@
+"""Wheels that are read where they are: members, faults of servers, and what libraries export."""
+
+from __future__ import annotations
+
+import random
+import sysconfig
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from pypi_simple import DistributionPackage
+from requests import Session
+
+from tests.range_server import Served, serving
+from tests.torch_like import Library, deflated, names, zipped
+from torch_build_farm.audit import exports, ranges
+from torch_build_farm.audit.deflate import resync
+from torch_build_farm.audit.exports import exported, torch_libraries
+from torch_build_farm.audit.gnu_hash import gnu_hash, sysv_hash
+from torch_build_farm.audit.remote import RemoteWheel
+from torch_build_farm.audit.symbols import Exported
+from torch_build_farm.errors import PackageIndexError
+from torch_build_farm.package_index import PackageIndex
+
+LIBRARY = "torch/lib/libmade.so"
+TEXT = b"".join(b"line %d of many\n" % number for number in range(20000))
+STORED, DEFLATED = 0, 8
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_PAUSES", (0.0, 0.0, 0.0))
+
+
+@contextmanager
+def remote(members: dict[str, tuple[bytes, int, bytes]], extra: bytes = b"") -> Iterator[tuple[Served, RemoteWheel]]:
+    with serving(zipped(members, extra)) as served, Session() as session:
+        yield served, RemoteWheel(session, served.url)
+
+
+def packed(content: bytes) -> tuple[bytes, int, bytes]:
+    return content, DEFLATED, deflated(content)
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[Library, bytes]:
+    """A library of which the ends are small, and .dynamic far from both."""
+    library = Library(names(3000), text=3_000_000, linker=60_000)
+    return library, library.content()
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of torch's libraries, made to fit smaller ones."""
+    monkeypatch.setattr(exports, "_WHOLE", 1 << 16)
+    monkeypatch.setattr(exports, "_NEAR", 1 << 16)
+
+
+def never_streamed(*_: object) -> Exported:
+    raise AssertionError("all of it was read")
+
+
+class TestWheel:
+    def test_members_and_their_content(self) -> None:
+        with remote({"a.txt": packed(TEXT), "b": (b"stored", STORED, b"stored"), "empty": (b"", STORED, b"")}) as (
+            served,
+            wheel,
+        ):
+            assert {path: (member.size, member.crc) for path, member in wheel.members.items()} == {
+                "a.txt": (len(TEXT), zlib.crc32(TEXT)), "b": (6, zlib.crc32(b"stored")), "empty": (0, 0)
+            }  # fmt: skip
+            assert wheel.requests == 1
+            assert [wheel.read(path) for path in ("a.txt", "b", "empty")] == [TEXT, b"stored", b""]
+            assert b"".join(wheel.chunks("a.txt")) == TEXT
+            assert b"".join(wheel.chunks("empty")) == b""
+            assert wheel.raw("a.txt", 10, 90) == deflated(TEXT)[10:90]
+            assert wheel.fetched >= len(served.content)
+            with pytest.raises(PackageIndexError, match="has no c"):
+                wheel.read("c")
+
+    @pytest.mark.parametrize("extra", [b"", bytes(40), bytes(5000)])
+    def test_a_local_header_may_be_longer_than_the_central_one(self, extra: bytes) -> None:
+        with remote({"x": packed(TEXT), "y": packed(TEXT[::-1])}, extra) as (_, wheel):
+            assert wheel.raw("y", 0, 50) == deflated(TEXT[::-1])[:50]
+            assert wheel.raw("x", 1 << 18, 1 << 19) == deflated(TEXT)[1 << 18 :]
+            assert wheel.read("x") == TEXT
+
+    def test_neighbours_come_in_one_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("torch_build_farm.audit.remote._GAP", 100)
+        members = {f"torch/include/{number}.h": packed(b"%d" % number * 99) for number in range(300)}
+        noise = random.Random(1).randbytes(1000)
+        with remote({**members, "noise": (noise, STORED, noise), "last.h": packed(TEXT)}) as (_, wheel):
+            before = wheel.requests
+            found = wheel.read_many([*members, "last.h"])
+            assert found == {path: content for path, (content, _, _) in members.items()} | {"last.h": TEXT}
+            assert wheel.requests - before == 2
+
+    def test_a_damaged_member_is_refused(self) -> None:
+        with remote({"a": packed(TEXT), "b": (TEXT, STORED, TEXT)}) as (served, wheel):
+            for place in (len(deflated(TEXT)) // 2, len(deflated(TEXT)) + 5000):
+                damaged = bytearray(served.content)
+                damaged[place] ^= 4
+                served.content, whole = bytes(damaged), served.content
+                path = "a" if place < len(deflated(TEXT)) else "b"
+                for read in (wheel.read, lambda path: list(wheel.chunks(path)), lambda path: wheel.read_many([path])):
+                    with pytest.raises(PackageIndexError, match=r"damaged|inflate"):
+                        read(path)
+                served.content = whole
+
+    @pytest.mark.parametrize(
+        ("content", "method", "data", "said"),
+        [
+            (b"abc", 12, b"abc", "method, 12"),
+            (b"abc", STORED, b"abcd", "damaged"),
+            (bytes(1 << 24), DEFLATED, deflated(bytes(1 << 25)), "damaged"),
+            (TEXT, DEFLATED, deflated(TEXT)[:-9], "damaged"),
+        ],
+    )
+    def test_members_that_are_not_what_the_directory_says(
+        self, content: bytes, method: int, data: bytes, said: str
+    ) -> None:
+        with remote({"a": (content, method, data)}) as (_, wheel):
+            for read in (wheel.read, lambda path: list(wheel.chunks(path))):
+                with pytest.raises(PackageIndexError, match=said):
+                    read("a")
+
+    @pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\5\6" + bytes(18)])
+    def test_what_is_no_zip_file(self, content: bytes) -> None:
+        with serving(content) as served, Session() as session:
+            if content.startswith(b"PK"):
+                assert RemoteWheel(session, served.url).members == {}
+            else:
+                with pytest.raises(PackageIndexError):
+                    RemoteWheel(session, served.url)
+
+    def test_a_directory_longer_than_what_is_read_ahead(self) -> None:
+        members = {f"{number}.h": packed(b"%d" % number) for number in range(300)}
+        with serving(zipped(members)) as served, Session() as session:
+            wheel = RemoteWheel(session, served.url, ahead=4000)
+            assert list(wheel.members) == list(members)
+            assert wheel.requests > 1
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("fault", "said"),
+        [
+            ("whole", "does not answer range requests"),
+            ("404", "404 Not Found"),
+            ("503", "503 Service Unavailable"),
+            ("silent", "which range"),
+            ("other", "another range"),
+            ("encoded", "encodes"),
+            ("cut", "read"),
+            ("slow", "timed out"),
+        ],
+    )
+    def test_from_the_start(self, fault: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ranges, "_SECONDS", (0.3, 0.3))
+        with serving(zipped({"a": packed(TEXT)})) as served, Session() as session:
+            served.fault = lambda _: fault
+            with pytest.raises(PackageIndexError, match=said) as caught:
+                RemoteWheel(session, served.url)
+            assert caught.value.where == served.url
+
+    @pytest.mark.parametrize(
+        ("fault", "said"),
+        [("whole", "changed"), ("grown", "changed"), ("other", "another range"), ("cut", "read"), ("503", "503")],
+    )
+    def test_later(self, fault: str, said: str) -> None:
+        with remote({"a": packed(TEXT)}) as (served, wheel):
+            served.fault = lambda _: fault
+            with pytest.raises(PackageIndexError, match=said):
+                wheel.read("a")
+
+    @pytest.mark.parametrize("fault", ["cut", "short", "503", "slow"])
+    def test_once_is_made_up_for(self, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ranges, "_SECONDS", (0.3, 0.3))
+        with serving(zipped({"a": packed(TEXT)})) as served, Session() as session:
+            served.fault = lambda number: fault if number in (0, 2) else ""
+            wheel = RemoteWheel(session, served.url)
+            assert wheel.read("a") == TEXT
+            assert wheel.requests == len(served.asked) == 4
+
+    @pytest.mark.parametrize("tags", [('"one"', '"two"'), ('W/"one"', 'W/"two"'), ("", '"two"')])
+    def test_a_wheel_that_changes_without_changing_its_size(self, tags: tuple[str, str]) -> None:
+        with serving(zipped({"a": packed(TEXT)})) as served, Session() as session:
+            served.etag = tags[0]
+            wheel = RemoteWheel(session, served.url)
+            assert wheel.read("a") == TEXT
+            served.etag = tags[1]
+            with pytest.raises(PackageIndexError, match="changed"):
+                wheel.read("a")
+
+    def test_nobody_listens(self) -> None:
+        with serving(b"") as served:
+            url = served.url
+        with Session() as session, pytest.raises(PackageIndexError, match="cannot be read in parts"):
+            RemoteWheel(session, url)
+
+    def test_no_password_is_told(self) -> None:
+        with serving(b"no zip file") as served, Session() as session:
+            with pytest.raises(PackageIndexError) as caught:
+                RemoteWheel(session, served.url.replace("//", "//me:secret@"))
+            assert "secret" not in str(caught.value)
+
+
+def test_the_index_opens_wheels() -> None:
+    with serving(zipped({"a": packed(TEXT)})) as served:
+        file = DistributionPackage("torch-1.0-py3-none-any.whl", served.url, None, None, None, {}, None, None)
+        with PackageIndex().open_wheel(file) as wheel:
+            assert wheel.read("a") == TEXT
+            assert wheel.name == "torch-1.0-py3-none-any.whl"
+        served.fault = lambda _: "404"
+        with pytest.raises(PackageIndexError, match="404"), PackageIndex().open_wheel(file):
+            pass
+
+
+class TestExported:
+    def check(self, found: Exported, library: Library) -> None:
+        assert found.names == set(library.exported)
+        assert (found.soname, list(found.needed)) == (library.soname, library.needed)
+        assert len(found.symbols) == len(library.exported)
+
+    @pytest.mark.parametrize("gnu", [True, False])
+    def test_defined_ones_that_others_see(self, gnu: bool) -> None:
+        library = Library(["one", "two", "_ZN3c107SymIntE"], hidden=[] if gnu else ["secret"], gnu=gnu)
+        with remote({LIBRARY: packed(library.content())}) as (_, wheel):
+            self.check(exported(wheel, LIBRARY), library)
+
+    @pytest.mark.parametrize("gnu", [True, False])
+    def test_none(self, gnu: bool) -> None:
+        library = Library([], gnu=gnu)
+        with remote({LIBRARY: packed(library.content())}) as (_, wheel):
+            self.check(exported(wheel, LIBRARY), library)
+
+    def test_a_hash_table_with_others_is_refused(self) -> None:
+        content = Library(["one", "two"], undefined=[]).content()
+        for old, new in ((b"two\0", b"owt\0"), (b"one\0", b"onE\0")):
+            with (
+                remote({LIBRARY: packed(content.replace(old, new))}) as (_, wheel),
+                pytest.raises(PackageIndexError, match="1 of its 2"),
+            ):
+                exported(wheel, LIBRARY)
+
+    @pytest.mark.parametrize("content", [b"", b"text", b"\x7fELF\1\1" + bytes(90), b"\x7fELF\2\1" + bytes(90)])
+    def test_what_is_no_library(self, content: bytes) -> None:
+        with remote({LIBRARY: packed(content)}) as (_, wheel), pytest.raises(PackageIndexError, match="it is no"):
+            exported(wheel, LIBRARY)
+
+    def test_this_interpreter_s_own_as_pyelftools_sees_them(self, limits: None) -> None:
+        folder = Path(sysconfig.get_config_var("DESTSHARED"))
+        paths = sorted(folder.glob("*.so"), key=lambda path: -path.stat().st_size)[:8:4]
+        if not paths:
+            pytest.skip("this interpreter has its modules built in")
+        contents = {f"torch/lib/{path.name}": path.read_bytes() for path in paths}
+        members = {path: packed(content) for path, content in contents.items()}
+        members |= {f"stored/{path}": (content, STORED, content) for path, content in contents.items()}
+        with remote(members) as (_, wheel):
+            libraries = torch_libraries(wheel)
+            assert list(libraries) == sorted(contents)
+            for path, content in contents.items():
+                table = ELFFile(BytesIO(content)).get_section_by_name(".dynsym")
+                seen = {
+                    symbol.name
+                    for symbol in table.iter_symbols()
+                    if symbol["st_shndx"] != "SHN_UNDEF"
+                    and symbol["st_info"]["bind"] != "STB_LOCAL"
+                    and symbol["st_other"]["visibility"] in ("STV_DEFAULT", "STV_PROTECTED")
+                }
+                assert libraries[path].names == seen
+                assert exported(wheel, f"stored/{path}") == libraries[path]
+
+    def test_only_the_ends_of_a_large_one_are_read(
+        self, large: tuple[Library, bytes], limits: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        library, content = large
+        monkeypatch.setattr(exports, "_streamed", never_streamed)
+        with remote({LIBRARY: packed(content)}) as (_, wheel):
+            before = wheel.fetched
+            self.check(exported(wheel, LIBRARY), library)
+            assert wheel.fetched - before < wheel.members[LIBRARY].compressed * 2 / 3
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            lambda content: deflated(content, 0),
+            lambda content: deflated(content, 6, zlib.Z_FIXED),
+            lambda content: deflated(content, 1),
+            lambda content: deflated(content, 9, zlib.Z_HUFFMAN_ONLY),
+            lambda content: halves(content, 0),
+            lambda content: halves(content, 6, zlib.Z_FIXED),
+        ],
+        ids=["stored", "fixed", "fast", "huffman", "then stored", "then fixed"],
+    )
+    def test_blocks_of_any_kind(self, data: Callable[[bytes], bytes], limits: None) -> None:
+        library = Library(names(2000), text=300_000, linker=4000)
+        content = library.content()
+        with remote({LIBRARY: (content, DEFLATED, data(content))}) as (_, wheel):
+            self.check(exported(wheel, LIBRARY), library)
+
+    def test_all_of_it_with_little_memory(self, large: tuple[Library, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+        library, content = large
+        kept = []
+        real = exports._kept
+        monkeypatch.setattr(exports, "_kept", lambda *given: kept.append(real(*given)) or kept[-1])
+        with remote({LIBRARY: packed(content)}) as (_, wheel):
+            self.check(exports._streamed(wheel, wheel.members[LIBRARY]), library)
+            assert len(kept) == 1
+
+    def test_flipped_bits_never_give_other_names(self, limits: None) -> None:
+        library = Library(names(1500), text=400_000, linker=3000)
+        rng = random.Random(5)
+        with remote({LIBRARY: packed(library.content())}) as (served, wheel):
+            whole, size = served.content, wheel.members[LIBRARY].compressed
+            refused = 0
+            for turn in range(36):
+                place = rng.randrange(size) if turn % 3 else size - rng.randrange(30_000)
+                served.content = whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :]
+                try:
+                    assert exported(wheel, LIBRARY).names == set(library.exported)
+                except PackageIndexError:
+                    refused += 1
+            assert refused > 12
+
+    def test_a_bit_flipped_on_its_way_is_read_again(self, limits: None) -> None:
+        library = Library(names(1500), text=400_000)
+        content = library.content()
+        with remote({LIBRARY: packed(content)}) as (served, wheel):
+            whole, place = served.content, wheel.members[LIBRARY].compressed - 3000
+            damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+            def fault(number: int) -> str:
+                served.content = damaged if number < 4 else whole
+                return ""
+
+            served.fault = fault
+            self.check(exported(wheel, LIBRARY), library)
+            assert wheel.fetched > wheel.members[LIBRARY].compressed
+
+    def test_the_libraries_of_torch(self) -> None:
+        made = {
+            path: Library([f"{path[-9:-3]}_{number}" for number in range(5)])
+            for path in (
+                "torch/lib/libtorch_python.so", "torch/lib/libc10.so", "torch/lib/libgomp.so.1",
+                "torch/_C.cpython-312-x86_64-linux-gnu.so", "torch/bin/tool.so", "torch/lib/deeper/libx.so",
+            )
+        }  # fmt: skip
+        with remote({path: packed(library.content()) for path, library in made.items()}) as (_, wheel):
+            chosen = sorted(made)[:1] + sorted(made)[3:]
+            assert {path: found.names for path, found in torch_libraries(wheel).items()} == {
+                path: set(made[path].exported) for path in made if path in chosen and "deeper" not in path
+            }
+            assert sorted(torch_libraries(wheel, of_python=True)) == [
+                "torch/_C.cpython-312-x86_64-linux-gnu.so", "torch/lib/libtorch_python.so"
+            ]  # fmt: skip
+
+
+def halves(content: bytes, *second: int) -> bytes:
+    """Half a stream as usual, the rest of it with another level and strategy."""
+    first = zlib.compressobj(6, zlib.DEFLATED, -15)
+    middle = len(content) // 2
+    return first.compress(content[:middle]) + first.flush(zlib.Z_FULL_FLUSH) + deflated(content[middle:], *second)
+
+
+def test_hashes() -> None:
+    # The values of glibc's documentation and of `readelf --histogram`.
+    assert [gnu_hash(name) for name in (b"", b"printf", b"exit", b"syscall")] == [
+        0x1505,
+        0x156B2BB8,
+        0x7C967E3F,
+        0xBAC212A0,
+    ]
+    assert [sysv_hash(name) for name in (b"", b"printf", b"exit", b"syscall")] == [
+        0,
+        0x077905A6,
+        0x0006CF04,
+        0x0B09985C,
+    ]
+    long = b"ab" * 20000
+    value = 5381
+    for byte in long:
+        value = value * 33 + byte & 0xFFFFFFFF
+    assert gnu_hash(long) == value
+
+
+@pytest.mark.parametrize("level", [1, 6, 9])
+def test_what_is_known_from_the_middle_of_a_stream_is_right(level: int) -> None:
+    rng = random.Random(level)
+    numbers = b"".join(b"%d," % rng.randrange(9999) for _ in range(90_000))
+    content = " ".join(names(30_000)).encode() + rng.randbytes(100_000) + numbers
+    stream = deflated(content, level)
+    for _ in range(12):
+        start = rng.randrange(len(stream) * 3 // 4)
+        found = resync(stream[start:], to_end=True)
+        assert found
+        assert len(found.data) > (len(stream) - start) // 2
+        end = content[-len(found.data) :]
+        assert all(
+            byte == true for byte, other, true in zip(found.data, found.other, end, strict=True) if byte == other
+        )
+        if len(found.data) > len(numbers) + 100_000:
+            assert found.data.endswith(numbers), "nothing is copied across 100 kB that are never repeated"
+        part = resync(stream[start : start + 120_000], to_end=False)
+        assert part is None or found.data.startswith(part.data[:1000])
+    assert resync(rng.randbytes(100_000), to_end=True) is None
+    assert resync(stream[1000:-1], to_end=True) is None
