@@ -1,0 +1,23 @@
+"""The workflow as it is rendered where a project says nothing: in containers, for the embedded project."""
+
+from pathlib import Path
+
+from tests.integration.docker.conftest import Docker
+from tests.integration.workflow_project import checkout, machine
+from tests.integration.workflow_runner import Event, Run
+
+
+def test_the_embedded_project_in_containers(docker: Docker, tools: Path, tmp_path: Path) -> None:
+    root = checkout(tmp_path)
+    workflow = root / ".github" / "workflows" / "torch-wheels.yml"
+    event = Event("workflow_dispatch", inputs={"torch": "2.9"})
+    run = Run(workflow, root, tmp_path / "run", machine(tmp_path), event, tools)
+    results = run()
+    (job,) = [name for name in results if name.startswith("pymomentum-gpu-torch29-")]
+    ends = {"release": "success", "new-name": "skipped", "publish": "skipped"}
+    assert results == {"plan": "success", job: "success", **ends}, run.job(job).log
+    assert "engine: docker" in run.job(job).log
+    assert "values and gradients agree on cpu" in run.job(job).log
+    assert "| 2.9" in run.job("release").summary
+    names = sorted(path.name.split("-")[0] for path in (run.artifacts / "release" / "dist").iterdir())
+    assert names == ["pymomentum_gpu", "pymomentum_gpu_auto", "pymomentum_gpu_select", "pymomentum_gpu_torch29"]

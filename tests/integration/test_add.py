@@ -1,0 +1,138 @@
+"""A torch release that the farm has never seen becomes a variant: discovered, added, built and proven."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT, Farm, need
+from tests.made_up import Front, pure, remade, without_symbol
+from torch_build_farm.audit.show import demangled
+from torch_build_farm.engines.local import find_interpreters
+from torch_build_farm.names import CPython
+from torch_build_farm.package_index import PackageIndex
+from torch_build_farm.releases.commands import NEWS_CODE
+from torch_build_farm.torch_store import default_folder
+
+SYMBOL, TYPE = "_ZN3c1011GetNUMANodeEPKv", "c10::ExtraMeta"
+MODEL, NEW = "torch-2.15.0-cp312-cp312-manylinux_2_28_x86_64.whl", "2.16.0"
+REMOVED = ("torch214.toml", "torch215.toml")
+# Of the CPythons that the release has which never was, so that its predecessor's wheel can be held against it.
+PYTHON = ("--python", "3.12") if CPython(3, 12) in find_interpreters(os.environ) else ()
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Farm:
+    """The embedded project in a checkout without history, and without the variants of 2.14 and 2.15."""
+    root = tmp_path_factory.mktemp("add")
+    project = root / "project"
+    project.mkdir()
+    shutil.copy(CHECKOUT / "pyproject.toml", project)
+    for folder in ("examples", "variants", "templates", "torch_build_farm"):
+        shutil.copytree(CHECKOUT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / "build_farm.py", project)
+    for name in REMOVED:
+        (project / "variants" / name).unlink()
+    return Farm(project, root / "work", checkout=project)
+
+
+def test_removed_variants_come_back(farm: Farm) -> None:
+    found = farm("discover", "--json")
+    assert found.code == NEWS_CODE
+    missing = {one["torch"]: one for one in found.document["minors"] if one["status"] == "missing"}
+    assert set(missing) == {"2.14", "2.15"}
+    assert missing["2.15"]["facts"]["cuda"]["value"] == "13.2"
+    assert found.document["bytes"] < 5_000_000
+
+    dry = farm("add", "2.14", "2.15", "--dry-run")
+    assert (dry.code, "+cuda = " in dry.out) == (0, True)
+    assert not any((farm.project / "variants" / name).exists() for name in REMOVED)
+
+    added = farm("add", "2.14", "2.15", "--json")
+    assert added.code == 0, added.err
+    for name, told in zip(REMOVED, added.document["variants"], strict=True):
+        made = farm.project / "variants" / name
+        assert tomllib.loads(made.read_text()) == tomllib.loads((CHECKOUT / "variants" / name).read_text())
+        assert all(fact["source"] for key, fact in told["facts"].items() if key != "torch")
+        assert all("#" in line for line in made.read_text().splitlines() if not line.startswith("torch ="))
+    assert farm("discover").code == 0
+
+    built = farm("run", "--torch", "2.14", "2.15", *PYTHON, "--json")
+    assert built.code == 0, built.err
+    smoked = [stage["stage"] for job in built.document["jobs"] for stage in job["stages"] if stage["stage"] == "smoke"]
+    assert len(smoked) == 2
+
+
+@pytest.fixture
+def made_up_index(tmp_path: Path) -> Iterator[Front]:
+    """torch 2.15 under another version: one symbol less, one type grown, another CUDA major, C++ standard, no cp311."""
+    need(bool(PYTHON), "needs CPython 3.12")
+    index = PackageIndex.configured()
+    (file,) = (one for one in index.files("torch") if one.filename == MODEL)
+    index.download(file, tmp_path / MODEL)
+    made = tmp_path / "made.whl"
+    remade(tmp_path / MODEL, made, NEW, {
+        "torch/version.py": lambda text: text.replace(b"2.15.0+cu132", b"2.16.0+cu140").replace(b"'13.2'", b"'14.0'"),
+        "torch/share/cmake/Torch/TorchConfig.cmake":
+            lambda text: text + b"\nset_target_properties(torch PROPERTIES CXX_STANDARD 23)\n",
+        "torch/lib/libc10.so": lambda library: without_symbol(library, SYMBOL),
+        "torch/include/c10/core/TensorImpl.h": lambda text: text.replace(
+            b" fake_constant_ = nullptr;", b" fake_constant_ = nullptr; int64_t made_up_ = 0;"),
+        "torch-2.15.0.dist-info/METADATA": lambda text: text.replace(b"]==13.2.2", b"]==14.0.0"),
+    })  # fmt: skip
+    (tmp_path / MODEL).unlink()
+    (toolkit,) = (one for one in index.files("cuda-toolkit") if one.filename.startswith("cuda_toolkit-13.2.2-"))
+    text = index.metadata(toolkit).replace("\nVersion: 13.2.2", "\nVersion: 14.0.0", 1)
+    stand_in = pure(tmp_path, "cuda-toolkit", "14.0.0", text)
+    files = {MODEL.replace("2.15.0", NEW).replace("cp312", tag): made for tag in ("cp312", "cp313", "cp314")}
+    front = Front(files | {stand_in.name: stand_in}, real="torch|cuda-toolkit")
+    yield front
+    front.close()
+    shutil.rmtree(default_folder() / "index" / NEW, ignore_errors=True)
+    _forget(default_folder() / "uv")
+
+
+def _forget(cache: Path) -> None:
+    """Take the release that never was out of the store, which all tests share."""
+    for note in cache.parent.glob(f"sdk/{NEW}-*.json"):
+        shutil.rmtree(note.parent / json.loads(note.read_text())["sha256"])
+        note.unlink()
+    for version in cache.glob("archive-v*/*/torch/version.py"):
+        if NEW in version.read_text():
+            shutil.rmtree(version.parent.parent)
+    for entry in cache.glob(f"wheels-v*/index/*/torch/{NEW}*"):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def test_a_release_that_never_was(farm: Farm, made_up_index: Front) -> None:
+    farm.env["UV_INDEX"] = made_up_index.url
+    try:
+        answer = farm("add", "2.16", "--build", *PYTHON, "--engine", "local", "--json")
+    finally:
+        del farm.env["UV_INDEX"]
+    assert answer.code == 0, answer.err
+    (variant,) = answer.document["variants"]
+    made = tomllib.loads((farm.project / "variants" / "torch216.toml").read_text())
+    assert made["cuda"] == "14.0"
+    assert made["cuda-runtime"] == "cuda-toolkit==14.0.0"
+    assert made["cpython"] == ["cp312", "cp313", "cp314"]
+    assert made["cxx-standard"] == 23
+    assert variant["changes"]["from"] == "2.15.0"
+    assert variant["changes"]["gone"] == {"libc10.so": [SYMBOL]}
+    assert set(variant["changes"]["types"]) == {TYPE}
+    (job,) = answer.document["run"]["jobs"]
+    assert (job["job"], job["status"]) == ("pymomentum-gpu-torch216-cp312", "done")
+    evidence = Path(answer.document["evidence"]).read_text()
+    assert demangled(SYMBOL) in evidence
+    assert f"`{TYPE}`: size 128 -> 136" in evidence
+    for words in ("CUDA 13.2 -> 14.0: another major", "no CPython 3.11, ", "C++ 20 -> 23"):
+        assert words in evidence
+    assert "| pymomentum-gpu-torch216-cp312 |" in evidence
+    (hit,) = variant["changes"]["wheels"].values()
+    assert hit["verdict"] == "OK", hit

@@ -1,0 +1,119 @@
+"""Rendered workflows: what may be written over, what a project decides, and what every job is allowed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import CHECKOUT, Farm
+from torch_build_farm import ci
+from torch_build_farm.config import load
+
+MINE = "a line of mine"
+
+
+def workflows(folder: Path) -> dict[str, Any]:
+    return {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yml")}
+
+
+def settings(farm: Farm, *lines: str) -> None:
+    path = farm.project / "pyproject.toml"
+    path.write_text("\n".join([path.read_text(), "[tool.torch-build-farm.ci]", *lines]))
+
+
+def rendered(farm: Farm) -> dict[str, Any]:
+    assert farm("ci").code == 0
+    return workflows(farm.project / ".github" / "workflows")
+
+
+def test_what_somebody_changed_is_not_written_over(tiny: Farm) -> None:
+    folder = tiny.project / ".github" / "workflows"
+    answer = tiny("ci", "--json")
+    assert (answer.code, [file["state"] for file in answer.document["files"]]) == (0, ["new", "new"])
+    assert "nothing to do" in tiny("ci").out
+
+    settings(tiny, 'engine = "local"')
+    before = (folder / "torch-wheels.yml").read_text()
+    answer = tiny("ci", "--dry-run")
+    assert "-        run: torch-build-farm build --engine docker" in answer.out
+    assert (folder / "torch-wheels.yml").read_text() == before
+    assert tiny("ci").code == 0
+    assert "--engine docker" not in (folder / "torch-wheels.yml").read_text()
+
+    with (folder / "torch-watch.yml").open("a") as stream:
+        stream.write(f"# {MINE}\n")
+    wheels = (folder / "torch-wheels.yml").read_text()
+    tiny.edit("pyproject.toml", 'engine = "local"', 'engine = "docker"')
+    answer = tiny("ci")
+    assert (answer.code, f"-# {MINE}" in answer.out) == (29, True), answer.err
+    assert (folder / "torch-wheels.yml").read_text() == wheels, "all or nothing"
+    assert MINE in (folder / "torch-watch.yml").read_text()
+    assert tiny("ci", "--force").code == 0
+    assert MINE not in (folder / "torch-watch.yml").read_text()
+
+    (folder / "torch-wheels.yml").write_text("on: push\n")
+    assert tiny("ci").code == 29, "a file that the farm never wrote"
+
+
+def test_a_project_below_the_repository(tiny: Farm, tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    assert tiny("ci").code == 0
+    found = workflows(tmp_path / ".github" / "workflows")
+    assert found["torch-wheels"]["defaults"]["run"]["working-directory"] == "tiny"
+    upload = next(step for step in found["torch-wheels"]["jobs"]["wheel"]["steps"] if "upload" in step.get("uses", ""))
+    assert upload["with"]["path"].split() == ["tiny/work/dist", "tiny/work/jobs/*/records"]
+
+
+@pytest.mark.parametrize("credentials", ["trusted-publisher", "token"])
+def test_no_more_rights_than_needed(tiny: Farm, credentials: str) -> None:
+    settings(tiny, f'credentials = "{credentials}"')
+    publishing = {"publish", "new-name"} if credentials == "trusted-publisher" else {"publish"}
+    for name, workflow in rendered(tiny).items():
+        assert workflow["permissions"] == {}
+        for job, content in workflow["jobs"].items():
+            allowed = {"contents": "read"}
+            if job in publishing and credentials == "trusted-publisher":
+                allowed |= {"id-token": "write"}
+            if job == "propose":
+                allowed = {"contents": "write", "pull-requests": "write"}
+            assert content["permissions"] == allowed, f"{name}: {job}"
+            assert ("environment" in content) == (job in publishing)
+            assert content["timeout-minutes"] <= 360
+            secret = "secrets." in str(content)
+            assert secret == (job == "publish" and credentials == "token")
+
+
+def test_every_action_is_pinned_and_no_value_becomes_shell(tiny: Farm) -> None:
+    pins = {f"{pin.uses}@{pin.commit}" for pin in ci.pins().values()}
+    used = set()
+    for workflow in rendered(tiny).values():
+        for step in (step for job in workflow["jobs"].values() for step in job["steps"]):
+            used |= {step["uses"]} if "uses" in step else set()
+            assert "${{" not in step.get("run", "")
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+    assert used == pins
+    assert all(re.fullmatch(r"[0-9a-f]{40}", pin.commit) for pin in ci.pins().values())
+    text = (tiny.project / ".github" / "workflows" / "torch-wheels.yml").read_text()
+    assert all(f"{pin.commit} # {pin.version}\n" in text for pin in ci.pins().values())
+
+
+def test_the_farms_own_checkout_installs_itself() -> None:
+    assert load(CHECKOUT, CHECKOUT).settings.ci.farm == "."
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('farm = "torch build farm"', "ci.farm"),
+        ('runner = "ubuntu-latest; true"', "may hold letters"),
+        ('index = "https://user:secret@example.org/"', "neither pypi"),
+        ('enigne = "local"', "did you mean 'engine'?"),
+    ],
+)
+def test_settings_that_cannot_be(tiny: Farm, line: str, words: str) -> None:
+    settings(tiny, line)
+    answer = tiny("ci")
+    assert (answer.code, words in answer.err) == (3, True), answer.err

@@ -1,0 +1,1 @@
+"""Torch releases as the package index has them, and the variants that serve them."""
