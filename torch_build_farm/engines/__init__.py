@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from torch_build_farm.config import Variant
-from torch_build_farm.errors import CudaToolkitError
+from torch_build_farm.errors import CudaToolkitError, ToolError
+from torch_build_farm.history import DEFAULT_GB
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Shell
+from torch_build_farm.sdk.shelf import Sdk
 from torch_build_farm.torch_store import TorchStore
 
 
@@ -30,7 +33,8 @@ class BuildRequest:
 
     `tree` is the rendered source tree, only read; `scratch` is an empty folder of the build's own; `out` is where the
     wheel goes; `makeflags` joins the shared jobserver, and `share` is how many compilers the build may start where no
-    jobserver reaches it; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the log.
+    jobserver reaches it; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the log; `sdk` is what of torch the
+    build gets, None for all of it; `reuse`: ccache may be asked.
     """
 
     job: Job
@@ -42,6 +46,18 @@ class BuildRequest:
     epoch: int
     version_from_scm: bool
     shell: Shell
+    sdk: Sdk | None = None
+    reuse: bool = False
+
+    @property
+    def asked(self) -> Path:
+        """Where the engine leaves what the build asked torch's SDK for in vain, a line each."""
+        return self.out / "asked"
+
+    @property
+    def peak(self) -> Path:
+        """Where the engine leaves the resident set of the build's largest process, in MB (10^6 bytes)."""
+        return self.out / "peak"
 
 
 @dataclass(frozen=True)
@@ -82,8 +98,11 @@ class Engine(Protocol):
     def free_gb(self) -> float:
         """Free in that store, in GB (10^9 bytes)."""
 
-    def slots(self) -> int:
-        """How many compilers may run at once, by its CPUs and memory."""
+    def slots(self, compile_gb: float = DEFAULT_GB) -> int:
+        """How many compilers may run at once, by its CPUs and memory.
+
+        Each takes what the project says, else `compile_gb` GB (10^9 bytes), as measured.
+        """
 
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
         """Every CPython that this engine can build the variant for."""
@@ -118,3 +137,17 @@ def no_cuda_toolkit(job: Job, found: str, remedy: str) -> CudaToolkitError:
         where=found,
         next_step=f"{remedy}, or leave torch {job.variant.torch} out",
     )
+
+
+_GCC = re.compile(r"^\S*(?:g\+\+|gcc|c\+\+)\S* \(.*\) (\d+)\.\d")  # first line of --version; clang's is another
+
+
+def check_gcc(job: Job, compiler: str, remedy: str) -> None:
+    """Raise ToolError for a GCC, by the first line of its --version, that is older than a job's torch builds with."""
+    found = _GCC.match(compiler)
+    if found and int(found[1]) < job.variant.gcc:
+        raise ToolError(
+            f"{job.id}: torch {job.variant.torch} takes GCC {job.variant.gcc} or newer",
+            where=compiler,
+            next_step=f"{remedy}, or leave torch {job.variant.torch} out",
+        )

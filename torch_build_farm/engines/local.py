@@ -27,9 +27,10 @@ from pyproject_hooks import BuildBackendWarning
 from torch_build_farm import ninja_log, toolbox
 from torch_build_farm.config import Project, Settings, Variant
 from torch_build_farm.diagnosis import diagnose
-from torch_build_farm.engines import BuildRequest, Interpreter, Site, no_cuda_toolkit, recipe
+from torch_build_farm.engines import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit, recipe
 from torch_build_farm.engines.recipe import Places
 from torch_build_farm.errors import BuildError, FarmError, ToolError
+from torch_build_farm.history import DEFAULT_GB
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Completed, Shell, capture
@@ -101,9 +102,9 @@ class LocalEngine:
         """Nothing outlives a farm on its own machine: its supervisors see to that."""
         return 0
 
-    def slots(self) -> int:
+    def slots(self, compile_gb: float = DEFAULT_GB) -> int:
         """So many compilers as fit this machine."""
-        return compile_slots(self.project.settings.memory_per_compile_gb)
+        return compile_slots(self.project.settings.memory_per_compile_gb or compile_gb)
 
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:  # noqa: ARG002 (one set for all)
         """Every CPython of this machine."""
@@ -152,6 +153,8 @@ class LocalEngine:
                 where=(self._compiler_version.tail or ("no output",))[-1],
                 next_step="install one (Debian: apt install g++; Fedora: dnf install gcc-c++) or name it in CXX",
             )
+        for job in jobs:
+            check_gcc(job, self._compiler_version.tail[0], "install one and name it in CXX and CC")
         for python in sorted({job.python for job in jobs}):
             self._check_headers(python)
         _check_system_packages(self.project.settings)
@@ -216,10 +219,20 @@ class _LocalBuild:
         self.tree = request.scratch / "source"
         self.settings = engine.project.settings
         self.env = self._variables()
+        self.peak_mb = 0.0
 
     def _variables(self) -> dict[str, str]:
         request = self.request
-        places = Places(self.home, self.tree, request.scratch / "build", {str(request.scratch): "."})
+        places = Places(
+            self.home,
+            self.tree,
+            request.scratch / "build",
+            {str(request.scratch): "."},
+            sdk=request.sdk.folder if request.sdk else None,
+            asked=request.asked,
+            find_links=os.environ.get("UV_FIND_LINKS", ""),
+            ccache=self.engine.store.ccache if request.reuse and shutil.which("ccache") else None,
+        )
         variables = {
             **toolbox.environment(self.engine.store.uv_cache, request.scratch / "tmp"),
             "VIRTUAL_ENV": str(self.home),
@@ -235,6 +248,7 @@ class _LocalBuild:
         folder = Path(cwd) if cwd else self.home.parent
         shell = replace(self.request.shell, env={**self.env, **(extra_environ or {})}, cwd=folder)
         done = shell.run(*cmd)
+        self.peak_mb = max(self.peak_mb, done.peak_mb)
         if not done.ok:
             raise subprocess.CalledProcessError(done.returncode, list(cmd))
 
@@ -259,8 +273,9 @@ class _LocalBuild:
         self.home.parent.mkdir(parents=True, exist_ok=True)
         job = request.job
         python = self.engine.interpreters(job.variant)[job.python].path
-        with self.engine.site(job, request.shell) as site:
-            self.engine.store.fetch(job.variant.release, job.python, site)
+        if request.sdk is None:
+            with self.engine.site(job, request.shell) as site:
+                self.engine.store.fetch(job.variant.release, job.python, site)
         self._call([str(toolbox.uv()), "venv", "--python", str(python), str(self.home)])
         builder = build.ProjectBuilder(
             self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call
@@ -270,7 +285,9 @@ class _LocalBuild:
             self._install(more)
         for command in self.settings.before_build:
             self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
-        return Path(builder.build("wheel", request.out))
+        wheel = Path(builder.build("wheel", request.out))
+        request.peak.write_text(f"{self.peak_mb:.0f}", "utf-8")
+        return wheel
 
 
 def _check_system_packages(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from torch_build_farm.config import Settings
 from torch_build_farm.engines import BuildRequest
 from torch_build_farm.names import CPython
 from torch_build_farm.render import CONSTRAINTS, PRELUDE, TOOLCHAIN
+from torch_build_farm.sdk import shelf
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,35 @@ class Places:
 
     `environment` is the build environment, None where the front end picks a folder of its own; `tree` is the writable
     copy of the source tree; `build` is CMake's build folder. `mapped` are more folders that must leave no trace in a
-    wheel, each with what stands for it.
+    wheel, each with what stands for it. `sdk` is the folder of torch's SDK, None where all of torch is built with, and
+    `asked` the file in which it notes what it was asked for in vain. `find_links` are the caller's own, for uv.
+    `ccache` is the folder of ccache's results, None where there is no ccache.
     """
 
     environment: PurePath | None
     tree: PurePath
     build: PurePath
     mapped: Mapping[str, str]
+    sdk: PurePath | None = None
+    asked: PurePath | None = None
+    find_links: str = ""
+    ccache: PurePath | None = None
 
 
 def site_packages(environment: PurePath, python: CPython) -> PurePath:
     """Where an environment of that CPython keeps its packages."""
     return environment / "lib" / f"python{python}" / "site-packages"
+
+
+def _ccache(folder: PurePath) -> dict[str, str]:
+    """Ccache before every compiler that CMake starts.
+
+    A result counts for what the preprocessor makes of a source, with every header of torch's in it, and for nothing
+    less: the mode that goes by the names of headers is off, since two minors' headers have the same names. So a source
+    without torch is compiled once for all minors where its path is the same, one with torch once for each torch.
+    """
+    launchers = dict.fromkeys(("CMAKE_C_COMPILER_LAUNCHER", "CMAKE_CXX_COMPILER_LAUNCHER"), "ccache")
+    return {**launchers, "CCACHE_DIR": str(folder), "CCACHE_NODIRECT": "1", "CCACHE_MAXSIZE": "2G"}
 
 
 def variables(settings: Settings, request: BuildRequest, places: Places) -> dict[str, str]:
@@ -50,6 +68,12 @@ def variables(settings: Settings, request: BuildRequest, places: Places) -> dict
         # What the back end asks for while building may not bring another torch than the tree was rendered for.
         "UV_CONSTRAINT": str(places.tree / CONSTRAINTS),
     }
+    if places.sdk:
+        own["UV_CONSTRAINT"] += f" {places.sdk / shelf.CONSTRAINTS}"
+        own["UV_FIND_LINKS"] = ",".join(filter(None, [str(places.sdk), places.find_links]))
+        own["TORCH_BUILD_FARM_ASKED"] = str(places.asked)
+    if places.ccache:
+        own |= _ccache(places.ccache)
     if request.makeflags:
         own["MAKEFLAGS"] = request.makeflags
     # torch's macros put header paths (__FILE__) into every extension; mapped, they name no folder of the builder.

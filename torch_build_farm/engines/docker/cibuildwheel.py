@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import tomlkit
+from packaging.version import Version
 
 from torch_build_farm import repair
 
 PROJECT = "/project"  # where cibuildwheel puts the source tree
 BUILD = "/tmp/build"
+ENV_DIR = Version("1.6")  # of `build`: the first with --env-dir
 _REPAIRING = "Repairing wheel..."
 _STEPS = ("Building wheel...", _REPAIRING, "Copying wheels back to host...")
 PURE = 5  # cibuildwheel's exit code for a pure Python wheel, which it refuses (its errors.py)

@@ -30,6 +30,7 @@ _OVERHEAD = 1_000_000_000  # bytes of a container beyond its compilers: uv, the 
 _OPENING_S = 20.0
 _ERRAND_S = 120  # the farm's errands take a second or two
 _WORDS_S = 0.5
+_LOOK_S = 1.0
 _SHUTDOWN_S = 3.0
 _PATIENCE_S = 20.0  # how long an engine that went away is waited for, to clean up on it
 
@@ -153,6 +154,31 @@ class Watch:
         start = time.monotonic()
         while not (self.oom or self.lost) and time.monotonic() - start < (_SHUTDOWN_S if self.killed else _WORDS_S):
             time.sleep(0.05)
+
+
+class Peak:
+    """The largest process of a job's containers while the `with` block lasts, by looking at them now and then."""
+
+    def __init__(self, client: DockerClient, filters: list[str]) -> None:
+        self._client, self._filters = client, filters
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.megabytes = 0.0  # resident set, 10^6 bytes; 0 where nothing was seen
+
+    def _look(self) -> None:
+        with contextlib.suppress(Exception):  # an engine that goes away, or has no ps: then nothing is known
+            while not self._over.wait(_LOOK_S):
+                for container in self._client.api.containers(filters={"label": self._filters}):
+                    found = self._client.api.top(container["Id"], ps_args="-eo pid,rss")
+                    sizes = [int(row[found["Titles"].index("RSS")]) for row in found["Processes"]]
+                    self.megabytes = max(self.megabytes, max(sizes, default=0) * 1024 / 1e6)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
 
 
 def alive(client: DockerClient) -> bool:

@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
-from signal import SIGINT
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from torch_build_farm import ninja_log, repair
 from torch_build_farm.config import Project, Variant
 from torch_build_farm.diagnosis import diagnose
-from torch_build_farm.engines import BuildRequest, Interpreter, Site, no_cuda_toolkit, recipe
+from torch_build_farm.engines import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
 from torch_build_farm.engines.docker import cibuildwheel, containers, ground, images
+from torch_build_farm.engines.docker.building import ContainerBuild
 from torch_build_farm.engines.docker.client import Daemon, cli, cli_environment, on_local_socket, same_engine, speaking
 from torch_build_farm.engines.docker.containers import Labels, Watch, alive
 from torch_build_farm.engines.docker.ground import Ground, Helper
 from torch_build_farm.engines.docker.images import Base, Contents, Layer
 from torch_build_farm.engines.local import compile_slots
-from torch_build_farm.engines.recipe import Places
 from torch_build_farm.errors import EngineError, FarmError, ImageError, Interrupted, OutOfMemoryError
+from torch_build_farm.history import DEFAULT_GB
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
-from torch_build_farm.process import Completed, Ending, Shell
+from torch_build_farm.process import Completed, Shell
 from torch_build_farm.torch_store import TorchStore
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-_ENV_DIR = Version("1.6")  # of `build`: the first with --env-dir
 _AUDITWHEEL = Version("6.4")  # the first whose --exclude takes patterns as the farm's policy has them
-_ENDING = Ending(SIGINT, 20.0)  # on SIGINT cibuildwheel removes its container
 _MEMORY_SHARE = 0.9  # of the engine's memory may be taken by compilers
 
 
@@ -64,11 +60,11 @@ class DockerEngine:
         self, project: Project, store: TorchStore, client: DockerClient, daemon: Daemon, base_image: str | None
     ) -> None:
         self.project = project
-        self._here = store
-        self._client = client
+        self.here = store
+        self.client = client
         self._daemon = daemon
         self.base_image = base_image or ""
-        self._labels = Labels.of(store, uuid.uuid4().hex[:12])
+        self.labels = Labels.of(store, uuid.uuid4().hex[:12])
         self._lock = threading.RLock()
         self._bases: dict[str, Base] = {}
         self._layers: dict[Base, Layer] = {}
@@ -85,17 +81,17 @@ class DockerEngine:
     @property
     def store(self) -> TorchStore:
         """The store as containers see it; this machine's until `check` has found out that they do not share it."""
-        return self._ground.store if self._ground else self._here
+        return self._ground.store if self._ground else self.here
 
     def free_gb(self) -> float:
         """Free in the store, GB."""
-        return self._ground.free_gb if self._ground else self._here.free_gb()
+        return self._ground.free_gb if self._ground else self.here.free_gb()
 
-    def slots(self) -> int:
+    def slots(self, compile_gb: float = DEFAULT_GB) -> int:
         """By the engine's CPUs and memory, and by this machine's where it is the same."""
-        each = self.project.settings.memory_per_compile_gb
+        each = self.project.settings.memory_per_compile_gb or compile_gb
         theirs = max(1, min(self._daemon.cpus, int(self._daemon.memory * _MEMORY_SHARE / 1e9 / each)))
-        return min(theirs, compile_slots(each)) if on_local_socket(self._client) else theirs
+        return min(theirs, compile_slots(each)) if on_local_socket(self.client) else theirs
 
     @speaking()
     def base(self, variant: Variant) -> Base:
@@ -103,7 +99,7 @@ class DockerEngine:
         asked = self.base_image or variant.image
         with self._lock:
             if asked not in self._bases:
-                self._bases[asked] = images.find_base(self._client, asked, stand_in=not self.base_image)
+                self._bases[asked] = images.find_base(self.client, asked, stand_in=not self.base_image)
             return self._bases[asked]
 
     def _layer(self, base: Base) -> Layer:
@@ -111,15 +107,15 @@ class DockerEngine:
             self._layers[base] = images.plan_layer(self.project, base, self._daemon.user)
         return self._layers[base]
 
-    def _contents(self, base: Base) -> Contents:
-        return images.look_into(self._client, base, self._here.root / "images", self._labels.all())
+    def contents(self, base: Base) -> Contents:
+        return images.look_into(self.client, base, self.here.root / "images", self.labels.all())
 
     @speaking()
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
         """The CPythons of the variant's image; until it is pulled, those that cibuildwheel expects there."""
         base = self.base(variant)
         if base.id:
-            return self._contents(base).interpreters()
+            return self.contents(base).interpreters()
         # Which patch release the image has is not known yet; 99 passes a requires-python that names one.
         return {python: Interpreter(f"{python.release}.99", Path("python")) for python in images.identifiers()}
 
@@ -134,7 +130,7 @@ class DockerEngine:
         }
         if not base.id:
             return facts
-        contents = self._contents(base)
+        contents = self.contents(base)
         python = contents.pythons.get(job.python.tag, ("", "", ""))
         return {**facts, "compiler": contents.compiler, "python": python[0], "build": python[2],
                 "auditwheel": contents.auditwheel, "nvcc": contents.nvcc}  # fmt: skip
@@ -144,8 +140,8 @@ class DockerEngine:
     @speaking()
     def check(self, jobs: Sequence[Job], shell: Shell) -> None:
         """Pull and make the images of `jobs`, and see that each has what its jobs need."""
-        shell = replace(shell, env=self._cli_environment, cwd=self._here.root)
-        same_engine(self._daemon, self._cli_environment)
+        shell = replace(shell, env=self.cli_environment, cwd=self.here.root)
+        same_engine(self._daemon, self.cli_environment)
         for job in jobs:
             self._check_contents(job, self._pulled(job.variant, shell))
         for variant in {job.variant.tag: job.variant for job in jobs}.values():
@@ -157,7 +153,7 @@ class DockerEngine:
             shell.say("the engine does not share this machine's files: it keeps torch in a volume of its own")
 
     def _check_contents(self, job: Job, base: Base) -> None:
-        contents = self._contents(base)
+        contents = self.contents(base)
         if contents.lacking:
             raise ImageError(
                 f"the image {base.reference} lacks {', '.join(contents.lacking)}",
@@ -176,11 +172,12 @@ class DockerEngine:
                 where=f"it has {', '.join(map(str, sorted(contents.interpreters()))) or 'none'}",
                 next_step="ask for another with --python, or name another image with --base-image",
             )
+        check_gcc(job, contents.compiler, "name another image with --base-image")
         cuda = bool(self.project.settings.cuda_arch_list)
-        if cuda and job.variant.cuda_toolkit and Version(contents.pythons[job.python.tag][2]) < _ENV_DIR:
+        if cuda and job.variant.cuda_toolkit and Version(contents.pythons[job.python.tag][2]) < cibuildwheel.ENV_DIR:
             raise ImageError(
-                f"{job.id}: CUDA's toolkit wheels need `build` {_ENV_DIR}, and CPython {job.python} of the image "
-                f"{base.reference} has {contents.pythons[job.python.tag][2]}",
+                f"{job.id}: CUDA's toolkit wheels need `build` {cibuildwheel.ENV_DIR}, and CPython {job.python} of the "
+                f"image {base.reference} has {contents.pythons[job.python.tag][2]}",
                 next_step="ask for another with --python, or name another image with --base-image",
             )
         needs_nvcc = cuda and not job.variant.cuda_toolkit
@@ -193,7 +190,7 @@ class DockerEngine:
     def _pulled(self, variant: Variant, shell: Shell) -> Base:
         base = self.base(variant)
         if not base.id:
-            base = self._bases[base.asked] = images.pull(self._client, base, shell)
+            base = self._bases[base.asked] = images.pull(self.client, base, shell)
         return base
 
     def _prepare(self, variant: Variant, shell: Shell) -> tuple[str, Ground]:
@@ -201,95 +198,33 @@ class DockerEngine:
         with self._lock:
             base = self._pulled(variant, shell)
             if base.asked not in self._ready:
-                labels = {images.LABEL: "yes", f"{images.LABEL}.store": self._labels.store}
-                self._ready[base.asked] = images.make_layer(self._client, self._layer(base), labels, shell)
+                labels = {images.LABEL: "yes", f"{images.LABEL}.store": self.labels.store}
+                self._ready[base.asked] = images.make_layer(self.client, self._layer(base), labels, shell)
             image = self._ready[base.asked]
             if self._ground is None:
-                each = int(self.project.settings.memory_per_compile_gb * 1e9)
-                compilers = min(self.slots() * each, self._daemon.memory)
-                self._ground = ground.find(self._helper(image), self._here, compilers)
+                # What was measured last time changes how many compilers run at once, not what they may take together.
+                each = self.project.settings.memory_per_compile_gb or DEFAULT_GB
+                compilers = min(self.slots() * int(each * 1e9), self._daemon.memory)
+                self._ground = ground.find(self.helper(image), self.here, compilers)
             return image, self._ground
 
-    def _helper(self, image: str) -> Helper:
-        return Helper(self._client, self._daemon, image, self._labels)
+    def helper(self, image: str) -> Helper:
+        return Helper(self.client, self._daemon, image, self.labels)
 
     @cached_property
-    def _cli_environment(self) -> dict[str, str]:
-        return cli_environment(self._here.uv_cache, self._here.root)
+    def cli_environment(self) -> dict[str, str]:
+        return cli_environment(self.here.uv_cache, self.here.root)
 
     # ---- building
 
     @speaking()
     def build(self, request: BuildRequest) -> Path:
-        """Let cibuildwheel build and repair one wheel; container and environment are gone afterwards, the log stays."""
-        job, shell = request.job, replace(request.shell, env=self._cli_environment, cwd=self._here.root)
-        image, floor = self._prepare(job.variant, shell)
-        release = job.variant.release
-        if not floor.store.has(release, job.python):
-            with self.site(job, shell) as site:
-                floor.store.fetch(release, job.python, site)
-        home = floor.store.environment(f"{job.id}-build")
-        objects = floor.store.environment(f"{job.id}-objects")
-        if floor.shared:  # CMake's build folder lies where ninja's log can be read
-            objects.mkdir(parents=True, exist_ok=True)
-            bound = containers.mount(type="bind", source=str(objects), target=cibuildwheel.BUILD)
-            mounts = (*floor.confinement.mounts, bound)
-            floor = replace(floor, confinement=replace(floor.confinement, mounts=mounts))
-        try:
-            with Watch(self._client, self._labels, job.id, shell.runner) as watch:
-                done = self._cibuildwheel(request, image, floor, home)
-                if not done.ok:
-                    watch.settle()
-                    raise self._failure(request, done, watch)
-            (wheel,) = request.out.glob("*.whl")
-            ninja_log.keep(objects, request.out)
-            return wheel
-        finally:
-            containers.remove(self._client, self._labels.filters(job.id))
-            self._clear(home, image)
-            shutil.rmtree(objects, ignore_errors=True)
-            shutil.rmtree(request.scratch, ignore_errors=True)
+        """Let cibuildwheel build and repair one wheel, in a container without network."""
+        shell = replace(request.shell, env=self.cli_environment, cwd=self.here.root)
+        image, floor = self._prepare(request.job.variant, shell)
+        return ContainerBuild(self, request, image, floor).run()
 
-    def _cibuildwheel(self, request: BuildRequest, image: str, floor: Ground, home: Path) -> Completed:
-        job, settings = request.job, self.project.settings
-        front_end = self._contents(self.base(job.variant)).pythons[job.python.tag][2]
-        fixed = Version(front_end) >= _ENV_DIR
-        tree, building = PurePosixPath(cibuildwheel.PROJECT), PurePosixPath(cibuildwheel.BUILD)
-        places = Places(home if fixed else None, tree, building, {str(tree): ".", str(building): "build"})
-        if not floor.shared:  # no FIFO reaches the engine: each build gets its share of the compilers
-            request = replace(request, makeflags="")
-        variables = recipe.variables(settings, request, places)
-        if not floor.shared:
-            variables["CMAKE_BUILD_PARALLEL_LEVEL"] = str(request.share)
-        if not fixed and floor.shared:  # the front end makes its environment in TMPDIR, which must be in the store
-            home.mkdir(parents=True, exist_ok=True)
-            variables["TMPDIR"] = str(home)
-        arguments = floor.confinement.arguments(self._labels.all(job.id), variables)
-        text = cibuildwheel.configuration(image, arguments, str(home) if fixed else "", settings.before_build)
-        configuration = request.scratch / "cibuildwheel.toml"
-        configuration.write_text(text, "utf-8")
-        (request.scratch / "tmp").mkdir()
-        epoch = {"SOURCE_DATE_EPOCH": str(request.epoch), "TMPDIR": str(request.scratch / "tmp")}
-        shell = replace(request.shell, env={**self._cli_environment, **epoch}, cwd=request.tree, ending=_ENDING)
-        return shell.run(
-            sys.executable, "-I", "-m", "cibuildwheel", ".", "--only", images.identifiers()[job.python],
-            "--config-file", configuration, "--output-dir", request.out,
-        )  # fmt: skip
-
-    def _failure(self, request: BuildRequest, done: Completed, watch: Watch) -> FarmError:
-        """Why cibuildwheel failed: by the engine's events first, then by its log."""
-        job, log = request.job.id, request.shell.log
-        # An idle connection may break while the engine goes on; then cibuildwheel tells how a command ended.
-        watch.lost = watch.lost and not any("failed with code" in line for line in done.tail)
-        if told := self._told(job, watch, log):
-            return told
-        if done.returncode == cibuildwheel.PURE:
-            return repair.without_library(f"the wheel of {job}", log)
-        if cibuildwheel.was_repairing(done.tail):
-            return repair.failure(log, done.tail)
-        return diagnose(job, log)
-
-    def _told(self, job: str, watch: Watch, log: Path) -> FarmError | None:
+    def told(self, job: str, watch: Watch, log: Path) -> FarmError | None:
         """What the engine's events say of a failure, if anything."""
         if watch.oom:
             limit = self._ground.confinement.memory / 1e9 if self._ground else 0
@@ -299,7 +234,7 @@ class DockerEngine:
                 next_step="raise memory-per-compile-gb in [tool.torch-build-farm] (fewer compilers at once, each with "
                 "more), or use a machine with more memory",
             )
-        if watch.lost or not alive(self._client):
+        if watch.lost or not alive(self.client):
             return EngineError(
                 f"{job}: the Docker engine went away",
                 where=str(log),
@@ -318,17 +253,17 @@ class DockerEngine:
     @contextlib.contextmanager
     def site(self, job: Job, shell: Shell) -> Iterator[Site]:
         """A container of the job's image, for commands beside its build."""
-        shell = replace(shell, env=self._cli_environment, cwd=self._here.root)
+        shell = replace(shell, env=self.cli_environment, cwd=self.here.root)
         with speaking():
             image, floor = self._prepare(job.variant, shell)
         name = f"torch-build-farm-{job.id}-{uuid.uuid4().hex[:12]}"
         removed: list[Path] = []
         try:
-            with speaking(), Watch(self._client, self._labels, job.id, shell.runner) as watch:
-                if not self._start(name, floor.confinement.arguments(self._labels.all(job.id), {}), image, shell):
-                    raise self._told(job.id, watch, shell.log) or diagnose(job.id, shell.log)
+            with speaking(), Watch(self.client, self.labels, job.id, shell.runner) as watch:
+                if not self._start(name, floor.confinement.arguments(self.labels.all(job.id), {}), image, shell):
+                    raise self.told(job.id, watch, shell.log) or diagnose(job.id, shell.log)
                 there = ContainerShell(shell.runner, shell.env, shell.cwd, shell.log, shell.say, container=name)
-                python = self._contents(self.base(job.variant)).interpreters()[job.python]
+                python = self.contents(self.base(job.variant)).interpreters()[job.python]
                 try:
                     yield Site(
                         shell=there,
@@ -342,11 +277,11 @@ class DockerEngine:
                     raise
                 except FarmError as error:
                     watch.settle()
-                    raise self._told(job.id, watch, shell.log) or error from None
+                    raise self.told(job.id, watch, shell.log) or error from None
         finally:
-            containers.remove(self._client, self._labels.filters(job.id))
+            containers.remove(self.client, self.labels.filters(job.id))
             for folder in removed:
-                self._clear(folder, image)
+                self.clear(folder, image)
 
     def _start(self, name: str, options: list[str], image: str, shell: Shell) -> bool:
         """Start a container that waits for commands; with the engine's GPUs, where it has any to give."""
@@ -367,19 +302,19 @@ class DockerEngine:
             raise diagnose(container, shell.log)
         return there
 
-    def _clear(self, folder: Path, image: str) -> None:
+    def clear(self, folder: Path, image: str) -> None:
         """Remove a folder of the store, where containers see it."""
         if self._ground is None or self._ground.shared:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             # An engine that went away keeps the folder until the next run on it, which removes it.
             with contextlib.suppress(EngineError), speaking():
-                ground.remove(self._helper(image), self._ground, folder)
+                ground.remove(self.helper(image), self._ground, folder)
 
     @speaking()
     def sweep(self) -> int:
         """Remove containers that killed farms of this machine left; returns how many."""
-        return containers.sweep(self._client, self._here)
+        return containers.sweep(self.client, self.here)
 
 
 @speaking()

@@ -191,16 +191,41 @@ def _prime(helper: Helper, store: TorchStore, files: Mapping[str, Path]) -> floa
         f"rm -rf {store.environment('')}; mkdir -p {root}/settings {root}/envs {root}/uv; df -B1 --output=avail {root}"
     )
     free = int(helper.run(["/bin/sh", "-c", script], bound).split()[-1]) / 1e9
+    _copy(helper, bound, {f"settings/{name}": path for name, path in files.items()})
+    return free
+
+
+def place(helper: Helper, ground: Ground, folder: Path, name: str) -> Path:
+    """Put a folder of this machine into a store that lies in a volume, unless it is there; returns where it lies."""
+    from docker.types import Mount  # noqa: PLC0415
+
+    there = ground.store.root / name
+    bound = Mount(str(ground.store.root), helper.volume, type="volume")
+    said = helper.run(["sh", "-c", f"mkdir -p {there.parent} && ls -A {there} 2> /dev/null || true"], bound)
+    if set(said.split()) != {path.name for path in folder.iterdir()}:
+        _copy(helper, bound, {f"{name}/{path.name}": path for path in folder.iterdir()})
+    return there
+
+
+def _copy(helper: Helper, bound: Mount, files: Mapping[str, Path]) -> None:
+    """Copy files into a volume, by their names there; each whole or not at all."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, path in files.items():
-            archive.add(path, arcname=f"settings/{name}")
+            archive.add(path, arcname=name)
     holder = helper.client.containers.create(helper.image, "true", labels=helper.labels.all(), mounts=[bound])
     try:
-        holder.put_archive(root, stream.getvalue())
+        holder.put_archive(bound["Target"], stream.getvalue())
     finally:
         holder.remove(force=True, v=True)
-    return free
+
+
+def read(helper: Helper, ground: Ground, path: Path) -> str:
+    """A file of a store that lies in a volume; empty where there is none."""
+    from docker.types import Mount  # noqa: PLC0415
+
+    bound = Mount(str(ground.store.root), helper.volume, type="volume")
+    return helper.run(["sh", "-c", f"cat {path} 2> /dev/null || true"], bound)
 
 
 def remove(helper: Helper, ground: Ground, folder: Path) -> None:

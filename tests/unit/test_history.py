@@ -1,0 +1,47 @@
+"""What earlier runs tell: the order to start jobs in, and how much memory a compiler takes."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_docker import PROJECT
+from torch_build_farm import history, records
+from torch_build_farm.names import CPython, Minor
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Runner
+from torch_build_farm.records import Record
+
+
+def job(name: str) -> Job:
+    return Job(name, "1.0", PROJECT.variants[Minor.parse("2.8")], CPython.running())
+
+
+def built(work: Path, name: str, seconds: float, **details: str) -> None:
+    record = Record("build", name, "", (), seconds, "", {}, details)
+    records.write(record, records.path_of(work / "jobs" / name, "build"))
+
+
+def test_the_longest_job_starts_first_and_the_unknown_before_it(tmp_path: Path) -> None:
+    jobs = [job(name) for name in ("short", "new", "long", "newer")]
+    assert history.longest_first(jobs, tmp_path) == jobs
+    built(tmp_path, jobs[0].id, 10)
+    built(tmp_path, jobs[2].id, 90)
+    assert history.longest_first(jobs, tmp_path) == [jobs[1], jobs[3], jobs[2], jobs[0]]
+
+
+@pytest.mark.parametrize(
+    ("peaks", "gigabytes"), [((), 2), (("",), 2), (("800", "1600"), 2), (("3200",), 4), (("90",), 0.5)]
+)
+def test_memory_by_what_was_measured(tmp_path: Path, peaks: tuple[str, ...], gigabytes: float) -> None:
+    for number, peak in enumerate(peaks):
+        built(tmp_path, f"job{number}", 1, **{history.PEAK: peak})
+    assert history.memory_per_compile_gb(tmp_path) == gigabytes
+
+
+def test_the_largest_process_of_a_command_is_measured(tmp_path: Path) -> None:
+    """A grandchild's, too: compilers are started by ninja, and that by CMake."""
+    (tmp_path / "large.py").write_text("x = bytearray(b'1') * 300_000_000")
+    runner, inner = Runner(), f"{sys.executable} {tmp_path / 'large.py'}; true"
+    done = runner.run(["sh", "-c", f"sh -c '{inner}'; true"], env={}, log=tmp_path / "log")
+    assert 300 < done.peak_mb < 600  # at least this process, before it becomes the command

@@ -1,0 +1,384 @@
+"""torch's SDK: stubs that link as the real libraries do, a torch that refuses, a store that notices what changed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import small_torch
+from tests.conftest import need
+from tests.made_up import Front
+from torch_build_farm.audit import index, kinds, ranges
+from torch_build_farm.audit.index import Packed, Release, Table, Unit
+from torch_build_farm.audit.kinds import Kind
+from torch_build_farm.audit.symbols import Parts, exported
+from torch_build_farm.config import Settings
+from torch_build_farm.errors import PackageIndexError, SdkError, UnknownTorchError
+from torch_build_farm.names import CPython
+from torch_build_farm.package_index import PackageIndex
+from torch_build_farm.sdk import choice, names, shelf, stub, wheel
+from torch_build_farm.sdk.stub import Stub
+from torch_build_farm.torch_store import TorchStore
+
+REFUSAL = "it runs nothing"
+RELEASE, TAG = "2.99.0", "cp311"
+FILE = small_torch.filename(RELEASE, TAG)
+MEMBERS = small_torch.members(RELEASE)
+
+SOURCE = """
+#include <string>
+struct __attribute__((visibility("default"))) Base { virtual ~Base(); virtual int value(); int member = 3; };
+Base::~Base() {}
+int Base::value() { return member; }
+int plain(const std::string& text) { return text.size(); }
+extern "C" int plain_c(int x) { return x + 1; }
+int data[7] = {1};
+extern const char text[] = "text";
+thread_local int per_thread = 4;
+inline int& unique() { static int counter; return counter; }
+int use() { return ++unique(); }
+__attribute__((weak)) int weak() { return 2; }
+"""
+USER = """
+#include <string>
+struct Base { virtual ~Base(); virtual int value(); int member; };
+struct Derived : Base { int value() override; };
+int plain(const std::string&);
+extern "C" int plain_c(int);
+extern int data[7];
+extern const char text[];
+extern thread_local int per_thread;
+int weak();
+int Derived::value() { return Base::value() + plain(text) + plain_c(data[2]) + per_thread + weak(); }
+extern "C" int entry() { Derived made; return made.value(); }
+"""
+
+
+def read(content: bytes) -> tuple[dict[str, Kind], str]:
+    parts = Parts(len(content))
+    parts.add(0, content)
+    found = exported(parts)
+    return kinds.of(found.symbols), found.soname
+
+
+def made(names: Mapping[str, Kind]) -> Stub:
+    return Stub("libmade.so", ("libother.so",), names, REFUSAL)
+
+
+def some(count: int, seed: int = 1) -> dict[str, Kind]:
+    rng = random.Random(seed)
+    rows = [Kind(2, 1, 0), Kind(2, 2, 0), Kind(1, 1, 40), Kind(1, 2, 8), Kind(1, 10, 4), Kind(6, 1, 8), Kind(0, 1, 0)]
+    return {f"_Z{rng.randrange(10**9)}name{number}": rng.choice(rows) for number in range(count)}
+
+
+def compiled(folder: Path, *words: str | Path) -> str:
+    done = subprocess.run(["c++", *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need(shutil.which("c++") is not None, "needs a C++ compiler (c++)")
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "made.cpp").write_text(SOURCE)
+    (folder / "user.cpp").write_text(USER)
+    compiled(folder, "made.cpp", "-fPIC", "-shared", "-Wl,-soname,libmade.so", "-o", "libmade.so")
+    return folder
+
+
+class TestStub:
+    @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 5000])
+    def test_what_goes_in_comes_out(self, count: int) -> None:
+        wanted = made(some(count))
+        content = stub.assemble(wanted)
+        assert stub.problem(content, wanted) == ""
+        assert content == stub.assemble(replace(wanted, names=dict(reversed(wanted.names.items()))))
+
+    def test_one_that_lacks_a_symbol_is_caught(self) -> None:
+        wanted = made(some(500))
+        for change in (
+            {name: kind for number, (name, kind) in enumerate(wanted.names.items()) if number != 77},
+            {**wanted.names, "_Z3new": Kind(2, 1, 0)},
+            {**wanted.names, next(iter(wanted.names)): Kind(1, 1, 9)},
+        ):
+            assert "names are not as torch has them" in stub.problem(
+                stub.assemble(replace(wanted, names=change)), wanted
+            )
+        assert "needs" in stub.problem(stub.assemble(replace(wanted, needed=())), wanted)
+
+    def test_a_flipped_bit_is_caught_wherever_it_matters(self) -> None:
+        wanted = made(some(40))
+        content, rng = stub.assemble(wanted), random.Random(3)
+        for _ in range(400):
+            place = rng.randrange(len(content))
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << rng.randrange(8)
+            if not stub.problem(bytes(damaged), wanted):
+                found = read(bytes(damaged))
+                assert found == (dict(wanted.names), "libmade.so"), f"byte {place}"
+
+    def test_no_stub_that_is_wrong_goes_into_a_wheel(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = stub.assemble
+
+        def forgetful(wanted: Stub) -> bytes:
+            return real(replace(wanted, names=dict(list(wanted.names.items())[1:])))
+
+        monkeypatch.setattr(stub, "assemble", forgetful)
+        with pytest.raises(SdkError, match=r"the stub of libc10\.so is wrong: 1 names"):
+            wheel.contents(MEMBERS, small_torch.LIBRARIES, FILE)
+
+    @pytest.mark.parametrize("options", [("-fPIC", "-shared"), ("-fPIC", "-shared", "-Wl,--as-needed,--no-undefined")])
+    def test_what_is_linked_is_the_same(self, real: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+        found, soname = read((real / "libmade.so").read_bytes())
+        (tmp_path / "libmade.so").write_bytes(stub.assemble(Stub(soname, (), found, REFUSAL)))
+        linked = []
+        for folder in (real, tmp_path):
+            said = compiled(real, *options, "user.cpp", f"-L{folder}", "-lmade", "-o", tmp_path / "user.so")
+            linked.append(((tmp_path / "user.so").read_bytes(), said))
+        assert linked[0] == linked[1]
+
+    def test_an_undefined_name_is_refused_at_the_link(self, real: Path, tmp_path: Path) -> None:
+        found, soname = read((real / "libmade.so").read_bytes())
+        del found["plain_c"]
+        (tmp_path / "libmade.so").write_bytes(stub.assemble(Stub(soname, (), found, REFUSAL)))
+        words = [
+            "c++",
+            "-fPIC",
+            "-shared",
+            "-Wl,--no-undefined",
+            "user.cpp",
+            f"-L{tmp_path}",
+            "-lmade",
+            "-o",
+            "/dev/null",
+        ]
+        done = subprocess.run(words, cwd=real, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "plain_c" in done.stderr
+
+    def test_no_loader_takes_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "libmade.so"
+        path.write_bytes(stub.assemble(made(some(9))))
+        code = f"import ctypes; ctypes.CDLL({str(path)!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert f"{REFUSAL}: cannot open shared object file" in done.stderr
+
+
+class TestKinds:
+    def table(self) -> tuple[Table, dict[Unit, dict[str, Kind]]]:
+        units = [Unit(release, name, "", ()) for release in ("1.0", "1.1") for name in ("liba.so", "libb.so")]
+        found = {unit: some(300, number // 2) for number, unit in enumerate(units)}
+        found[units[0]]["_ZTS3abc"] = found[units[2]]["_ZTS3abc"] = Kind(1, 2, 5)
+        found[units[1]]["changes"], found[units[3]]["changes"] = Kind(1, 1, 8), Kind(1, 1, 16)
+        exported: dict[Unit, list[str]] = {unit: list(names) for unit, names in found.items()}
+        exported[Unit("", "libc.so.6", "", ())] = ["printf", "changes"]
+        releases = [Release(name, {"cp311": f"torch-{name}.whl"}) for name in ("1.0", "1.1")]
+        return Table.of(releases, exported), found
+
+    def test_round_trip(self) -> None:
+        table, found = self.table()
+        wheels = {"1.1": {"cp312": "b", "cp311": "a"}, "1.0": {}}
+        content, of_file = kinds.packed(table, found, wheels), table.packed()
+        assert content == kinds.packed(table, dict(reversed(found.items())), dict(reversed(wheels.items())))
+        names: Packed = index.unpacked(of_file)
+        back = kinds.unpacked(content, of_file)
+        assert back.of(names, found) == found
+        unit = next(iter(found))
+        assert back.of(names, [unit]) == {unit: found[unit]}
+        assert back.wheels == wheels
+
+    def test_those_of_other_names_are_refused(self) -> None:
+        table, found = self.table()
+        other = Table.of(table.releases, {unit: [*names, "more"] for unit, names in found.items()})
+        with pytest.raises(ValueError, match="not those of these names"):
+            kinds.unpacked(kinds.packed(table, found, {}), other.packed())
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[Front]:
+    served = Front({FILE: small_torch.write(tmp_path, RELEASE, TAG)}, real="(?!)")
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TorchStore:
+    monkeypatch.setattr(ranges, "_PAUSES", (0.0,))
+    return TorchStore.at(tmp_path / "store", tmp_path / "work")
+
+
+PYTHON = CPython.parse("3.11")
+
+
+def get(store: TorchStore, front: Front, python: CPython = PYTHON) -> shelf.Sdk:
+    return shelf.get(store, RELEASE, python, PackageIndex(front.url), lambda _: None)
+
+
+class TestShelf:
+    def test_made_once(self, store: TorchStore, front: Front) -> None:
+        sdk = get(store, front)
+        asked = len(front.requests)
+        assert get(store, front) == sdk
+        assert len(front.requests) == asked, "the index is not asked again"
+        other = PackageIndex(front.url.replace("127.0.0.1", "localhost"))
+        assert shelf.find(store, RELEASE, PYTHON, other) is None, "another index may have another torch of that name"
+        assert sdk.wheel.name == f"torch-{RELEASE}+sdk-{TAG}-{TAG}-manylinux_2_28_x86_64.whl"
+        assert sdk.made_of_sha256 == hashlib.sha256((front.files[FILE]).read_bytes()).hexdigest()
+        with zipfile.ZipFile(sdk.wheel) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        assert b"RuntimeError" in files["torch/__init__.py"]
+        assert files["torch/include/ATen/ATen.h"] == MEMBERS["torch/include/ATen/ATen.h"]
+        info = f"torch-{RELEASE}+sdk.dist-info"
+        assert files[f"{info}/licenses/LICENSE"] == b"a licence\n"
+        assert b"Requires-Dist" not in files[f"{info}/METADATA"]
+        assert b"\nRequires-Python: >=3.10\n" in files[f"{info}/METADATA"]
+        own = {name: content for name, content in files.items() if name != f"{info}/RECORD"}
+        assert files[f"{info}/RECORD"] == small_torch.record(dict(sorted(own.items()))) + f"{info}/RECORD,,\n".encode()
+        for name, one in small_torch.LIBRARIES.items():
+            found, soname = read(files[f"torch/lib/{name}"])
+            assert (sorted(found), soname) == (sorted(one.names), name)
+        assert not list(store.root.glob("sdk/.*")), "nothing half-made is left"
+
+    def test_a_damaged_one_is_made_again(self, store: TorchStore, front: Front) -> None:
+        sdk = get(store, front)
+        note = store.root / "sdk" / f"{RELEASE}-{TAG}.json"
+        for damage in (
+            lambda: sdk.wheel.write_bytes(sdk.wheel.read_bytes()[:-9]),
+            lambda: sdk.wheel.write_bytes(bytes(99)),
+            sdk.wheel.unlink,
+            (sdk.folder / shelf.CONSTRAINTS).unlink,
+            lambda: note.write_text("{"),
+            lambda: note.write_text('{"schema": 0}'),
+        ):
+            damage()
+            assert shelf.find(store, RELEASE, PYTHON, PackageIndex(front.url)) is None
+            assert get(store, front) == sdk
+            assert hashlib.sha256(sdk.wheel.read_bytes()).hexdigest() == sdk.sha256
+
+    def test_a_member_that_is_not_what_record_says(self, store: TorchStore, front: Front, tmp_path: Path) -> None:
+        for member in ("torch/include/ATen/ATen.h", "torch/version.py"):
+            small_torch.write(tmp_path, RELEASE, TAG, changed=member)
+            with pytest.raises(PackageIndexError, match=f"{member} is not what its RECORD says"):
+                get(store, front)
+            assert shelf.find(store, RELEASE, PYTHON, PackageIndex(front.url)) is None
+
+    def test_no_wheel_for_that_python(self, store: TorchStore, front: Front) -> None:
+        with pytest.raises(UnknownTorchError, match=r"no wheel for CPython 3\.12"):
+            get(store, front, CPython.parse("3.12"))
+
+    def test_an_index_without_ranges(self, store: TorchStore, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(front, "ranges", False)
+        with pytest.raises(PackageIndexError, match="does not answer range requests"):
+            get(store, front)
+
+    def test_the_network_is_cut(self, store: TorchStore, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(front, "cut_after", 2)  # the list, the wheel's end
+        with pytest.raises(PackageIndexError, match="cannot be read in parts"):
+            get(store, front)
+        monkeypatch.setattr(front, "cut_after", None)
+        assert get(store, front).wheel.is_file()
+        assert not list(store.root.glob("sdk/.*"))
+
+    def test_the_wheel_changes_meanwhile(
+        self, store: TorchStore, front: Front, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(front, "tag_of", lambda: f'"{len(front.requests) > 2}"')
+        with pytest.raises(PackageIndexError, match="changed meanwhile"):
+            get(store, front)
+
+    def test_an_index_s_own_build_has_its_own_names(self, store: TorchStore, front: Front) -> None:
+        """The index of symbols knows torch's wheel by its SHA-256, not by a name that anybody may use."""
+        assert names.known("2.9.0", TAG, "0" * 64) == {}
+        assert names.known("2.9.0", TAG, "") == {}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdk")
+    path = folder / wheel.filename_of(FILE)
+    wheel.write(path, wheel.contents(MEMBERS, small_torch.LIBRARIES, FILE))
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder / "there")
+    return folder / "there"
+
+
+def run(installed: Path, code: str, note: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": str(installed), **({"TORCH_BUILD_FARM_ASKED": str(note)} if note else {})}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+class TestTorch:
+    def test_what_builds_ask(self, installed: Path) -> None:
+        code = """
+import importlib.metadata, importlib.util, os, torch
+assert importlib.util.find_spec("torch").submodule_search_locations[0] == os.path.dirname(torch.__file__)
+print(torch.__version__, torch.version.cuda, torch.compiled_with_cxx11_abi(), torch._C._GLIBCXX_USE_CXX11_ABI)
+print(importlib.metadata.version("torch"), importlib.metadata.requires("torch"))
+print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__file__)))
+"""
+        assert run(installed, code).stdout.splitlines() == [
+            "2.99.0+sdk 99.9 True True", "2.99.0+sdk None", "share/cmake",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("code", "asked"),
+        [
+            ("import torch; torch.cuda.is_available()", "torch.cuda"),
+            ("import torch.nn", "torch.nn"),
+            ("from torch import nn", "torch.nn"),
+            ("from torch.utils import cpp_extension", "torch.utils.cpp_extension"),
+            ("import torch; torch._C._nothing", "torch._C._nothing"),
+            ("import torch; hasattr(torch, 'tensor')", "torch.tensor"),
+        ],
+    )
+    def test_what_it_refuses(self, installed: Path, tmp_path: Path, code: str, asked: str) -> None:
+        done = run(installed, code, tmp_path / "asked")
+        assert done.stderr.splitlines()[-1].startswith(f"RuntimeError: {asked} is not in torch's SDK")
+        assert choice.asked(tmp_path / "asked", "") == asked
+
+    def test_who_catches_everything_is_noticed_too(self, installed: Path, tmp_path: Path) -> None:
+        code = "try:\n    import torch\n    torch.zeros(3)\nexcept Exception:\n    print('without')"
+        assert run(installed, code, tmp_path / "asked").stdout == "without\n"
+        assert choice.asked(tmp_path / "asked", "") == "torch.zeros"
+
+    def test_inspection_asks_for_nothing(self, installed: Path, tmp_path: Path) -> None:
+        code = "import inspect, pydoc, torch; inspect.unwrap(torch); inspect.getdoc(torch); copy = dir(torch)"
+        assert run(installed, code, tmp_path / "asked").returncode == 0
+        assert choice.asked(tmp_path / "asked", "") == ""
+
+    def test_libraries_that_were_loaded_are_told_by_the_log(self, tmp_path: Path) -> None:
+        said = f"ImportError: {wheel.REFUSAL}: cannot open shared object file: No such file or directory"
+        assert choice.asked(tmp_path / "none", said) == "torch's libraries"
+        linked = f"ld: warning: {wheel.REFUSAL}, needed by libtorch.so, not found (try using -rpath or -rpath-link)"
+        assert choice.asked(tmp_path / "none", linked) == "", "an executable was linked, and nothing was loaded"
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "why"),
+    [
+        ("auto", "from torch.utils.cpp_extension import CUDAExtension\n", "setup.py takes torch.utils.cpp_extension"),
+        ("auto", "    from torch.utils import cpp_extension as ext\n", "setup.py takes"),
+        ("auto", "import torch.utils.cpp_extension\n", "setup.py takes"),
+        ("auto", "import torch; print(torch.utils.cmake_prefix_path)  # no cpp_extension\n", ""),
+        ("auto", "# from torch.utils.cpp_extension import x\n", ""),
+        ("sdk", "from torch.utils.cpp_extension import CUDAExtension\n", ""),
+        ("full", "", 'torch-build = "full"'),
+    ],
+)
+def test_what_takes_all_of_torch_from_the_start(tmp_path: Path, setting: str, text: str, why: str) -> None:
+    (tmp_path / "setup.py").write_text(text)
+    settings = replace(Settings(name="x", packages=("x",)), torch_build=setting)  # type: ignore[arg-type]
+    found = choice.why_full(settings, tmp_path)
+    assert found.startswith(why)
+    assert bool(found) == bool(why)

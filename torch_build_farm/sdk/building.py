@@ -1,0 +1,111 @@
+"""A build with torch's SDK, and once more with all of torch where it turns out to run torch."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch_build_farm import toolbox
+from torch_build_farm.diagnosis import STAGE_MARK
+from torch_build_farm.engines import BuildRequest
+from torch_build_farm.errors import (
+    BuildError,
+    FarmError,
+    PackageIndexError,
+    RepairError,
+    SdkError,
+    UnknownTorchError,
+)
+from torch_build_farm.package_index import PackageIndex
+from torch_build_farm.pipeline import Farm, Step, clear
+from torch_build_farm.plan import Job
+from torch_build_farm.process import Shell
+from torch_build_farm.releases.listing import Listing
+from torch_build_farm.sdk import choice, shelf
+from torch_build_farm.sdk.shelf import Sdk
+from torch_build_farm.torch_store import TorchStore
+
+
+def with_torch(step: Step, request: BuildRequest) -> tuple[Path, str]:
+    """Build the wheel with as much of torch as it takes; returns it, and what it was built with, for people.
+
+    Raises what the engine's `build` does, or SdkError.
+    """
+    settings, release = step.farm.project.settings, step.job.variant.release
+    if reason := choice.why_full(settings, request.tree):
+        return _built(step, request, None), f"all of torch {release}: {reason}"
+    try:
+        sdk = _get(step.farm.store, step.job, step.shell)
+    except (PackageIndexError, UnknownTorchError, SdkError) as error:
+        if settings.torch_build == "sdk":
+            raise
+        return _built(step, request, None), f"all of torch {release}: {error.what}"
+    try:
+        wheel = _built(step, request, sdk)
+    except (BuildError, RepairError):  # a wheel without its library is found at the repair
+        if settings.torch_build == "sdk" or not (reason := _asked(step, request)):
+            raise
+    else:
+        if not (reason := _asked(step, request)):
+            return wheel, f"torch's SDK {release}"
+        if settings.torch_build == "sdk":
+            raise SdkError(
+                f"{step.job.id}: the build asks for {reason}, which torch's SDK has not, and goes on without",
+                where=str(step.log),
+                next_step='torch-build = "auto" or "full" in [tool.torch-build-farm]',
+            )
+    line = f"the build asks for {reason}, which torch's SDK has not"
+    with step.log.open("a", encoding="utf-8") as log:
+        log.write(f"{STAGE_MARK}build {step.job.id} {line}: again with all of torch\n")
+    return _built(step, request, None), f"all of torch {release}: {line}"
+
+
+def ahead(farm: Farm, jobs: Sequence[Job], log: Path) -> None:
+    """Make the SDKs of `jobs` in the background, one after the other, while images are made ready and builds run.
+
+    A job whose SDK is not there yet makes it, or waits for it; what goes wrong here goes wrong there too, and is told.
+    """
+    if choice.why_full(farm.project.settings, farm.source.root):
+        return
+    env = toolbox.environment(farm.store.uv_cache, farm.store.root)
+    shell = Shell(farm.runner, env, farm.store.root, log, lambda _: None)
+
+    def make() -> None:
+        with contextlib.suppress(FarmError, OSError):
+            for job in jobs:
+                farm.runner.check()
+                _get(farm.store, job, shell)
+
+    threading.Thread(target=make, daemon=True).start()
+
+
+def check_index(farm: Farm, job: Job) -> None:
+    """Raise PackageIndexError where the job's SDK is not there and no index answers that it could be made from."""
+    release, python = job.variant.release, job.python
+    index = PackageIndex.configured()
+    if shelf.find(farm.store, release, python, index) is None:
+        try:
+            Listing.read(index)
+        except PackageIndexError:
+            farm.store.check_index(release, python, farm.runner)  # uv may know how to ask, and then all of torch is had
+
+
+def _get(store: TorchStore, job: Job, shell: Shell) -> Sdk:
+    """The SDK of the job's torch, made now if need be. Raises PackageIndexError or SdkError."""
+    release, python = job.variant.release, job.python
+    with store.locked(shelf.lock_of(release, python), shell):
+        return shelf.get(store, release, python, PackageIndex.configured(), shell.say)
+
+
+def _built(step: Step, request: BuildRequest, sdk: Sdk | None) -> Path:
+    clear(request.out)
+    clear(request.scratch)
+    return step.farm.engine.build(replace(request, sdk=sdk))
+
+
+def _asked(step: Step, request: BuildRequest) -> str:
+    log = step.log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
+    return choice.asked(request.asked, log)
