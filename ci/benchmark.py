@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Measure the farm against plain cibuildwheel, side by side in one call, and hold both against the goals.
 
-Four scenarios build the embedded project (examples/pymomentum) for the same torch minors, on the CPython that runs
+Five scenarios build the embedded project (examples/pymomentum) for the same torch minors, on the CPython that runs
 this script, in containers of the same base image:
 
   a  plain cibuildwheel: its default front end with build isolation, one variant after the other, no test
   b  the farm with empty caches: torch is downloaded, every stage runs, smoke tests in full
   c  the farm with torch and tools at hand, --force and an empty work folder: no records (and it has no compiler cache)
   d  the same call once more, without --force: the median of several
+  e  the farm with empty caches, `build` alone: as much of torch as compiling takes, and the audit, but no smoke test
 
 The base image is on the engine before anything starts, in every scenario: pulling it is no part of what is measured.
 Everything lies in one scratch folder, some 20 GB at most, which is removed at the end however that comes; so are the
@@ -218,13 +219,13 @@ def torch_bytes(store: Path) -> int:
     return sum(file.lstat().st_blocks * 512 for folder in folders for file in folder.rglob("*"))
 
 
-def farm(bench: Bench, *more: str) -> dict[str, Any]:
-    """Scenarios b and c: all stages, in an empty work folder."""
+def farm(bench: Bench, command: str, *more: str) -> dict[str, Any]:
+    """Scenarios b, c and e: the stages of a command, in an empty work folder."""
     shutil.rmtree(bench.work, ignore_errors=True)
     (bench.scratch / "logs" / "farm.log").unlink(missing_ok=True)  # of the scenario before
     with Meter(bench.scratch, bench.farms_label, [bench.work / "logs", bench.scratch / "logs"]) as meter:
-        options = ("--engine", "docker", "--base-image", bench.image, "--smoke", "full", *more)
-        document = bench.farm("run", *options, log="farm")
+        options = ("--engine", "docker", "--base-image", bench.image, *more)
+        document = bench.farm(command, *options, log="farm")
     report = meter.report()
     report["disk_growth_bytes"]["per_variant"] = report["disk_growth_bytes"]["peak"] // len(bench.torch)
     logs = {job["job"]: bench.work / "jobs" / job["job"] / "raw" / ninja_log.NAME for job in document["jobs"]}
@@ -233,11 +234,11 @@ def farm(bench: Bench, *more: str) -> dict[str, Any]:
     for job in document["jobs"]:
         name = job["job"]
         stages = {stage["stage"]: stage["seconds"] for stage in job["stages"]}
-        beyond = sum(stages.values()) - stages["smoke"] - report["compile"]["jobs"][name]
+        beyond = sum(stages.values()) - stages.get("smoke", 0) - report["compile"]["jobs"][name]
         report["jobs"][name] = {
             "stages": stages,
             "beyond_compile_and_smoke": round(beyond, 2),
-            "phases": meter.phases(*meter.lines("farm", f"{name}: smoke done"), *meter.lines(name)),
+            "phases": meter.phases(*meter.lines("farm", f"{name}: {[*stages][-1]} done"), *meter.lines(name)),
             "tag": job["wheel"]["tag"],
         }
     return report
@@ -248,7 +249,7 @@ def cold(bench: Bench) -> dict[str, Any]:
     step("b: the farm, empty caches")
     shutil.rmtree(bench.store, ignore_errors=True)
     layers = docker("images", "--quiet", "--filter", f"label={LABEL}=yes").split()
-    report = farm(bench)
+    report = farm(bench, "run", "--smoke", "full")
     made = set(docker("images", "--quiet", "--filter", f"label={LABEL}=yes").split()) - set(layers)
     itself = torch_bytes(bench.store)
     report["disk_growth_bytes"]["torch_itself"] = itself
@@ -259,9 +260,18 @@ def cold(bench: Bench) -> dict[str, Any]:
 def warm(bench: Bench) -> dict[str, Any]:
     """Scenario c."""
     step("c: the farm, torch and tools at hand, --force")
-    report = farm(bench, "--force")
+    report = farm(bench, "run", "--smoke", "full", "--force")
     report["disk_growth_bytes"]["beyond_torch"] = report["disk_growth_bytes"]["per_variant"]
     return report
+
+
+def compiled_only(bench: Bench) -> dict[str, Any]:
+    """Scenario e."""
+    step("e: the farm, empty caches, build and audit alone")
+    shutil.rmtree(bench.store, ignore_errors=True)
+    if layers := docker("images", "--quiet", "--filter", f"label={LABEL}=yes").split():
+        docker("rmi", "--force", *set(layers))  # each store's farm makes its own anew
+    return farm(bench, "build", "--smoke", "none")
 
 
 def again(bench: Bench) -> dict[str, Any]:
@@ -282,7 +292,7 @@ def again(bench: Bench) -> dict[str, Any]:
 def count_compile(found: Mapping[str, dict[str, Any]]) -> None:
     """Add to each scenario what of its wall time counts as compiling (see HOW)."""
     most = found["a"]["compile"]["wall"] if "a" in found else float("inf")
-    for name in {"a", "b", "c"}.intersection(found):
+    for name in {"a", "b", "c", "e"}.intersection(found):
         compiling = found[name]["compile"]
         compiling["counted"] = min(compiling["wall"], most)
         found[name]["beyond_compile"] = round(found[name]["seconds"] - compiling["counted"], 2)
@@ -297,6 +307,9 @@ def goals(found: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
         )
     if {"a", "b"} <= found.keys():
         rows.append(("b / a", found["b"]["seconds"] / found["a"]["seconds"], 0.7))
+    if {"a", "e"} <= found.keys():
+        rows.append(("e / a", found["e"]["seconds"] / found["a"]["seconds"], 0.25))
+        rows.append(("e / a, bytes", found["e"]["downloaded_bytes"] / found["a"]["downloaded_bytes"], 0.02))
     if grown := [found[name]["disk_growth_bytes"]["beyond_torch"] / 1e6 for name in ("b", "c") if name in found]:
         rows.append(("growth per variant beyond torch itself, MB", max(grown), 200))
     if "d" in found:
@@ -336,6 +349,9 @@ def measure(bench: Bench, scenarios: str) -> dict[str, Any]:
         if name in scenarios or (name == "b" and set(scenarios) & set("cd")):
             found[name] = scenario(bench)
             step(f"{name} took {found[name]['seconds']:.2f} s")
+    if "e" in scenarios:
+        found["e"] = compiled_only(bench)
+        step(f"e took {found['e']['seconds']:.1f} s")
     found = {name: report for name, report in found.items() if name in scenarios}
     count_compile(found)
     return {"schema": 1, "torch": bench.torch, "scenarios": found, "goals": goals(found), "how": HOW}
@@ -344,13 +360,13 @@ def measure(bench: Bench, scenarios: str) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", nargs="+", default=["2.8", "2.9"], metavar="MINOR", help="default: 2.8 2.9")
-    parser.add_argument("--scenarios", default="abcd", help="which of them (default: abcd)")
+    parser.add_argument("--scenarios", default="abcde", help="which of them (default: abcde)")
     parser.add_argument("--base-image", default=STAND_IN, help="base image of all containers (default: %(default)s)")
     parser.add_argument("--scratch", type=Path, help="folder to work in (default: one beside the farm's store)")
     parser.add_argument("--output", type=Path, help="file for the document (default: standard output)")
     options = parser.parse_args()
-    if not options.scenarios or set(options.scenarios) - set("abcd"):
-        parser.error("--scenarios takes letters of abcd")
+    if not options.scenarios or set(options.scenarios) - set("abcde"):
+        parser.error("--scenarios takes letters of abcde")
     reference = pins().get(options.base_image, options.base_image)
     if not docker("image", "inspect", "--format", "{{.Id}}", reference):
         sys.exit(f"the engine has no image {reference}: ci/base-image makes one, docker pull brings one")

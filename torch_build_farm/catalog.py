@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from torch_build_farm import wheels
@@ -41,11 +41,13 @@ def built(project: Project, dist: Path) -> list[VariantFile]:
     """The variants of this project among the wheels in a folder."""
     found = []
     for path in sorted(dist.glob("*.whl")):
-        name, version, _, _ = parse_wheel_filename(path.name)
+        try:
+            name, version, _, _ = parse_wheel_filename(path.name)
+        except InvalidWheelFilename:  # no wheel of the farm's
+            continue
         if minor := _names(project).get(name):
-            metadata = wheels.read(path).metadata
-            python = path.name.split("-")[-3]
-            found.append(VariantFile(minor, str(version), path.name, python, metadata["Requires-Python"] or "", path))
+            requires = wheels.metadata(path)["Requires-Python"] or ""
+            found.append(VariantFile(minor, str(version), path.name, path.name.split("-")[-3], requires, path))
     return found
 
 
@@ -62,11 +64,16 @@ def published(project: Project, index: PackageIndex) -> list[VariantFile]:
 
 
 def last_built(files: Iterable[VariantFile], version: str) -> dict[Minor, str]:
-    """The newest version of each minor's variant, none newer than `version`."""
+    """The newest version of each minor's variant, none newer than `version`; a pre-release only of `version` itself.
+
+    The same for local versions, which public indexes refuse: no final version may depend on either.
+    """
     last: dict[Minor, str] = {}
     for file in files:
-        known = last.get(file.minor)
-        if Version(file.version) <= Version(version) and (known is None or Version(known) < Version(file.version)):
+        known, found = last.get(file.minor), Version(file.version)
+        if found != Version(version) and (found.is_prerelease or found.local or found > Version(version)):
+            continue
+        if known is None or Version(known) < found:
             last[file.minor] = file.version
     return dict(sorted(last.items()))
 

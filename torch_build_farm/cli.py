@@ -9,28 +9,49 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from types import FrameType
 
 from rich.console import Console
 
-from torch_build_farm import __version__, commands
-from torch_build_farm.desk import Desk
+from torch_build_farm import __version__
+from torch_build_farm.desk import Desk, builtin_folder
 from torch_build_farm.engines.choice import ENGINES
 from torch_build_farm.errors import FarmError, UsageError, exit_code, nearest
 from torch_build_farm.process import Runner
 
-COMMANDS: dict[str, tuple[Callable[[Desk], int], str]] = {
-    "run": (commands.run_all, "all stages: render, build, repair, smoke, report (what a bare call does)"),
-    "plan": (commands.show_plan, "show the jobs; with --json as a CI matrix"),
-    "render": (commands.render, "write each job's source tree"),
-    "build": (commands.build, "render, build and repair wheels"),
-    "smoke": (commands.smoke, "smoke-test wheels, each in a fresh environment with its own torch"),
-    "meta": (commands.meta, "make the wheels behind the one name, of the variants that are built and published"),
-    "publish": (commands.publish, "publish what is built, and the wheels behind the one name"),
-    "init": (commands.init, "write a project file for a source tree or an sdist"),
-    "verify": (commands.verify, "build a wheel again from its record, and say whether it is the same"),
-    "doctor": (commands.examine, "what this machine has and lacks, for what"),
-    "clean": (commands.clean, "remove what runs left"),
+# What a command is, and where it is done: imported when it is asked for, since a run that finds nothing to do is over
+# in a fraction of the time that all of them take to import.
+COMMANDS = {
+    "run": ("commands:run_all", "all stages: render, build, repair, smoke, report (what a bare call does)"),
+    "plan": ("commands:show_plan", "show the jobs; with --json as a CI matrix"),
+    "render": ("commands:render", "write each job's source tree"),
+    "build": ("commands:build", "render, build and repair wheels"),
+    "smoke": ("commands:smoke", "smoke-test wheels, each in a fresh environment with its own torch"),
+    "audit": (
+        "audit.commands:audit",
+        "say with which torch releases wheels load and compute, without running them",
+    ),
+    "index": ("audit.indexing:index", "what the audit knows of torch's releases: list them, add one"),
+    "discover": (
+        "releases.commands:discover",
+        "what the package index has of torch, beside the variants: what is missing or new",
+    ),
+    "add": (
+        "releases.commands:add",
+        "write a torch minor's variant from the release itself; with --build build and prove it",
+    ),
+    "sdk": ("sdk.commands:sdk", "make what compiling and linking takes of a torch release: 12 MB in place of 4 GB"),
+    "meta": (
+        "publish.commands:meta",
+        "make the wheels behind the one name, of the variants that are built and published",
+    ),
+    "publish": ("publish.commands:publish", "publish what is built, and the wheels behind the one name"),
+    "ci": ("ci:write", "write workflows that build, prove and publish, and that watch for torch releases"),
+    "init": ("commands:init", "write a project file for a source tree or an sdist"),
+    "verify": ("commands:verify", "build a wheel again from its record, and say whether it is the same"),
+    "doctor": ("commands:examine", "what this machine has and lacks, for what"),
+    "clean": ("commands:clean", "remove what runs left"),
 }
 _SELECTS = ("run", "plan", "render", "build", "smoke")
 _ENGINE = "where to build: in Docker containers, or on this machine (default: auto, docker where an engine answers)"
@@ -74,9 +95,12 @@ def _publishing(parser: argparse.ArgumentParser, name: str) -> None:
             "--only", dest="files", nargs="+", action="extend", metavar="FILE", help="only variants with such names"
         )
         parser.add_argument("--build-number", type=_positive, metavar="N", help="re-issue those of --only as build N")
+        parser.add_argument(
+            "--names", nargs="+", action="extend", metavar="NAME", help="upload these distributions alone"
+        )
     else:
         parser.add_argument("--publish", metavar="INDEX", help="then publish: pypi, testpypi, or a URL for uploads")
-        parser.set_defaults(files=None, build_number=None)
+        parser.set_defaults(files=None, build_number=None, names=None)
     parser.add_argument("--index-url", metavar="URL", help="where that index lists its files, if it is not obvious")
     parser.add_argument("--yes", action="store_true", help="upload; else, outside CI, only the plan is shown")
 
@@ -85,14 +109,58 @@ def _special(parser: argparse.ArgumentParser, name: str) -> None:
     """What one command alone takes."""
     if name in ("run", "publish"):
         _publishing(parser, name)
+    if name == "audit":
+        parser.add_argument("wheels", nargs="+", metavar="WHEEL", help="wheels for x86-64 Linux")
+        parser.add_argument(
+            "--torch", nargs="+", action="extend", metavar="RELEASE", help="releases (2.9.1), minors (2.8), or all"
+        )
+        parser.add_argument("--markdown", action="store_true", help="table and reasons as Markdown")
+    if name in ("index", "sdk"):
+        _of_releases(parser, name)
+    if name in ("discover", "add"):
+        parser.add_argument("--pre", action="store_true", help="pre-releases too, of minors without a final release")
+    if name == "add":
+        _adding(parser)
+    if name == "ci":
+        parser.add_argument("system", nargs="?", default="github", metavar="SYSTEM", help="github (default) or shell")
+        parser.add_argument("--out", metavar="DIR", help="where to (default: .github/workflows, or ci for a script)")
+        parser.add_argument("--dry-run", action="store_true", help="show what would change, write nothing")
+        parser.add_argument("--force", action="store_true", help="write over files that were changed by hand too")
     if name == "meta":
         parser.add_argument("--offline", action="store_true", help="do not ask the index for earlier variants")
     if name == "verify":
         parser.add_argument("wheel", metavar="WHEEL", help="a wheel that the farm made")
-        parser.set_defaults(engine="auto", jobs=None, force=False)
+        parser.set_defaults(engine="auto", jobs=None, force=True)
     if name == "clean":
         parser.add_argument("--all", action="store_true", help="finished wheels too")
         parser.add_argument("--store", action="store_true", help="the store too: torch, tools, caches of all projects")
+
+
+def _of_releases(parser: argparse.ArgumentParser, name: str) -> None:
+    if name == "sdk":
+        parser.add_argument("torch", metavar="RELEASE", help="a torch release (2.9.1) or minor (2.9: its oldest one)")
+    else:
+        parser.add_argument(
+            "action",
+            choices=("list", "add", "learn", "make"),
+            help="learn: add what is unknown; make: the tables that the farm ships",
+        )
+        parser.add_argument("releases", nargs="*", metavar="RELEASE", help="such as 2.16.0")
+    own = "CPythons (default: the running one)" if name == "sdk" else "further CPythons to read libtorch_python for"
+    parser.add_argument("--python", nargs="+", action="extend", metavar="X.Y", help=own)
+    there = "unpack it there, for CMAKE_PREFIX_PATH" if name == "sdk" else "make: where to (default: the farm's own)"
+    parser.add_argument("--out", metavar="DIR", help=there)
+
+
+def _adding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("minors", nargs="*", metavar="MINOR", help="torch minors such as 2.16")
+    parser.add_argument("--latest", action="store_true", help="the newest that the index has")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
+    parser.add_argument("--build", action="store_true", help="then build, audit and smoke-test it: work/evidence.md")
+    parser.add_argument("--python", nargs="+", action="extend", metavar="X.Y", help="with --build: CPythons, or all")
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help=_ENGINE)
+    _base_image(parser)
+    _running(parser)
 
 
 def _positive(text: str) -> int:
@@ -129,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
             _base_image(sub)
         if name in _RUNS:
             _running(sub)
-        if name in (*_RUNS, "meta", "publish", "verify", "clean"):
+        if name in (*_RUNS, "add", "meta", "publish", "verify", "clean"):
             sub.add_argument("--wait", action="store_true", help="wait for another farm in the same work folder")
     return top
 
@@ -167,7 +235,38 @@ def _on_signals(runner: Runner) -> None:
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly where the reader of our output goes away
+
+
+_WIDE = 240  # columns of a log or a file, where nothing has to be folded
+
+
+class _Output(Console):
+    """What people read. Where its reader goes away, as `| head` does, the run ends in order.
+
+    SIGPIPE itself stays ignored, as Python has it: it would also come from an index that hangs up in mid-upload.
+    """
+
+    def __init__(self, runner: Runner, *, stderr: bool) -> None:
+        super().__init__(stderr=stderr, highlight=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _WIDE
+        self._runner = runner
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _discard_output()
+        self._runner.cancel(signal.SIGPIPE)
+
+
+def _discard_output() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _command(name: str) -> Callable[[Desk], int]:
+    found: Callable[[Desk], int] = resolve_name(f"torch_build_farm.{COMMANDS[name][0]}")
+    return found
 
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
@@ -177,18 +276,24 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return exit_code(error)
-    console = Console(stderr=options.json, highlight=False)
     runner = Runner()
+    console = _Output(runner, stderr=options.json)
     _on_signals(runner)
     folder = Path(options.project).resolve() if options.project else (root or Path.cwd())
     if folder.name == "pyproject.toml" and folder.is_file():
         folder = folder.parent
-    desk = Desk(options, folder, commands.builtin_folder(), runner, console)
+    desk = Desk(options, folder, builtin_folder(), runner, console)
     try:
-        code = COMMANDS[options.command][0](desk)
+        code = _command(options.command)(desk)
         runner.check()
         return code
+    except BrokenPipeError:  # of the answer to --json; the farm's own connections raise their own errors
+        _discard_output()
+        runner.cancel(signal.SIGPIPE)
+        return 128 + signal.SIGPIPE
     except FarmError as error:
+        if exit_code(error) == 128 + signal.SIGPIPE:
+            return exit_code(error)  # nobody reads
         Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         if options.json:
             desk.answer({"schema": 1, "error": {"kind": type(error).__name__, "exit_code": exit_code(error),

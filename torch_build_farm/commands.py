@@ -8,36 +8,28 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from torch_build_farm import catalog, config, doctor, report, workfolder
+from torch_build_farm import config, doctor, report, workfolder
 from torch_build_farm import init as init_
-from torch_build_farm import meta as meta_
-from torch_build_farm import publish as publish_
 from torch_build_farm import verify as verifying
 from torch_build_farm.desk import Desk, Prepared, epoch_of, execute, prepare
 from torch_build_farm.engines.docker import client as docker_client
 from torch_build_farm.engines.docker import containers
 from torch_build_farm.errors import EngineError, NotReproducedError, UsageError, exit_code
 from torch_build_farm.origin import Fetcher, only_folder, unpack
-from torch_build_farm.package_index import PackageIndex
 from torch_build_farm.pipeline import Stage
 from torch_build_farm.plan import Selection
 from torch_build_farm.records import Record
 from torch_build_farm.smoke import Mode
 from torch_build_farm.source import sha256
-from torch_build_farm.stages import RENDER, SMOKE, WHEEL
+from torch_build_farm.stages import MADE, RENDER, SMOKE, WHEEL
 from torch_build_farm.verify import Recorded
-
-
-def builtin_folder() -> Path:
-    """Where the built-in variants/ and templates/ lie: in the installed package, or in the checkout around it."""
-    package = Path(__file__).resolve().parent
-    return package / "builtin" if (package / "builtin").is_dir() else package.parent
 
 
 def show_plan(desk: Desk) -> int:
@@ -52,7 +44,23 @@ def show_plan(desk: Desk) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to; `document` is for programs."""
+
+    results: tuple[report.JobResult, ...]
+    document: dict[str, Any]
+    code: int
+
+
 def _run(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> int:
+    outcome = carry_out(desk, stages, smoke)
+    if desk.options.json:
+        desk.answer(outcome.document)
+    return outcome.code
+
+
+def carry_out(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> Outcome:
     """Plan, check, run `stages`, report; then publish, where that is asked for and nothing failed."""
     start = time.monotonic()
     prepared = prepare(desk)
@@ -65,10 +73,10 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> int:
     document = {"schema": 1, "seconds": round(seconds, 2), "jobs": [r.as_json(str(desk.work)) for r in results]}
     code = next((exit_code(result.error) for result in results if result.error), 0)
     if code == 0 and getattr(desk.options, "publish", None):
-        document["publish"] = publish_.carry_out(desk)
-    if desk.options.json:
-        desk.answer(document)
-    return code
+        from torch_build_farm.publish import commands as publishing  # noqa: PLC0415 (slow to import)
+
+        document["publish"] = publishing.carry_out(desk)
+    return Outcome(results, document, code)
 
 
 def run_all(desk: Desk) -> int:
@@ -94,37 +102,6 @@ def smoke(desk: Desk) -> int:
     if mode == "none":
         raise UsageError("smoke --smoke none has nothing to do", next_step="--smoke full or --smoke import")
     return _run(desk, [*WHEEL, SMOKE], mode)
-
-
-def meta(desk: Desk) -> int:
-    """`meta`: the wheels behind the one name and COMPATIBILITY.md, of the variants in work/dist and on the index."""
-    project, dist = desk.project, desk.work / "dist"
-    here = catalog.built(project, dist)
-    there = [] if desk.options.offline else catalog.published(project, PackageIndex.configured())
-    family = catalog.family(project, here, there)
-    with workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say):
-        made = meta_.write(family, dist)
-        table = catalog.compatibility(family, [*there, *here])
-        (desk.work / "COMPATIBILITY.md").write_text(table, "utf-8")
-    left_out = sorted({f"{file.name}" for file in here if family.last[file.minor] != file.version})
-    if desk.options.json:
-        last = {str(minor): version for minor, version in family.last.items()}
-        desk.answer({"schema": 1, "version": family.version, "variants": last, "wheels": list(map(str, made)),
-                     "left_out": left_out})  # fmt: skip
-    for path in made:
-        desk.say(f"wrote {path}")
-    for name in left_out:
-        desk.say(f"left out {name}: {family.version} is newer")
-    desk.say(f"wrote {desk.work / 'COMPATIBILITY.md'}:\n\n{table}")
-    return 0
-
-
-def publish(desk: Desk) -> int:
-    """`publish`: variants that are built and proven, and the wheels behind the one name, to an index."""
-    document = publish_.carry_out(desk)
-    if desk.options.json:
-        desk.answer({"schema": 1, **document})
-    return 0
 
 
 def verify(desk: Desk) -> int:
@@ -167,7 +144,7 @@ def verify(desk: Desk) -> int:
                 next_step="check out what it was built from, and verify again",
             )
         prepared = replace(prepared, project=verifying.in_environment(project, recorded))
-        _, build, *_, relocate = _again(desk, prepared, WHEEL, recorded)
+        _, build, *_, relocate = _again(desk, prepared, MADE, recorded)
         found = verifying.differences(wheel, prepared.work / relocate.outputs[0].path)
     changed = verifying.changed_inputs(recorded.build, build)
     if desk.options.json:

@@ -19,6 +19,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter
 from pydantic import ValidationError as PydanticError
 
+from torch_build_farm import __version__
 from torch_build_farm.errors import ConfigError, nearest
 from torch_build_farm.names import CPython, Minor
 
@@ -51,6 +52,24 @@ def _requirement(value: str) -> str:
         Requirement(value)
     except InvalidRequirement as error:
         raise ValueError(str(error).splitlines()[0]) from None
+    return value
+
+
+def _installable(value: str) -> str:
+    """What pip takes from a workflow: the checkout itself, or a requirement."""
+    return value if value == "." else _requirement(value)
+
+
+def _word(value: str) -> str:
+    """A name that goes into a workflow as it is."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", value):
+        raise ValueError(f"{value!r} may hold letters, digits, '.', '_' and '-' alone")
+    return value
+
+
+def _upload_url(value: str) -> str:
+    if value not in ("pypi", "testpypi") and not re.fullmatch(r"https?://[\w.:/~%-]+", value):
+        raise ValueError(f"{value!r} is neither pypi, nor testpypi, nor the URL that twine uploads to")
     return value
 
 
@@ -100,6 +119,7 @@ class Variant:
     image: str
     torch_gb: Annotated[Number, Field(gt=0)]
     cuda_runtime_gb: Annotated[Number, Field(ge=0)]
+    gcc: Annotated[StrictInt, Field(ge=1)] = 1
 
     @property
     def tag(self) -> str:
@@ -127,6 +147,21 @@ class SystemPackages:
 
 
 @dataclass(frozen=True)
+class Ci:
+    """What rendered workflows do where projects differ."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    farm: Annotated[str, AfterValidator(_installable)] = f"torch-build-farm=={__version__}"
+    runner: Annotated[str, AfterValidator(_word)] = "ubuntu-latest"
+    engine: Literal["docker", "local"] = "docker"
+    python: tuple[CPythonField, ...] = ()
+    index: Annotated[str, AfterValidator(_upload_url)] = "pypi"
+    environment: Annotated[str, AfterValidator(_word)] = "pypi"
+    credentials: Literal["trusted-publisher", "token"] = "trusted-publisher"
+
+
+@dataclass(frozen=True)
 class Settings:
     """[tool.torch-build-farm] of a project's pyproject.toml. Paths are relative to that file."""
 
@@ -146,6 +181,8 @@ class Settings:
     smoke_script: str | None = None
     torch: tuple[MinorField, ...] = ()
     torch_flavours: Literal["cuda", "any"] = "cuda"
+    torch_build: Literal["auto", "sdk", "full"] = "auto"
+    network: bool = False
     environment: Annotated[Mapping[str, str], AfterValidator(_environment)] = field(default_factory=dict)
     cmake_defines: Mapping[str, str] = field(default_factory=dict)
     build_constraints: tuple[Annotated[str, AfterValidator(_requirement)], ...] = ()
@@ -154,8 +191,9 @@ class Settings:
     cuda_arch_list: tuple[str, ...] = ()
     grafted_libraries: tuple[str, ...] = ()
     size_limit_mb: Annotated[Number, Field(gt=0)] = 100
-    memory_per_compile_gb: Annotated[Number, Field(gt=0)] = 2
+    memory_per_compile_gb: Annotated[Number, Field(gt=0)] | None = None
     exclude: tuple[str, ...] = ()
+    ci: Ci = Ci()
 
 
 @dataclass(frozen=True)
@@ -191,6 +229,7 @@ class Project:
 
 
 Shape = TypeVar("Shape", Settings, Variant)
+_TABLES: Mapping[int | str, type[Ci] | type[SystemPackages]] = {"ci": Ci, "system-packages": SystemPackages}
 
 
 def _key(location: tuple[int | str, ...]) -> str:
@@ -208,7 +247,7 @@ def _read(shape: type[Shape], table: Mapping[str, Any], where: str, problems: li
         for problem in error.errors():
             location = tuple(part for part in problem["loc"] if part not in ("int", "float"))
             if problem["type"] == "unexpected_keyword_argument":
-                known = [_kebab(one.name) for one in fields(shape if len(location) == 1 else SystemPackages)]
+                known = [_kebab(one.name) for one in fields(shape if len(location) == 1 else _TABLES[location[0]])]
                 message = f"unknown key; {nearest(str(location[-1]), known)}"
             elif problem["type"] in ("missing", "missing_argument"):
                 message = "missing key"

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from torch_build_farm import config, pipeline, report, source, workfolder
+from torch_build_farm import config, history, pipeline, report, source, workfolder
 from torch_build_farm.config import Project
 from torch_build_farm.engines import Engine
 from torch_build_farm.engines.choice import choose
@@ -24,10 +24,17 @@ from torch_build_farm.origin import EARLIEST, Fetcher, Origin
 from torch_build_farm.pipeline import Farm, Stage
 from torch_build_farm.plan import Job, Plan, Selection, plan
 from torch_build_farm.process import Runner, Shell
+from torch_build_farm.sdk import building, choice
 from torch_build_farm.smoke import Mode
 from torch_build_farm.source import Source
 from torch_build_farm.stages import BUILD
 from torch_build_farm.torch_store import STORE_VARIABLE, TorchStore, default_folder
+
+
+def builtin_folder() -> Path:
+    """Where the built-in variants/ and templates/ lie: in the installed package, or in the checkout around it."""
+    package = Path(__file__).resolve().parent
+    return package / "builtin" if (package / "builtin").is_dir() else package.parent
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Desk:
 
     def answer(self, document: dict[str, Any]) -> None:
         """The document for programs."""
-        print(json.dumps(document, indent=2))  # noqa: T201
+        print(json.dumps(document, indent=2), flush=True)  # noqa: T201
 
 
 def _selection(desk: Desk, project: Project) -> Selection:
@@ -178,12 +185,15 @@ def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str], say: Callable
         (farm.work / "logs").mkdir(parents=True, exist_ok=True)
         log = farm.work / "logs" / "engine.log"
         log.unlink(missing_ok=True)
+        building.ahead(farm, to_build, log)
         farm.engine.check(to_build, Shell(farm.runner, {}, farm.store.root, log, say))
-    store = farm.engine.store
+    store, full = farm.engine.store, bool(choice.why_full(farm.project.settings, farm.source.root))
     if due:
-        store.check_disk(due, smoke, farm.project.variants.values(), farm.engine.free_gb())
-    if missing := store.missing(due, smoke):
+        store.check_disk(due, smoke, full, farm.project.variants.values(), farm.engine.free_gb())
+    if missing := store.missing(due, smoke, full):
         farm.store.check_index(*missing[0], farm.runner)
+    elif to_build and not full:
+        building.check_index(farm, to_build[0])
 
 
 def execute(
@@ -191,7 +201,7 @@ def execute(
 ) -> tuple[report.JobResult, ...]:
     """Run `stages` over the plan: what is fresh is kept, everything else is checked and run."""
     options, engine, jobs = desk.options, prepared.engine, prepared.plan.jobs
-    slots = engine.slots()
+    slots = engine.slots(history.memory_per_compile_gb(prepared.work))
     at_once = min(options.jobs or slots, slots)
     desk.runner.check()
     with contextlib.ExitStack() as stack:

@@ -19,6 +19,7 @@ from torch_build_farm.engines.docker import open_engine
 from torch_build_farm.engines.docker.images import Base
 from torch_build_farm.engines.local import LocalEngine, compile_slots
 from torch_build_farm.errors import EngineError, FarmError, Interrupted
+from torch_build_farm.history import DEFAULT_GB
 from torch_build_farm.names import CPython
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Runner, Shell, capture
@@ -120,14 +121,16 @@ def _resources(project: Project, store: TorchStore) -> list[Finding]:
     free = shutil.disk_usage(store.root).free / 1e9
     running = CPython.running()
     jobs = [Job("", "", variant, running) for variant in project.variants.values() if running in variant.cpython]
-    need = store.missing_gb(jobs, smoke=True, variants=project.variants.values())
-    slots = compile_slots(project.settings.memory_per_compile_gb)
+    full = project.settings.torch_build == "full"
+    need = store.missing_gb(jobs, smoke=True, full=full, variants=project.variants.values())
+    each = project.settings.memory_per_compile_gb or DEFAULT_GB
+    slots = compile_slots(each)
     state: State = "ok" if free > need else "absent"
     return [
         Finding("disk", state, f"{free:.0f} GB free at {store.root}", f"every torch minor on CPython {running}: "
                 f"{need:.0f} GB more"),
         Finding("CPUs and memory", "ok", f"{slots} compilers at once of {os.cpu_count()} CPUs",
-                f"memory-per-compile-gb = {project.settings.memory_per_compile_gb}"),
+                f"memory-per-compile-gb = {each}"),
     ]  # fmt: skip
 
 

@@ -180,6 +180,30 @@ class UploadRefusedError(FarmError):
     exit_code = 25
 
 
+class AuditError(FarmError):
+    """A wheel, or what the farm knows of torch's releases, cannot be read."""
+
+    exit_code = 26
+
+
+class AbiError(FarmError):
+    """A wheel does not work with a torch release that it claims to work with."""
+
+    exit_code = 27
+
+
+class EditedError(FarmError):
+    """A file that the farm rendered earlier was changed since, or is somebody else's."""
+
+    exit_code = 29
+
+
+class SdkError(FarmError):
+    """torch's SDK cannot be made, or is not as it was made; nothing is built with it."""
+
+    exit_code = 30
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + the signal's number."""
 

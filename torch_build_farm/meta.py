@@ -12,6 +12,7 @@ middle wheel uv does not keep a torch that is installed; torch comes first becau
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 import zipfile
@@ -30,7 +31,7 @@ from torch_build_farm import __version__
 from torch_build_farm.config import Project
 from torch_build_farm.errors import MetaError
 from torch_build_farm.names import Minor
-from torch_build_farm.relocate import ENTRY_POINTS
+from torch_build_farm.relocate import ENTRY_POINTS, MARKER, outermost
 from torch_build_farm.stubs import as_stub
 from torch_build_farm.variant_backend import dist_info, rename_own, split_metadata, write_wheel
 
@@ -81,29 +82,43 @@ class Family:
 def rung_prefix(version: str) -> str:
     """The first five segments of the rungs' versions for V, such as 0.1.115.0.1 for 0.1.115.post0.
 
-    Raises MetaError for a version that has no such form: with a dev, pre-release, local or epoch part, or longer.
+    Empty for a version that has no rungs: with a dev, pre-release, local or epoch part, or more than four numbers.
     """
     parsed = Version(version)
-    odd = parsed.is_prerelease or parsed.local or parsed.epoch
-    if odd or len(parsed.release) > _SEGMENTS:
-        raise MetaError(
-            f"version {version} gets variants only, and no wheel for the one name",
-            where="the versions behind it have room for up to four numbers and .postN",
-            next_step="release a final version or a post-release; until then users name the variant",
-        )
+    if parsed.is_prerelease or parsed.local or parsed.epoch or len(parsed.release) > _SEGMENTS:
+        return ""
     padded = [*parsed.release, *[0] * (_SEGMENTS - len(parsed.release))]
     return ".".join(map(str, [*padded, 0 if parsed.post is None else parsed.post + 1]))
 
 
+def without_rungs(family: Family) -> str:
+    """What the maintainer should know of a version that has no rungs; empty for one that has."""
+    if rung_prefix(family.version):
+        return ""
+    name, tag = family.project.settings.name, max(family.last).tag
+    return (
+        f"version {family.version} has no rungs; only final versions and post-releases of up to four numbers have: "
+        f'{name} alone brings no variant, so users name the extra: pip install "{name}[{tag}]=={family.version}"'
+    )
+
+
 def rung_version(version: str, minor: Minor) -> str:
-    """The version of the rung of a torch minor, such as 0.1.115.0.1.208."""
+    """The version of the rung of a torch minor, such as 0.1.115.0.1.208; `version` is one that has rungs."""
     return f"{rung_prefix(version)}.{100 * minor.major + minor.minor}"
 
 
 def ahead(minors: Iterable[Minor]) -> list[Minor]:
-    """Torch minors that are still to come, whose extras are declared now."""
-    newest = max(minors)
+    """Torch minors without a variant whose extras are declared now: those still to come, and those left out between."""
+    known = sorted(minors)
+    newest = known[-1]
+    gaps = [
+        Minor(one.major, number)
+        for one, other in itertools.pairwise(known)
+        if one.major == other.major
+        for number in range(one.minor + 1, other.minor)
+    ]
     return [
+        *gaps,
         *(Minor(newest.major, newest.minor + step) for step in range(1, _AHEAD + 1)),
         *(Minor(newest.major + 1, number) for number in range(_AHEAD_OF_NEXT_MAJOR)),
     ]
@@ -172,7 +187,8 @@ def _dispatcher(family: Family) -> bytes:
         dispatcher_template(family.project), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     known = tuple((minor.major, minor.minor) for minor in sorted(family.last))
-    facts = {"distribution": family.project.settings.name, "version": family.version, "known": known}
+    name = family.project.settings.name
+    facts = {"distribution": name, "version": family.version, "known": known, "marker": MARKER}
     return str(template.render(facts)).encode()
 
 
@@ -189,9 +205,9 @@ def _extras(family: Family) -> list[str]:
 
 
 def _own_extras(family: Family, fields: Sequence[str]) -> list[str]:
-    """The project's own extras, with the one name for the variant's; torch among them is the variant's matter."""
+    """The project's own extras, with the one name for the variant's; torch's version is the variant's matter."""
     found = [field for field in fields if _pair(field)[0] == "Provides-Extra"]
-    if taken := [field for field in found if re.fullmatch(r"torch\d+", _pair(field)[1])]:
+    if taken := [field for field in found if re.fullmatch(r"torch\d+", canonicalize_name(_pair(field)[1]))]:
         raise MetaError(
             f"the project has an extra of its own named {_pair(taken[0])[1]}",
             where=f"METADATA of {family.model.distribution}",
@@ -200,8 +216,12 @@ def _own_extras(family: Family, fields: Sequence[str]) -> list[str]:
     for name, value in map(_pair, fields):
         if name != "Requires-Dist" or "extra" not in str(Requirement(value).marker):
             continue
-        if canonicalize_name(Requirement(value).name) != "torch":
+        requirement = Requirement(value)
+        if canonicalize_name(requirement.name) != "torch":
             found.append(f"Requires-Dist: {rename_own(value, family.model.distribution, family.project.settings.name)}")
+        elif requirement.extras:  # such as torch[opt-einsum]
+            requirement.specifier = SpecifierSet()
+            found.append(f"Requires-Dist: {requirement}")
     return found
 
 
@@ -213,7 +233,7 @@ def _plain_metadata(family: Family) -> str:
     fields[[_pair(field)[0] for field in fields].index("Name")] = f"Name: {family.project.settings.name}"
     fields.append(f"Requires-Python: {family.requires_python}")
     fields.append(f"Requires-Dist: torch>={min(family.last)}")
-    if has_rungs(family.version):
+    if rung_prefix(family.version):
         fields.append(f"Requires-Dist: {family.project.auto_name}=={family.version}")
     return newline.join([*fields, *_extras(family), *_own_extras(family, own)]) + rest
 
@@ -251,8 +271,8 @@ def _write(out: Path, name: str, version: str, files: Mapping[str, bytes], epoch
 def write_plain(family: Family, out: Path) -> Path:
     """The wheel that users name: dispatcher and guard, entry points, stubs; it brings a variant through the rungs."""
     dispatcher = _dispatcher(family)
-    packages = [package.replace(".", "/") for package in family.project.settings.packages]
-    files: dict[str, bytes] = {f"{folder}/__init__.py": dispatcher for folder in packages}
+    folders = outermost(family.project.settings.packages)
+    files: dict[str, bytes] = {f"{folder}/__init__.py": dispatcher for folder in folders}
     for place, content in family.model.files.items():
         files[place] = content
     files[f"{INFO}METADATA"] = _plain_metadata(family).encode()
@@ -278,18 +298,12 @@ def write_rung(family: Family, minor: Minor, out: Path) -> Path:
     return _write(out, name, version, {f"{INFO}METADATA": text.encode()}, family.epoch)
 
 
-def has_rungs(version: str) -> bool:
-    """Whether there can be rungs for a version."""
-    try:
-        return bool(rung_prefix(version))
-    except MetaError:
-        return False
-
-
 def write(family: Family, out: Path) -> list[Path]:
     """All wheels behind the one name, in the order in which they may be published: rungs, middle, plain.
 
-    Raises MetaError for a version that cannot have them.
+    The plain one alone for a version that has no rungs: its users name the extra, which brings the variant.
     """
+    if not rung_prefix(family.version):
+        return [write_plain(family, out)]
     rungs = [write_rung(family, minor, out) for minor in sorted(family.last)]
     return [*rungs, write_auto(family, out), write_plain(family, out)]

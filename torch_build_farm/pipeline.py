@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch_build_farm import records, toolbox
+from torch_build_farm import history, records, toolbox
 from torch_build_farm.config import Project
 from torch_build_farm.diagnosis import STAGE_MARK
 from torch_build_farm.engines import Engine
@@ -312,7 +312,8 @@ def run(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], progress: Prog
     Raises Interrupted when the run was cancelled; finished stages keep their records.
     """
     with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
-        runs = [_JobRun(farm, job, number, stages, progress) for number, job in enumerate(jobs)]
+        rank = {job.id: number for number, job in enumerate(history.longest_first(jobs, farm.work))}
+        runs = [_JobRun(farm, job, rank[job.id], stages, progress) for job in jobs]
         futures = [pool.submit(one.run) for one in runs]
         try:
             while wait(futures, timeout=0.2).not_done:

@@ -58,6 +58,7 @@ class Plan:
                     "variant": job.variant.tag,
                     "torch": str(job.variant.torch),
                     "python": str(job.python),
+                    "releases": " ".join(job.variant.releases),
                     "cuda": job.variant.cuda,
                     "image": job.variant.image,
                 }

@@ -30,11 +30,15 @@ class Ending:
 
 @dataclass(frozen=True)
 class Completed:
-    """How a command ended: its exit status (128 + N for signal N) and the end of what it printed."""
+    """How a command ended: its exit status (128 + N for signal N) and the end of what it printed.
+
+    `peak_mb` is the resident set of the largest process of all that it started and waited for, in MB (10^6 bytes).
+    """
 
     command: tuple[str, ...]
     returncode: int
     tail: tuple[str, ...]
+    peak_mb: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -100,9 +104,10 @@ class Runner:
                 sink.write(line + "\n")
                 tail.append(line)
                 on_line(line)
-            returncode = child.wait()
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
         self.check()
-        return Completed(words, returncode, tuple(tail))
+        return Completed(words, child.returncode, tuple(tail), usage.ru_maxrss * 1024 / 1e6)
 
     @contextlib.contextmanager
     def _supervised(

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from torch_build_farm.audit import show
 from torch_build_farm.errors import FarmError, exit_code
 from torch_build_farm.plan import Job
 from torch_build_farm.records import Artifact, Record
@@ -167,22 +168,26 @@ def size_text(size: int) -> str:
 def summary(console: Console, results: Sequence[JobResult], work: str, seconds: float) -> None:
     """The closing summary: a block for each job, then one line for all."""
 
-    def show(text: str, style: str = "") -> None:
+    def say(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    show("")
+    say("")
     for result in results:
         if result.error:
-            show(f"{result.job.id}  FAILED", "bold red")
-            show("  " + str(result.error).replace("\n", "\n  "), "red")
+            say(f"{result.job.id}  FAILED", "bold red")
+            say("  " + str(result.error).replace("\n", "\n  "), "red")
             continue
         compiled = f", {float(told):.1f} s of it compiling" if (told := result.detail("build", "compile")) else ""
         took = "kept from an earlier run" if result.kept else f"{result.seconds:.1f} s{compiled}"
-        show(f"{result.job.id}  {took}", "bold green")
+        say(f"{result.job.id}  {took}", "bold green")
         if result.wheel:
-            show(f"  wheel   {work}/{result.wheel.path}")
-            show(f"  tag     {result.tag}    size {size_text(result.wheel.size)}")
-            show(f"  sha256  {result.wheel.sha256}")
+            say(f"  wheel   {work}/{result.wheel.path}")
+            say(f"  tag     {result.tag}    size {size_text(result.wheel.size)}")
+            say(f"  sha256  {result.wheel.sha256}")
+        if torch := result.detail("build", "built-with"):
+            say(f"  built   with {torch}")
+        if works := result.detail("audit", "range"):
+            say(f"  audit   works with torch {works}")
         if torch := result.detail("smoke", "torch"):
             facts = [
                 f"torch {torch} on {result.detail('smoke', 'devices')}",
@@ -190,14 +195,24 @@ def summary(console: Console, results: Sequence[JobResult], work: str, seconds: 
             ]
             if refused := result.detail("smoke", "refuses"):
                 facts.append(f"refuses {refused}")
-            show(f"  smoke   {'; '.join(facts)}")
+            say(f"  smoke   {'; '.join(facts)}")
             if script := result.detail("smoke", "script"):
-                show(f"          {script}")
+                say(f"          {script}")
+    _audit_table(console, results)
     failed = sum(result.error is not None for result in results)
     kept = sum(result.kept for result in results)
     parts = [f"{len(results) - failed - kept} done", f"{kept} kept", f"{failed} failed"]
     verdict = "nothing to do: every job is as it was" if kept == len(results) else ", ".join(parts)
-    show(f"\n{verdict}, in {seconds:.1f} s", "bold red" if failed else "bold")
+    say(f"\n{verdict}, in {seconds:.1f} s", "bold red" if failed else "bold")
+
+
+def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
+    """What the audit says of every job and torch release; nothing where it did not run."""
+    found = {result.job.id: result.detail("audit", "releases") for result in results}
+    rows = {job: dict(one.split("=") for one in text.split()) for job, text in found.items() if text}
+    if rows:
+        console.print()
+        show.matrix_table(console, rows, "audit")
 
 
 def plan_table(console: Console, jobs: Sequence[Job]) -> None:

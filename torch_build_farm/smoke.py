@@ -104,6 +104,7 @@ class Smoke:
         try:
             there = [self.site.bring(path) for path in (self.wheel, *self.beside)]
             self._install(there)
+            self._no_sdk()
             self._bytecode(_LINK_BYTECODE)
             first, *others = self._innermost()
             facts = self._first_import(first)
@@ -135,6 +136,16 @@ class Smoke:
                 raise self._error(f"the wheel does not install: {error.what}")
             raise error
 
+    def _no_sdk(self) -> None:
+        """Raise SmokeError where what was installed is torch's SDK, which only builds."""
+        packages = recipe.site_packages(self.home, self.job.python)
+        done = self.site.shell.run("find", packages, "-maxdepth", "1", "-name", "*+sdk.dist-info")
+        if leaked := [line.rpartition("/")[2] for line in done.tail if line.endswith("+sdk.dist-info")]:
+            raise self._error(
+                f"torch's SDK was installed in place of torch: {leaked[0]}",
+                "an index, or a folder of UV_FIND_LINKS, that uv is configured for has it; take it out",
+            )
+
     def _bytecode(self, script: str) -> None:
         """Take bytecode from the store, or keep it there; a test that has to do without only takes longer."""
         python = self.job.python
@@ -157,6 +168,8 @@ class Smoke:
         if not (done.ok and (told := _told(done))):
             raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
         facts = json.loads(told)
+        if facts["torch"].endswith("+sdk"):
+            raise self._error(f"this is no torch but its SDK, {facts['torch']}")
         if not SpecifierSet(self.job.variant.pin).contains(facts["torch"], prereleases=True):
             raise self._error(f"the wheel brought torch {facts['torch']}, not {self.job.variant.pin}")
         wanted = self.job.variant.cuda

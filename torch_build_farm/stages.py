@@ -1,21 +1,28 @@
-"""The stages of a job, in order: render, build, repair, relocate, smoke."""
+"""The stages of a job, in order: render, build, repair, relocate, audit, smoke."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
-from torch_build_farm import __version__, build_environment, meta, ninja_log, toolbox
+from torch_build_farm import __version__, build_environment, history, meta, ninja_log, toolbox
 from torch_build_farm import render as rendering
 from torch_build_farm import repair as repairing
+from torch_build_farm.audit import matrix, show
+from torch_build_farm.audit.knowledge import Knowledge, added_folder
+from torch_build_farm.audit.recorded import built_against
+from torch_build_farm.audit.wheel import read as read_wheel
 from torch_build_farm.engines import BuildRequest
 from torch_build_farm.engines.docker import cibuildwheel
+from torch_build_farm.errors import AbiError, AuditError
 from torch_build_farm.pipeline import Farm, Outcome, Stage, Step, clear
 from torch_build_farm.relocate import relocate
+from torch_build_farm.sdk.building import with_torch
 from torch_build_farm.smoke import Smoke, neighbour
 from torch_build_farm.source import sha256
 
@@ -56,30 +63,32 @@ def _build_inputs(step: Step) -> dict[str, Any]:
         "before-build": settings.before_build,
         "system-packages": asdict(settings.system_packages),
         "cuda-arch-list": settings.cuda_arch_list,
+        "torch-build": settings.torch_build,
+        "network": settings.network,
         "epoch": step.farm.epoch,
         **({"policy": asdict(repairing.policy())} if step.farm.engine.grafts else {}),
     }
 
 
 def _build(step: Step) -> Outcome:
-    farm, out, scratch = step.farm, step.folder / "raw", step.folder / "scratch"
-    clear(out)
-    clear(scratch)
-    wheel = farm.engine.build(
-        BuildRequest(
-            job=step.job,
-            tree=step.output("render"),
-            scratch=scratch,
-            out=out,
-            makeflags=farm.jobserver.makeflags,
-            share=farm.share,
-            epoch=farm.epoch,
-            version_from_scm=farm.source.metadata.version_from_scm,
-            shell=step.shell,
-        )
+    farm = step.farm
+    request = BuildRequest(
+        job=step.job,
+        tree=step.output("render"),
+        scratch=step.folder / "scratch",
+        out=step.folder / "raw",
+        makeflags=farm.jobserver.makeflags,
+        share=farm.share,
+        epoch=farm.epoch,
+        version_from_scm=farm.source.metadata.version_from_scm,
+        shell=step.shell,
+        reuse=not farm.force and os.environ.get("TORCH_BUILD_FARM_CCACHE", "").lower() != "off",
     )
-    facts = {"engine": farm.engine.name, "base-image": farm.engine.base_image}
-    return Outcome((wheel,), {**facts, **ninja_log.details(out), **build_environment.details(step.log)})
+    wheel, built_with = with_torch(step, request)
+    facts = {"engine": farm.engine.name, "base-image": farm.engine.base_image, "built-with": built_with}
+    if request.peak.is_file():
+        facts[history.PEAK] = request.peak.read_text("utf-8")
+    return Outcome((wheel,), {**facts, **ninja_log.details(request.out), **build_environment.details(step.log)})
 
 
 @contextlib.contextmanager
@@ -163,6 +172,37 @@ def _relocate(step: Step) -> Outcome:
     return Outcome((made,))
 
 
+def _audit_inputs(step: Step) -> dict[str, Any]:
+    return {
+        "farm": __version__,
+        "wheel": step.digest_of("relocate"),
+        "releases": step.job.variant.releases,
+        "built": built_against(step.before["build"]),
+        "knowledge": [sha256(path) for path in Knowledge.files(added_folder())],
+    }
+
+
+def _audit(step: Step) -> Outcome:
+    known, path, own = Knowledge.load(added_folder()), step.output("relocate"), step.job.variant.releases
+    if unknown := [release for release in own if release not in known.releases]:
+        raise AuditError(
+            f"{step.job.id}: nothing is known of torch {', '.join(unknown)}",
+            where=str(added_folder()),
+            next_step=f"build_farm.py index add {' '.join(unknown)}",
+        )
+    found = matrix.audit(read_wheel(path), known, known.releases, built_against(step.before["build"]))
+    if broken := [release for release in own if release in found.releases and not found.works(release)]:
+        reasons = "; ".join(f"torch {one}: {', '.join(show.reasons(found.releases[one]))}" for one in broken)
+        raise AbiError(
+            f"{step.job.id}: the wheel does not work with every release of its torch minor: {reasons}",
+            where=str(path),
+            next_step=f"build_farm.py audit {path} tells more",
+        )
+    step.say(f"works with torch {found.true_range}")
+    matrix_text = " ".join(f"{release}={one.verdict.value}" for release, one in found.releases.items())
+    return Outcome(details={"range": found.true_range, "releases": matrix_text, "asks-for": "; ".join(found.floors)})
+
+
 def _smoke_inputs(step: Step) -> dict[str, Any]:
     farm = step.farm
     script = farm.project.smoke_script
@@ -188,7 +228,7 @@ def _smoke(step: Step) -> Outcome:
     clear(names)
     minor = step.job.variant.torch
     family = meta.Family.of(farm.project, wheel, {minor: step.job.version}, farm.epoch)
-    beside = meta.write(family, names) if meta.has_rungs(family.version) else [meta.write_plain(family, names)]
+    beside = meta.write(family, names)
     try:
         with farm.engine.site(step.job, step.shell) as site:
             test = Smoke(farm.project, step.job, wheel, tuple(beside), farm.source.root, tree, farm.smoke, site)
@@ -201,5 +241,7 @@ RENDER = Stage("render", _render_inputs, _render)
 BUILD = Stage("build", _build_inputs, _build, _build_slot)
 REPAIR = Stage("repair", _repair_inputs, _repair)
 RELOCATE = Stage("relocate", _relocate_inputs, _relocate)
-WHEEL = (RENDER, BUILD, REPAIR, RELOCATE)  # what it takes to make one
+AUDIT = Stage("audit", _audit_inputs, _audit)
+MADE = (RENDER, BUILD, REPAIR, RELOCATE)  # what it takes to make a wheel
+WHEEL = (*MADE, AUDIT)
 SMOKE = Stage("smoke", _smoke_inputs, _smoke, lambda farm, number: farm.smoke_slots.hold(number, farm.runner))

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STORE_VARIABLE = "TORCH_BUILD_FARM_STORE"
 _SLACK_GB = 1.0  # build environments, logs, wheels
+_SDK_GB = 0.1  # torch's SDK, packed and unpacked
 
 
 def default_folder() -> Path:
@@ -54,6 +55,10 @@ class TorchStore:
     @property
     def uv_cache(self) -> Path:
         return self.root / "uv"
+
+    @property
+    def ccache(self) -> Path:
+        return self.root / "ccache"
 
     def environment(self, name: str) -> Path:
         """Where an environment of that name lies while it is in use."""
@@ -170,25 +175,25 @@ class TorchStore:
                     next_step="check the network, proxy and certificates, or name an index in UV_DEFAULT_INDEX",
                 )
 
-    def missing(self, jobs: Iterable[Job], smoke: bool) -> list[tuple[str, CPython]]:
-        """Torch releases that `jobs` need and that are not in the store yet."""
-        wanted = [(job.variant.release, job.python) for job in jobs]
+    def missing(self, jobs: Iterable[Job], smoke: bool, full: bool) -> list[tuple[str, CPython]]:
+        """Torch releases of which `jobs` need all, `full`: to build with too, and that are not in the store yet."""
+        wanted = [(job.variant.release, job.python) for job in jobs if full]
         wanted += [(f"{job.variant.torch}.*", job.python) for job in jobs if smoke]
         return [(release, python) for release, python in wanted if not self.has(release, python)]
 
-    def missing_gb(self, jobs: Iterable[Job], smoke: bool, variants: Iterable[Variant]) -> float:
+    def missing_gb(self, jobs: Iterable[Job], smoke: bool, full: bool, variants: Iterable[Variant]) -> float:
         """Estimate of what `jobs` still have to unpack, in GB (10^9 bytes).
 
         The CUDA wheels count once for all minors that require the same runtime, torch once for each release and
-        CPython: the release built against, and the minor's newest for the smoke test. A runtime that one of `variants`
-        brought before counts as there.
+        CPython: the release built against, if with all of it, and the minor's newest for the smoke test. A runtime that
+        one of `variants` brought before counts as there.
         """
         torch: dict[tuple[str, str], float] = {}
         cuda: dict[str, float] = {}
         there = {variant.cuda_runtime for variant in variants if any(self._torch_folder.glob(f"{variant.torch}.*"))}
         for job in jobs:
             variant = job.variant
-            wanted = {variant.release: variant.release}
+            wanted = {variant.release: variant.release} if full else {}
             if smoke:
                 wanted[variant.newest] = f"{variant.torch}.*"
             for release, key in wanted.items():
@@ -203,9 +208,12 @@ class TorchStore:
         self.root.mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(self.root).free / 1e9
 
-    def check_disk(self, jobs: Iterable[Job], smoke: bool, variants: Iterable[Variant], free: float) -> None:
+    def check_disk(
+        self, jobs: Sequence[Job], smoke: bool, full: bool, variants: Iterable[Variant], free: float
+    ) -> None:
         """Raise DiskError where `free` GB are less than `jobs` need."""
-        need = self.missing_gb(jobs, smoke, variants) + _SLACK_GB
+        sdks = 0 if full else _SDK_GB * len(jobs)
+        need = self.missing_gb(jobs, smoke, full, variants) + sdks + _SLACK_GB
         if need > free:
             raise DiskError(
                 f"the disk is too small: {need:.1f} GB are needed, {free:.1f} GB are free",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import re
@@ -20,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from torch_build_farm.errors import RepairError
-from torch_build_farm.variant_backend import write_wheel
+from torch_build_farm.variant_backend import dist_info, write_wheel
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Wheel:
         ]
 
 
-def _library(path: str, content: bytes) -> Library | None:
+def library(path: str, content: bytes) -> Library | None:
     """Read an ELF library; None for anything that is none."""
     if not content.startswith(b"\x7fELF"):
         return None
@@ -104,25 +105,35 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise RepairError(f"not a wheel that can be read: {error}", where=str(path)) from error
 
 
+def _metadata(archive: zipfile.ZipFile) -> Message:
+    text = archive.read(f"{dist_info(archive)}/METADATA").decode("utf-8")
+    return HeaderParser().parsestr(text)
+
+
+def metadata(path: Path) -> Message:
+    """METADATA of the wheel at `path`, nothing else read. Raises RepairError where it is none."""
+    with _opened(path) as archive:
+        return _metadata(archive)
+
+
 def read(path: Path) -> Wheel:
     """Read the wheel at `path`. Raises RepairError where it is none."""
     with _opened(path) as archive:
         name, version, _, tags = parse_wheel_filename(path.name)
         members = tuple(info.filename for info in archive.infolist() if not info.is_dir())
-        (metadata,) = [m for m in members if PurePosixPath(m).match("*.dist-info/METADATA") and m.count("/") == 1]
         libraries = []
         for member in members:
             with archive.open(member) as stream:
                 magic = stream.read(4)
-            library = _library(member, archive.read(member)) if magic == b"\x7fELF" else None
-            if library:
-                libraries.append(library)
+            found = library(member, archive.read(member)) if magic == b"\x7fELF" else None
+            if found:
+                libraries.append(found)
         return Wheel(
             path,
             name,
             str(version),
             tuple(sorted(map(str, tags))),
-            HeaderParser().parsestr(archive.read(metadata).decode("utf-8")),
+            _metadata(archive),
             members,
             tuple(libraries),
         )
@@ -165,8 +176,8 @@ def record_problems(path: Path) -> list[str]:
     with _opened(path) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
         (record,) = [n for n in names if PurePosixPath(n).match("*.dist-info/RECORD") and n.count("/") == 1]
-        rows = [line.rsplit(",", 2) for line in archive.read(record).decode("utf-8").splitlines() if line]
-        expected = {row[0].strip('"'): row[1] for row in rows}
+        rows = csv.reader(io.StringIO(archive.read(record).decode("utf-8"), newline=""))
+        expected = {row[0]: row[1] for row in rows if row}
         problems = [f"RECORD does not list {name}" for name in names if name not in expected]
         problems += [f"RECORD lists {name}, which is not there" for name in expected if name not in names]
         for name in names:

@@ -106,3 +106,11 @@ def environment(tmp_path: Path) -> Iterator[Environment]:
     made = Environment(home)
     yield made
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Environments of Python that the runs of a module's workflows share."""
+    folder = tmp_path_factory.mktemp("tools")
+    yield folder
+    shutil.rmtree(folder)

@@ -35,6 +35,7 @@ def test_two_wheels_and_exit_code_0(main_run: MainRun) -> None:
             "build",
             "repair",
             "relocate",
+            "audit",
             "smoke",
         ]
 
@@ -47,7 +48,9 @@ def test_metadata(main_run: MainRun, torch: str) -> None:
     assert wheel.requires_python == SpecifierSet({"2.8": ">=3.9,<3.14", "2.9": ">=3.10,<3.15"}[torch])
     assert wheel.metadata["License"] == "MIT"
     assert wheel.requirements("numpy")
-    assert [str(requirement) for requirement in wheel.requirements("pymomentum-gpu")] == ["pymomentum-gpu"]
+    assert [str(requirement) for requirement in wheel.requirements("pymomentum-gpu")] == [
+        f"pymomentum-gpu>={wheel.version}"
+    ]
     owned = {member.split(".dist-info/")[0] if ".dist-info/" in member else "/".join(member.split("/")[:2]) for member in wheel.members}  # fmt: skip
     tag = f"torch{torch.replace('.', '')}"
     assert owned == {f"pymomentum/_{tag}", f"pymomentum_gpu_{tag}-0.1.115.post0"}
@@ -149,7 +152,7 @@ def test_a_cpu_only_library_tells_nothing_of_cuda_but_torch_213_does(tiny: Farm)
 
 
 def test_records_hold_digest_hashes_seconds_and_tools(main_run: MainRun) -> None:
-    for stage in ("render", "build", "repair", "relocate", "smoke"):
+    for stage in ("render", "build", "repair", "relocate", "audit", "smoke"):
         (path,) = main_run.farm.work.glob(f"jobs/*torch28*/records/{stage}.json")
         record = json.loads(path.read_text())
         assert len(record["digest"]) == 64

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import PROJECTS, Farm
 from tests.integration.conftest import Environment, beside
 from torch_build_farm.torch_store import default_folder
+from torch_build_farm.verify import differences
 
 MAIN = ("build", "--torch", "2.9")
 
@@ -37,7 +38,7 @@ def elsewhere(farm: Farm, store: Path) -> subprocess.CompletedProcess[str]:
     store.mkdir(parents=True)
     script = 'mount --bind "$1" "$2" && shift 2 && umask 077 && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", script, "sh", str(default_folder()), str(store), *farm.command(*MAIN)]
-    env = {**os.environ, "TORCH_BUILD_FARM_STORE": str(store), "TZ": "Pacific/Kiritimati", "LANG": "tr_TR.UTF-8"}
+    env = {**farm.environment, "TORCH_BUILD_FARM_STORE": str(store), "TZ": "Pacific/Kiritimati", "LANG": "tr_TR.UTF-8"}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
@@ -55,7 +56,7 @@ def test_local_builds_agree(first: Farm, tmp_path: Path, root: None) -> None:
     time.sleep(2.1)  # the resolution of dates in a zip archive, and more than that of __TIME__
     done = elsewhere(second, long / "store")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert built(first.work).read_bytes() == built(second.work).read_bytes()
+    assert differences(built(first.work), built(second.work)) == []
 
 
 def test_what_is_in_the_wheel(first: Farm, tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_container_builds_agree(tmp_path: Path) -> None:
     time.sleep(2.1)
     second = Farm(project(tmp_path / "longer" / "b", 1_700_000_000), tmp_path / "longer" / "work", engine="docker")
     assert second(*MAIN).code == 0
-    assert built(first.work).read_bytes() == built(second.work).read_bytes()
+    assert differences(built(first.work), built(second.work)) == []
     answer = first("verify", str(built(first.work)), "--json")
     assert answer.code == 0, answer.err
     assert (answer.document["identical"], answer.document["changed"]) == (True, [])

@@ -311,6 +311,32 @@ def test_over_upstreams_last_single_wheel(user: User, note) -> None:  # type: ig
     assert user.gets() == f"2.9 {VERSIONS[-1]} 2.9.1"
 
 
+def test_a_variant_by_its_own_name_over_upstreams_last_single_wheel(user: User, note) -> None:  # type: ignore[no-untyped-def]
+    """Upstream's wheel is of the same name: it must not pass for the dispatcher."""
+    good(user.install(f"{NAME}==0.1.114.post0", "torch==2.9.*"))
+    good(user.install(f"{NAME}-torch29"))
+    note(f"upstream's wheel, then `{NAME}-torch29`", user.gets())
+    assert user.gets() == f"2.9 {VERSIONS[-1]} 2.9.1"
+
+
+@pytest.mark.parametrize("wanted", [f"{NAME}[torch29]==0.2rc1", f"{NAME}-torch29==0.2rc1"])
+def test_a_pre_release(user: User, note, tmp_path: Path, wanted: str) -> None:  # type: ignore[no-untyped-def]
+    """It has no rungs; the extra and the variant's name work, and nobody gets it unasked."""
+    new = World(tmp_path / "new")
+    new.release("0.1.115", "2.8", "2.9")
+    new.release("0.2rc1", "2.8", "2.9")
+    try:
+        user = User(user.home, user.resolver, user.tool, new.index.url)
+        good(user.install(wanted))
+        note(f"`{wanted}`", user.gets())
+        assert user.gets() == "2.9 0.2rc1 2.9.1"
+        other = User(tmp_path / "other" / "home", user.resolver, user.tool, new.index.url)
+        good(other.install(NAME))
+        assert other.gets() == "2.9 0.1.115 2.9.1"
+    finally:
+        new.index.close()
+
+
 def test_one_variant_after_the_other(user: User, note) -> None:  # type: ignore[no-untyped-def]
     found = []
     for extra in ("torch28", "torch29"):

@@ -81,7 +81,7 @@ def test_metadata_is_the_sdists_own_but_for_three_fields(legacy: Farm, own_metad
         "+Name: legacy-ext-torch29",
         "-Requires-Python: >=3.8",
         "+Requires-Python: >=3.10,<3.15",
-        "+Requires-Dist: legacy-ext",
+        "+Requires-Dist: legacy-ext>=1.2.3",
         "+Requires-Dist: torch==2.9.*",
         '-Requires-Dist: legacy_ext[test]; extra == "all"',
         '-Requires-Dist: torch>=2.0; extra == "all"',

@@ -1,5 +1,6 @@
 """Command lines that end before anything is built."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, Farm
+from torch_build_farm.cli import main
 
 
 @pytest.mark.parametrize(
@@ -143,3 +145,23 @@ def test_render_again_does_nothing(tiny: Farm) -> None:
 def test_modules_stay_small() -> None:
     long = [path.name for path in (CHECKOUT / "torch_build_farm").rglob("*.py") if len(path.open().readlines()) > 400]
     assert long == []
+
+
+@pytest.mark.parametrize("words", [["plan", "--torch", "2.8"], ["index", "list"], ["index", "list", "--json"]])
+def test_a_reader_that_goes_away(tiny: Farm, words: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    farm = [sys.executable, CHECKOUT / "build_farm.py", *words, "--project", tiny.project]
+    done = subprocess.run(farm, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_connection_that_breaks_does_not_end_the_process(tiny: Farm) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert main(["plan", "--torch", "2.8", "--project", str(tiny.project)]) == 0
+        assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -71,9 +72,12 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-@pytest.mark.parametrize(("installed", "minor"), [("2.8.0+cu128", "2.8"), ("2.9.1", "2.9"), ("2.10.0a0+git12", "2.10")])
+@pytest.mark.parametrize(
+    ("installed", "minor"),
+    [("2.8.0+cu128", "2.8"), ("2.9.1", "2.9"), ("2.10.0a0+git12", "2.10"), ("3.0.0", "3.0"), ("3.10.1", "3.10")],
+)
 def test_the_variant_of_the_torch_that_is_here(site: Site, installed: str, minor: str) -> None:
-    site.variants(FILES, "2.8", "2.9", "2.10")
+    site.variants(FILES, "2.8", "2.9", "2.10", "3.0", "3.10")
     site.torch(installed)
     for first in ("", "import torch; "):
         assert (
@@ -116,6 +120,18 @@ def test_as_if_nothing_had_happened(site: Site) -> None:
     assert site.run("import demo").stderr.splitlines()[-1] == "RuntimeError: its own"
 
 
+def test_tests_that_lie_in_the_package(site: Site) -> None:
+    """By the line in docs/installing.md: pytest's usual way is to import by a folder's name."""
+    test = "from demo.sub.deep import VALUE\ndef test(): assert VALUE == 'of 2.9'\n"
+    site.variants({**FILES, "demo/tests/__init__.py": "", "demo/tests/test_it.py": test}, "2.8", "2.9")
+    site.torch("2.9.0")
+    docs = (CHECKOUT / "docs" / "installing.md").read_text("utf-8")
+    (line,) = re.findall("`pytest (.* --pyargs) pymomentum.tests`", docs)
+    words = ("-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, *line.split(), "demo.tests")
+    done = site.run("", *words, PYTHONPATH=f"{site.folder}:{Path(pytest.__file__).parents[1]}")
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
 def test_on_every_cpython_that_torch_is_made_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.variants(FILES, "2.8", "2.9")
     site.torch("2.9.0")
@@ -143,6 +159,15 @@ def test_a_package_without_init_keeps_its_other_portions(tmp_path: Path) -> None
     (tmp_path / "else" / "demo" / "far.py").write_text("VALUE = 'far'\n")
     code = f"sys.path.append({str(tmp_path / 'else')!r}); import demo, demo.mine, demo.theirs, demo.far; "
     assert site.says(f"{code}print(demo.mine.VALUE, demo.theirs.VALUE, demo.far.VALUE, getattr(demo, '__file__', None))") == "2.8 theirs far None"  # fmt: skip
+    later = f"import demo.mine; sys.path.append({str(tmp_path / 'else')!r}); import demo.far; "
+    assert site.says(f"{later}print(demo.far.VALUE, demo.__path__[0][-8:], len(demo.__path__))") == "far _torch28 3"
+
+
+def test_a_package_without_init_in_another(tmp_path: Path) -> None:
+    site = Site(tmp_path, "demo", "demo", "demo.inner")
+    site.variants({"demo/mine.py": "VALUE = '@'\n", "demo/inner/deep.py": "VALUE = '@'\n"}, "2.8", "2.9")
+    site.torch("2.9.0")
+    assert site.says("import demo.inner.deep, demo.mine; print(demo.inner.deep.VALUE, demo.mine.VALUE)") == "2.9 2.9"
 
 
 def test_a_package_in_a_namespace(tmp_path: Path) -> None:
@@ -154,9 +179,31 @@ def test_a_package_in_a_namespace(tmp_path: Path) -> None:
 
 def test_a_single_module(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    site.variants({"demo.py": "VALUE = '@'\n"}, "2.8", "2.9")
+    site.variants({"demo.py": "VALUE = '@'\nif __name__ == '__main__': print('main', VALUE)\n"}, "2.8", "2.9")
     site.torch("2.9.0")
     assert site.says("import demo; print(demo.VALUE)") == "2.9"
+    assert site.run("", "-m", "demo").stdout == "main 2.9\n"
+
+
+def test_what_an_uninstalled_variant_left_behind(site: Site) -> None:
+    """Bytecode and files made since are no variant."""
+    site.variants(FILES, "2.8", "2.9")
+    site.torch("2.9.0")
+    assert site.says("import demo; print(demo.VALUE)", PYTHONDONTWRITEBYTECODE="") == "of 2.9"
+    for path in (site.folder / "demo" / "_torch29").rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            path.unlink()
+    assert list(site.folder.glob("demo/_torch29/**/*.pyc"))
+    assert told(site)[1] == "  variants installed: torch 2.8"
+
+
+def test_torch_in_an_archive(site: Site) -> None:
+    site.variants(FILES, "2.8")
+    archive = site.folder.parent / "torch.zip"
+    torch(site.made, "2.8.0").replace(archive)
+    assert site.says(f"sys.path.append({str(archive)!r}); import torch, demo; print(demo.VALUE)") == "of 2.8"
+    done = site.run(f"sys.path.append({str(archive)!r}); import demo")
+    assert "demo needs torch, and there is none" in done.stderr.splitlines()[-5], done.stderr
 
 
 def test_a_variant_in_another_folder_of_the_path(site: Site, tmp_path: Path) -> None:
@@ -196,6 +243,17 @@ def test_the_guard_for_a_minor_that_is_not_known(site: Site) -> None:
     assert told(site)[-2:] == [
         '  with pip:  pip install --upgrade "demo[torch216]"',
         '  with uv:   uv pip install --upgrade "demo[torch216]"',
+    ]
+
+
+def test_the_guard_for_a_torch_older_than_all(site: Site) -> None:
+    """No variant will come for it, and what helps replaces torch: that is said."""
+    site.variants(FILES, "2.8", "2.9")
+    site.torch("2.7.1")
+    assert told(site)[-3:] == [
+        "  None is made for a torch that old. These install torch 2.8 in its place:",
+        '  with pip:  pip install "demo[torch28]"',
+        '  with uv:   uv pip install "demo[torch28]"',
     ]
 
 

@@ -20,6 +20,7 @@ from torch_build_farm.engines.docker.images import Base
 from torch_build_farm.engines.local import compile_slots
 from torch_build_farm.engines.recipe import Places
 from torch_build_farm.errors import Interrupted
+from torch_build_farm.history import DEFAULT_GB
 from torch_build_farm.names import CPython, Minor
 from torch_build_farm.plan import Job
 from torch_build_farm.process import Runner, Shell
@@ -83,7 +84,7 @@ def test_slots_follow_this_machine_for_an_engine_on_it(tmp_path: Path) -> None:
     def engine(host: str) -> DockerEngine:
         return DockerEngine(PROJECT, store, DockerClient(base_url=host, version="1.41"), daemon, None)
 
-    assert engine("unix:///nowhere.sock").slots() == compile_slots(PROJECT.settings.memory_per_compile_gb)
+    assert engine("unix:///nowhere.sock").slots() == compile_slots(DEFAULT_GB)
     assert engine("tcp://127.0.0.1:9").slots() == 64
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.conftest import CHECKOUT, PROJECTS, need
 from torch_build_farm import cli, errors
-from torch_build_farm.config import Settings, Variant
+from torch_build_farm.config import Ci, Settings, Variant
 
 MAINTAINERS = (CHECKOUT / "docs" / "maintainers.md").read_text()
 
@@ -19,6 +19,11 @@ def test_every_key_is_in_the_guide() -> None:
     for shape in (Settings, Variant):
         for field in fields(shape):
             assert f"`{field.name.replace('_', '-')}`" in MAINTAINERS, field.name
+
+
+def test_every_key_of_ci_is_in_its_guide() -> None:
+    table = (CHECKOUT / "docs" / "ci.md").read_text().split("\n## ")[1]
+    assert set(re.findall(r"^\| `([a-z-]+)` \| `", table, re.MULTILINE)) == {field.name for field in fields(Ci)}
 
 
 def test_every_exit_code_is_in_the_guide_and_belongs_to_one_error() -> None:

@@ -13,7 +13,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from tests.family import EPOCH, family, project, variant
-from torch_build_farm import meta, wheels
+from torch_build_farm import catalog, meta, wheels
+from torch_build_farm.catalog import VariantFile
 from torch_build_farm.errors import MetaError
 from torch_build_farm.names import Minor
 from torch_build_farm.stubs import as_stub
@@ -35,6 +36,7 @@ FIELDS = (
     'Requires-Dist: numpy>=1 ; python_version > "3"',
     "Provides-Extra: plot",
     'Requires-Dist: matplotlib ; extra == "plot"',
+    'Requires-Dist: torch[opt-einsum]==2.9.* ; extra == "plot"',
     'Requires-Dist: torch==2.9.* ; extra == "plot"',
     "Provides-Extra: all",
     'Requires-Dist: demo-torch29[plot] ; extra == "all"',
@@ -60,10 +62,15 @@ def test_rungs_are_named_after_the_version(version: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0.dev1", "1.0rc1", "1.0+cu128", "1!1.0", "1.2.3.4.5"])
-def test_versions_without_a_plain_wheel(version: str) -> None:
-    assert not meta.has_rungs(version)
-    with pytest.raises(MetaError, match=r"gets variants only, and no wheel for the one name"):
-        meta.rung_prefix(version)
+def test_versions_without_rungs_have_a_plain_wheel_alone(version: str, tmp_path: Path) -> None:
+    assert meta.rung_prefix(version) == ""
+    own = project("demo")
+    made = family(own, variant(tmp_path, own, "2.9", version, FILES), {"2.9": version})
+    (plain,) = (wheels.read(path) for path in meta.write(made, tmp_path))
+    required = plain.metadata.get_all("Requires-Dist") or []
+    assert f'demo-torch29=={version} ; extra == "torch29"' in required
+    assert not [line for line in required if line.startswith("demo-auto")]
+    assert f'pip install "demo[torch29]=={version}"' in meta.without_rungs(made)
 
 
 releases = st.lists(st.integers(0, 300), min_size=1, max_size=4).map(lambda parts: ".".join(map(str, parts)))
@@ -77,6 +84,13 @@ def test_a_middle_wheel_admits_the_rungs_of_its_own_version_alone(one: str, othe
     assert SpecifierSet(f"=={meta.rung_prefix(one)}.*").contains(rung) == (Version(one) == Version(other))
     if Version(one) < Version(other):
         assert Version(meta.rung_version(one, Minor(3, 99))) < rung
+
+
+@given(versions, st.lists(st.tuples(st.integers(2, 9), st.integers(0, 99)), min_size=2, unique=True))
+def test_rungs_stand_in_the_order_of_the_minors(version: str, numbers: list[tuple[int, int]]) -> None:
+    minors = sorted(Minor(*pair) for pair in numbers)
+    rungs = [Version(meta.rung_version(version, minor)) for minor in minors]
+    assert rungs == sorted(set(rungs))
 
 
 def test_what_the_plain_wheel_says(tmp_path: Path) -> None:
@@ -98,7 +112,9 @@ def test_what_the_plain_wheel_says(tmp_path: Path) -> None:
     assert 'torch==2.10.* ; extra == "torch210"' in required, "extras are declared before their torch is released"
     assert 'torch==3.0.* ; extra == "torch30"' in required
     assert not [line for line in required if line.startswith("demo-torch210")]
-    assert required[-2:] == ['matplotlib ; extra == "plot"', 'demo[plot]; extra == "all"']
+    assert required[-3:] == [
+        'matplotlib ; extra == "plot"', 'torch[opt-einsum]; extra == "plot"', 'demo[plot]; extra == "all"',
+    ]  # fmt: skip
     assert not [line for line in required if line.startswith("numpy")], "the variant brings it"
     assert {"torch28", "torch29", "torch216", "plot", "all"} <= set(plain.get_all("Provides-Extra") or [])
     assert plain.get_payload() == "The description.\n"
@@ -164,12 +180,36 @@ def test_other_names(tmp_path: Path) -> None:
     assert wheels.read(tmp_path / "demo_any-1.0-py3-none-any.whl").metadata["Requires-Dist"] == "demo-of==1.0.0.0.0.*"
 
 
-def test_extras_named_like_variants_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", ["torch29", "Torch29"])
+def test_extras_named_like_variants_are_refused(tmp_path: Path, extra: str) -> None:
     own = project("demo")
-    model = variant(tmp_path, own, "2.9", "1.0", FILES, "Provides-Extra: torch29")
-    with pytest.raises(MetaError, match="an extra of its own named torch29"):
+    model = variant(tmp_path, own, "2.9", "1.0", FILES, f"Provides-Extra: {extra}")
+    with pytest.raises(MetaError, match=f"an extra of its own named {extra}"):
         meta.write_plain(family(own, model, {"2.9": "1.0"}), tmp_path)
 
 
 def test_the_lowest_python_of_all() -> None:
     assert meta.lowest_python([">=3.10,<3.15", ">=3.9,<3.14,!=3.11.0"]) == ">=3.9"
+
+
+def test_no_extra_vanishes_between_two_minors(tmp_path: Path) -> None:
+    """To pip an unknown extra is a warning, and then any variant will do."""
+    own = project("demo")
+    made = family(own, variant(tmp_path, own, "2.11", "1.0", FILES), {"2.8": "1.0", "2.11": "1.0", "3.2": "1.0"})
+    plain = wheels.read(meta.write_plain(made, tmp_path)).metadata
+    extras = plain.get_all("Provides-Extra") or []
+    assert extras[:5] == ["torch28", "torch29", "torch210", "torch211", "torch32"]
+    assert len(set(extras)) == len(extras)
+    assert 'torch==2.10.* ; extra == "torch210"' in (plain.get_all("Requires-Dist") or [])
+
+
+def test_a_minors_last_variant_is_no_pre_release_and_no_local_version(tmp_path: Path) -> None:
+    def files(*versions: str) -> list[VariantFile]:
+        return [VariantFile(Minor(2, 8), version, f"{version}.whl", "cp312", "") for version in versions]
+
+    assert catalog.last_built(files("0.9", "1.0rc1", "0.9.post1", "0.9.post1+cu128", "2.0"), "1.0") == {
+        Minor(2, 8): "0.9.post1"
+    }
+    assert catalog.last_built(files("0.9", "1.0rc1"), "1.0rc1") == {Minor(2, 8): "1.0rc1"}
+    (tmp_path / "not a wheel's name.whl").write_text("")
+    assert catalog.built(project("demo"), tmp_path) == []

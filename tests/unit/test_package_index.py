@@ -6,6 +6,10 @@ import pytest
 
 from torch_build_farm.package_index import PackageIndex, public
 
+FIRST = {
+    '[[index]]\nurl = "https://c.example"\n[[index]]\nurl = "https://d.example"\ndefault = true': ("https://c.example",)
+}
+
 
 @pytest.mark.parametrize(
     ("variables", "settings", "url"),
@@ -16,6 +20,7 @@ from torch_build_farm.package_index import PackageIndex, public
         ({}, 'index-url = "https://b.example"', "https://b.example"),
         ({}, '[pip]\nindex-url = "https://b.example"', "https://b.example"),
         ({}, '[[index]]\nurl = "https://c.example"\n[[index]]\nurl = "https://d.example"\ndefault = true', "https://d.example"),
+        ({"UV_INDEX": "https://d.example mine=https://a.example"}, 'index-url = "https://b.example"', "https://b.example"),
         ({"UV_NO_CONFIG": "1"}, 'index-url = "https://b.example"', ""),
         ({}, "not toml", ""),
     ],
@@ -23,14 +28,18 @@ from torch_build_farm.package_index import PackageIndex, public
 def test_as_uv_is_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], settings: str, url: str
 ) -> None:
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_CONFIG", "UV_CONFIG_FILE"):
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_CONFIG", "UV_CONFIG_FILE", "UV_INDEX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "uv").mkdir()
     (tmp_path / "uv" / "uv.toml").write_text(settings)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert PackageIndex.configured().url == url
+    found = PackageIndex.configured()
+    assert found.url == url
+    assert found.first == (
+        ("https://d.example", "https://a.example") if "UV_INDEX" in variables else FIRST.get(settings, ())
+    )
 
 
 @pytest.mark.parametrize("url", ["https://example.org/simple", "git@example.org:a/b", "/a/folder"])

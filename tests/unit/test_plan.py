@@ -91,6 +91,7 @@ def test_matrix_is_what_ci_needs() -> None:
                 "variant": "torch29",
                 "torch": "2.9",
                 "python": "3.11",
+                "releases": "2.9.0 2.9.1",
                 "cuda": "12.8",
                 "image": "manylinux_2_28",
             }

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import lief
 import pytest
 
 from tests.family import project, variant
@@ -26,6 +27,8 @@ MOVE = Move(("demo", "ns.sub", "demo.inner"), "torch29")
         ("ns/sub/d.py", "ns/sub/_torch29/d.py"),
         ("demo.cpython-311-x86_64-linux-gnu.so", "demo/_torch29/__init__.cpython-311-x86_64-linux-gnu.so"),
         ("demo.pyi", "demo/_torch29/__init__.pyi"),
+        ("demo.abi3.so", "demo/_torch29/__init__.abi3.so"),
+        ("demo.pth", None),
         ("ns/other.py", None),
         ("demolition/x.py", None),
     ],
@@ -72,6 +75,7 @@ def test_a_wheel(tmp_path: Path, library: Make) -> None:  # noqa: F811
     found = wheels.read(made)
     assert sorted(found.members) == [
         "demo/_torch29/__init__.py",
+        "demo/_torch29/_variant.txt",
         "demo/_torch29/forced.so",
         "demo/_torch29/kept.so",
         "demo/_torch29/late.so",
@@ -84,7 +88,7 @@ def test_a_wheel(tmp_path: Path, library: Make) -> None:  # noqa: F811
     paths = {one.path: (one.run_paths, one.rpath) for one in found.libraries}
     assert paths["demo/_torch29/forced.so"] == (("$ORIGIN/../../demo_torch29.libs", "$ORIGIN"), True)
     assert paths["demo/_torch29/late.so"] == (("$ORIGIN/../../torch/lib",), False)
-    assert found.metadata.get_all("Requires-Dist") == ["demo", "torch==2.9.*", 'numpy ; extra == "more"']
+    assert found.metadata.get_all("Requires-Dist") == ["demo>=1.0", "torch==2.9.*", 'numpy ; extra == "more"']
     assert found.metadata.get_payload() == "What it is.\n\nMore.\n"
     with zipfile.ZipFile(made) as archive:
         assert archive.read("demo/_torch29/kept.so") == kept
@@ -94,12 +98,42 @@ def test_a_wheel(tmp_path: Path, library: Make) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    "name", ["demo_torch29-1.0.data/scripts/run", "other/x.py", "demo_torch29-1.0.data/data/share/x"]
+    "name",
+    [
+        "demo_torch29-1.0.data/scripts/run",
+        "other/x.py",
+        "demo_torch29-1.0.data/data/share/x",
+        "demo.libs/x.so",
+        "demo.pth",
+    ],
 )
 def test_what_every_variant_would_own(tmp_path: Path, name: str) -> None:
     with pytest.raises(RelocationError, match="every variant would own") as error:
         variant(tmp_path, project("demo"), "2.9", "1.0", {"demo/__init__.py": "", name: ""})
     assert name in str(error.value)
+
+
+def test_two_files_that_would_become_one(tmp_path: Path) -> None:
+    with pytest.raises(RelocationError, match=r"demo.py and demo/__init__.py would both become") as error:
+        variant(tmp_path, project("demo"), "2.9", "1.0", {"demo/__init__.py": "", "demo.py": ""})
+    assert "demo/_torch29/__init__.py" in str(error.value)
+
+
+def test_run_paths_that_patchelf_cannot_tell_apart(tmp_path: Path, library: Make) -> None:  # noqa: F811
+    """A library with RPATH and RUNPATH: the loader reads the second alone, patchelf changes one."""
+    made = library("--force-rpath", "--set-rpath", "$ORIGIN/../aaaaaaaaaaa.libs")
+    binary = lief.ELF.parse(str(made))
+    assert binary
+    binary.add(lief.ELF.DynamicEntryRunPath("$ORIGIN/../demo_torch29.libs"))
+    binary.write(str(tmp_path / "both.so"))
+    files = {"demo/__init__.py": "", "demo/both.so": (tmp_path / "both.so").read_bytes()}
+    with pytest.raises(RelocationError, match=r"the run paths of demo/both.so do not become"):
+        variant(tmp_path, project("demo"), "2.9", "1.0", files)
+
+
+def test_a_version_that_a_requirement_cannot_name(tmp_path: Path) -> None:
+    made = variant(tmp_path, project("demo"), "2.9", "1.0rc1+cu128", {"demo/__init__.py": ""})
+    assert (wheels.read(made).metadata.get_all("Requires-Dist") or [])[0] == "demo>=1.0rc1"
 
 
 def test_a_compiled_module_of_its_own(tmp_path: Path) -> None:

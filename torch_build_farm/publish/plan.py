@@ -63,7 +63,10 @@ class PublishPlan:
 
 
 def proven(wheels: Iterable[Path], work: Path) -> list[str]:
-    """What speaks against publishing these variants, a sentence each: no record of that hash, or no full smoke test."""
+    """What speaks against publishing these variants, a sentence each.
+
+    No record of that hash, no audit of it, or no full smoke test.
+    """
     known: dict[str, Path] = {}
     for path in sorted(work.glob("jobs/*/records/relocate.json")):
         if record := records.read(path):
@@ -73,8 +76,11 @@ def proven(wheels: Iterable[Path], work: Path) -> list[str]:
         digest = sha256(wheel)
         folder = known.get(digest)
         smoke = records.read(folder / "smoke.json") if folder else None
+        audit = records.read(folder / "audit.json") if folder else None
         if folder is None:
             problems.append(f"{wheel.name}: no record has its SHA-256 {digest}")
+        elif audit is None or audit.inputs.get("wheel") != records.digest(digest):
+            problems.append(f"{wheel.name}: not audited")
         elif smoke is None or smoke.inputs.get("wheel") != records.digest(digest):
             problems.append(f"{wheel.name}: not smoke-tested")
         elif smoke.inputs.get("mode") != records.digest("full"):
@@ -160,7 +166,7 @@ def _warnings(
     found = []
     if higher := [one for one in unyanked if one > own]:
         found.append(f"{name} {max(higher)} is on the index: a plain `install {name}` takes that, not {version}")
-    if older := sorted(one for one in unyanked if one < own and str(one) not in ours):
+    if older := sorted(one for one in unyanked if one < own and not one.is_prerelease and str(one) not in ours):
         found.append(
             f"{len(older)} older versions of {name} are not yanked ({older[0]} to {older[-1]}): resolvers fall back to "
             "them wherever the new one refuses; see docs/publishing.md"

@@ -88,6 +88,8 @@ def upload(item: Item, target: Target, shell: Shell, known: bool) -> None:
         text = "\n".join(done.tail)
         match = re.search(r"HTTPError: (\d{3}) (.*)", text)
         status = int(match[1]) if match else 0
+        if nobody := re.search(r"TrustedPublishingFailure[\s\S]*|NonInteractive: Credential.*", text):
+            raise _no_publisher(item, target, nobody[0])
         if match and not (status >= 500 or status in _BUSY):
             raise _refused(item, target, status, text, known)
         if trial == _TRIES - 1 or not (match or _unreachable(text)):
@@ -133,6 +135,16 @@ def _wait(item: Item, index: PackageIndex, runner: Runner) -> None:
             )
         runner.pause(pause)
         waited, pause = waited + pause, min(pause * 2, 10)
+
+
+def _no_publisher(item: Item, target: Target, text: str) -> FarmError:
+    said = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())
+    return UploadRefusedError(
+        f"{item.path.name}: no credentials, and no trusted publisher for this job: {said}",
+        where=target.name,
+        next_step=f"register one for {item.name} (a pending one while the name is new) with this repository, workflow "
+        "file and environment, or set TWINE_USERNAME and TWINE_PASSWORD",
+    )
 
 
 def _refused(item: Item, target: Target, status: int, text: str, known: bool) -> FarmError:

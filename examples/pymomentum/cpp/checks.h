@@ -32,8 +32,10 @@ inline void check_batches(
     const char* other_name) {
   for (int64_t i = 1; i <= tensor.dim() - tail && i <= other.dim() - other_tail; ++i) {
     const auto size = tensor.sym_size(-tail - i), other_size = other.sym_size(-other_tail - i);
-    TORCH_CHECK_VALUE(size == other_size || size == 1 || other_size == 1, "the leading dimensions of ", name, " and ",
-                      other_name, " do not broadcast, got ", tensor.sym_sizes(), " and ", other.sym_sizes());
+    if (size != other_size && size != 1 && other_size != 1) {
+      TORCH_CHECK_VALUE(false, "the leading dimensions of ", name, " and ", other_name, " do not broadcast, got ",
+                        tensor.sym_sizes(), " and ", other.sym_sizes());
+    }
   }
 }
 

@@ -22,7 +22,7 @@ class ContainedRun(MainRun):
 
     def __init__(self, farm: Farm) -> None:
         command = ["docker", "events", "--format", "{{json .}}", "--filter", "type=container",
-                   "--filter", "label=torch-build-farm.job"]  # fmt: skip
+                   "--filter", "label=torch-build-farm.job", "--filter", "event=start", "--filter", "event=die"]  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as events:
             time.sleep(0.5)
             super().__init__(farm)
@@ -139,7 +139,7 @@ def test_system_packages_are_in_the_image_and_grafts_are_judged(contained: Farm,
     contained.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\ngrafted-libraries = ['liblzma.so*']")  # fmt: skip
     answer = contained("run", "--torch", "2.8", "--smoke", "import", "--json")
     assert answer.code == 0, answer.err
-    assert [stage["kept"] for stage in answer.document["jobs"][0]["stages"]] == [True, True, False, False, False]
+    assert [stage["kept"] for stage in answer.document["jobs"][0]["stages"]] == [True, True, False, False, False, False]
     (path,) = contained.work.glob("dist/*.whl")
     assert any(".libs/liblzma" in member for member in wheels.read(path).members)
 
@@ -235,3 +235,57 @@ def test_doctor_knows_the_engine(contained: Farm, docker: Docker) -> None:
     found = {finding["subject"]: finding for finding in answer.document["findings"]}
     assert found["Docker engine"]["state"] == "ok"
     assert "torch-build-farm-base" in found["container image"]["found"]
+
+
+def test_a_build_has_no_network(make_farm: Callable[..., Farm], docker: Docker) -> None:
+    """No interface but the loopback; what the build required was there before. A setting gives the network back."""
+    farm = make_farm("tiny")
+    farm.engine = "docker"
+    alone = "test $(grep -c : /proc/net/dev) = 1"
+    farm.edit("pyproject.toml", "[tool.torch-build-farm]", f"[tool.torch-build-farm]\nbefore-build = ['{alone}']")
+    answer = farm("build", "--torch", "2.9")
+    assert answer.code == 0, answer.err + answer.out
+
+    farm.edit("pyproject.toml", alone, f"! {alone}")
+    farm.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nnetwork = true")
+    answer = farm("build", "--torch", "2.9")
+    assert answer.code == 0, answer.err + answer.out
+
+
+def test_a_build_that_downloads_is_told_how(make_farm: Callable[..., Farm], docker: Docker) -> None:
+    farm = make_farm("tiny")
+    farm.engine = "docker"
+    path = farm.project / "CMakeLists.txt"
+    path.write_text(
+        path.read_text()
+        + "file(DOWNLOAD http://example.org/x ${CMAKE_BINARY_DIR}/x STATUS s)\nmessage(FATAL_ERROR ${s})\n"
+    )
+    answer = farm("build", "--torch", "2.9", "--json")
+    assert answer.code == 13, answer.err
+    assert "wants to download something, and builds have no network" in answer.err
+    assert "network = true" in answer.err
+
+
+def results() -> set[Path]:
+    """What ccache keeps, a file a compile."""
+    return set((default_folder() / "ccache").rglob("*R"))
+
+
+def test_ccache_shares_what_has_no_torch_in_it(make_farm: Callable[..., Farm], docker: Docker) -> None:
+    """One compile for two minors; the same wheels as without it."""
+    farm = make_farm("tiny", TORCH_BUILD_FARM_CCACHE="on", SOURCE_DATE_EPOCH="1700000000")
+    farm.engine = "docker"
+    text = f'extern "C" int made_{time.time_ns()}() {{ return 1; }}\n'  # that no earlier run has compiled
+    (farm.project / "core.cpp").write_text((farm.project / "core.cpp").read_text() + text)
+    farm.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nsystem-packages.apt = ['ccache']")
+    compiled, shared = [], {}
+    for minor in ("2.8", "2.9"):
+        before = results()
+        answer = farm("build", "--torch", minor, "--json")
+        assert answer.code == 0, answer.err
+        compiled.append(len(results() - before))
+        shared |= {job["job"]: job["wheel"]["sha256"] for job in answer.document["jobs"]}
+    assert compiled[1] == compiled[0] - 1, "CMake tries the compilers in folders of random names; core.cpp was there"
+    farm.env["TORCH_BUILD_FARM_CCACHE"] = "off"
+    again = farm("build", "--torch", "2.8", "2.9", "--force", "--json")
+    assert {job["job"]: job["wheel"]["sha256"] for job in again.document["jobs"]} == shared
