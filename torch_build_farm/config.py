@@ -25,8 +25,8 @@ from torch_build_farm.names import CPython, Minor
 
 TABLE = "torch-build-farm"
 # Variables of a build that a project may not set: without the farm's values the build would be another.
-FARMS_OWN = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "UV_CACHE_DIR", "UV_NO_BUILD",
-             "VIRTUAL_ENV"}  # fmt: skip
+FARMS_OWN = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
+             "TORCH_BUILD_FARM_SDK", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD", "VIRTUAL_ENV"}  # fmt: skip
 
 
 def _kebab(name: str) -> str:

@@ -27,6 +27,12 @@ def longest_first(jobs: Sequence[Job], work: Path) -> list[Job]:
     return sorted(jobs, key=key)
 
 
+def peak(work: Path, job: Job, measured: str, *, reused: bool) -> str:
+    """What a build's record says of its largest process: no less than before where ccache may have done the work."""
+    before = records.read(records.path_of(work / "jobs" / job.id, "build")) if reused else None
+    return max(measured, (before.details.get(PEAK) if before else None) or "0", key=float)
+
+
 def memory_per_compile_gb(work: Path) -> float:
     """GB (10^9 bytes) that a compiler takes: the largest process of any build in the work folder, and some spare."""
     peaks = [0.0]

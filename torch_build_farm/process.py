@@ -96,7 +96,10 @@ class Runner:
         """
         words = tuple(os.fspath(word) for word in command)
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        with log.open("a", encoding="utf-8", buffering=1) as sink, self._supervised(words, env, cwd, ending) as child:
+        with (
+            log.open("a", encoding="utf-8", buffering=1) as sink,
+            self._supervised(words, env, cwd, ending) as (child, peak),
+        ):
             sink.write(f"$ {shlex.join(words)}\n")
             assert child.stdout is not None
             for raw in child.stdout:
@@ -104,20 +107,22 @@ class Runner:
                 sink.write(line + "\n")
                 tail.append(line)
                 on_line(line)
-            _, status, usage = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
+            child.wait()
+            peak_kib = int(os.read(peak, 32) or 0)
         self.check()
-        return Completed(words, child.returncode, tuple(tail), usage.ru_maxrss * 1024 / 1e6)
+        return Completed(words, child.returncode, tuple(tail), peak_kib * 1024 / 1e6)
 
     @contextlib.contextmanager
     def _supervised(
         self, words: tuple[str, ...], env: Mapping[str, str], cwd: Path | None, ending: Ending
-    ) -> Iterator[subprocess.Popen[bytes]]:
+    ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+        """The supervisor, and the file descriptor on which it tells the largest process's size."""
         read, lifeline = os.pipe()
+        peak, told = os.pipe()
         try:
             with self._lock:
                 self.check()
-                how = (str(int(ending.number)), str(ending.grace_s))
+                how = (str(int(ending.number)), str(ending.grace_s), str(told))
                 child = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(_SUPERVISOR), *how, *words],
                     stdin=read,
@@ -126,18 +131,22 @@ class Runner:
                     cwd=cwd,
                     env=dict(env),
                     start_new_session=True,
+                    pass_fds=(told,),
                     umask=0o022,  # the caller's would be in the permissions of a wheel's members
                 )
                 self._lifelines.add(lifeline)
         except BaseException:
             os.close(lifeline)
+            os.close(peak)
             raise
         finally:
             os.close(read)
+            os.close(told)
         try:
             with child:
-                yield child
+                yield child, peak
         finally:
+            os.close(peak)
             with self._lock:
                 if lifeline in self._lifelines:
                     self._lifelines.remove(lifeline)

@@ -87,7 +87,7 @@ def _build(step: Step) -> Outcome:
     wheel, built_with = with_torch(step, request)
     facts = {"engine": farm.engine.name, "base-image": farm.engine.base_image, "built-with": built_with}
     if request.peak.is_file():
-        facts[history.PEAK] = request.peak.read_text("utf-8")
+        facts[history.PEAK] = history.peak(farm.work, step.job, request.peak.read_text("utf-8"), reused=request.reuse)
     return Outcome((wheel,), {**facts, **ninja_log.details(request.out), **build_environment.details(step.log)})
 
 

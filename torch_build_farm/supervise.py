@@ -1,7 +1,8 @@
 """Runs one command and takes it down, with all that it started, when the farm dies.
 
-Started by `process` as `python -I -S supervise.py SIGNAL GRACE COMMAND...`, so it uses the standard library alone:
-SIGNAL asks the command to end, GRACE are the seconds it is given before SIGKILL. Its standard input is a pipe that only
+Started by `process` as `python -I -S supervise.py SIGNAL GRACE PEAK COMMAND...`, so it uses the standard library
+alone: SIGNAL asks the command to end, GRACE are the seconds it is given before SIGKILL, PEAK is the file descriptor
+that hears in the end the resident set of the largest process (KiB). Its standard input is a pipe that only
 the farm holds open: end of file means that the farm closed it (to cancel) or is gone (SIGKILL included). It makes
 itself the parent of orphans (PR_SET_CHILD_SUBREAPER, Linux 3.4), so that a process that left the group and lost its
 parent is found too.
@@ -10,6 +11,7 @@ parent is found too.
 import contextlib
 import ctypes
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -61,7 +63,7 @@ def take_down(number: int, grace_s: float) -> None:
 
 
 def main() -> int:
-    number, grace_s, *command = int(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]
+    number, grace_s, peak, *command = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -79,6 +81,8 @@ def main() -> int:
             return 128 + signal.SIGTERM
         os.read(wake_read, 512)
     take_down(number, grace_s)  # what the command left in the background
+    # Not for the farm to ask: its own size would be in the answer, as a child begins with what its parent has.
+    os.write(peak, b"%d" % resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     code = child.returncode
     return code if code >= 0 else 128 - code
 

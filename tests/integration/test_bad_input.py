@@ -134,13 +134,14 @@ def test_an_index_out_of_reach(tiny: Farm, tmp_path: Path) -> None:
 
 
 def test_an_index_that_goes_away_in_mid_run(tiny: Farm) -> None:
-    """Torch is in the store, but a build requirement has to be fetched."""
+    """Torch's SDK is in the store, but a build requirement has to be fetched."""
+    assert tiny(*ONE).code == 0
     tiny.edit(
         "pyproject.toml",
         'requires = ["scikit-build-core>=0.11"',
         'requires = ["scikit-build-core>=0.11", "zest-releaser==9.1.2"',
     )
-    tiny.env |= {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_HTTP_RETRIES": "0"}
+    tiny.env |= {"ALL_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "UV_HTTP_RETRIES": "0"}
     answer = tiny(*ONE)
     assert answer.code == 10, answer.err
     assert answer.document["jobs"][0]["error"]["kind"] == "PackageIndexError"

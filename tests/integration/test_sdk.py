@@ -109,6 +109,19 @@ def test_a_build_that_runs_torch_gets_all_of_it(tiny: Farm) -> None:
     assert "asks for torch.ones, which torch's SDK has not" in job["error"]["what"]
 
 
+def test_the_version_of_the_sdk_does_not_get_into_a_wheel(tiny: Farm) -> None:
+    farm = asking(tiny, "torch.__version__")
+    path = farm.project / "CMakeLists.txt"
+    path.write_text(path.read_text() + "file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/built.py \"TORCH = '${answer}'\\n\")\n"
+                    "install(FILES ${CMAKE_CURRENT_BINARY_DIR}/built.py DESTINATION tiny)\n")  # fmt: skip
+    line = "the build writes the version of torch's SDK into tiny/built.py"
+    assert built_with(farm, "2.9") == (f"all of torch 2.9.0: {line}", "2.9.0")
+    (wheel,) = farm.work.glob("dist/*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("built.py")]
+        assert archive.read(name) == b"TORCH = '2.9.0+cu128'\n"
+
+
 def test_a_planted_sdk_fails_the_smoke_test(tiny: Farm) -> None:
     """2.8.0 is the only release of its minor, so that 2.8.0+sdk is what torch==2.8.* prefers where it is offered."""
     asking(tiny, "torch.__version__")

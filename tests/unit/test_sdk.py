@@ -340,6 +340,7 @@ print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__fil
             ("from torch.utils import cpp_extension", "torch.utils.cpp_extension"),
             ("import torch; torch._C._nothing", "torch._C._nothing"),
             ("import torch; hasattr(torch, 'tensor')", "torch.tensor"),
+            ("import torch; hasattr(torch, '__config__')", "torch.__config__"),
         ],
     )
     def test_what_it_refuses(self, installed: Path, tmp_path: Path, code: str, asked: str) -> None:
@@ -351,6 +352,12 @@ print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__fil
         code = "try:\n    import torch\n    torch.zeros(3)\nexcept Exception:\n    print('without')"
         assert run(installed, code, tmp_path / "asked").stdout == "without\n"
         assert choice.asked(tmp_path / "asked", "") == "torch.zeros"
+
+    def test_a_note_that_cannot_be_left_ends_the_process(self, installed: Path, tmp_path: Path) -> None:
+        code = "try:\n    import torch\n    torch.zeros(3)\nexcept Exception:\n    print('without')"
+        done = run(installed, code, tmp_path / "gone" / "asked")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert choice.asked(tmp_path / "none", done.stderr) == "torch.zeros", "and the log tells"
 
     def test_inspection_asks_for_nothing(self, installed: Path, tmp_path: Path) -> None:
         code = "import inspect, pydoc, torch; inspect.unwrap(torch); inspect.getdoc(torch); copy = dir(torch)"
@@ -370,6 +377,7 @@ print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__fil
         ("auto", "from torch.utils.cpp_extension import CUDAExtension\n", "setup.py takes torch.utils.cpp_extension"),
         ("auto", "    from torch.utils import cpp_extension as ext\n", "setup.py takes"),
         ("auto", "import torch.utils.cpp_extension\n", "setup.py takes"),
+        ("auto", "from torch.utils import (\n    cpp_extension,\n)\n", "setup.py takes"),
         ("auto", "import torch; print(torch.utils.cmake_prefix_path)  # no cpp_extension\n", ""),
         ("auto", "# from torch.utils.cpp_extension import x\n", ""),
         ("sdk", "from torch.utils.cpp_extension import CUDAExtension\n", ""),
@@ -382,3 +390,19 @@ def test_what_takes_all_of_torch_from_the_start(tmp_path: Path, setting: str, te
     found = choice.why_full(settings, tmp_path)
     assert found.startswith(why)
     assert bool(found) == bool(why)
+
+
+def test_modules_that_come_with_torch_are_missed() -> None:
+    assert choice.missed("ModuleNotFoundError: No module named 'typing_extensions'\n") == "typing_extensions"
+    assert choice.missed("ModuleNotFoundError: No module named 'sympy.core'\n") == "sympy"
+    assert choice.missed("ModuleNotFoundError: No module named 'sympy2'\n") == ""
+    assert choice.missed("ModuleNotFoundError: No module named 'pybind11'\n") == "", "torch does not bring it"
+
+
+def test_the_version_of_the_sdk_in_a_wheel(tmp_path: Path) -> None:
+    path = tmp_path / "x-1-py3-none-any.whl"
+    for text, member in (("built with 2.9.0", ""), ("built with 2.9.0+sdk", "x/__init__.py"), ("2.8.0+sdk", "")):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x/a.py", "")
+            archive.writestr("x/__init__.py", text)
+        assert choice.leaked(path, "2.9.0") == member

@@ -230,7 +230,6 @@ class _LocalBuild:
             {str(request.scratch): "."},
             sdk=request.sdk.folder if request.sdk else None,
             asked=request.asked,
-            find_links=os.environ.get("UV_FIND_LINKS", ""),
             ccache=self.engine.store.ccache if request.reuse and shutil.which("ccache") else None,
         )
         variables = {

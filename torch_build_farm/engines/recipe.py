@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from urllib.parse import quote
 
 from torch_build_farm.config import Settings
 from torch_build_farm.engines import BuildRequest
@@ -21,8 +22,8 @@ class Places:
     `environment` is the build environment, None where the front end picks a folder of its own; `tree` is the writable
     copy of the source tree; `build` is CMake's build folder. `mapped` are more folders that must leave no trace in a
     wheel, each with what stands for it. `sdk` is the folder of torch's SDK, None where all of torch is built with, and
-    `asked` the file in which it notes what it was asked for in vain. `find_links` are the caller's own, for uv.
-    `ccache` is the folder of ccache's results, None where there is no ccache.
+    `asked` the file in which it notes what it was asked for in vain. `ccache` is the folder of ccache's results, None
+    where there is no ccache.
     """
 
     environment: PurePath | None
@@ -31,7 +32,6 @@ class Places:
     mapped: Mapping[str, str]
     sdk: PurePath | None = None
     asked: PurePath | None = None
-    find_links: str = ""
     ccache: PurePath | None = None
 
 
@@ -70,7 +70,7 @@ def variables(settings: Settings, request: BuildRequest, places: Places) -> dict
     }
     if places.sdk:
         own["UV_CONSTRAINT"] += f" {places.sdk / shelf.CONSTRAINTS}"
-        own["UV_FIND_LINKS"] = ",".join(filter(None, [str(places.sdk), places.find_links]))
+        own[shelf.VARIABLE] = quote(str(places.sdk))  # as a part of a URL
         own["TORCH_BUILD_FARM_ASKED"] = str(places.asked)
     if places.ccache:
         own |= _ccache(places.ccache)

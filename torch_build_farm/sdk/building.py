@@ -46,18 +46,21 @@ def with_torch(step: Step, request: BuildRequest) -> tuple[Path, str]:
     try:
         wheel = _built(step, request, sdk)
     except (BuildError, RepairError):  # a wheel without its library is found at the repair
-        if settings.torch_build == "sdk" or not (reason := _asked(step, request)):
+        said = _log(step)
+        reason = choice.asked(request.asked, said) or choice.missed(said)
+        if settings.torch_build == "sdk" or not reason:
             raise
+        line = f"the build asks for {reason}, which torch's SDK has not"
     else:
-        if not (reason := _asked(step, request)):
+        line = _what_is_wrong(step, request, wheel)
+        if not line:
             return wheel, f"torch's SDK {release}"
         if settings.torch_build == "sdk":
             raise SdkError(
-                f"{step.job.id}: the build asks for {reason}, which torch's SDK has not, and goes on without",
+                f"{step.job.id}: {line}",
                 where=str(step.log),
                 next_step='torch-build = "auto" or "full" in [tool.torch-build-farm]',
             )
-    line = f"the build asks for {reason}, which torch's SDK has not"
     with step.log.open("a", encoding="utf-8") as log:
         log.write(f"{STAGE_MARK}build {step.job.id} {line}: again with all of torch\n")
     return _built(step, request, None), f"all of torch {release}: {line}"
@@ -83,8 +86,10 @@ def ahead(farm: Farm, jobs: Sequence[Job], log: Path) -> None:
 
 
 def check_index(farm: Farm, job: Job) -> None:
-    """Raise PackageIndexError where the job's SDK is not there and no index answers that it could be made from."""
+    """Raise PackageIndexError where the job's torch, as an SDK or all of it, is neither there nor to be had."""
     release, python = job.variant.release, job.python
+    if farm.engine.store.has(release, python):
+        return  # what is built with where no SDK can be made
     index = PackageIndex.configured()
     if shelf.find(farm.store, release, python, index) is None:
         try:
@@ -106,6 +111,15 @@ def _built(step: Step, request: BuildRequest, sdk: Sdk | None) -> Path:
     return step.farm.engine.build(replace(request, sdk=sdk))
 
 
-def _asked(step: Step, request: BuildRequest) -> str:
-    log = step.log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
-    return choice.asked(request.asked, log)
+def _log(step: Step) -> str:
+    """What this build has logged."""
+    return step.log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
+
+
+def _what_is_wrong(step: Step, request: BuildRequest, wheel: Path) -> str:
+    """Why a wheel that was built with the SDK does not count, in a sentence; empty where it does."""
+    if reason := choice.asked(request.asked, _log(step)):
+        return f"the build asks for {reason}, which torch's SDK has not, and goes on without"
+    if member := choice.leaked(wheel, step.job.variant.release):
+        return f"the build writes the version of torch's SDK into {member}"
+    return ""

@@ -20,7 +20,8 @@ from torch_build_farm.source import sha256
 from torch_build_farm.torch_store import TorchStore
 
 CONSTRAINTS = "constraints.txt"
-_SCHEMA = 1
+VARIABLE = "TORCH_BUILD_FARM_SDK"  # names the SDK's folder in its constraint; uv's --find-links would be the caller's
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Sdk:
 
     @property
     def folder(self) -> Path:
-        """For uv's --find-links."""
+        """Holds the wheel and the constraint."""
         return self.wheel.parent
 
 
@@ -63,10 +64,14 @@ def find(store: TorchStore, release: str, python: CPython, index: PackageIndex) 
         if (note.pop("schema"), note.pop("farm"), note.pop("index")) != (_SCHEMA, __version__, _identity(index)):
             return None
         found = Sdk(**{**note, "wheel": store.root / "sdk" / note["sha256"] / note["wheel"]})
-        intact = sha256(found.wheel) == found.sha256 and (found.folder / CONSTRAINTS).is_file()
-        return found if intact else None
+        return found if _intact(found.wheel, found.sha256) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _intact(path: Path, digest: str) -> bool:
+    """Whether a wheel is whole, with its constraint beside it."""
+    return path.is_file() and sha256(path) == digest and path.with_name(CONSTRAINTS).is_file()
 
 
 def lock_of(release: str, python: CPython) -> str:
@@ -104,11 +109,13 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
     scratch.mkdir(parents=True)
     path = scratch / wheel.filename_of(file.filename)
     wheel.write(path, made)
-    (scratch / CONSTRAINTS).write_text(f"torch=={wheel.version_of(release)}\n", "utf-8")
+    (scratch / CONSTRAINTS).write_text(f"torch @ file://${{{VARIABLE}}}/{path.name}\n", "utf-8")
     digest = sha256(path)
     final = store.root / "sdk" / digest
-    shutil.rmtree(final, ignore_errors=True)  # one that was damaged
-    scratch.rename(final)
+    if not _intact(final / path.name, digest):  # else another version of the farm made the same, and may use it
+        shutil.rmtree(final, ignore_errors=True)
+        scratch.rename(final)
+    shutil.rmtree(scratch, ignore_errors=True)
     found = Sdk(release, python.tag, final / path.name, digest, file.filename, stated, fetched)
     _remember(_note(store, release, python), found, index)
     say(f"torch's SDK {release}: {fetched / 1e6:.1f} MB, {time.monotonic() - start:.1f} s")

@@ -105,8 +105,7 @@ class ContainerBuild:
     def _places(self, tree: PurePath, home: Path | None) -> Places:
         building = PurePosixPath(cibuildwheel.BUILD)
         mapped = {str(tree): ".", str(building): "build"}
-        named = self.floor.confinement.environment.get("UV_FIND_LINKS", "")
-        return Places(home, tree, building, mapped, self._sdk, self.asked, named, self.ccache)
+        return Places(home, tree, building, mapped, self._sdk, self.asked, self.ccache)
 
     def _fetch_tools(self) -> None:
         """Install what the build requires, with network, so that it is in uv's cache. Raises what installing raises."""

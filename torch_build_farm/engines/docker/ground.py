@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import tarfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, mount
 from torch_build_farm.errors import EngineError
 from torch_build_farm.package_index import uv_settings
+from torch_build_farm.source import sha256
 from torch_build_farm.torch_store import TorchStore
 
 if TYPE_CHECKING:
@@ -196,14 +198,21 @@ def _prime(helper: Helper, store: TorchStore, files: Mapping[str, Path]) -> floa
 
 
 def place(helper: Helper, ground: Ground, folder: Path, name: str) -> Path:
-    """Put a folder of this machine into a store that lies in a volume, unless it is there; returns where it lies."""
+    """Put a folder of this machine into a store that lies in a volume, unless it is there; returns where it lies.
+
+    It is there whole or not at all, and compared by SHA-256 each time.
+    """
     from docker.types import Mount  # noqa: PLC0415
 
     there = ground.store.root / name
     bound = Mount(str(ground.store.root), helper.volume, type="volume")
-    said = helper.run(["sh", "-c", f"mkdir -p {there.parent} && ls -A {there} 2> /dev/null || true"], bound)
-    if set(said.split()) != {path.name for path in folder.iterdir()}:
-        _copy(helper, bound, {f"{name}/{path.name}": path for path in folder.iterdir()})
+    ours = sorted(f"{sha256(path)}  {path.name}" for path in folder.iterdir())
+    said = helper.run(["sh", "-c", f"cd {there} 2> /dev/null && sha256sum * || true"], bound)
+    if sorted(said.splitlines()) != ours:
+        scratch = f"{name}.{uuid.uuid4().hex[:12]}"
+        helper.run(["sh", "-c", f"rm -rf {there} && mkdir -p {there.parent}"], bound)
+        _copy(helper, bound, {f"{scratch}/{path.name}": path for path in folder.iterdir()})
+        helper.run(["mv", "-T", str(ground.store.root / scratch), str(there)], bound)
     return there
 
 
