@@ -17,7 +17,7 @@ from rich.console import Console
 from torch_build_farm import __version__
 from torch_build_farm.desk import Desk, builtin_folder
 from torch_build_farm.engines.choice import ENGINES
-from torch_build_farm.errors import FarmError, UsageError, exit_code, nearest
+from torch_build_farm.errors import FarmError, UsageError, exit_code, nearest, out_of_reach
 from torch_build_farm.process import Runner
 
 # What a command is, and where it is done: imported when it is asked for, since a run that finds nothing to do is over
@@ -292,10 +292,19 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         runner.cancel(signal.SIGPIPE)
         return 128 + signal.SIGPIPE
     except FarmError as error:
-        if exit_code(error) == 128 + signal.SIGPIPE:
-            return exit_code(error)  # nobody reads
-        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        if options.json:
-            desk.answer({"schema": 1, "error": {"kind": type(error).__name__, "exit_code": exit_code(error),
-                         "what": error.what, "where": error.where, "next": error.next_step}})  # fmt: skip
-        return exit_code(error)
+        return _told(error, desk)
+    except OSError as error:
+        if not error.filename:
+            raise
+        return _told(out_of_reach(error), desk)
+
+
+def _told(error: FarmError, desk: Desk) -> int:
+    """Say what went wrong, to people and to programs; returns the exit code."""
+    if exit_code(error) == 128 + signal.SIGPIPE:
+        return exit_code(error)  # nobody reads
+    Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    if desk.options.json:
+        desk.answer({"schema": 1, "error": {"kind": type(error).__name__, "exit_code": exit_code(error),
+                     "what": error.what, "where": error.where, "next": error.next_step}})  # fmt: skip
+    return exit_code(error)

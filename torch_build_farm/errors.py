@@ -84,6 +84,15 @@ class DiskError(FarmError):
     exit_code = 9
 
 
+def out_of_reach(error: OSError) -> DiskError:
+    """The error for a file or folder of the farm's that the system does not let it use."""
+    return DiskError(
+        f"{error.strerror}",
+        where=str(error.filename),
+        next_step="see that it can be read and written, or name other folders: --work DIR, TORCH_BUILD_FARM_STORE=DIR",
+    )
+
+
 class PackageIndexError(FarmError):
     """The package index cannot be reached, or lacks what it should have."""
 

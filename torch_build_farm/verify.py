@@ -12,6 +12,7 @@ from torch_build_farm import records
 from torch_build_farm.config import Project
 from torch_build_farm.errors import UsageError
 from torch_build_farm.records import Record
+from torch_build_farm.sdk.wheel import LOCAL
 from torch_build_farm.source import sha256
 
 
@@ -40,8 +41,9 @@ class Recorded:
 
     @property
     def environment(self) -> tuple[str, ...]:
-        """The distributions of the build environment, name==version."""
-        return tuple(self.build.details["environment"].split())
+        """The distributions of the build environment, name==version; torch's SDK counts as its torch."""
+        pins = self.build.details["environment"].split()
+        return tuple(pin.removesuffix(f"+{LOCAL}") if pin.startswith("torch==") else pin for pin in pins)
 
 
 def find(wheel: Path, work: Path) -> Recorded:

@@ -24,6 +24,7 @@ from tests.integration.workflow_project import commit, git, machine, project, wh
 from tests.integration.workflow_runner import Event, Run
 from tests.server import PASSWORD, USER, Server
 from tests.trusted import TrustedIndex, teach
+from torch_build_farm import toolbox
 from torch_build_farm.ci import FARMS_PYTHON
 from torch_build_farm.names import CPython
 from torch_build_farm.torch_store import default_folder
@@ -108,7 +109,6 @@ def test_actionlint_finds_nothing(lint: Callable[..., list[object]], tiny: Farm,
 
 
 def test_shellcheck_finds_nothing(tiny: Farm, tmp_path: Path) -> None:
-    need(shutil.which("shellcheck") is not None, "needs shellcheck")
     assert tiny("ci").code == tiny("ci", "shell").code == 0
     scripts = [tiny.project / "ci" / "torch-wheels.sh"]
     for workflow in (tiny.project / ".github" / "workflows").glob("*.yml"):
@@ -117,7 +117,10 @@ def test_shellcheck_finds_nothing(tiny: Farm, tmp_path: Path) -> None:
                 scripts.append(tmp_path / f"{len(scripts)}.sh")
                 scripts[-1].write_text(f"#!/bin/bash\nset -euo pipefail\n{run}")
     done = subprocess.run(
-        ["shellcheck", "--severity", "warning", *scripts], capture_output=True, text=True, check=False
+        [toolbox.scripts() / "shellcheck", "--severity", "warning", *scripts],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 

@@ -29,6 +29,7 @@ from torch_build_farm.cli import main
         (["--torch", "2.8,2.9"], 4, "separate minors with spaces"),
         (["--torch", "2.8.0"], 4, "did you mean 2.8?"),
         (["smoke", "--torch", "2.8", "--smoke", "none"], 2, "nothing to do"),
+        (["sdk", "../../2.9"], 2, "is no version"),
     ],
 )
 def test_bad_calls(tiny: Farm, words: list[str], code: int, said: str) -> None:
@@ -73,6 +74,14 @@ def test_bad_places(tiny: Farm, tmp_path: Path) -> None:
     tiny.work = tmp_path / "work"
     answer = tiny("render", "--torch", "2.8")
     assert (answer.code, "SOURCE_DATE_EPOCH=yesterday" in answer.err) == (2, True), answer.err
+
+
+def test_a_store_that_cannot_be_written(tiny: Farm, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    tiny.env["TORCH_BUILD_FARM_STORE"] = str(tmp_path / "file" / "store")
+    answer = tiny("sdk", "2.9.0")
+    assert (answer.code, "Not a directory\n  where: " in answer.err) == (9, True), answer.err
+    assert "Traceback" not in answer.err
 
 
 def test_clean_touches_no_folder_that_is_not_ours(tiny: Farm, tmp_path: Path) -> None:

@@ -93,10 +93,12 @@ class Hunt:
         return self._before(high + _MARGIN)
 
     def _before(self, end: int) -> bytes | None:
-        data = b""
+        data, first = b"", end  # which may lie behind the member's own end
         for size in _BACK:
             start = max(0, end - size)
-            data = self.read(start, end - len(data)) + data
+            if start == first:
+                break
+            data, first = self.read(start, first) + data, start
             stretch = resync(data, to_end=False)
             if stretch and (found := self._within(stretch)):
                 return found

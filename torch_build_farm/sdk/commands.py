@@ -8,6 +8,8 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 from torch_build_farm.desk import Desk
 from torch_build_farm.errors import UsageError
 from torch_build_farm.names import CPython, Minor
@@ -23,8 +25,13 @@ def _release(text: str, index: PackageIndex) -> str:
     try:
         minor = Minor.parse(text)
     except ValueError:
-        return text
-    return Listing.read(index).usable(minor)[0].name
+        pass
+    else:
+        return Listing.read(index).usable(minor)[0].name
+    try:
+        return str(Version(text))
+    except InvalidVersion:
+        raise UsageError(f"{text!r} is no version", where="sdk", next_step="such as sdk 2.9 or sdk 2.9.1") from None
 
 
 def _pythons(asked: list[str]) -> list[CPython]:

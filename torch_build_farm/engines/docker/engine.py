@@ -70,6 +70,7 @@ class DockerEngine:
         self._layers: dict[Base, Layer] = {}
         self._ready: dict[str, str] = {}
         self._ground: Ground | None = None
+        self._measured_gb = DEFAULT_GB
 
     # ---- what it knows
 
@@ -89,6 +90,7 @@ class DockerEngine:
 
     def slots(self, compile_gb: float = DEFAULT_GB) -> int:
         """By the engine's CPUs and memory, and by this machine's where it is the same."""
+        self._measured_gb = max(self._measured_gb, compile_gb)
         each = self.project.settings.memory_per_compile_gb or compile_gb
         theirs = max(1, min(self._daemon.cpus, int(self._daemon.memory * _MEMORY_SHARE / 1e9 / each)))
         return min(theirs, compile_slots(each)) if on_local_socket(self.client) else theirs
@@ -202,9 +204,10 @@ class DockerEngine:
                 self._ready[base.asked] = images.make_layer(self.client, self._layer(base), labels, shell)
             image = self._ready[base.asked]
             if self._ground is None:
-                # What was measured last time changes how many compilers run at once, not what they may take together.
-                each = self.project.settings.memory_per_compile_gb or DEFAULT_GB
-                compilers = min(self.slots() * int(each * 1e9), self._daemon.memory)
+                # What was measured last time may raise what compilers take together; less of it only lets more run.
+                asked = self.project.settings.memory_per_compile_gb
+                each = (asked,) if asked else (DEFAULT_GB, self._measured_gb)
+                compilers = min(max(self.slots(one) * int(one * 1e9) for one in each), self._daemon.memory)
                 self._ground = ground.find(self.helper(image), self.here, compilers)
             return image, self._ground
 
