@@ -79,7 +79,7 @@ class ToolError(FarmError):
 
 
 class DiskError(FarmError):
-    """The disk is too small, or became full."""
+    """The disk is too small, became full, or does not let the farm use a folder of its own."""
 
     exit_code = 9
 
