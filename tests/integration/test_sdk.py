@@ -95,7 +95,7 @@ def test_what_a_cmake_build_asks_is_answered(tiny: Farm) -> None:
 def test_a_build_that_runs_torch_gets_all_of_it(tiny: Farm) -> None:
     """It catches the refusal and would have gone on with another answer: the SDK's note gives it away."""
     farm = asking(tiny, "torch.ones(3).sum().item()")
-    why = "the build asks for torch.ones, which torch's SDK has not"
+    why = "the build asks for torch.ones, which torch's SDK has not, and goes on without"
     assert built_with(farm, "2.9") == (f"all of torch 2.9.0: {why}", "2.9.0")
     assert "torch says [3.0]" in farm.log(next(farm.work.glob("logs/t*.log")).stem)
     said = farm("build", "--torch", "2.9")
