@@ -16,8 +16,8 @@ from rich.console import Console
 
 from torch_build_farm import __version__
 from torch_build_farm.desk import Desk, builtin_folder
-from torch_build_farm.engines.choice import ENGINES
 from torch_build_farm.errors import FarmError, UsageError, exit_code, nearest, out_of_reach
+from torch_build_farm.names import ENGINES
 from torch_build_farm.process import Runner
 
 # What a command is, and where it is done: imported when it is asked for, since a run that finds nothing to do is over

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from torch_build_farm import config, doctor, report, workfolder
 from torch_build_farm import init as init_
 from torch_build_farm import verify as verifying
-from torch_build_farm.desk import Desk, Prepared, epoch_of, execute, prepare
+from torch_build_farm.desk import Desk
 from torch_build_farm.engines.docker import client as docker_client
 from torch_build_farm.engines.docker import containers
 from torch_build_farm.errors import EngineError, NotReproducedError, UsageError, exit_code
@@ -26,6 +26,7 @@ from torch_build_farm.origin import Fetcher, only_folder, unpack
 from torch_build_farm.pipeline import Stage
 from torch_build_farm.plan import Selection
 from torch_build_farm.records import Record
+from torch_build_farm.runs import Prepared, epoch_of, execute, prepare
 from torch_build_farm.smoke import Mode
 from torch_build_farm.source import sha256
 from torch_build_farm.stages import MADE, RENDER, SMOKE, WHEEL

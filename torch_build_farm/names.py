@@ -1,4 +1,4 @@
-"""The names of torch minors and CPythons, as tags and as people write them."""
+"""The names of torch minors and CPythons, as tags and as people write them, and of the engines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from typing import Self
+
+ENGINES = ("docker", "local")
 
 
 @dataclass(frozen=True, order=True)

@@ -9,8 +9,6 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import cmake
-import ninja
 from uv import find_uv_bin
 
 from torch_build_farm import __version__
@@ -44,6 +42,9 @@ def scripts() -> Path:
 
 def search_path(*first: Path) -> str:
     """PATH with `first`, then the farm's CMake and ninja, then the caller's (ninja 1.13 is the jobserver's floor)."""
+    import cmake  # noqa: PLC0415 (slow to import)
+    import ninja  # noqa: PLC0415
+
     own = [*first, Path(cmake.CMAKE_BIN_DIR), Path(ninja.BIN_DIR)]
     return os.pathsep.join([*map(str, own), os.environ.get("PATH", os.defpath)])
 

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from torch_build_farm import toolbox
-from torch_build_farm.config import Variant
 from torch_build_farm.diagnosis import diagnose
 from torch_build_farm.errors import DiskError, LockedError, PackageIndexError
 from torch_build_farm.names import CPython
-from torch_build_farm.plan import Job
 from torch_build_farm.process import Runner, Shell
 
 if TYPE_CHECKING:
+    from torch_build_farm.config import Variant
     from torch_build_farm.engines import Site
+    from torch_build_farm.plan import Job
 
 STORE_VARIABLE = "TORCH_BUILD_FARM_STORE"
 _SLACK_GB = 1.0  # build environments, logs, wheels

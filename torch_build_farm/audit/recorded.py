@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch_build_farm import records
-from torch_build_farm.records import Record
-from torch_build_farm.source import sha256
+if TYPE_CHECKING:
+    from torch_build_farm.records import Record
 
 
 def release(path: Path, work: Path) -> str:
     """The torch release that the farm built a wheel against, by the records of a work folder; empty without one."""
-    digest = sha256(path) if path.is_file() else ""
-    for file in work.glob("jobs/*/records/relocate.json"):
+    relocated = sorted(work.glob("jobs/*/records/relocate.json"))
+    if not relocated or not path.is_file():
+        return ""
+    from torch_build_farm import records  # noqa: PLC0415 (slow to import)
+    from torch_build_farm.source import sha256  # noqa: PLC0415
+
+    digest = sha256(path)
+    for file in relocated:
         made = records.read(file)
         if made and any(output.sha256 == digest for output in made.outputs):
             return built_against(records.read(file.with_name("build.json")))

@@ -7,6 +7,7 @@ others of the wheel need is looked up in their scope too, since it is loaded wit
 
 from __future__ import annotations
 
+import posixpath
 import re
 import tomllib
 from collections import defaultdict, deque
@@ -75,7 +76,7 @@ class Contents:
 
     def find(self, user: str, needed: str) -> str:
         """The library of the wheel that the one at `user` gets for a name: its neighbour, else any; empty for none."""
-        beside = str(PurePosixPath(user).parent / needed)
+        beside = posixpath.join(posixpath.dirname(user), needed)  # asked for every name: a path object costs more
         return beside if beside in self.libraries else self.by_name.get(needed, "")
 
     def comes_with(self, soname: str) -> bool:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import cxxfilt
 from packaging.version import Version
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -173,10 +172,14 @@ class Document:
     schema: Literal[1] = 1
 
     def as_json(self) -> dict[str, Any]:
+        from pydantic import TypeAdapter  # noqa: PLC0415 (slow to import)
+
         found: dict[str, Any] = TypeAdapter(Document).dump_python(self, mode="json")
         return found
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of what --json prints."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 (slow to import)
+
     return TypeAdapter(Document).json_schema(mode="serialization")

@@ -10,8 +10,6 @@ from torch_build_farm.engines.local import LocalEngine
 from torch_build_farm.errors import EngineError, UsageError
 from torch_build_farm.torch_store import TorchStore
 
-ENGINES = ("docker", "local")
-
 
 def choose(name: str, project: Project, store: TorchStore, base_image: str | None) -> tuple[Engine, str]:
     """The engine called `name`, or with "auto" Docker where an engine answers; and a line for people.
