@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +67,12 @@ class Changes:
         lines.append(f"{_count(total, 'name')} that extensions can ask for left torch{':' if total else '.'}")
         for library, names in self.gone.items():
             lines += ["", f"- `{library}`: {len(names)}"]
-            lines += [f"  - `{textwrap.shorten(demangled(name), 160)}`" for name in names[:_SHOWN]]
-            lines += [f"  - and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+            # A constructor is several symbols with one name (complete object, base object: Itanium C++ ABI, 5.1.4.3).
+            spelled = Counter(map(demangled, names)).items()
+            shown = list(islice(spelled, _SHOWN))
+            lines += [f"  - `{textwrap.shorten(name, 160)}`{f' ({n} symbols)' if n > 1 else ''}" for name, n in shown]
+            left = len(names) - sum(n for _, n in shown)
+            lines += [f"  - and {left} more"] if left else []
         lines += [
             "",
             f"{_count(len(self.types), 'type')} changed where extensions may touch them{':' if self.types else '.'}",
