@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, Farm, need
+from tests.conftest import CHECKOUT, Answer, Farm, need
 from tests.made_up import Front, pure, remade, without_symbol
 from torch_build_farm.audit.show import demangled
 from torch_build_farm.engines.local import find_interpreters
@@ -42,30 +42,39 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Farm:
     return Farm(project, root / "work", checkout=project)
 
 
-def test_removed_variants_come_back(farm: Farm) -> None:
-    found = farm("discover", "--json")
+@pytest.fixture(scope="module")
+def built(farm: Farm) -> dict[str, Answer]:
+    """What every command said on the way to the two variants and their wheels, which are there now."""
+    said = {"discover": farm("discover", "--json"), "dry run": farm("add", "2.14", "2.15", "--dry-run")}
+    assert not any((farm.project / "variants" / name).exists() for name in REMOVED)
+    said["add"] = farm("add", "2.14", "2.15", "--json")
+    said["discover again"] = farm("discover")
+    said["run"] = farm("run", "--torch", "2.14", "2.15", *PYTHON, "--json")
+    return said
+
+
+def test_removed_variants_come_back(farm: Farm, built: dict[str, Answer]) -> None:
+    found = built["discover"]
     assert found.code == NEWS_CODE
     missing = {one["torch"]: one for one in found.document["minors"] if one["status"] == "missing"}
     assert set(missing) == {"2.14", "2.15"}
     assert missing["2.15"]["facts"]["cuda"]["value"] == "13.2"
     assert found.document["bytes"] < 5_000_000
 
-    dry = farm("add", "2.14", "2.15", "--dry-run")
-    assert (dry.code, "+cuda = " in dry.out) == (0, True)
-    assert not any((farm.project / "variants" / name).exists() for name in REMOVED)
+    assert (built["dry run"].code, "+cuda = " in built["dry run"].out) == (0, True)
 
-    added = farm("add", "2.14", "2.15", "--json")
+    added = built["add"]
     assert added.code == 0, added.err
     for name, told in zip(REMOVED, added.document["variants"], strict=True):
         made = farm.project / "variants" / name
         assert tomllib.loads(made.read_text()) == tomllib.loads((CHECKOUT / "variants" / name).read_text())
         assert all(fact["source"] for key, fact in told["facts"].items() if key != "torch")
         assert all("#" in line for line in made.read_text().splitlines() if not line.startswith("torch ="))
-    assert farm("discover").code == 0
+    assert built["discover again"].code == 0
 
-    built = farm("run", "--torch", "2.14", "2.15", *PYTHON, "--json")
-    assert built.code == 0, built.err
-    smoked = [stage["stage"] for job in built.document["jobs"] for stage in job["stages"] if stage["stage"] == "smoke"]
+    run = built["run"]
+    assert run.code == 0, run.err
+    smoked = [stage["stage"] for job in run.document["jobs"] for stage in job["stages"] if stage["stage"] == "smoke"]
     assert len(smoked) == 2
 
 
@@ -110,6 +119,7 @@ def _forget(cache: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
+@pytest.mark.usefixtures("built")
 def test_a_release_that_never_was(farm: Farm, made_up_index: Front) -> None:
     farm.env["UV_INDEX"] = made_up_index.url
     try:
