@@ -12,7 +12,7 @@ if __name__ == "__main__":
     # import that catches too much.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     try:
-        from torch_build_farm.cli import main
+        from torch_build_farm.cli.main import main
     except ModuleNotFoundError as error:
         print(f"{error.name} is not installed for {sys.executable}", file=sys.stderr)  # noqa: T201
         print(f"  next:  {sys.executable} -m pip install {ROOT}   (Python 3.11 or newer)", file=sys.stderr)  # noqa: T201

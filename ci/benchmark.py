@@ -45,12 +45,14 @@ from meter import SAMPLE_S, Meter, compiled, docker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from torch_build_farm import config, ninja_log, repair
+from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
+from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.engines import ninja_log
 from torch_build_farm.engines.docker.containers import Labels
 from torch_build_farm.engines.docker.images import LABEL, STAND_IN, identifiers, pins
-from torch_build_farm.names import CPython, Minor
-from torch_build_farm.render import PRELUDE
-from torch_build_farm.torch_store import STORE_VARIABLE, TorchStore, default_folder
+from torch_build_farm.pipeline.stages.render import PRELUDE
+from torch_build_farm.project import settings as config
+from torch_build_farm.wheels import checks as repair
 
 ROOT = Path(__file__).resolve().parent.parent
 FARM = (sys.executable, str(ROOT / "build_farm.py"))

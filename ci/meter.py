@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import psutil
 
-from torch_build_farm import ninja_log
+from torch_build_farm.engines import ninja_log
 
 SAMPLE_S = 0.1
 BEGIN, END = "benchmark: begin", "benchmark: end"

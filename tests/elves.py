@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
-from torch_build_farm.audit.gnu_hash import gnu_hash
+from torch_build_farm.wheels.elf.gnu_hash import gnu_hash
 
 _BASE = 64 + 3 * 56  # ELF header, three program headers
 

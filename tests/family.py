@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.conftest import CHECKOUT
-from torch_build_farm import meta
-from torch_build_farm.config import Project, load
-from torch_build_farm.names import Minor
-from torch_build_farm.process import Runner, Shell
-from torch_build_farm.relocate import relocate
-from torch_build_farm.variant_backend import write_wheel
+from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.project.settings import Project, load
+from torch_build_farm.project.variant_backend import write_wheel
+from torch_build_farm.wheels import one_name as meta
+from torch_build_farm.wheels.relocate import relocate
 
 EPOCH = 1_000_000_000
 

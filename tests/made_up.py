@@ -16,7 +16,7 @@ from typing import cast
 
 import lief
 
-from torch_build_farm.package_index import PackageIndex
+from torch_build_farm.core.package_index import PackageIndex
 
 Change = Callable[[bytes], bytes]
 

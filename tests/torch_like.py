@@ -7,7 +7,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-from torch_build_farm.audit.gnu_hash import gnu_hash, sysv_hash
+from torch_build_farm.wheels.elf.gnu_hash import gnu_hash, sysv_hash
 
 _BASE = 0x10000  # addresses are this much more than offsets, but for the appended segment's
 _APPENDED = 0x20000

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHECKOUT, Farm, need
-from torch_build_farm import meta, toolbox
-from torch_build_farm.config import load
-from torch_build_farm.origin import EARLIEST
-from torch_build_farm.torch_store import default_folder
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.store import default_folder
+from torch_build_farm.project.fetch import EARLIEST
+from torch_build_farm.project.settings import load
+from torch_build_farm.wheels import one_name as meta
 
 HERE = Path(__file__).resolve().parent
 

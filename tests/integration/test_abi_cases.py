@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHECKOUT
-from torch_build_farm.audit import matrix, wheel
-from torch_build_farm.audit.elf import Elf
-from torch_build_farm.audit.index import mask_of
-from torch_build_farm.audit.knowledge import Knowledge
-from torch_build_farm.audit.scope import policy
+from torch_build_farm.audit import read_wheel as wheel
+from torch_build_farm.audit import wheel_report as matrix
+from torch_build_farm.audit.loader import policy
 from torch_build_farm.audit.verdict import Finding
-from torch_build_farm.package_index import PackageIndex
-from torch_build_farm.torch_store import default_folder
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.store import default_folder
+from torch_build_farm.releases.known import Knowledge
+from torch_build_farm.releases.symbol_table import mask_of
+from torch_build_farm.wheels.elf.library import Elf
 
 pytestmark = pytest.mark.network
 

@@ -13,12 +13,12 @@ import pytest
 
 from tests.conftest import CHECKOUT, Answer, Farm, need
 from tests.made_up import Front, pure, remade, without_symbol
-from torch_build_farm.audit.show import demangled
+from torch_build_farm.audit.output import demangled
+from torch_build_farm.cli.add import NEWS_CODE
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.store import default_folder
+from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.local import find_interpreters
-from torch_build_farm.names import CPython
-from torch_build_farm.package_index import PackageIndex
-from torch_build_farm.releases.commands import NEWS_CODE
-from torch_build_farm.torch_store import default_folder
 
 SYMBOL, TYPE = "_ZN3c1011GetNUMANodeEPKv", "c10::ExtraMeta"
 MODEL, NEW = "torch-2.15.0-cp312-cp312-manylinux_2_28_x86_64.whl", "2.16.0"

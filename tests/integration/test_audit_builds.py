@@ -13,9 +13,11 @@ import pytest
 
 from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import Environment, MainRun
-from torch_build_farm.audit import index, layout, marks
-from torch_build_farm.audit.knowledge import LAYOUTS, MARKS, SHIPPED, SYMBOLS
-from torch_build_farm.errors import AbiError, AuditError
+from torch_build_farm.core.errors import AbiError, AuditError
+from torch_build_farm.releases import header_lines as marks
+from torch_build_farm.releases import symbol_table as index
+from torch_build_farm.releases import type_layouts as layout
+from torch_build_farm.releases.known import LAYOUTS, MARKS, SHIPPED, SYMBOLS
 
 SYM_NE, MANGLED = "c10::SymInt::sym_ne(c10::SymInt const&) const", "_ZNK3c106SymInt6sym_neERKS0_"
 

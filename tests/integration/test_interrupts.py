@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Farm
 from tests.integration.test_bad_input import hang, until, waiting
-from torch_build_farm.torch_store import TorchStore, default_folder
+from torch_build_farm.core.store import TorchStore, default_folder
 
 
 def left_running(farm: Farm) -> list[str]:

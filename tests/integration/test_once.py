@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import CHECKOUT, Answer, Farm, need
 from tests.integration.test_own_project import other_pythons
-from torch_build_farm.names import CPython
+from torch_build_farm.core.versions import CPython
 
 BUILD = ("build", "--torch", "2.8", "2.9", "--json")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, Farm, need
-from torch_build_farm import wheels
+from torch_build_farm.core.store import default_folder
+from torch_build_farm.core.tools import environment as tool_environment
+from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.local import find_interpreters
-from torch_build_farm.names import CPython
-from torch_build_farm.toolbox import environment as tool_environment
-from torch_build_farm.torch_store import default_folder
+from torch_build_farm.wheels import wheel as wheels
 
 
 def git(root: Path, *words: str) -> None:

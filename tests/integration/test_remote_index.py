@@ -6,8 +6,8 @@ import pytest
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 
-from torch_build_farm.audit.exports import exported, torch_libraries
-from torch_build_farm.package_index import PackageIndex
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.wheels.elf.remote_exports import exported, torch_libraries
 
 pytestmark = pytest.mark.network
 

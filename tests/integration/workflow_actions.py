@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.integration.expressions import Unknown
-from torch_build_farm import ci, toolbox
+from torch_build_farm.cli import ci
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.store import default_folder
+from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.local import find_interpreters
-from torch_build_farm.names import CPython
-from torch_build_farm.torch_store import default_folder
 
 if TYPE_CHECKING:
     from tests.integration.workflow_runner import Workplace

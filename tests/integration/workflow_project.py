@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from tests.conftest import CHECKOUT, PROJECTS, Farm
-from torch_build_farm.names import CPython
-from torch_build_farm.torch_store import STORE_VARIABLE, default_folder
+from torch_build_farm.core.store import STORE_VARIABLE, default_folder
+from torch_build_farm.core.versions import CPython
 
 _NOT_COMMITTED = (".git", "work", "__pycache__", ".*_cache")
 

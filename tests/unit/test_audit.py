@@ -18,13 +18,17 @@ from rich.console import Console
 from tests.conftest import CHECKOUT
 from tests.elves import library
 from tests.family import make_wheel
-from torch_build_farm.audit import built, elf, matrix, show, wheel
-from torch_build_farm.audit.built import Evidence
-from torch_build_farm.audit.knowledge import Knowledge
-from torch_build_farm.audit.matrix import WheelReport
+from torch_build_farm.audit import built_against as built
+from torch_build_farm.audit import output as show
+from torch_build_farm.audit import read_wheel as wheel
+from torch_build_farm.audit import wheel_report as matrix
+from torch_build_farm.audit.built_against import Evidence
 from torch_build_farm.audit.verdict import Kind, Verdict
-from torch_build_farm.cli import main
-from torch_build_farm.errors import AbiError, AuditError
+from torch_build_farm.audit.wheel_report import WheelReport
+from torch_build_farm.cli.main import main
+from torch_build_farm.core.errors import AbiError, AuditError
+from torch_build_farm.releases.known import Knowledge
+from torch_build_farm.wheels.elf import library as elf
 
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
 SINGLETON = "_ZN3c1019UndefinedTensorImpl10_singletonE"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from torch_build_farm import build_environment
-from torch_build_farm.diagnosis import STAGE_MARK
+from torch_build_farm.engines.diagnosis import STAGE_MARK
+from torch_build_farm.pipeline import installed_packages as build_environment
 
 UV = """Using Python 3.11.7 environment at: env
 Resolved 3 packages in 9ms

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tests.conftest import CHECKOUT, Farm
-from torch_build_farm import ci
-from torch_build_farm.config import load
+from torch_build_farm.cli import ci
+from torch_build_farm.project.settings import load
 
 MINE = "a line of mine"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, Farm
-from torch_build_farm.cli import main
+from torch_build_farm.cli.main import main
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_a_python_without_the_farm() -> None:
 
 def test_an_audit_imports_little() -> None:
     """It is to be over in two seconds, of which imports of what builds and fetches would take one."""
-    code = "import sys, torch_build_farm.cli, torch_build_farm.audit.commands; print(*sys.modules)"
+    code = "import sys, torch_build_farm.cli.main, torch_build_farm.cli.audit; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
-    heavy = {"docker", "elftools", "jinja2", "pydantic", "requests", "tomlkit", "torch_build_farm.pipeline"}
+    heavy = {"docker", "elftools", "jinja2", "pydantic", "requests", "tomlkit", "torch_build_farm.pipeline.runner"}
     assert heavy & set(loaded.stdout.split()) == set()
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
-from torch_build_farm.config import Project, load
-from torch_build_farm.errors import ConfigError
-from torch_build_farm.names import CPython, Minor
+from torch_build_farm.core.errors import ConfigError
+from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.project.settings import Project, load
 
 TABLE = '[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
 VARIANT = (CHECKOUT / "variants" / "torch29.toml").read_text()

@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm.diagnosis import STAGE_MARK, diagnose
-from torch_build_farm.errors import BuildError, CompileError, DiskError, FarmError, OutOfMemoryError, PackageIndexError
+from torch_build_farm.core.errors import (
+    BuildError,
+    CompileError,
+    DiskError,
+    FarmError,
+    OutOfMemoryError,
+    PackageIndexError,
+)
+from torch_build_farm.engines.diagnosis import STAGE_MARK, diagnose
 
 CASES: list[tuple[str, type[FarmError], str]] = [
     (

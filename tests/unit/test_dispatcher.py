@@ -16,9 +16,9 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.family import family, project, torch, variant
-from torch_build_farm import meta
+from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.local import find_interpreters
-from torch_build_farm.names import CPython
+from torch_build_farm.wheels import one_name as meta
 
 FILES = {
     "demo/__init__.py": "'''What it is.'''\nimport os\nfrom . import sub\nfrom .sub.deep import VALUE\nwhere = os.path.dirname(__file__)\nclass Thing: pass\n",

@@ -11,20 +11,23 @@ import pytest
 from docker import DockerClient
 
 from tests.conftest import CHECKOUT
-from torch_build_farm.config import load
-from torch_build_farm.engines import BuildRequest, recipe
-from torch_build_farm.engines.docker import DockerEngine, cibuildwheel, ground, images
+from torch_build_farm.core.errors import Interrupted
+from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.engines import variables as recipe
+from torch_build_farm.engines.base import BuildRequest
+from torch_build_farm.engines.docker import DockerEngine, images
+from torch_build_farm.engines.docker import cibuildwheel_config as cibuildwheel
+from torch_build_farm.engines.docker import store_access as ground
 from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, Watch, mount
 from torch_build_farm.engines.docker.images import Base
 from torch_build_farm.engines.local import compile_slots
-from torch_build_farm.engines.recipe import Places
-from torch_build_farm.errors import Interrupted
-from torch_build_farm.history import DEFAULT_GB
-from torch_build_farm.names import CPython, Minor
-from torch_build_farm.plan import Job
-from torch_build_farm.process import Runner, Shell
-from torch_build_farm.torch_store import TorchStore
+from torch_build_farm.engines.variables import Places
+from torch_build_farm.pipeline.estimates import DEFAULT_GB
+from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import load
 
 PROJECT = load(CHECKOUT, CHECKOUT)
 

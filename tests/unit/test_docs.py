@@ -9,8 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from tests.conftest import CHECKOUT, PROJECTS, need
-from torch_build_farm import cli, errors
-from torch_build_farm.config import Ci, Settings, Variant
+from torch_build_farm.cli import main as cli
+from torch_build_farm.core import errors
+from torch_build_farm.project.settings import Ci, Settings, Variant
 
 MAINTAINERS = (CHECKOUT / "docs" / "maintainers.md").read_text()
 

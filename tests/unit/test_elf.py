@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.elves import library
-from torch_build_farm.audit import elf
-from torch_build_farm.audit.elf import Undefined
+from torch_build_farm.wheels.elf import library as elf
+from torch_build_farm.wheels.elf.library import Undefined
 
 MADE = library(
     ["_ZN3c101aEv", "PyInit"],

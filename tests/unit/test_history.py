@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_docker import PROJECT
-from torch_build_farm import history, records
-from torch_build_farm.names import CPython, Minor
-from torch_build_farm.plan import Job
-from torch_build_farm.process import Runner
-from torch_build_farm.records import Record
+from torch_build_farm.core.process import Runner
+from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.pipeline import estimates as history
+from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline.records import Record
+from torch_build_farm.project.plan import Job
 
 
 def job(name: str) -> Job:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, PROJECTS
-from torch_build_farm import cli, init
-from torch_build_farm.config import load
+from torch_build_farm.cli import main as cli
+from torch_build_farm.project import scaffold as init
+from torch_build_farm.project.settings import load
 
 
 def written(tree: Path, *more: str) -> tuple[int, str]:

@@ -13,11 +13,13 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from tests.family import EPOCH, family, project, variant
-from torch_build_farm import catalog, meta, wheels
-from torch_build_farm.catalog import VariantFile
-from torch_build_farm.errors import MetaError
-from torch_build_farm.names import Minor
-from torch_build_farm.stubs import as_stub
+from torch_build_farm.core.errors import MetaError
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.publish import inventory as catalog
+from torch_build_farm.publish.inventory import VariantFile
+from torch_build_farm.wheels import one_name as meta
+from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.type_stubs import as_stub
 
 FILES = {
     "demo/__init__.py": "from .a import b\n",

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from torch_build_farm.names import CPython, Minor
+from torch_build_farm.core.versions import CPython, Minor
 
 numbers = st.integers(min_value=0, max_value=99)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm import ninja_log
+from torch_build_farm.engines import ninja_log
 
 LOG = (
     "# ninja log v7\n"

@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 
 from tests.index import Index
 from tests.unit.test_source import git
-from torch_build_farm.errors import PackageIndexError, SourceError
-from torch_build_farm.origin import EARLIEST, Fetcher, unpack
-from torch_build_farm.process import Runner
+from torch_build_farm.core.errors import PackageIndexError, SourceError
+from torch_build_farm.core.process import Runner
+from torch_build_farm.project.fetch import EARLIEST, Fetcher, unpack
 
 DATE = 1_600_000_000
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm.package_index import PackageIndex, public
+from torch_build_farm.core.package_index import PackageIndex, public
 
 FIRST = {
     '[[index]]\nurl = "https://c.example"\n[[index]]\nurl = "https://d.example"\ndefault = true': ("https://c.example",)

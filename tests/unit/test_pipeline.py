@@ -3,9 +3,9 @@ import time
 
 import pytest
 
-from torch_build_farm.errors import Interrupted
-from torch_build_farm.pipeline import Slots
-from torch_build_farm.process import Runner
+from torch_build_farm.core.errors import Interrupted
+from torch_build_farm.core.process import Runner
+from torch_build_farm.pipeline.runner import Slots
 
 
 def test_slots_are_given_in_the_order_of_the_plan() -> None:

@@ -1,10 +1,10 @@
 import pytest
 
 from tests.conftest import CHECKOUT
-from torch_build_farm.config import load
-from torch_build_farm.errors import NoPythonError, UnknownTorchError, UsageError
-from torch_build_farm.names import CPython
-from torch_build_farm.plan import Plan, Pythons, Selection, plan
+from torch_build_farm.core.errors import NoPythonError, UnknownTorchError, UsageError
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.project.plan import Plan, Pythons, Selection, plan
+from torch_build_farm.project.settings import load
 
 PROJECT = load(CHECKOUT, CHECKOUT)
 ENGINE = {CPython.parse(text): f"{text.rstrip('t')}.1" for text in ("3.9", "3.10", "3.11", "3.12", "3.13", "3.13t")}

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm.errors import Interrupted
-from torch_build_farm.jobserver import Jobserver
-from torch_build_farm.process import Runner
+from torch_build_farm.core.errors import Interrupted
+from torch_build_farm.core.process import Runner
+from torch_build_farm.pipeline.jobserver import Jobserver
 
 
 def alive(mark: str) -> list[str]:

@@ -1,8 +1,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from torch_build_farm import records
-from torch_build_farm.records import Record
+from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline.records import Record
 
 
 def record(work: Path, *outputs: Path) -> Record:

@@ -14,12 +14,13 @@ from packaging.version import Version
 from pypi_simple import DistributionPackage
 
 from tests.made_up import Front
-from torch_build_farm import config
-from torch_build_farm.config import Variant
-from torch_build_farm.errors import ConfigError, PackageIndexError, UnknownTorchError
-from torch_build_farm.names import Minor
-from torch_build_farm.package_index import PackageIndex
-from torch_build_farm.releases import discovery, facts, variants
+from torch_build_farm.core.errors import ConfigError, PackageIndexError, UnknownTorchError
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.project import settings as config
+from torch_build_farm.project.settings import Variant
+from torch_build_farm.releases import discovery, facts
+from torch_build_farm.releases import variant_file as variants
 from torch_build_farm.releases.discovery import Status
 from torch_build_farm.releases.listing import Listing
 

@@ -11,9 +11,10 @@ import pytest
 
 from tests.family import project, variant
 from tests.unit.test_repair import Make, library  # noqa: F401 (a fixture)
-from torch_build_farm import toolbox, wheels
-from torch_build_farm.errors import RelocationError
-from torch_build_farm.relocate import Move
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.errors import RelocationError
+from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.relocate import Move
 
 MOVE = Move(("demo", "ns.sub", "demo.inner"), "torch29")
 

@@ -17,14 +17,15 @@ from requests import Session
 
 from tests.range_server import Served, serving
 from tests.torch_like import Library, deflated, names, zipped
-from torch_build_farm.audit import exports, ranges
-from torch_build_farm.audit.deflate import resync
-from torch_build_farm.audit.exports import exported, torch_libraries
-from torch_build_farm.audit.gnu_hash import gnu_hash, sysv_hash
-from torch_build_farm.audit.remote import RemoteWheel
-from torch_build_farm.audit.symbols import Exported
-from torch_build_farm.errors import PackageIndexError
-from torch_build_farm.package_index import PackageIndex
+from torch_build_farm.core import http_ranges as ranges
+from torch_build_farm.core.errors import PackageIndexError
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.remote_wheel import RemoteWheel
+from torch_build_farm.wheels.elf import remote_exports as exports
+from torch_build_farm.wheels.elf.deflate import resync
+from torch_build_farm.wheels.elf.gnu_hash import gnu_hash, sysv_hash
+from torch_build_farm.wheels.elf.partial import Exported
+from torch_build_farm.wheels.elf.remote_exports import exported, torch_libraries
 
 LIBRARY = "torch/lib/libmade.so"
 TEXT = b"".join(b"line %d of many\n" % number for number in range(20000))
@@ -90,7 +91,7 @@ class TestWheel:
             assert wheel.read("x") == TEXT
 
     def test_neighbours_come_in_one_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("torch_build_farm.audit.remote._GAP", 100)
+        monkeypatch.setattr("torch_build_farm.core.remote_wheel._GAP", 100)
         members = {f"torch/include/{number}.h": packed(b"%d" % number * 99) for number in range(300)}
         noise = random.Random(1).randbytes(1000)
         with remote({**members, "noise": (noise, STORED, noise), "last.h": packed(TEXT)}) as (_, wheel):

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
 from tests.conftest import CHECKOUT
-from torch_build_farm import source
-from torch_build_farm.config import load
-from torch_build_farm.errors import RenderError, SourceError
-from torch_build_farm.names import CPython, Minor
-from torch_build_farm.origin import Origin
-from torch_build_farm.plan import Job
-from torch_build_farm.render import CONSTRAINTS, PRELUDE, TOOLCHAIN, Tree, python_bounds, render, write
-from torch_build_farm.variant_backend import cut_requires_python
+from torch_build_farm.core.errors import RenderError, SourceError
+from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.pipeline.stages.render import CONSTRAINTS, PRELUDE, TOOLCHAIN, Tree, python_bounds, render, write
+from torch_build_farm.project import tree as source
+from torch_build_farm.project.fetch import Origin
+from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import load
+from torch_build_farm.project.variant_backend import cut_requires_python
 
 VARIANTS = load(CHECKOUT, CHECKOUT).variants
 

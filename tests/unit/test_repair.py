@@ -12,10 +12,12 @@ from pathlib import Path
 import pydantic_core
 import pytest
 
-from torch_build_farm import repair, toolbox, wheels
-from torch_build_farm.config import Settings
-from torch_build_farm.errors import RepairError
-from torch_build_farm.process import Runner, Shell
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.errors import RepairError
+from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.project.settings import Settings
+from torch_build_farm.wheels import checks as repair
+from torch_build_farm.wheels import wheel as wheels
 
 SETTINGS = Settings(name="demo", packages=("demo",))
 INFO = "demo_torch29-1.0.dist-info"

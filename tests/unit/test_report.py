@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from tests.unit.test_smoke import JOB
-from torch_build_farm.errors import CompileError
-from torch_build_farm.records import Artifact
-from torch_build_farm.report import JobResult, Progress, summary
+from torch_build_farm.cli.report import JobResult, Progress, summary
+from torch_build_farm.core.errors import CompileError
+from torch_build_farm.pipeline.records import Artifact
 
 OTHER = replace(JOB, distribution="demo-torch28")
 

@@ -17,17 +17,23 @@ import pytest
 from tests import small_torch
 from tests.conftest import need
 from tests.made_up import Front
-from torch_build_farm.audit import index, kinds, ranges
-from torch_build_farm.audit.index import Packed, Release, Table, Unit
-from torch_build_farm.audit.kinds import Kind
-from torch_build_farm.audit.symbols import Parts, exported
-from torch_build_farm.config import Settings
-from torch_build_farm.errors import PackageIndexError, SdkError, UnknownTorchError
-from torch_build_farm.names import CPython
-from torch_build_farm.package_index import PackageIndex
-from torch_build_farm.sdk import choice, names, shelf, stub, wheel
-from torch_build_farm.sdk.stub import Stub
-from torch_build_farm.torch_store import TorchStore
+from torch_build_farm.core import http_ranges as ranges
+from torch_build_farm.core.errors import PackageIndexError, SdkError, UnknownTorchError
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.project.settings import Settings
+from torch_build_farm.releases import symbol_table as index
+from torch_build_farm.releases import symbol_types as kinds
+from torch_build_farm.releases.sdk import cache as shelf
+from torch_build_farm.releases.sdk import exported_names as names
+from torch_build_farm.releases.sdk import fallback as choice
+from torch_build_farm.releases.sdk import wheel
+from torch_build_farm.releases.symbol_table import Packed, Release, Table, Unit
+from torch_build_farm.releases.symbol_types import Kind
+from torch_build_farm.wheels.elf import stub
+from torch_build_farm.wheels.elf.partial import Parts, exported
+from torch_build_farm.wheels.elf.stub import Stub
 
 REFUSAL = "it runs nothing"
 RELEASE, TAG = "2.99.0", "cp311"

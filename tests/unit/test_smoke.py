@@ -9,12 +9,12 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.unit.test_repair import METADATA, wheel
-from torch_build_farm.config import load
-from torch_build_farm.errors import SmokeError
-from torch_build_farm.names import CPython, Minor
-from torch_build_farm.plan import Job
-from torch_build_farm.process import Completed
-from torch_build_farm.smoke import Smoke, metadata_problems, neighbour
+from torch_build_farm.core.errors import SmokeError
+from torch_build_farm.core.process import Completed
+from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.pipeline.stages.smoke import Smoke, metadata_problems, neighbour
+from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import load
 
 PROJECT = load(CHECKOUT, CHECKOUT)
 JOB = Job("demo-torch29", "1.0", PROJECT.variants[Minor(2, 9)], CPython(3, 11))

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm import source
-from torch_build_farm.errors import ConfigError, SourceError, VersionError
-from torch_build_farm.origin import Origin
+from torch_build_farm.core.errors import ConfigError, SourceError, VersionError
+from torch_build_farm.project import tree as source
+from torch_build_farm.project.fetch import Origin
 
 STATIC = '[project]\nname = "demo"\nversion = "1.2"\n'
 DYNAMIC = '[project]\nname = "demo"\ndynamic = ["version"]\n'

@@ -3,7 +3,7 @@
 import pytest
 from twine.utils import TEST_REPOSITORY
 
-from torch_build_farm.errors import PublishError
+from torch_build_farm.core.errors import PublishError
 from torch_build_farm.publish.upload import Target
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
-from torch_build_farm import records, verify
-from torch_build_farm.config import load
-from torch_build_farm.errors import UsageError
-from torch_build_farm.records import Record
+from torch_build_farm.core.errors import UsageError
+from torch_build_farm.pipeline import rebuild as verify
+from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline.records import Record
+from torch_build_farm.project.settings import load
 
 DATE = (1980, 1, 1, 0, 0, 0)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from torch_build_farm.audit.built import Built
-from torch_build_farm.audit.elf import Elf, Undefined
-from torch_build_farm.audit.index import CXX_LIBRARY, SymbolIndex, mask_of
-from torch_build_farm.audit.layout import Layouts
-from torch_build_farm.audit.rules import harmless, types_of
-from torch_build_farm.audit.scope import Contents, TorchRelease, policy
+from torch_build_farm.audit.built_against import Built
+from torch_build_farm.audit.layout_rules import harmless, types_of
+from torch_build_farm.audit.loader import Contents, TorchRelease, policy
+from torch_build_farm.releases.symbol_table import CXX_LIBRARY, SymbolIndex, mask_of
+from torch_build_farm.releases.type_layouts import Layouts
+from torch_build_farm.wheels.elf.library import Elf, Undefined
 
 
 class Verdict(StrEnum):

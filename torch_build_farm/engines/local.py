@@ -24,17 +24,19 @@ import build
 import psutil
 from pyproject_hooks import BuildBackendWarning
 
-from torch_build_farm import ninja_log, toolbox
-from torch_build_farm.config import Project, Settings, Variant
-from torch_build_farm.diagnosis import diagnose
-from torch_build_farm.engines import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit, recipe
-from torch_build_farm.engines.recipe import Places
-from torch_build_farm.errors import BuildError, FarmError, ToolError
-from torch_build_farm.history import DEFAULT_GB
-from torch_build_farm.names import CPython
-from torch_build_farm.plan import Job
-from torch_build_farm.process import Completed, Shell, capture
-from torch_build_farm.torch_store import TorchStore
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.errors import BuildError, FarmError, ToolError
+from torch_build_farm.core.process import Completed, Shell, capture
+from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.engines import ninja_log
+from torch_build_farm.engines import variables as recipe
+from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
+from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.engines.variables import Places
+from torch_build_farm.pipeline.estimates import DEFAULT_GB
+from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import Project, Settings, Variant
 
 # `build` repeats what back ends warn of on the farm's own standard error; their output is in the job's log.
 warnings.filterwarnings("ignore", category=BuildBackendWarning)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from torch_build_farm.errors import FarmError, PackageIndexError, PublishError, UploadRefusedError
-from torch_build_farm.package_index import PackageIndex, public
-from torch_build_farm.process import Runner, Shell
-from torch_build_farm.publish.plan import Item, digest_of
+from torch_build_farm.core.errors import FarmError, PackageIndexError, PublishError, UploadRefusedError
+from torch_build_farm.core.package_index import PackageIndex, public
+from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.publish.upload_plan import Item, digest_of
 
 _TRIES = 6
 _FIRST_PAUSE_S = 1.0  # doubled after every try

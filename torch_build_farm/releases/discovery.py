@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from torch_build_farm.config import Variant
-from torch_build_farm.errors import UnknownTorchError
-from torch_build_farm.names import CPython, Minor
+from torch_build_farm.core.errors import UnknownTorchError
+from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.project.settings import Variant
 from torch_build_farm.releases.facts import Facts, tags_of
 from torch_build_farm.releases.listing import Listing
 

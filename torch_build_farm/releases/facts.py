@@ -13,15 +13,15 @@ from packaging.requirements import Requirement
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from torch_build_farm.errors import PackageIndexError, UnknownTorchError
-from torch_build_farm.names import CPython, Minor
-from torch_build_farm.package_index import PackageIndex
+from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.releases.listing import Listing, Release
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
-    from torch_build_farm.audit.remote import RemoteWheel
+    from torch_build_farm.core.remote_wheel import RemoteWheel
 
 _VERSION, _CMAKE = "torch/version.py", "torch/share/cmake/Torch/TorchConfig.cmake"
 _ATEN, _CXX = "torch/include/ATen/ATen.h", "torch/include/c10/util/C++17.h"

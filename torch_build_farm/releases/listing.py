@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from torch_build_farm.errors import PackageIndexError, UnknownTorchError, nearest
-from torch_build_farm.names import CPython, Minor
-from torch_build_farm.package_index import PackageIndex
+from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError, nearest
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.versions import CPython, Minor
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage

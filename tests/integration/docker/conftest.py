@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Farm, need
+from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.engines.docker.images import STAND_IN
-from torch_build_farm.torch_store import TorchStore, default_folder
 
 HERE = Path(__file__).resolve().parent
 LABEL = "torch-build-farm"

@@ -12,9 +12,10 @@ from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import MainRun
 from tests.integration.docker.conftest import Docker, hold, left_behind, release
 from tests.integration.test_bad_input import GRAFT, until, waiting
-from torch_build_farm import records, wheels
-from torch_build_farm.engines.docker import cibuildwheel
-from torch_build_farm.torch_store import default_folder
+from torch_build_farm.core.store import default_folder
+from torch_build_farm.engines.docker import cibuildwheel_config as cibuildwheel
+from torch_build_farm.pipeline import records
+from torch_build_farm.wheels import wheel as wheels
 
 
 class ContainedRun(MainRun):

@@ -8,7 +8,7 @@ from elftools.elf.elffile import ELFFile
 
 from tests.conftest import Farm
 from tests.integration.docker.conftest import Docker
-from torch_build_farm import wheels
+from torch_build_farm.wheels import wheel as wheels
 
 
 def test_a_kernel_for_cuda_13(make_farm: Callable[..., Farm], docker: Docker) -> None:

@@ -89,7 +89,7 @@ def _removed(farm: Farm, docker: Docker) -> None:
 
 
 def _owner(store: Path) -> str:
+    from torch_build_farm.core.store import TorchStore  # noqa: PLC0415
     from torch_build_farm.engines.docker.containers import Labels  # noqa: PLC0415
-    from torch_build_farm.torch_store import TorchStore  # noqa: PLC0415
 
     return Labels.of(TorchStore.at(store, store), "").store

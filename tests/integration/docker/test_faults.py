@@ -14,8 +14,8 @@ import pytest
 from tests.conftest import Farm
 from tests.integration.docker.conftest import Docker, PrivateEngine, hold, left_behind, release
 from tests.integration.test_bad_input import until, waiting
+from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.engines.docker.containers import Labels, sweep
-from torch_build_farm.torch_store import TorchStore, default_folder
 
 JOB = "tiny-torch28-cp311"
 ONE = ("build", "--torch", "2.8", "--json")

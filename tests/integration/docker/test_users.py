@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import Farm, need
 from tests.integration.docker.conftest import Docker, PrivateEngine
+from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.docker.containers import Labels
-from torch_build_farm.torch_store import TorchStore
 
 NOBODY = 65534
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from torch_build_farm import toolbox
-from torch_build_farm.errors import EngineError
-from torch_build_farm.process import capture
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.errors import EngineError
+from torch_build_farm.core.process import capture
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
+from torch_build_farm.core.errors import EngineError
+from torch_build_farm.core.process import Runner
+from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.docker.images import LABEL
-from torch_build_farm.errors import EngineError
-from torch_build_farm.process import Runner
-from torch_build_farm.torch_store import TorchStore
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from torch_build_farm.config import Project, Variant
-from torch_build_farm.diagnosis import diagnose
-from torch_build_farm.engines import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
-from torch_build_farm.engines.docker import cibuildwheel, containers, ground, images
-from torch_build_farm.engines.docker.building import ContainerBuild
+from torch_build_farm.core.errors import EngineError, FarmError, ImageError, Interrupted, OutOfMemoryError
+from torch_build_farm.core.process import Completed, Shell
+from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
+from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.engines.docker import cibuildwheel_config as cibuildwheel
+from torch_build_farm.engines.docker import containers, images
+from torch_build_farm.engines.docker import store_access as ground
+from torch_build_farm.engines.docker.build import ContainerBuild
 from torch_build_farm.engines.docker.client import Daemon, cli, cli_environment, on_local_socket, same_engine, speaking
 from torch_build_farm.engines.docker.containers import Labels, Watch, alive
-from torch_build_farm.engines.docker.ground import Ground, Helper
 from torch_build_farm.engines.docker.images import Base, Contents, Layer
+from torch_build_farm.engines.docker.store_access import Ground, Helper
 from torch_build_farm.engines.local import compile_slots
-from torch_build_farm.errors import EngineError, FarmError, ImageError, Interrupted, OutOfMemoryError
-from torch_build_farm.history import DEFAULT_GB
-from torch_build_farm.names import CPython
-from torch_build_farm.plan import Job
-from torch_build_farm.process import Completed, Shell
-from torch_build_farm.torch_store import TorchStore
+from torch_build_farm.pipeline.estimates import DEFAULT_GB
+from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import Project, Variant
 
 if TYPE_CHECKING:
     from docker import DockerClient

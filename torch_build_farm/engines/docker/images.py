@@ -22,12 +22,12 @@ import cmake
 import jinja2
 import ninja
 
-from torch_build_farm import toolbox
-from torch_build_farm.config import Project
-from torch_build_farm.engines import Interpreter
-from torch_build_farm.errors import DiskError, EngineError, ImageError
-from torch_build_farm.names import CPython
-from torch_build_farm.process import Shell
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.errors import DiskError, EngineError, ImageError
+from torch_build_farm.core.process import Shell
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.engines.base import Interpreter
+from torch_build_farm.project.settings import Project
 
 if TYPE_CHECKING:
     from docker import DockerClient

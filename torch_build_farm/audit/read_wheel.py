@@ -1,0 +1,181 @@
+"""A wheel as the audit takes it: its libraries, and what it asks of torch. Nothing of it is unpacked, or believed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import hashlib
+import io
+import mmap
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from email.message import Message
+from email.parser import HeaderParser
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.tags import Tag
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from torch_build_farm.core.errors import AuditError
+from torch_build_farm.releases.header_lines import Mark, found_in
+from torch_build_farm.wheels.elf import library as elf
+from torch_build_farm.wheels.elf.library import Elf
+
+_BLOCK = 1 << 20
+_LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
+_LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT", b"GROUP")  # texts in a library's place (ld's manual)
+_IN_MEMORY = 32 << 20  # larger libraries are read from a temporary file
+_TEXT_LIMIT = 64 << 20  # for METADATA and RECORD
+_LIMIT = 8 << 30  # for all libraries of a wheel; torch's own are 2 GB
+# No library shrinks so far: DEFLATE makes a thousandth of zeros, and code and CUDA binaries a twentieth at best.
+_BOMB_RATIO, _BOMB_SIZE = 200, 256 << 20
+
+
+@dataclass(frozen=True)
+class AuditedWheel:
+    """What the audit reads of a wheel. `declared` is None where METADATA asks for no torch.
+
+    `requires` are names of distributions. `libraries`, and `marks` of torch's headers in them, are by the paths that
+    they are installed to.
+    """
+
+    path: Path
+    name: str
+    version: str
+    tags: frozenset[Tag]
+    declared: SpecifierSet | None
+    requires: frozenset[str]
+    libraries: dict[str, Elf]
+    marks: dict[str, frozenset[Mark]]
+
+
+def _refuse(path: Path, what: str) -> AuditError:
+    return AuditError(f"{path.name}: {what}", where=str(path), next_step="get the wheel anew, or build it again")
+
+
+_PLATFORM = re.compile(r"any|(many)?linux.*_x86_64")  # PEP 600, PEP 513; musl's loader is another
+
+
+def _check_names(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+    seen: set[str] = set()
+    for info in infos:
+        parts = PurePosixPath(info.filename).parts
+        if info.filename.startswith("/") or ".." in parts or "\\" in info.filename or "\0" in info.orig_filename:
+            raise _refuse(path, f"a file that leads out of the wheel: {info.filename!r}")
+        if (place := _installed(info.filename)) in seen:
+            raise _refuse(path, f"two files named {place!r}")
+        seen.add(place)
+
+
+def _text(archive: zipfile.ZipFile, path: Path, name: str) -> str:
+    """A file of the .dist-info folder."""
+    found = [info for info in archive.infolist() if re.fullmatch(rf"[^/]+\.dist-info/{name}", info.filename)]
+    if len(found) != 1:
+        raise _refuse(path, f"it has {len(found)} {name} files, where a wheel has one")
+    if found[0].file_size > _TEXT_LIMIT:
+        raise _refuse(path, f"{name} has {found[0].file_size} bytes")
+    return archive.read(found[0]).decode("utf-8")
+
+
+@contextlib.contextmanager
+def _content(stream: IO[bytes], size: int) -> Iterator[tuple[bytes | mmap.mmap, str]]:
+    """A library's bytes, from memory or a temporary file, and their SHA-256 as RECORD writes it."""
+    digest = hashlib.sha256()
+    with contextlib.ExitStack() as stack:
+        target: IO[bytes] = io.BytesIO() if size <= _IN_MEMORY else stack.enter_context(tempfile.TemporaryFile())
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+            target.write(block)
+        target.flush()
+        value = "sha256=" + base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+        if isinstance(target, io.BytesIO):
+            yield target.getvalue(), value
+        else:
+            yield stack.enter_context(mmap.mmap(target.fileno(), 0, access=mmap.ACCESS_READ)), value
+
+
+def _elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    with archive.open(info) as stream:
+        return stream.read(4) == b"\x7fELF"
+
+
+def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], dict[str, frozenset[Mark]]]:
+    """Each library, and its marks of torch's headers, by the path that it is installed to."""
+    rows = csv.reader(io.StringIO(_text(archive, path, "RECORD"), newline=""))
+    recorded = {row[0]: row[1] for row in rows if len(row) > 1}
+    found: dict[str, Elf] = {}
+    marks: dict[str, frozenset[Mark]] = {}
+    total = 0
+    for info in archive.infolist():
+        if not (named := bool(_LIBRARY_NAME.search(info.filename))) and not _elf(archive, info):
+            continue
+        total += info.file_size
+        if total > _LIMIT or (info.file_size > _BOMB_SIZE and info.file_size > _BOMB_RATIO * info.compress_size):
+            raise _refuse(path, f"{info.filename} would have {info.file_size} bytes")
+        with archive.open(info) as stream, _content(stream, info.file_size) as (content, digest):
+            noted = recorded.get(info.filename, "")
+            if noted and not noted.startswith("sha256="):
+                raise _refuse(path, f"RECORD lists {info.filename} with another hash than SHA-256")
+            if noted and noted != digest:
+                raise _refuse(path, f"{info.filename} is not the file that RECORD lists")
+            if content[:16].startswith(_LINKER_SCRIPTS):
+                continue
+            try:
+                found[_installed(info.filename)] = elf.read(content)
+                marks[_installed(info.filename)] = found_in(content)
+            except elf.NotLoadedError as error:
+                if named:  # else a program, an object file, code for a GPU
+                    raise _refuse(path, f"{info.filename}: {error}") from None
+            except elf.ElfError as error:
+                raise _refuse(path, f"{info.filename}: {error}") from None
+    return found, marks
+
+
+def _installed(name: str) -> str:
+    """Where a file lies once it is installed (PEP 427)."""
+    return re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
+
+
+def _required(metadata: Message, tags: Iterable[Tag]) -> list[Requirement]:
+    """What METADATA asks for on x86-64 Linux with the newest CPython of the tags, extras left out."""
+    found = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    pythons = [int(tag.interpreter[3:]) for tag in tags if re.fullmatch(r"cp3\d+", tag.interpreter)]
+    place = {"extra": "", "platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
+    if pythons:
+        place |= {"python_version": f"3.{max(pythons)}", "python_full_version": f"3.{max(pythons)}.0"}
+    return [one for one in found if one.marker is None or one.marker.evaluate(place)]
+
+
+def _declared(required: Iterable[Requirement]) -> SpecifierSet | None:
+    """What is asked of torch; None where it is not named."""
+    found = [str(one.specifier) for one in required if canonicalize_name(one.name) == "torch"]
+    # A local version, such as 2.8.0+cu128, is a build of the release.
+    return SpecifierSet(re.sub(r"\+[\w.]+", "", ",".join(filter(None, found)))) if found else None
+
+
+def read(path: Path) -> AuditedWheel:
+    """Read a wheel. Raises AuditError, which names the file, for whatever is none, is damaged, or is not for x86-64."""
+    try:
+        name, version, _, tags = parse_wheel_filename(path.name)
+        if not any(_PLATFORM.fullmatch(tag.platform) for tag in tags):
+            raise _refuse(path, "it is for another platform than x86-64 Linux")
+        with zipfile.ZipFile(path) as archive:
+            _check_names(path, archive.infolist())
+            metadata = HeaderParser().parsestr(_text(archive, path, "METADATA"))
+            required = _required(metadata, tags)
+            names = frozenset(canonicalize_name(one.name) for one in required)
+            libraries, marks = _libraries(archive, path)
+            return AuditedWheel(path, name, str(version), tags, _declared(required), names, libraries, marks)
+    except AuditError:
+        raise
+    except (InvalidWheelFilename, InvalidRequirement, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise _refuse(path, f"no wheel that can be read: {error}") from None
+    except Exception as error:  # whatever a damaged archive makes zipfile stumble over: zlib.error, EOFError, ...
+        raise _refuse(path, f"no wheel that can be read: {type(error).__name__}: {error}") from None

@@ -1,0 +1,64 @@
+"""What `audit` does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from torch_build_farm.audit import output as show
+from torch_build_farm.audit import read_wheel as wheel
+from torch_build_farm.audit import wheel_report as matrix
+from torch_build_farm.audit.wheel_report import WheelReport
+from torch_build_farm.cli.context import Desk
+from torch_build_farm.core.errors import AbiError, AuditError, UnknownTorchError, nearest
+from torch_build_farm.pipeline import recorded
+from torch_build_farm.releases.known import Knowledge, added_folder
+
+
+def chosen(asked: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The releases that are meant by 2.8 (a minor), 2.9.1 (a release) or all, oldest first.
+
+    Raises UnknownTorchError for one that the farm knows nothing of.
+    """
+    wanted: set[str] = set()
+    for text in asked or ["all"]:
+        found = [one for one in known if text in ("all", one) or one.startswith(f"{text}.")]
+        if not found:
+            raise UnknownTorchError(
+                f"nothing is known of torch {text}; {nearest(text, known)}",
+                where="--torch",
+                next_step=f"index add {text if text.count('.') > 1 else text + '.0'} reads it from the package index"
+                if re.fullmatch(r"\d+\.\d+(\.\d+)?", text)
+                else "releases such as 2.9.1, minors such as 2.9, or all",
+            )
+        wanted.update(found)
+    return [one for one in known if one in wanted]
+
+
+def audit(desk: Desk) -> int:
+    """`audit WHEEL...`: print findings. The exit code is AbiError's for a claim that is wider than the truth."""
+    known = Knowledge.load(added_folder())
+    releases = chosen(desk.options.torch or (), known.releases)
+    reports: list[WheelReport] = []
+    refused: list[AuditError] = []
+    for name in desk.options.wheels:
+        desk.runner.check()
+        try:
+            path = Path(name)
+            reports.append(matrix.audit(wheel.read(path), known, releases, recorded.release(path, desk.work)))
+        except AuditError as error:
+            refused.append(error)
+    if desk.options.json:
+        failed = [show.Unread(Path(one.where).name, one.what) for one in refused]
+        desk.answer(show.Document(tuple(reports), tuple(failed)).as_json())
+    if desk.options.markdown:
+        desk.say(show.markdown(reports))
+    elif reports:
+        show.table(desk.console, reports)
+        show.details(desk.console, reports)
+    for one in refused:
+        desk.console.print(f"error: {one}", style="red", markup=False, soft_wrap=True)
+    if refused:
+        return AuditError.exit_code
+    return 0 if all(report.ok for report in reports) else AbiError.exit_code

@@ -1,0 +1,188 @@
+"""`publish`: gate, plan, uploads in order, and the check of what users then get; `meta`: what the one name is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from torch_build_farm.cli import report
+from torch_build_farm.cli.context import Desk
+from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.errors import NoPythonError, PublishError, UsageError, nearest
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.engines.local import find_interpreters
+from torch_build_farm.pipeline import workfolder
+from torch_build_farm.pipeline.runner import clear
+from torch_build_farm.project.settings import Project
+from torch_build_farm.publish import install_check as installed
+from torch_build_farm.publish import inventory as catalog
+from torch_build_farm.publish import upload
+from torch_build_farm.publish import upload_plan as plan
+from torch_build_farm.publish.inventory import VariantFile
+from torch_build_farm.publish.upload import Target
+from torch_build_farm.publish.upload_plan import Item, PublishPlan
+from torch_build_farm.wheels import one_name as behind_one_name
+from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.one_name import Family
+
+
+def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Path]:
+    """The variants to publish, proven; with --build-number their re-issues. Raises PublishError."""
+    options = desk.options
+    patterns = options.files or ["*"]
+    paths = [
+        file.path
+        for file in here
+        if file.path and file.version == family.version and any(fnmatchcase(file.name, one) for one in patterns)
+    ]
+    if not paths:
+        raise UsageError("no built variant matches", where="--only", next_step="wheels are in work/dist")
+    if problems := plan.proven(paths, desk.work):
+        raise PublishError(
+            "not everything is proven:\n" + "\n".join(f"  - {line}" for line in problems),
+            where=str(desk.work),
+            next_step="build and smoke-test with this work folder, then publish again",
+        )
+    if options.build_number is None:
+        return paths
+    if not options.files:
+        raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
+    out = desk.work / "reissued"
+    clear(out)
+    return [wheels.reissued(path, options.build_number, out) for path in paths]
+
+
+def _show(desk: Desk, target: Target, planned: PublishPlan, without: str) -> None:
+    desk.say(f"publish to {target.name}, in this order:")
+    for number, item in enumerate(planned.items, 1):
+        words = {"new": "new", "there": "already there", "kept": "published earlier, stays as it is"}
+        desk.say(f"  {number:2}  {item.path.name}  {report.size_text(item.size)}  {words[item.state]}")
+    for number, wave in enumerate(planned.waves, 1):
+        names = ", ".join(wave)
+        desk.say(f"  names not on the index yet, wave {number} of pending publishers: {names}")
+    for warning in filter(None, (*planned.warnings, without)):
+        desk.say(f"  warning: {warning}")
+
+
+def _named(names: Sequence[str] | None, planned: PublishPlan) -> list[Item]:
+    """What is due, of these names alone where some are given.
+
+    Raises UsageError for a name that is not in the plan, PublishError where something else has to go first.
+    """
+    if not names:
+        return list(planned.due)
+    asked = {canonicalize_name(name) for name in names}
+    if unknown := asked - {item.name for item in planned.items}:
+        known = dict.fromkeys(item.name for item in planned.items)
+        raise UsageError(f"{min(unknown)} is not published here; {nearest(min(unknown), known)}", where="--names")
+    chosen = [item for item in planned.due if item.name in asked]
+    for item in planned.due[: planned.due.index(chosen[-1])] if chosen else ():
+        if item not in chosen:
+            raise PublishError(
+                f"{item.path.name} has to be on the index before {chosen[-1].path.name}",
+                where=f"--names {' '.join(names)}",
+                next_step=f"publish {item.name} first, or both: wheels go after what they require",
+            )
+    return chosen
+
+
+def _verify(desk: Desk, project: Project, family: Family, planned: PublishPlan, target: Target) -> None:
+    """Install NAME[torchNN] of each published minor. Raises PublishError."""
+    shell = upload.shell_for(target, desk.runner, desk.work)
+    interpreters = find_interpreters(toolbox.environment(desk.store.uv_cache, desk.store.root))
+    expected = {item.path.name: item.sha256 for item in planned.items}
+    for variant in project.variants.values():
+        name = canonicalize_name(project.distribution(variant))
+        files = [item.path.name for item in planned.items if item.name == name]
+        usable = [python for python in variant.cpython if python in interpreters]
+        fitting = [p for p in usable if any(file.split("-")[-3] in (p.tag, "py3") for file in files)]
+        if not files:
+            continue
+        if not fitting:
+            raise NoPythonError(f"published, but no CPython here can install {name}", where=", ".join(files))
+        running = CPython.running()
+        python = running if running in fitting else max(fitting)
+        installed.check(
+            project, variant, family.version, expected,
+            python=python, interpreter=interpreters[python], index=target.index, store=desk.store, shell=shell,
+        )  # fmt: skip
+        desk.say(f"installed from {target.name}: {project.settings.name}[{variant.tag}]=={family.version}, imports")
+
+
+def carry_out(desk: Desk) -> dict[str, Any]:
+    """Publish what is built; a dry run unless --yes or CI. Returns what happened, for programs."""
+    target = Target.of(desk.options.publish, desk.options.index_url or "")
+    project, dist = desk.project, desk.work / "dist"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say))
+        here = catalog.built(project, dist)
+        family = catalog.family(project, here, catalog.published(project, target.index))
+        variants = _chosen(desk, family, here)
+        behind = behind_one_name.write(family, dist)
+        planned = plan.plan(project, variants, behind, target.index)
+        without = behind_one_name.without_rungs(family)
+        _show(desk, target, planned, without)
+        due = _named(desk.options.names, planned)
+        real = desk.options.yes or os.environ.get("CI", "").lower() in ("true", "1")
+        if real:
+            shell = upload.shell_for(target, desk.runner, desk.work)
+            upload.check([item.path for item in planned.items], shell)
+            for item in due:
+                desk.runner.check()
+                upload.upload(item, target, shell, item.name not in planned.new_names)
+                desk.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
+            if not desk.options.names:
+                stack.enter_context(desk.store.in_use())
+                stack.enter_context(desk.store.environments())
+                _verify(desk, project, family, planned, target)
+        else:
+            desk.say("a dry run: nothing was uploaded; --yes does it")
+    return {
+        "target": target.name,
+        "version": family.version,
+        "dry_run": not real,
+        "files": [{**asdict(item), "path": str(item.path)} for item in planned.items],
+        "waves": planned.waves,
+        "warnings": [*planned.warnings, *filter(None, [without])],
+    }
+
+
+def meta(desk: Desk) -> int:
+    """`meta`: the wheels behind the one name and COMPATIBILITY.md, of the variants in work/dist and on the index."""
+    project, dist = desk.project, desk.work / "dist"
+    here = catalog.built(project, dist)
+    there = [] if desk.options.offline else catalog.published(project, PackageIndex.configured())
+    family = catalog.family(project, here, there)
+    with workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say):
+        made = behind_one_name.write(family, dist)
+        table = catalog.compatibility(family, [*there, *here])
+        (desk.work / "COMPATIBILITY.md").write_text(table, "utf-8")
+    left_out = sorted({f"{file.name}" for file in here if family.last[file.minor] != file.version})
+    if desk.options.json:
+        last = {str(minor): version for minor, version in family.last.items()}
+        desk.answer({"schema": 1, "version": family.version, "variants": last, "wheels": list(map(str, made)),
+                     "left_out": left_out})  # fmt: skip
+    for path in made:
+        desk.say(f"wrote {path}")
+    if without := behind_one_name.without_rungs(family):
+        desk.say(without)
+    for name in left_out:
+        desk.say(f"left out {name}: {family.version} is newer")
+    desk.say(f"wrote {desk.work / 'COMPATIBILITY.md'}:\n\n{table}")
+    return 0
+
+
+def publish(desk: Desk) -> int:
+    """`publish`: variants that are built and proven, and the wheels behind the one name, to an index."""
+    document = carry_out(desk)
+    if desk.options.json:
+        desk.answer({"schema": 1, **document})
+    return 0

@@ -1,0 +1,227 @@
+"""What people and programs read: a live table or plain lines while jobs run, a summary and JSON at the end."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from torch_build_farm.audit import output as show
+from torch_build_farm.core.errors import FarmError, exit_code
+from torch_build_farm.pipeline.records import Artifact, Record
+from torch_build_farm.project.plan import Job
+
+Status = Literal["waiting", "running", "done", "kept", "failed"]
+_STYLE = {"waiting": "dim", "running": "cyan", "done": "green", "kept": "green", "failed": "red"}
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage of one job: its record, and whether it ran now or was kept from an earlier run."""
+
+    record: Record
+    kept: bool
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended: its stages in order, its wheel if it came so far, and the error if it failed."""
+
+    job: Job
+    stages: tuple[StageResult, ...]
+    wheel: Artifact | None
+    error: FarmError | None
+    log: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether nothing had to be done."""
+        return self.error is None and all(stage.kept for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that this run spent on the job's stages, waiting left out."""
+        return sum(stage.record.seconds for stage in self.stages if not stage.kept)
+
+    @property
+    def tag(self) -> str:
+        """The wheel's platform tag as PEP 600 spells it, without the older aliases."""
+        tags = self.wheel.path.removesuffix(".whl").rsplit("-", 1)[1].split(".") if self.wheel else [""]
+        return next((tag for tag in tags if tag.startswith("manylinux_")), tags[0])
+
+    def detail(self, stage: str, key: str) -> str:
+        """A fact from a stage's record; "" where there is none."""
+        return next((s.record.details.get(key, "") for s in self.stages if s.record.stage == stage), "")
+
+    def as_json(self, work: str) -> dict[str, Any]:
+        """For programs; the wheel's path is absolute."""
+        return {
+            "job": self.job.id,
+            "status": "failed" if self.error else "kept" if self.kept else "done",
+            "seconds": round(self.seconds, 2),
+            "log": self.log,
+            "wheel": {**asdict(self.wheel), "path": f"{work}/{self.wheel.path}", "tag": self.tag}
+            if self.wheel
+            else None,
+            "stages": [
+                {"stage": s.record.stage, "kept": s.kept, "seconds": s.record.seconds, "details": s.record.details}
+                for s in self.stages
+            ],
+            "error": {
+                "kind": type(self.error).__name__,
+                "exit_code": exit_code(self.error),
+                "what": self.error.what,
+                "where": self.error.where,
+                "next": self.error.next_step,
+            }
+            if self.error
+            else None,
+        }
+
+
+@dataclass
+class _Row:
+    stage: str = ""
+    status: Status = "waiting"
+    since: float = field(default_factory=time.monotonic)
+    line: str = ""
+
+
+class Progress:
+    """Shows jobs while they run: a table with one row a job on a terminal, else a line for each stage's end.
+
+    Thread-safe. Use as a context manager around the work.
+    """
+
+    def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
+        self._console = console
+        self._rows = {job.id: _Row() for job in jobs}
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+        live = console.is_terminal and os.environ.get("CI", "").lower() not in ("true", "1")
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8) if live else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, expand=True)
+        table.add_column("job", no_wrap=True)
+        table.add_column("stage", width=8)
+        table.add_column("elapsed", justify="right", width=9)
+        table.add_column("last line", ratio=1, no_wrap=True, overflow="ellipsis")
+        with self._lock:
+            for job, row in self._rows.items():
+                elapsed = f"{time.monotonic() - row.since:.0f} s" if row.status == "running" else ""
+                stage = row.stage if row.status == "running" else row.status
+                table.add_row(job, f"[{_STYLE[row.status]}]{stage}[/]", elapsed, escape(row.line))
+        return table
+
+    def _plain(self, text: str) -> None:
+        if self._live is None:
+            stamp = f"[{time.monotonic() - self._start:6.1f} s]"
+            self._console.print(f"{stamp} {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def started(self, job: Job, stage: str) -> None:
+        """A stage begins."""
+        with self._lock:
+            self._rows[job.id] = _Row(stage, "running")
+        self._plain(f"{job.id}: {stage} ...")
+
+    def said(self, job: Job, line: str) -> None:
+        """What a job's command just printed."""
+        with self._lock:
+            self._rows[job.id].line = line.strip()
+
+    def finished(self, job: Job, stage: str, seconds: float) -> None:
+        """A stage is done."""
+        with self._lock:
+            self._rows[job.id] = _Row()  # until the next stage has what it waits for
+        self._plain(f"{job.id}: {stage} done in {seconds:.1f} s")
+
+    def ended(self, job: Job, status: Status, line: str = "") -> None:
+        """A job is over."""
+        with self._lock:
+            self._rows[job.id] = _Row("", status, line=line.splitlines()[0] if line else "")
+        self._plain(f"{job.id}: {status}{': ' + line if line else ''}")
+
+
+def size_text(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def summary(console: Console, results: Sequence[JobResult], work: str, seconds: float) -> None:
+    """The closing summary: a block for each job, then one line for all."""
+
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    say("")
+    for result in results:
+        if result.error:
+            say(f"{result.job.id}  FAILED", "bold red")
+            say("  " + str(result.error).replace("\n", "\n  "), "red")
+            continue
+        compiled = f", {float(told):.1f} s of it compiling" if (told := result.detail("build", "compile")) else ""
+        took = "kept from an earlier run" if result.kept else f"{result.seconds:.1f} s{compiled}"
+        say(f"{result.job.id}  {took}", "bold green")
+        if result.wheel:
+            say(f"  wheel   {work}/{result.wheel.path}")
+            say(f"  tag     {result.tag}    size {size_text(result.wheel.size)}")
+            say(f"  sha256  {result.wheel.sha256}")
+        if torch := result.detail("build", "built-with"):
+            say(f"  built   with {torch}")
+        if works := result.detail("audit", "range"):
+            say(f"  audit   works with torch {works}")
+        if torch := result.detail("smoke", "torch"):
+            facts = [
+                f"torch {torch} on {result.detail('smoke', 'devices')}",
+                f"imports {result.detail('smoke', 'imports')}",
+            ]
+            if refused := result.detail("smoke", "refuses"):
+                facts.append(f"refuses {refused}")
+            say(f"  smoke   {'; '.join(facts)}")
+            if script := result.detail("smoke", "script"):
+                say(f"          {script}")
+    _audit_table(console, results)
+    failed = sum(result.error is not None for result in results)
+    kept = sum(result.kept for result in results)
+    parts = [f"{len(results) - failed - kept} done", f"{kept} kept", f"{failed} failed"]
+    verdict = "nothing to do: every job is as it was" if kept == len(results) else ", ".join(parts)
+    say(f"\n{verdict}, in {seconds:.1f} s", "bold red" if failed else "bold")
+
+
+def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
+    """What the audit says of every job and torch release; nothing where it did not run."""
+    found = {result.job.id: result.detail("audit", "releases") for result in results}
+    rows = {job: dict(one.split("=") for one in text.split()) for job, text in found.items() if text}
+    if rows:
+        console.print()
+        show.matrix_table(console, rows, "audit")
+
+
+def plan_table(console: Console, jobs: Sequence[Job]) -> None:
+    """The jobs of a plan."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "version", "torch", "built against", "CUDA", "C++"):
+        table.add_column(column, no_wrap=True)
+    for job in jobs:
+        variant = job.variant
+        row = (job.id, job.version, variant.pin, variant.release, variant.cuda, str(variant.cxx_standard))
+        table.add_row(*row)
+    console.print(table)

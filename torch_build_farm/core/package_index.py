@@ -1,0 +1,168 @@
+"""The package index that uv is configured for, asked without uv: its environment variables, then its settings file."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from torch_build_farm.core.errors import PackageIndexError
+
+if TYPE_CHECKING:
+    from pypi_simple import DistributionPackage, PyPISimple
+    from requests import Response
+
+    from torch_build_farm.core.remote_wheel import RemoteWheel
+
+_SECONDS = 30  # for one answer
+_SMALL = 1 << 16  # bytes of a wheel's end that hold the directory of one with a few hundred members
+
+
+def public(url: str) -> str:
+    """A URL without the name and password that it may hold: messages and records are for others too."""
+    user = urlsplit(url).netloc.rpartition("@")[0]
+    return url.replace(f"{user}@", "") if user else url
+
+
+def uv_settings() -> Path | None:
+    """The user's or machine's uv.toml (uv's manual, "Configuration files"), which may name another package index."""
+    named = os.environ.get("UV_CONFIG_FILE")
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    places = [Path(named)] if named else [home / "uv" / "uv.toml", Path("/etc/uv/uv.toml")]
+    return next((path.resolve() for path in places if path.is_file()), None)
+
+
+def _configured() -> tuple[list[str], str]:
+    """URLs by uv's own order (its manual, "Package indexes"): those that are asked first, and the default one's.
+
+    The latter is empty for uv's own default.
+    """
+    first = os.environ.get("UV_INDEX", "").split()
+    named = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
+    settings = uv_settings()
+    if settings and not os.environ.get("UV_NO_CONFIG"):
+        try:
+            table = tomllib.loads(settings.read_text("utf-8"))
+        except (OSError, ValueError):
+            table = {}  # uv itself says better what is wrong with it
+        indexes = table.get("index", ())
+        first += [str(one["url"]) for one in indexes if not one.get("default") and not one.get("explicit")]
+        defaults = [str(one["url"]) for one in indexes if one.get("default")]
+        others = next(iter(defaults), "") or table.get("index-url") or table.get("pip", {}).get("index-url") or ""
+        named = named or str(others)
+    return [_url(one) for one in first], _url(named)
+
+
+def _url(text: str) -> str:
+    return re.sub(r"^[\w.-]+=", "", text)  # uv takes name=URL too
+
+
+@dataclass
+class Traffic:
+    """Bytes of answers, as they came over the wire where the server says so."""
+
+    fetched: int = 0
+
+    def count(self, answer: Response, *_: object, **__: object) -> None:
+        self.fetched += int(answer.headers.get("Content-Length") or 0)
+
+
+@dataclass(frozen=True)
+class PackageIndex:
+    """An index (PEP 503, PEP 691); an empty `url` is the default one. `traffic` counts what all its answers weigh.
+
+    `first` are the URLs of others, which are asked before: a project is the first's that has it, as uv does it.
+    """
+
+    url: str = ""
+    first: tuple[str, ...] = ()
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
+
+    @classmethod
+    def configured(cls) -> Self:
+        first, url = _configured()
+        return cls(url, tuple(first))
+
+    @contextmanager
+    def _client(self, what: str) -> Iterator[PyPISimple]:
+        from pypi_simple import (  # noqa: PLC0415 (slow to import)
+            DigestMismatchError,
+            PyPISimple,
+            UnsupportedContentTypeError,
+            UnsupportedRepoVersionError,
+        )
+        from requests import RequestException  # noqa: PLC0415
+
+        known = (RequestException, DigestMismatchError, UnsupportedContentTypeError, UnsupportedRepoVersionError)
+        try:
+            with PyPISimple(self.url) if self.url else PyPISimple() as client:
+                if bundle := os.environ.get("SSL_CERT_FILE"):  # uv's and OpenSSL's, which requests does not know
+                    client.s.verify = bundle
+                client.s.hooks["response"].append(self.traffic.count)
+                yield client
+        except known as error:
+            said = str(error).replace(self.url, public(self.url)) if self.url else str(error)
+            raise PackageIndexError(
+                f"{what} cannot be fetched: {said}",
+                where=public(self.url) or "the index that uv is configured for",
+                next_step="check the network, proxy and certificates, then run again",
+            ) from None
+
+    def files(self, name: str) -> list[DistributionPackage]:
+        """Every file that the index has of a project; none for a project that it has not."""
+        from pypi_simple import NoSuchProjectError  # noqa: PLC0415
+
+        for url in self.first:
+            if found := PackageIndex(url, traffic=self.traffic).files(name):
+                return found
+        with self._client(f"the list of {name}") as client:
+            try:
+                return client.get_project_page(name, timeout=_SECONDS).packages
+            except NoSuchProjectError:
+                return []
+            except ValueError as error:  # pydantic's too
+                raise PackageIndexError(
+                    f"the list of {name} cannot be read: {type(error).__name__}",
+                    where=public(self.url) or "the index that uv is configured for",
+                    next_step="check that this is a package index (PEP 503, PEP 691), and no proxy's own page",
+                ) from None
+
+    def download(self, file: DistributionPackage, path: Path) -> None:
+        """Download a file and compare it with the digest that the index states."""
+        with self._client(f"{file.filename}") as client:
+            client.download_package(file, path, verify=bool(file.digests), timeout=_SECONDS)
+
+    @contextmanager
+    def open_wheel(self, file: DistributionPackage, *, small: bool = False) -> Iterator[RemoteWheel]:
+        """A wheel of the index that is read in parts, not downloaded; `small`: it has few members.
+
+        Raises PackageIndexError, later too.
+        """
+        from torch_build_farm.core.remote_wheel import RemoteWheel  # noqa: PLC0415 (seldom wanted)
+
+        ahead = {"ahead": _SMALL} if small else {}
+        with (
+            self._client(f"{file.filename}") as client,
+            RemoteWheel(client.s, file.url, file.filename, **ahead) as wheel,
+        ):
+            yield wheel
+
+    def metadata(self, file: DistributionPackage) -> str:
+        """A wheel's METADATA: by itself where the index offers it (PEP 658) and has it, else out of the wheel."""
+        from pypi_simple import NoMetadataError  # noqa: PLC0415
+
+        if file.has_metadata:
+            with self._client(f"METADATA of {file.filename}") as client:
+                try:
+                    return client.get_package_metadata(file, timeout=_SECONDS)
+                except NoMetadataError:
+                    pass  # promised, and not there: 2.14.1 of torch had none
+        with self.open_wheel(file, small=True) as wheel:
+            (path,) = [path for path in wheel.members if re.fullmatch(r"[^/]+\.dist-info/METADATA", path)]
+            return wheel.read(path).decode("utf-8", "replace")

@@ -1,0 +1,183 @@
+"""The one place that starts processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch_build_farm.core.errors import Interrupted
+
+_SUPERVISOR = Path(__file__).with_name("supervise.py")
+_TAIL_LINES = 400
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command is asked to end: by which signal, and how many seconds it has before SIGKILL."""
+
+    number: int = signal.SIGTERM
+    grace_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended: its exit status (128 + N for signal N) and the end of what it printed.
+
+    `peak_mb` is the resident set of the largest process of all that it started and waited for, in MB (10^6 bytes).
+    """
+
+    command: tuple[str, ...]
+    returncode: int
+    tail: tuple[str, ...]
+    peak_mb: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return self.returncode == 0
+
+
+class Runner:
+    """Starts commands, each under a supervisor that dies with the farm and takes the command along.
+
+    Thread-safe. After `cancel`, whatever runs is ended and nothing starts any more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # cancel may come from a signal handler
+        self._lifelines: set[int] = set()
+        self._signal: int | None = None
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._signal is not None
+
+    def cancel(self, signal_number: int) -> None:
+        """End every command that runs and refuse to start another."""
+        with self._lock:
+            self._signal = signal_number
+            self._cancelled.set()
+            for lifeline in self._lifelines:
+                os.close(lifeline)
+            self._lifelines.clear()
+
+    def pause(self, seconds: float) -> None:
+        """Sleep; raises Interrupted at once when the run is cancelled."""
+        self._cancelled.wait(seconds)
+        self.check()
+
+    def check(self) -> None:
+        """Raise Interrupted after `cancel`."""
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+
+    def run(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] = lambda _: None,
+        ending: Ending = Ending(),
+    ) -> Completed:
+        """Run `command`, its output appended to `log` and given to `on_line` line by line.
+
+        The environment is `env` and nothing else. Raises Interrupted when the run is cancelled.
+        """
+        words = tuple(os.fspath(word) for word in command)
+        tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        with (
+            log.open("a", encoding="utf-8", buffering=1) as sink,
+            self._supervised(words, env, cwd, ending) as (child, peak),
+        ):
+            sink.write(f"$ {shlex.join(words)}\n")
+            assert child.stdout is not None
+            for raw in child.stdout:
+                line = raw.decode("utf-8", "replace").rstrip("\r\n")
+                sink.write(line + "\n")
+                tail.append(line)
+                on_line(line)
+            child.wait()
+            peak_kib = int(os.read(peak, 32) or 0)
+        self.check()
+        return Completed(words, child.returncode, tuple(tail), peak_kib * 1024 / 1e6)
+
+    @contextlib.contextmanager
+    def _supervised(
+        self, words: tuple[str, ...], env: Mapping[str, str], cwd: Path | None, ending: Ending
+    ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+        """The supervisor, and the file descriptor on which it tells the largest process's size."""
+        read, lifeline = os.pipe()
+        peak, told = os.pipe()
+        try:
+            with self._lock:
+                self.check()
+                how = (str(int(ending.number)), str(ending.grace_s), str(told))
+                child = subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(_SUPERVISOR), *how, *words],
+                    stdin=read,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=cwd,
+                    env=dict(env),
+                    start_new_session=True,
+                    pass_fds=(told,),
+                    umask=0o022,  # the caller's would be in the permissions of a wheel's members
+                )
+                self._lifelines.add(lifeline)
+        except BaseException:
+            os.close(lifeline)
+            os.close(peak)
+            raise
+        finally:
+            os.close(read)
+            os.close(told)
+        try:
+            with child:
+                yield child, peak
+        finally:
+            os.close(peak)
+            with self._lock:
+                if lifeline in self._lifelines:
+                    self._lifelines.remove(lifeline)
+                    os.close(lifeline)
+            child.wait()
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Where commands run: their environment, folder and log, and who hears their lines while they run."""
+
+    runner: Runner
+    env: Mapping[str, str]
+    cwd: Path
+    log: Path
+    say: Callable[[str], None]
+    ending: Ending = Ending()
+
+    def run(self, *command: str | os.PathLike[str]) -> Completed:
+        """Run a command. Raises Interrupted when the run is cancelled."""
+        return self.runner.run(command, env=self.env, cwd=self.cwd, log=self.log, on_line=self.say, ending=self.ending)
+
+
+def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> Completed:
+    """Run a short question such as `g++ --version`; a command that is not there answers with status 127."""
+    words = tuple(os.fspath(word) for word in command)
+    try:
+        done = subprocess.run(  # a session of its own: Ctrl-C in the terminal is the farm's to answer
+            words, capture_output=True, text=True, env=env, check=False, timeout=60, errors="replace",
+            start_new_session=True,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Completed(words, 127, (str(error),))
+    return Completed(words, done.returncode, tuple((done.stdout if done.returncode == 0 else done.stderr).splitlines()))

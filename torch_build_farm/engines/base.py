@@ -1,0 +1,153 @@
+"""Where wheels are built and tested. An engine knows its interpreters, and turns a rendered tree into a wheel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch_build_farm.core.errors import CudaToolkitError, ToolError
+from torch_build_farm.core.process import Shell
+from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.pipeline.estimates import DEFAULT_GB
+from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import Variant
+from torch_build_farm.releases.sdk.cache import Sdk
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A CPython that an engine has: its full version, such as 3.12.1, and the executable, as the engine sees it."""
+
+    version: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """One wheel to be built.
+
+    `tree` is the rendered source tree, only read; `scratch` is an empty folder of the build's own; `out` is where the
+    wheel goes; `makeflags` joins the shared jobserver, and `share` is how many compilers the build may start where no
+    jobserver reaches it; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the log; `sdk` is what of torch the
+    build gets, None for all of it; `reuse`: ccache may be asked.
+    """
+
+    job: Job
+    tree: Path
+    scratch: Path
+    out: Path
+    makeflags: str
+    share: int
+    epoch: int
+    version_from_scm: bool
+    shell: Shell
+    sdk: Sdk | None = None
+    reuse: bool = False
+
+    @property
+    def asked(self) -> Path:
+        """Where the engine leaves what the build asked torch's SDK for in vain, a line each."""
+        return self.out / "asked"
+
+    @property
+    def peak(self) -> Path:
+        """Where the engine leaves the resident set of the build's largest process, in MB (10^6 bytes)."""
+        return self.out / "peak"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a job's commands run outside its build: on this machine, or in a container.
+
+    `uv`, `python` and the paths of `store` are as the commands see them; `bring` makes a file or folder of the farm
+    readable to them and returns its path there; `remove` deletes a folder of the store, whatever became of the run.
+    """
+
+    shell: Shell
+    uv: Path
+    python: Interpreter
+    store: TorchStore
+    bring: Callable[[Path], Path]
+    remove: Callable[[Path], None]
+
+
+class Engine(Protocol):
+    """The interface of all engines."""
+
+    @property
+    def name(self) -> str:
+        """What --engine calls it."""
+
+    @property
+    def base_image(self) -> str:
+        """The image that --base-image named; empty where none was, or where builds need no image."""
+
+    @property
+    def grafts(self) -> bool:
+        """Whether `build` runs auditwheel itself, there where the libraries are that it may have to graft."""
+
+    @property
+    def store(self) -> TorchStore:
+        """The store that its jobs use."""
+
+    def free_gb(self) -> float:
+        """Free in that store, in GB (10^9 bytes)."""
+
+    def slots(self, compile_gb: float = DEFAULT_GB) -> int:
+        """How many compilers may run at once, by its CPUs and memory.
+
+        Each takes what the project says, else `compile_gb` GB (10^9 bytes), as measured.
+        """
+
+    def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
+        """Every CPython that this engine can build the variant for."""
+
+    def check(self, jobs: Sequence[Job], shell: Shell) -> None:
+        """Raise ToolError or one of its kin, before anything is built, where something that `jobs` need is missing.
+
+        What all jobs share is made here (images), with `shell`.
+        """
+
+    def toolchain(self, job: Job) -> Mapping[str, str]:
+        """What identifies the compiler and interpreter of a job; a change means another wheel."""
+
+    def build(self, request: BuildRequest) -> Path:
+        """Build the wheel and return its path. Raises BuildError or one of its kinds.
+
+        Where the build was ninja's, and its log can be reached, that lies beside the wheel.
+        """
+
+    def sweep(self) -> int:
+        """Remove what killed farms left with the engine; returns how many things."""
+
+    def site(self, job: Job, shell: Shell) -> AbstractContextManager[Site]:
+        """A place for the commands of `job`, for as long as the `with` block lasts."""
+
+
+def no_cuda_toolkit(job: Job, found: str, remedy: str) -> CudaToolkitError:
+    """The error for a job with CUDA sources whose minor has no toolkit wheels, where `found` is all there is."""
+    return CudaToolkitError(
+        f"{job.id}: cuda-arch-list asks for CUDA sources, which need a CUDA {job.variant.cuda_major} toolkit "
+        "as torch has it",
+        where=found,
+        next_step=f"{remedy}, or leave torch {job.variant.torch} out",
+    )
+
+
+_GCC = re.compile(r"^\S*(?:g\+\+|gcc|c\+\+)\S* \(.*\) (\d+)\.\d")  # first line of --version; clang's is another
+
+
+def check_gcc(job: Job, compiler: str, remedy: str) -> None:
+    """Raise ToolError for a GCC, by the first line of its --version, that is older than a job's torch builds with."""
+    found = _GCC.match(compiler)
+    if found and int(found[1]) < job.variant.gcc:
+        raise ToolError(
+            f"{job.id}: torch {job.variant.torch} takes GCC {job.variant.gcc} or newer",
+            where=compiler,
+            next_step=f"{remedy}, or leave torch {job.variant.torch} out",
+        )

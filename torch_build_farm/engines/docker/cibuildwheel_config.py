@@ -1,0 +1,59 @@
+"""What cibuildwheel is told: one configuration file a build, in place of the project's own. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import tomlkit
+from packaging.version import Version
+
+from torch_build_farm.wheels import checks as repair
+
+PROJECT = "/project"  # where cibuildwheel puts the source tree
+BUILD = "/tmp/build"
+ENV_DIR = Version("1.6")  # of `build`: the first with --env-dir
+_REPAIRING = "Repairing wheel..."
+_STEPS = ("Building wheel...", _REPAIRING, "Copying wheels back to host...")
+PURE = 5  # cibuildwheel's exit code for a pure Python wheel, which it refuses (its errors.py)
+
+
+def configuration(
+    image: str, create_arguments: Sequence[str], environment_folder: str, before_build: Sequence[str]
+) -> str:
+    """The configuration file, as TOML.
+
+    `environment_folder` is where `build` (1.6) makes its isolated environment; empty where it is to pick one. What the
+    container's processes see as environment comes with `create_arguments`, since cibuildwheel's own `environment`
+    evaluates its values as shell words.
+    """
+    arguments = ["--verbose"]  # so that the log tells what uv installs
+    arguments += [f"--env-dir={environment_folder}"] if environment_folder else []
+    settings: dict[str, Any] = {
+        "build-frontend": {"name": "build[uv]", "args": arguments},
+        "container-engine": {"name": "docker", "create-args": list(create_arguments), "disable-host-mount": True},
+        "manylinux-x86_64-image": image,
+        "before-build": " && ".join(f"sh -c {shlex.quote(_literal(command))}" for command in before_build),
+        "repair-wheel-command": _repair_command(),
+        "dependency-versions": "latest",  # no constraints file: nothing is installed but the build environment
+        "audit-command": "",
+        "test-command": "",
+    }
+    return tomlkit.dumps({"tool": {"cibuildwheel": settings}})
+
+
+def _literal(command: str) -> str:
+    """A command with its braces kept from cibuildwheel, which would replace {project} and {package}."""
+    return re.sub(r"(\{(?:project|package)\})", r"#\1", command)
+
+
+def _repair_command() -> str:
+    words = repair.command("auditwheel", "{wheel}", "{dest_dir}")
+    return " ".join(word if word in ("{wheel}", "{dest_dir}") else shlex.quote(word) for word in words)
+
+
+def was_repairing(tail: Sequence[str]) -> bool:
+    """Whether cibuildwheel ended while auditwheel ran, told from the end of its output."""
+    return next((line for line in reversed(tail) if line in _STEPS), "") == _REPAIRING

@@ -1,0 +1,78 @@
+"""A GNU jobserver that all builds share: so many compilers at once on the machine, whichever builds they belong to.
+
+The protocol is GNU make's (manual, "POSIX Jobserver Interaction"): a FIFO holds one byte a token. A build owns one
+token from its start, which it takes here; ninja 1.13 and make take more while others are free. An explicit -j, or
+CMAKE_BUILD_PARALLEL_LEVEL, would turn that off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torch_build_farm.core.process import Runner
+
+_POLL_S = 0.05
+
+
+class Jobserver:
+    """`slots` tokens in a FIFO at `path`, which lives as long as the `with` block."""
+
+    def __init__(self, path: Path, slots: int) -> None:
+        self.path = path
+        self.slots = slots
+        self._builds = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        os.mkfifo(self.path, 0o600)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)  # both ends: it never reports end of file
+        os.write(self._fd, b"+" * self.slots)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._fd)
+        self.path.unlink(missing_ok=True)
+
+    @property
+    def makeflags(self) -> str:
+        """Value of MAKEFLAGS for a build."""
+        return f"-j{self.slots} --jobserver-auth=fifo:{self.path}"
+
+    def _drain(self) -> int:
+        try:
+            return len(os.read(self._fd, 4096))
+        except BlockingIOError:
+            return 0
+
+    def _take(self) -> bool:
+        with self._lock:
+            if self._builds == 0:
+                # A build that was killed took the tokens it held along. With nobody holding any, count anew.
+                self._drain()
+                os.write(self._fd, b"+" * self.slots)
+            try:
+                os.read(self._fd, 1)
+            except BlockingIOError:
+                return False
+            self._builds += 1
+            return True
+
+    @contextlib.contextmanager
+    def build(self, runner: Runner) -> Iterator[None]:
+        """Hold a build's own token; waits while all are taken. Raises Interrupted when the run is cancelled."""
+        while not self._take():
+            runner.pause(_POLL_S)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._builds -= 1
+                os.write(self._fd, b"+")

@@ -1,0 +1,69 @@
+"""The work folder: one farm at a time, and what `clean` removes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch_build_farm.core.errors import LockedError
+from torch_build_farm.core.process import Runner
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f"process {json.loads(path.read_text('utf-8'))['pid']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+@contextlib.contextmanager
+def locked(work: Path, runner: Runner, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the work folder against other farms. The kernel lets go when the process ends, however it ends.
+
+    Raises LockedError where another farm holds it, unless `wait`.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "lock"
+    with path.open("a+", encoding="utf-8") as stream:
+        told = False
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not wait:
+                    raise LockedError(
+                        f"another farm ({_owner(path)}) works in this folder",
+                        where=str(work),
+                        next_step="wait for it (--wait does), stop it, or use another folder with --work DIR",
+                    ) from None
+                if not told:
+                    say(f"waiting for {_owner(path)}, which works in {work}")
+                    told = True
+                runner.pause(0.2)
+        stream.truncate(0)
+        stream.write(json.dumps({"pid": os.getpid()}))
+        stream.flush()
+        yield
+
+
+def size_of(folder: Path) -> int:
+    """Bytes in a folder, hard links within it counted once."""
+    seen: dict[tuple[int, int], int] = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            seen[status.st_dev, status.st_ino] = status.st_size
+    return sum(seen.values())
+
+
+def remove(folder: Path) -> int:
+    """Remove a folder with all in it; returns the bytes that were in it."""
+    size = size_of(folder) if folder.exists() else 0
+    shutil.rmtree(folder, ignore_errors=True)
+    return size

@@ -1,0 +1,252 @@
+"""Where a project's source comes from: a path, a git repository and revision, or an sdist on the package index.
+
+What is fetched lies in the store, under a name that says what it is (the sdist's SHA-256, the commit), and is fetched
+once. It is unpacked, never built or installed: a package manager's cache of wheels would hand out one that was built
+against another torch.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
+
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
+
+from torch_build_farm.core.errors import PackageIndexError, SourceError, nearest
+from torch_build_farm.core.package_index import PackageIndex, public
+from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.project.settings import Project
+
+if TYPE_CHECKING:
+    from pypi_simple import DistributionPackage
+
+# What `git rev-parse --local-env-vars` lists.
+_OF_ONE_REPOSITORY = {
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+}  # fmt: skip
+# 1980-01-01, the earliest date that a zip archive can hold.
+EARLIEST = 315532800
+_A_DAY = 86400  # seconds
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A source tree on disk, and where it is from.
+
+    `epoch` (Unix seconds) is the source's own date. A path has none that all its copies share, so there it is 1980: a
+    checkout gives its files new dates, and a commit's date would make other wheels of the same files. `sealed`: the
+    tree is whole as it is, nothing in it was left there by tools.
+    """
+
+    root: Path
+    identity: str = "path"
+    epoch: int = EARLIEST
+    sealed: bool = False
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Fetches sources into `folder`; `say` hears of it."""
+
+    folder: Path
+    runner: Runner
+    say: Callable[[str], None]
+
+    def obtain(self, project: Project) -> Origin:
+        """The project's source tree. Raises SourceError or PackageIndexError where it cannot be had."""
+        settings = project.settings
+        if settings.sdist:
+            found = self.sdist(Requirement(settings.sdist), settings.sdist_sha256)
+        elif settings.git:
+            local = project.root / settings.git
+            found = self.git(str(local.resolve()) if local.exists() else settings.git, settings.revision)
+        else:
+            found = Origin((project.root / settings.source).resolve())
+        return found
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for what is not whole yet; removes those that killed farms left here days ago."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("fetch-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _A_DAY:
+                    shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=self.folder) as folder:
+            yield Path(folder)
+
+    # ---- sdists
+
+    def sdist(self, requirement: Requirement, sha256: str) -> Origin:
+        """The unpacked sdist of `requirement` (name==version), whose SHA-256 is known."""
+        home = self.folder / f"sdist-{sha256}"
+        if not home.is_dir():
+            with self.scratch() as scratch:
+                self.say(f"fetching the sdist of {requirement}")
+                archive = self.download(requirement, scratch, sha256)
+                unpack(archive, scratch / "tree")
+                self._keep(scratch / "tree", home)
+        return Origin(only_folder(home), f"sdist {requirement} sha256:{sha256}", newest(home), sealed=True)
+
+    def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
+        """Download the newest sdist that `requirement` admits; with `sha256` no other than that."""
+        index = PackageIndex.configured()
+        packages = index.files(requirement.name)
+        if not packages:
+            raise PackageIndexError(
+                f"the package index has no {requirement.name}", next_step="correct sdist in [tool.torch-build-farm]"
+            )
+        sdists = [one for one in packages if one.package_type == "sdist" and _valid(one.version)]
+        fitting = set(requirement.specifier.filter(str(one.version) for one in sdists))
+        offered = [one for one in sdists if one.version in fitting]
+        if not offered:
+            raise _no_sdist(requirement, [str(one.version) for one in sdists])
+        chosen = max(offered, key=lambda one: _preference(one, sha256))
+        path = folder / chosen.filename
+        index.download(chosen, path)
+        self.runner.check()
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 and found != sha256:
+            raise SourceError(
+                f"{path.name} is not the file that sdist-sha256 names: the index has {found}",
+                where="[tool.torch-build-farm] sdist-sha256",
+                next_step="find out why it changed before you write the new one down",
+            )
+        return path
+
+    # ---- git
+
+    def git(self, repository: str, revision: str) -> Origin:
+        """A checkout of `revision` (commit, tag or branch), submodules and history included."""
+        commit = revision if re.fullmatch(r"[0-9a-f]{40}", revision) else self._resolve(repository, revision)
+        home = self.folder / f"git-{hashlib.sha256(repository.encode()).hexdigest()[:12]}-{commit}"
+        if not home.is_dir():
+            with self.scratch() as scratch:
+                self.say(f"fetching {public(repository)} at {commit[:12]}")
+                tree = scratch / "tree"
+                self._git(repository, "clone", "--quiet", "--no-checkout", "--", repository, tree)
+                self._git(repository, "-C", tree, "checkout", "--quiet", "--detach", commit)
+                self._git(repository, "-C", tree, "submodule", "--quiet", "update", "--init", "--recursive")
+                self._keep(tree, home)
+        epoch = self._git(repository, "-C", home, "log", "-1", "--format=%ct")[-1]
+        return Origin(home, f"git {public(repository)}@{commit}", max(int(epoch), EARLIEST))
+
+    def _resolve(self, repository: str, revision: str) -> str:
+        lines = self._git(repository, "ls-remote", "--", repository, revision, f"{revision}^{{}}")
+        found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+        names = (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}")
+        if match := next((found[name] for name in names if name in found), None):
+            return match
+        raise SourceError(
+            f"{public(repository)} has no tag or branch {revision}",
+            where="[tool.torch-build-farm] revision",
+            next_step="name a tag, a branch or a commit of 40 hexadecimal digits",
+        )
+
+    def _git(self, repository: str, *words: str | Path) -> tuple[str, ...]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # git is the user's own: credentials, proxies and certificates are configured in many places. But it may neither
+        # mean the repository of a hook that calls the farm, nor give files the line ends that its user likes.
+        passed = {name: value for name, value in os.environ.items() if name not in _OF_ONE_REPOSITORY}
+        env = {**passed, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+        shell = Shell(self.runner, env, self.folder, self.folder / "git.log", lambda _: None)
+        done = shell.run("git", "-c", "core.autocrlf=false", "-c", "log.showSignature=false", *words)
+        if not done.ok:
+            said = next((line for line in done.tail if line.startswith(("fatal:", "error:"))), (*done.tail, "")[0])
+            raise SourceError(
+                f"git cannot fetch the source: {said.replace(repository, public(repository))}",
+                where=public(repository),
+                next_step="correct git and revision in [tool.torch-build-farm]; try the same with `git clone`",
+            )
+        return done.tail or ("",)
+
+    def _keep(self, tree: Path, home: Path) -> None:
+        """Put a fetched tree in its place, whole or not at all; another farm may have been faster."""
+        try:
+            tree.rename(home)
+        except OSError:
+            if not home.is_dir():
+                raise
+
+
+def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Version, bool]:
+    """Which of several sdists: the one with the SHA-256 asked for, not one that was yanked, the newest, .tar.gz."""
+    return (
+        file.digests.get("sha256") == sha256,
+        not file.is_yanked,
+        Version(file.version or "0"),
+        file.filename.endswith(".tar.gz"),
+    )
+
+
+def _valid(version: str | None) -> TypeGuard[str]:
+    """Whether a version is one; old files on an index have others too, which no requirement admits."""
+    try:
+        return Version(version or "") is not None
+    except InvalidVersion:
+        return False
+
+
+def _no_sdist(requirement: Requirement, versions: list[str]) -> PackageIndexError:
+    wanted = next((specifier.version for specifier in requirement.specifier), "")
+    what = nearest(wanted, versions) if versions else "it has wheels only"
+    return PackageIndexError(
+        f"the package index has no sdist of {requirement}; {what}",
+        next_step="correct sdist in [tool.torch-build-farm], or use git and revision",
+    )
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an sdist (PEP 625: .tar.gz; older ones: .zip and others). Raises SourceError where it cannot be."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as members:
+                for member in members.infolist():
+                    path = members.extract(member, folder)
+                    os.utime(path, (_date_of(member), _date_of(member)))
+                    if member.external_attr >> 16 & 0o100 and not member.is_dir():  # the mode, of a zip made on Unix
+                        Path(path).chmod(0o755)
+        else:
+            with tarfile.open(archive) as members:
+                members.extractall(folder, filter="data")  # neither links nor paths that lead out (PEP 706)
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, EOFError, RuntimeError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SourceError(f"the sdist cannot be unpacked: {error}", where=archive.name) from None
+
+
+def _date_of(member: zipfile.ZipInfo) -> int:
+    """A zip member's date, Unix seconds; the earliest for a member whose date is none."""
+    try:
+        return calendar.timegm((*member.date_time, 0, 0, 0))
+    except ValueError:
+        return EARLIEST
+
+
+def only_folder(home: Path) -> Path:
+    """The one folder that an sdist unpacks to (PEP 625), or `home` itself for an archive that has no such folder."""
+    entries = list(home.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else home
+
+
+def newest(folder: Path) -> int:
+    """The date (Unix seconds) of the newest file in an unpacked archive, which is the archive's own."""
+    dates = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return max(EARLIEST, int(max(dates, default=0)))

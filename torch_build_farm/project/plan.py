@@ -1,0 +1,180 @@
+"""Variants x selection -> jobs. Pure: nothing is run, read or written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from packaging.specifiers import SpecifierSet
+
+from torch_build_farm.core.errors import NoPythonError, UnknownTorchError, UsageError, nearest
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.project.settings import Project, Variant
+
+Pythons = tuple[CPython, ...] | Literal["default", "all"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the command line asks for. `torch` are minors as typed, or "all"; `only` are patterns for job ids."""
+
+    torch: tuple[str, ...]
+    pythons: Pythons = "default"
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant on one CPython: one wheel."""
+
+    distribution: str
+    version: str
+    variant: Variant
+    python: CPython
+
+    @property
+    def id(self) -> str:
+        """Stable name, such as pymomentum-gpu-torch29-cp312."""
+        return f"{self.distribution}-{self.python.tag}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs in order of torch and Python, and what was left out although asked for."""
+
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...]
+
+    def matrix(self) -> dict[str, list[dict[str, str]]]:
+        """The jobs as a CI matrix (GitHub Actions' strategy.matrix)."""
+        return {
+            "include": [
+                {
+                    "job": job.id,
+                    "distribution": job.distribution,
+                    "version": job.version,
+                    "variant": job.variant.tag,
+                    "torch": str(job.variant.torch),
+                    "python": str(job.python),
+                    "releases": " ".join(job.variant.releases),
+                    "cuda": job.variant.cuda,
+                    "image": job.variant.image,
+                }
+                for job in self.jobs
+            ]
+        }
+
+
+def choose_variants(project: Project, asked: Sequence[str]) -> tuple[Variant, ...]:
+    """The variants of the minors `asked` for ("all" is every one), in order of version, each once.
+
+    Raises UnknownTorchError for a minor that no variants file describes.
+    """
+    known = {str(minor): variant for minor, variant in project.variants.items()}
+    if "all" in asked:
+        return tuple(project.variants.values())
+    for text in asked:
+        if text not in known:
+            near = [
+                str(minor)
+                for minor in project.variants
+                if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}.")
+            ]
+            raise UnknownTorchError(
+                f"torch {text} has no variant" + ("; did you mean " + near[0] + "?" if near else ""),
+                where=f"known minors: {', '.join(known) or 'none'}",
+                next_step="separate minors with spaces: --torch 2.8 2.9"
+                if "," in text
+                else f"use one of these, or describe it in {project.root / 'variants'}",
+            )
+    return tuple(sorted({known[text] for text in asked}, key=lambda variant: variant.torch))
+
+
+def _usable(variant: Variant, requires_python: SpecifierSet, engine: Mapping[CPython, str]) -> list[CPython]:
+    """CPythons that torch, project and engine all have, in order; `engine` maps each to its full version."""
+    return sorted(
+        python
+        for python, version in engine.items()
+        if python in variant.cpython and requires_python.contains(version, prereleases=True)
+    )
+
+
+def _pick(usable: list[CPython], pythons: Pythons, running: CPython) -> list[CPython]:
+    with_gil = [python for python in usable if not python.free_threaded]
+    if pythons == "all":
+        return with_gil
+    if pythons == "default":
+        return [running] if running in usable else with_gil[-1:]
+    return [python for python in usable if python in pythons]
+
+
+def plan(
+    project: Project,
+    selection: Selection,
+    *,
+    version: str,
+    requires_python: str,
+    engine: Callable[[Variant], Mapping[CPython, str]],
+    running: CPython,
+) -> Plan:
+    """The jobs for `selection`, given the engine's CPythons for a variant, with full versions, and the running one.
+
+    Raises UnknownTorchError, NoPythonError where a variant is left without a CPython, and UsageError where `only`
+    matches no job.
+    """
+    jobs: list[Job] = []
+    notes: list[str] = []
+    lacking: list[NoPythonError] = []
+    accepted = SpecifierSet(requires_python)
+    for variant in choose_variants(project, selection.torch):
+        there = engine(variant)
+        usable = _usable(variant, accepted, there)
+        picked = _pick(usable, selection.pythons, running)
+        if not picked:
+            lacking.append(_no_python(variant, requires_python, there, selection.pythons))
+            continue
+        if not isinstance(selection.pythons, str):
+            left_out = sorted(set(selection.pythons) - set(picked))
+            notes += [f"torch {variant.torch}: no job for CPython {p}, {_why(p, variant, there)}" for p in left_out]
+        jobs += [Job(project.distribution(variant), version, variant, python) for python in picked]
+    if lacking and not selection.only:
+        raise lacking[0]
+    if selection.only:
+        kept = [job for job in jobs if any(fnmatchcase(job.id, pattern) for pattern in selection.only)]
+        if lacking and not kept:
+            raise lacking[0]
+        if not kept:
+            ids = [job.id for job in jobs]
+            raise UsageError(
+                f"--only {' '.join(selection.only)} matches no job; {nearest(selection.only[0], ids)}",
+                next_step="`plan` lists the jobs; patterns may hold * and ?",
+            )
+        jobs = kept
+    return Plan(tuple(jobs), tuple(notes))
+
+
+def _why(python: CPython, variant: Variant, engine: Mapping[CPython, str]) -> str:
+    if python not in variant.cpython:
+        return f"which torch {variant.torch} has no wheel for"
+    if python not in engine:
+        return "which the engine has not"
+    return "which the project's requires-python leaves out"
+
+
+def _no_python(
+    variant: Variant, requires_python: str, engine: Mapping[CPython, str], pythons: Pythons
+) -> NoPythonError:
+    def listed(found: Sequence[CPython]) -> str:
+        return ", ".join(map(str, sorted(found))) or "none"
+
+    asked = pythons if isinstance(pythons, str) else listed(pythons)
+    wanted = [python for python in variant.cpython if not python.free_threaded]
+    return NoPythonError(
+        f"no CPython for torch {variant.torch} (asked for: {asked})",
+        where=f"torch has wheels for {listed(variant.cpython)}; the project requires {requires_python or 'any'}; "
+        f"the engine has: {listed(list(engine))}",
+        next_step="ask for another with --python, or install one with its headers, such as `uv python install "
+        f"{wanted[-1] if wanted else '3.12'}` (in Docker: name an image that has it with --base-image)",
+    )

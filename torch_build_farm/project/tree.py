@@ -1,0 +1,123 @@
+"""The project's source tree: which files it has, and what it says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pathspec import PathSpec
+
+from torch_build_farm.core.errors import ConfigError, SourceError
+from torch_build_farm.project import metadata
+from torch_build_farm.project.fetch import Origin
+from torch_build_farm.project.metadata import Metadata
+
+# Never part of a source tree, in gitignore's syntax: version control, caches, environments, what builds leave behind.
+_NEVER = [
+    ".git/",
+    ".hg/",
+    ".svn/",
+    "__pycache__/",
+    "*.py[cod]",
+    "*.so",
+    ".venv/",
+    "venv/",
+    ".tox/",
+    ".nox/",
+    ".mypy_cache/",
+    ".ruff_cache/",
+    ".pytest_cache/",
+    ".hypothesis/",
+    "*.egg-info/",
+    "/build/",
+    "/dist/",
+    "/wheelhouse/",
+]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of the source tree, by its path relative to the root. A link to a folder keeps its target instead."""
+
+    path: str
+    sha256: str
+    executable: bool
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source tree as it was when the run began."""
+
+    origin: Origin
+    files: tuple[SourceFile, ...]
+    metadata: Metadata
+    pyproject: Mapping[str, Any]  # as the project wrote it: foreign metadata, passed through
+
+    @property
+    def root(self) -> Path:
+        return self.origin.root
+
+    @property
+    def version(self) -> str:
+        return self.metadata.version
+
+    def digest(self, without: Container[str] = ()) -> str:
+        """SHA-256 over the files' names, modes and contents (but for some) and the version, which may be git's."""
+        total = hashlib.sha256(self.version.encode())
+        for file in self.files:
+            if file.path in without:
+                continue
+            total.update(f"{file.path}\0{file.sha256}\0{file.executable}\0{file.link}\n".encode())
+        return total.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
+    for folder, names, files in os.walk(root):
+        here = Path(folder)
+        relative = here.relative_to(root)
+        for name in sorted(names):
+            path = here / name
+            if path.is_symlink() and not excluded.match_file(f"{relative / name}/"):
+                target = path.readlink()
+                if target.is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+                    raise SourceError(
+                        "a link to a folder leads out of the source tree, where the farm would not see changes",
+                        where=f"{path} -> {target}",
+                        next_step="put the folder itself there, or name the link in exclude",
+                    )
+                yield SourceFile((relative / name).as_posix(), "", False, str(target))
+        names[:] = sorted(n for n in names if not excluded.match_file(f"{relative / n}/"))
+        for name in sorted(files):
+            path = here / name
+            if excluded.match_file(str(relative / name)) or not path.is_file():
+                continue
+            yield SourceFile((relative / name).as_posix(), sha256(path), os.access(path, os.X_OK))
+
+
+def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> Source:
+    """The source tree of `origin`; `exclude` holds further patterns in gitignore's syntax.
+
+    `version` is for a source that does not say its own. Raises SourceError for a tree that is missing or no Python
+    project, VersionError for one without a version.
+    """
+    document = metadata.document(origin.root)
+    said = metadata.read(origin.root, document, version)
+    # An sdist's list of files (SOURCES.txt in its .egg-info) decides what setuptools installs as package data.
+    sdist = (origin.root / "PKG-INFO").is_file()
+    never = [] if origin.sealed else [pattern for pattern in _NEVER if not (sdist and pattern == "*.egg-info/")]
+    try:
+        excluded = PathSpec.from_lines("gitignore", [*never, *exclude])
+    except ValueError as error:
+        raise ConfigError(f"exclude holds a pattern that is none: {error}", where="[tool.torch-build-farm]") from None
+    return Source(origin, tuple(_walk(origin.root, excluded)), said, document)

@@ -1,0 +1,1 @@
+"""ELF shared libraries: reading local and remote ones, their hash tables, and writing link stubs."""

@@ -1,0 +1,309 @@
+"""The wheels behind the one name: the plain one, the middle one and one rung a torch minor. Pure, but for `write`.
+
+    NAME V                  torch>=2.8, NAME-auto==V; extra torch29: torch==2.9.*, NAME-torch29==(last built)
+    NAME-auto V             NAME-select==R.P.*
+    NAME-select R.P.N       torch==2.9.*, NAME-torch29==(last built)
+
+A resolver that is told NAME and some torch picks the rung whose torch that is, with nothing told the newest rung. R is
+V's release in four segments, P is 0, or N + 1 for .postN, the last segment is 100 * major + minor of torch. So a new
+minor needs one new variant and one new rung; no published file changes. Measured with pip 23 to 26 and uv: without the
+middle wheel uv does not keep a torch that is installed; torch comes first because uv decides in this order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import jinja2
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from torch_build_farm import __version__
+from torch_build_farm.core.errors import MetaError
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant_backend import dist_info, rename_own, split_metadata, write_wheel
+from torch_build_farm.wheels.relocate import ENTRY_POINTS, MARKER, outermost
+from torch_build_farm.wheels.type_stubs import as_stub
+
+_DISPATCHER = "dispatcher.py.j2"
+INFO = "*.dist-info/"  # stands for a wheel's .dist-info folder
+_SEGMENTS = 4  # of a release that a rung's version has room for
+# Extras declared ahead of torch's releases: an extra that a published wheel lacks is only a warning to pip, and then
+# installs the wrong thing.
+_AHEAD, _AHEAD_OF_NEXT_MAJOR = 8, 4
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the plain wheel has in common with a variant of the same version, read from the variant's wheel."""
+
+    distribution: str
+    version: str
+    requires_python: str
+    metadata: str
+    entry_points: str
+    files: Mapping[str, bytes]  # stubs, py.typed and licences, by their paths in the plain wheel (see INFO)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One version of the one name: `last` has the version of each minor's last built variant, retired minors included.
+
+    `epoch` (Unix seconds) dates every file.
+    """
+
+    project: Project
+    model: Model
+    last: Mapping[Minor, str]
+    requires_python: str
+    epoch: int
+
+    @classmethod
+    def of(cls, project: Project, wheel: Path, last: Mapping[Minor, str], epoch: int) -> Self:
+        """The family of a relocated variant's wheel."""
+        model = read_model(wheel, project.settings.packages)
+        return cls(project, model, last, lowest_python([model.requires_python]), epoch)
+
+    @property
+    def version(self) -> str:
+        return self.model.version
+
+
+def rung_prefix(version: str) -> str:
+    """The first five segments of the rungs' versions for V, such as 0.1.115.0.1 for 0.1.115.post0.
+
+    Empty for a version that has no rungs: with a dev, pre-release, local or epoch part, or more than four numbers.
+    """
+    parsed = Version(version)
+    if parsed.is_prerelease or parsed.local or parsed.epoch or len(parsed.release) > _SEGMENTS:
+        return ""
+    padded = [*parsed.release, *[0] * (_SEGMENTS - len(parsed.release))]
+    return ".".join(map(str, [*padded, 0 if parsed.post is None else parsed.post + 1]))
+
+
+def without_rungs(family: Family) -> str:
+    """What the maintainer should know of a version that has no rungs; empty for one that has."""
+    if rung_prefix(family.version):
+        return ""
+    name, tag = family.project.settings.name, max(family.last).tag
+    return (
+        f"version {family.version} has no rungs; only final versions and post-releases of up to four numbers have: "
+        f'{name} alone brings no variant, so users name the extra: pip install "{name}[{tag}]=={family.version}"'
+    )
+
+
+def rung_version(version: str, minor: Minor) -> str:
+    """The version of the rung of a torch minor, such as 0.1.115.0.1.208; `version` is one that has rungs."""
+    return f"{rung_prefix(version)}.{100 * minor.major + minor.minor}"
+
+
+def ahead(minors: Iterable[Minor]) -> list[Minor]:
+    """Torch minors without a variant whose extras are declared now: those still to come, and those left out between."""
+    known = sorted(minors)
+    newest = known[-1]
+    gaps = [
+        Minor(one.major, number)
+        for one, other in itertools.pairwise(known)
+        if one.major == other.major
+        for number in range(one.minor + 1, other.minor)
+    ]
+    return [
+        *gaps,
+        *(Minor(newest.major, newest.minor + step) for step in range(1, _AHEAD + 1)),
+        *(Minor(newest.major + 1, number) for number in range(_AHEAD_OF_NEXT_MAJOR)),
+    ]
+
+
+def read_model(wheel: Path, packages: Sequence[str]) -> Model:
+    """Read what the plain wheel takes over from a relocated variant."""
+    with zipfile.ZipFile(wheel) as archive:
+        info = dist_info(archive)
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        metadata = archive.read(f"{info}/METADATA").decode("utf-8")
+        entry_points = f"{info}/{ENTRY_POINTS}"
+        fields = dict(reversed([_pair(field) for field in split_metadata(metadata)[0]]))
+        places = {name: _typing_place(name, names, packages) for name in names}
+        licences = [_pair(field)[1] for field in split_metadata(metadata)[0] if _pair(field)[0] == "License-File"]
+        # PEP 639 has them in licenses/; older setuptools beside METADATA
+        own = [f"{info}/{folder}{licence}" for licence in licences for folder in ("licenses/", "")]
+        places |= {name: f"{INFO}{name[len(info) + 1 :]}" for name in own if name in names}
+        return Model(
+            fields["Name"],
+            fields["Version"],
+            fields.get("Requires-Python", ""),
+            metadata,
+            archive.read(entry_points).decode("utf-8") if entry_points in names else "",
+            {
+                place: as_stub(archive.read(name)) if name.endswith(".py") else archive.read(name)
+                for name, place in sorted(places.items())
+                if place
+            },
+        )
+
+
+def _pair(field: str) -> tuple[str, str]:
+    name, _, value = field.partition(":")
+    return name, value.strip()
+
+
+def _typing_place(name: str, names: Sequence[str], packages: Sequence[str]) -> str:
+    """Where type checkers and editors look for a variant's file: beside the dispatcher, sources as stubs."""
+    for package in packages:
+        match = re.fullmatch(rf"({re.escape(package.replace('.', '/'))}/)_torch\d+/(.+)", name)
+        if match and (name.endswith(".pyi") or match[2].split("/")[-1] == "py.typed"):
+            return match[1] + match[2]
+        if match and name.endswith(".py") and f"{name}i" not in names:
+            return f"{match[1]}{match[2]}i"
+    return ""
+
+
+def lowest_python(requirements: Iterable[str]) -> str:
+    """A requires-python that admits whatever one of `requirements` admits, with no upper end."""
+    lows = [
+        max((Version(one.version) for one in SpecifierSet(text) if one.operator == ">="), default=Version("3.9"))
+        for text in requirements
+    ]
+    return f">={min(lows)}"
+
+
+def dispatcher_template(project: Project) -> str:
+    """The dispatcher's template: the project's own, else the farm's."""
+    folder = next(folder for folder in project.template_folders if (folder / _DISPATCHER).is_file())
+    return (folder / _DISPATCHER).read_text("utf-8")
+
+
+def _dispatcher(family: Family) -> bytes:
+    template = jinja2.Template(
+        dispatcher_template(family.project), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    known = tuple((minor.major, minor.minor) for minor in sorted(family.last))
+    name = family.project.settings.name
+    facts = {"distribution": name, "version": family.version, "known": known, "marker": MARKER}
+    return str(template.render(facts)).encode()
+
+
+def _extras(family: Family) -> list[str]:
+    """An extra for each torch minor: torch's pin, and the minor's last variant where there is one."""
+    fields = []
+    for minor in sorted([*family.last, *ahead(family.last)]):
+        fields.append(f"Provides-Extra: {minor.tag}")
+        fields.append(f'Requires-Dist: torch=={minor}.* ; extra == "{minor.tag}"')
+        if minor in family.last:
+            variant = f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"
+            fields.append(f'Requires-Dist: {variant} ; extra == "{minor.tag}"')
+    return fields
+
+
+def _own_extras(family: Family, fields: Sequence[str]) -> list[str]:
+    """The project's own extras, with the one name for the variant's; torch's version is the variant's matter."""
+    found = [field for field in fields if _pair(field)[0] == "Provides-Extra"]
+    if taken := [field for field in found if re.fullmatch(r"torch\d+", canonicalize_name(_pair(field)[1]))]:
+        raise MetaError(
+            f"the project has an extra of its own named {_pair(taken[0])[1]}",
+            where=f"METADATA of {family.model.distribution}",
+            next_step="rename it: these names are for the variants",
+        )
+    for name, value in map(_pair, fields):
+        if name != "Requires-Dist" or "extra" not in str(Requirement(value).marker):
+            continue
+        requirement = Requirement(value)
+        if canonicalize_name(requirement.name) != "torch":
+            found.append(f"Requires-Dist: {rename_own(value, family.model.distribution, family.project.settings.name)}")
+        elif requirement.extras:  # such as torch[opt-einsum]
+            requirement.specifier = SpecifierSet()
+            found.append(f"Requires-Dist: {requirement}")
+    return found
+
+
+def _plain_metadata(family: Family) -> str:
+    """The model's METADATA with the one name, its requirements, and an extra for each torch minor."""
+    own, newline, rest = split_metadata(family.model.metadata)
+    left_out = {"Requires-Dist", "Requires-Python", "Provides-Extra", "Dynamic"}
+    fields = [field for field in own if _pair(field)[0] not in left_out]
+    fields[[_pair(field)[0] for field in fields].index("Name")] = f"Name: {family.project.settings.name}"
+    fields.append(f"Requires-Python: {family.requires_python}")
+    fields.append(f"Requires-Dist: torch>={min(family.last)}")
+    if rung_prefix(family.version):
+        fields.append(f"Requires-Dist: {family.project.auto_name}=={family.version}")
+    return newline.join([*fields, *_extras(family), *_own_extras(family, own)]) + rest
+
+
+def _metadata(name: str, version: str, summary: str, family: Family, requires: Sequence[str]) -> str:
+    fields = [
+        "Metadata-Version: 2.1",
+        f"Name: {name}",
+        f"Version: {version}",
+        f"Summary: {summary}",
+        f"Requires-Python: {family.requires_python}",
+        *(f"Requires-Dist: {requirement}" for requirement in requires),
+    ]
+    return "\n".join(fields) + "\n"
+
+
+def _write(out: Path, name: str, version: str, files: Mapping[str, bytes], epoch: int) -> Path:
+    """Write a wheel for every Python and platform of `files`, by their paths in it (see INFO)."""
+    stem = f"{re.sub(r'[-_.]+', '_', name).lower()}-{Version(version)}"
+    info = f"{stem}.dist-info"
+    wheel = f"Wheel-Version: 1.0\nGenerator: torch-build-farm {__version__}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    members = {**files, f"{INFO}WHEEL": wheel.encode(), f"{INFO}RECORD": b""}
+    path = out / f"{stem}-py3-none-any.whl"
+    date = time.gmtime(epoch)[:6]
+    infos = []
+    for place, content in members.items():
+        one = zipfile.ZipInfo(place.replace(INFO, f"{info}/", 1), date)
+        one.external_attr = 0o100644 << 16
+        one.compress_type = zipfile.ZIP_DEFLATED
+        infos.append((one, content))
+    write_wheel(path, infos)
+    return path
+
+
+def write_plain(family: Family, out: Path) -> Path:
+    """The wheel that users name: dispatcher and guard, entry points, stubs; it brings a variant through the rungs."""
+    dispatcher = _dispatcher(family)
+    folders = outermost(family.project.settings.packages)
+    files: dict[str, bytes] = {f"{folder}/__init__.py": dispatcher for folder in folders}
+    for place, content in family.model.files.items():
+        files[place] = content
+    files[f"{INFO}METADATA"] = _plain_metadata(family).encode()
+    if family.model.entry_points:
+        files[f"{INFO}entry_points.txt"] = family.model.entry_points.encode()
+    return _write(out, family.project.settings.name, family.version, files, family.epoch)
+
+
+def write_auto(family: Family, out: Path) -> Path:
+    """The middle wheel, which keeps uv from deciding on a rung before it has decided on torch."""
+    requires = [f"{family.project.select_name}=={rung_prefix(family.version)}.*"]
+    summary = f"Part of {family.project.settings.name}: it brings the build for your torch"
+    text = _metadata(family.project.auto_name, family.version, summary, family, requires)
+    return _write(out, family.project.auto_name, family.version, {f"{INFO}METADATA": text.encode()}, family.epoch)
+
+
+def write_rung(family: Family, minor: Minor, out: Path) -> Path:
+    """The rung of a torch minor: its torch, and its last built variant."""
+    name, version = family.project.select_name, rung_version(family.version, minor)
+    requires = [f"torch=={minor}.*", f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"]
+    summary = f"Part of {family.project.settings.name}: it brings the build for torch {minor}"
+    text = _metadata(name, version, summary, family, requires)
+    return _write(out, name, version, {f"{INFO}METADATA": text.encode()}, family.epoch)
+
+
+def write(family: Family, out: Path) -> list[Path]:
+    """All wheels behind the one name, in the order in which they may be published: rungs, middle, plain.
+
+    The plain one alone for a version that has no rungs: its users name the extra, which brings the variant.
+    """
+    if not rung_prefix(family.version):
+        return [write_plain(family, out)]
+    rungs = [write_rung(family, minor, out) for minor in sorted(family.last)]
+    return [*rungs, write_auto(family, out), write_plain(family, out)]
