@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch_build_farm.engines.diagnosis import STAGE_MARK
+from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.pipeline import installed_packages as build_environment
 
 UV = """Using Python 3.11.7 environment at: env

@@ -12,7 +12,8 @@ from torch_build_farm.core.errors import (
     OutOfMemoryError,
     PackageIndexError,
 )
-from torch_build_farm.engines.diagnosis import STAGE_MARK, diagnose
+from torch_build_farm.core.log import STAGE_MARK
+from torch_build_farm.engines.diagnosis import diagnose
 
 CASES: list[tuple[str, type[FarmError], str]] = [
     (

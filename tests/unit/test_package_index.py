@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm.core.package_index import PackageIndex, public
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.urls import public
 
 FIRST = {
     '[[index]]\nurl = "https://c.example"\n[[index]]\nurl = "https://d.example"\ndefault = true': ("https://c.example",)

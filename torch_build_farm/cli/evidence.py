@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch_build_farm.audit import output as show
 from torch_build_farm.audit.changes import Changes
-from torch_build_farm.cli.report import JobResult, size_text
+from torch_build_farm.cli.report import JobResult
+from torch_build_farm.core.files import size_text
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.project.settings import Variant
 from torch_build_farm.releases.facts import Facts

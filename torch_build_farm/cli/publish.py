@@ -12,15 +12,14 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from torch_build_farm.cli import report
 from torch_build_farm.cli.context import Desk
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.errors import NoPythonError, PublishError, UsageError, nearest
+from torch_build_farm.core.files import clear, size_text
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.local import find_interpreters
 from torch_build_farm.pipeline import workfolder
-from torch_build_farm.pipeline.runner import clear
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import install_check as installed
 from torch_build_farm.publish import inventory as catalog
@@ -64,7 +63,7 @@ def _show(desk: Desk, target: Target, planned: PublishPlan, without: str) -> Non
     desk.say(f"publish to {target.name}, in this order:")
     for number, item in enumerate(planned.items, 1):
         words = {"new": "new", "there": "already there", "kept": "published earlier, stays as it is"}
-        desk.say(f"  {number:2}  {item.path.name}  {report.size_text(item.size)}  {words[item.state]}")
+        desk.say(f"  {number:2}  {item.path.name}  {size_text(item.size)}  {words[item.state]}")
     for number, wave in enumerate(planned.waves, 1):
         names = ", ".join(wave)
         desk.say(f"  names not on the index yet, wave {number} of pending publishers: {names}")

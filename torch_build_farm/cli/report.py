@@ -16,6 +16,7 @@ from rich.table import Table
 
 from torch_build_farm.audit import output as show
 from torch_build_farm.core.errors import FarmError, exit_code
+from torch_build_farm.core.files import size_text
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.project.plan import Job
 
@@ -158,11 +159,6 @@ class Progress:
         with self._lock:
             self._rows[job.id] = _Row("", status, line=line.splitlines()[0] if line else "")
         self._plain(f"{job.id}: {status}{': ' + line if line else ''}")
-
-
-def size_text(size: int) -> str:
-    """Bytes as people read them."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def summary(console: Console, results: Sequence[JobResult], work: str, seconds: float) -> None:

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from torch_build_farm.cli import doctor, report
 from torch_build_farm.cli.context import Desk
 from torch_build_farm.core.errors import EngineError, NotReproducedError, UsageError, exit_code
+from torch_build_farm.core.files import remove, sha256, size_text
 from torch_build_farm.engines.docker import client as docker_client
 from torch_build_farm.engines.docker import containers
 from torch_build_farm.pipeline import rebuild as verifying
@@ -32,7 +33,6 @@ from torch_build_farm.project import scaffold as init_
 from torch_build_farm.project import settings as config
 from torch_build_farm.project.fetch import Fetcher, only_folder, unpack
 from torch_build_farm.project.plan import Selection
-from torch_build_farm.project.tree import sha256
 
 
 def show_plan(desk: Desk) -> int:
@@ -274,5 +274,5 @@ def clean(desk: Desk) -> int:
         folders += [store.root] if desk.options.store else []
         for folder in folders:
             desk.runner.check()
-            desk.say(f"removed {folder} ({report.size_text(workfolder.remove(folder))})")
+            desk.say(f"removed {folder} ({size_text(remove(folder))})")
     return 0

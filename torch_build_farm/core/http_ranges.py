@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torch_build_farm.core.errors import PackageIndexError
-from torch_build_farm.core.package_index import public
+from torch_build_farm.core.urls import public
 
 if TYPE_CHECKING:
     from requests import Response, Session

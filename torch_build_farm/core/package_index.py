@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
 from torch_build_farm.core.errors import PackageIndexError
+from torch_build_farm.core.urls import _url, public
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage, PyPISimple
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 
 _SECONDS = 30  # for one answer
 _SMALL = 1 << 16  # bytes of a wheel's end that hold the directory of one with a few hundred members
-
-
-def public(url: str) -> str:
-    """A URL without the name and password that it may hold: messages and records are for others too."""
-    user = urlsplit(url).netloc.rpartition("@")[0]
-    return url.replace(f"{user}@", "") if user else url
 
 
 def uv_settings() -> Path | None:
@@ -57,10 +51,6 @@ def _configured() -> tuple[list[str], str]:
         others = next(iter(defaults), "") or table.get("index-url") or table.get("pip", {}).get("index-url") or ""
         named = named or str(others)
     return [_url(one) for one in first], _url(named)
-
-
-def _url(text: str) -> str:
-    return re.sub(r"^[\w.-]+=", "", text)  # uv takes name=URL too
 
 
 @dataclass

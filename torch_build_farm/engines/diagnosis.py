@@ -14,6 +14,7 @@ from torch_build_farm.core.errors import (
     OutOfMemoryError,
     PackageIndexError,
 )
+from torch_build_farm.core.log import STAGE_MARK
 
 # gcc's driver says "Killed signal terminated program cc1plus" when the kernel ends the compiler for want of memory; the
 # compiler itself says the others where a limit (ulimit, cgroup without swap) refuses it more.
@@ -32,7 +33,6 @@ _COMPILER = re.compile(r"^\S[^:]*:\d+(:\d+)?: (fatal )?error: |undefined referen
 _QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
 # The build's copy of the tree; people have the file in theirs.
 _COPY = re.compile(r"(?<!\S)(?:/\S*/scratch/source|/project)/")
-STAGE_MARK = "\n#### torch-build-farm: "  # what each stage's part of a job's log begins with
 _ANY = re.compile(r"\berror\b|\bfailed\b", re.IGNORECASE)
 
 

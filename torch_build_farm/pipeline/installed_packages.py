@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from torch_build_farm.engines.diagnosis import STAGE_MARK
+from torch_build_farm.core.log import STAGE_MARK
 
 # uv's lines, such as " + ninja==1.13.2" (" ~": once more; " -": removed). `build -v` puts "< " before them, and older
 # ones, such as CPython 3.9's, colours around.

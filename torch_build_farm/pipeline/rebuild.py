@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch_build_farm.core.errors import UsageError
+from torch_build_farm.core.files import sha256
 from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.records import Record
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.tree import sha256
 from torch_build_farm.releases.sdk.wheel import LOCAL
 
 

@@ -14,8 +14,8 @@ def release(path: Path, work: Path) -> str:
     relocated = sorted(work.glob("jobs/*/records/relocate.json"))
     if not relocated or not path.is_file():
         return ""
+    from torch_build_farm.core.files import sha256  # noqa: PLC0415
     from torch_build_farm.pipeline import records  # noqa: PLC0415 (slow to import)
-    from torch_build_farm.project.tree import sha256  # noqa: PLC0415
 
     digest = sha256(path)
     for file in relocated:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from torch_build_farm.project.tree import sha256
+from torch_build_farm.core.files import sha256
 
 SCHEMA = 1
 

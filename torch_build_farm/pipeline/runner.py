@@ -18,10 +18,11 @@ from typing import Any
 from torch_build_farm.cli.report import JobResult, Progress, StageResult
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.errors import DiskError, FarmError, InternalError, Interrupted, RepairError
+from torch_build_farm.core.files import sha256
+from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.base import Engine
-from torch_build_farm.engines.diagnosis import STAGE_MARK
 from torch_build_farm.pipeline import estimates as history
 from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.jobserver import Jobserver
@@ -29,7 +30,7 @@ from torch_build_farm.pipeline.records import Record
 from torch_build_farm.pipeline.stages.smoke import Mode
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.tree import Source, sha256
+from torch_build_farm.project.tree import Source
 
 
 class Slots:
@@ -327,9 +328,3 @@ def run(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], progress: Prog
     if farm.runner.cancelled:
         raise next((r.error for r in results if isinstance(r.error, Interrupted)), Interrupted())
     return results
-
-
-def clear(folder: Path) -> None:
-    """An empty folder in place of whatever was there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)

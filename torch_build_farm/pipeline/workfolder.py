@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,20 +49,3 @@ def locked(work: Path, runner: Runner, wait: bool, say: Callable[[str], None]) -
         stream.write(json.dumps({"pid": os.getpid()}))
         stream.flush()
         yield
-
-
-def size_of(folder: Path) -> int:
-    """Bytes in a folder, hard links within it counted once."""
-    seen: dict[tuple[int, int], int] = {}
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            seen[status.st_dev, status.st_ino] = status.st_size
-    return sum(seen.values())
-
-
-def remove(folder: Path) -> int:
-    """Remove a folder with all in it; returns the bytes that were in it."""
-    size = size_of(folder) if folder.exists() else 0
-    shutil.rmtree(folder, ignore_errors=True)
-    return size

@@ -28,8 +28,9 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.core.errors import PackageIndexError, SourceError, nearest
-from torch_build_farm.core.package_index import PackageIndex, public
+from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.core.urls import public
 from torch_build_farm.project.settings import Project
 
 if TYPE_CHECKING:

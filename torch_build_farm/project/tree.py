@@ -12,6 +12,7 @@ from typing import Any
 from pathspec import PathSpec
 
 from torch_build_farm.core.errors import ConfigError, SourceError
+from torch_build_farm.core.files import sha256
 from torch_build_farm.project import metadata
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.metadata import Metadata
@@ -74,12 +75,6 @@ class Source:
                 continue
             total.update(f"{file.path}\0{file.sha256}\0{file.executable}\0{file.link}\n".encode())
         return total.hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:

@@ -14,9 +14,10 @@ from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.errors import PublishError
-from torch_build_farm.core.package_index import PackageIndex, public
+from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.urls import public
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
 from torch_build_farm.project.settings import Project, Variant

@@ -10,8 +10,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from torch_build_farm.core.errors import FarmError, PackageIndexError, PublishError, UploadRefusedError
-from torch_build_farm.core.package_index import PackageIndex, public
+from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.core.urls import public
 from torch_build_farm.publish.upload_plan import Item, digest_of
 
 _TRIES = 6

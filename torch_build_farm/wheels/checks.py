@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.errors import RepairError
+from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.core.process import Shell
-from torch_build_farm.engines.diagnosis import STAGE_MARK
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import wheel as wheels
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.errors import EngineError
+from torch_build_farm.core.files import sha256
 from torch_build_farm.core.package_index import uv_settings
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, mount
-from torch_build_farm.project.tree import sha256
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -17,12 +17,13 @@ from torch_build_farm.core.errors import (
     SdkError,
     UnknownTorchError,
 )
+from torch_build_farm.core.files import clear
+from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.base import BuildRequest
-from torch_build_farm.engines.diagnosis import STAGE_MARK
-from torch_build_farm.pipeline.runner import Farm, Step, clear
+from torch_build_farm.pipeline.runner import Farm, Step
 from torch_build_farm.project.plan import Job
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.sdk import cache as shelf

@@ -16,17 +16,17 @@ from torch_build_farm.audit import wheel_report as matrix
 from torch_build_farm.audit.read_wheel import read as read_wheel
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.errors import AbiError, AuditError
+from torch_build_farm.core.files import clear, sha256
 from torch_build_farm.engines import ninja_log
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.engines.docker import cibuildwheel_config as cibuildwheel
 from torch_build_farm.pipeline import estimates as history
 from torch_build_farm.pipeline import installed_packages as build_environment
 from torch_build_farm.pipeline.recorded import built_against
-from torch_build_farm.pipeline.runner import Farm, Outcome, Stage, Step, clear
+from torch_build_farm.pipeline.runner import Farm, Outcome, Stage, Step
 from torch_build_farm.pipeline.stages import render as rendering
 from torch_build_farm.pipeline.stages.build import with_torch
 from torch_build_farm.pipeline.stages.smoke import Smoke, neighbour
-from torch_build_farm.project.tree import sha256
 from torch_build_farm.releases.known import Knowledge, added_folder
 from torch_build_farm.wheels import checks as repairing
 from torch_build_farm.wheels import one_name as meta

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import UnknownTorchError, nearest
+from torch_build_farm.core.files import sha256
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.project.tree import sha256
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.sdk import exported_names as names
 from torch_build_farm.releases.sdk import members, wheel
