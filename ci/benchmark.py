@@ -50,9 +50,9 @@ from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.engines import ninja_log
 from torch_build_farm.engines.docker.containers import Labels
 from torch_build_farm.engines.docker.images import LABEL, STAND_IN, identifiers, pins
-from torch_build_farm.pipeline.stages.render import PRELUDE
+from torch_build_farm.engines.variables import PRELUDE
 from torch_build_farm.project import settings as config
-from torch_build_farm.wheels import checks as repair
+from torch_build_farm.wheels import auditwheel
 
 ROOT = Path(__file__).resolve().parent.parent
 FARM = (sys.executable, str(ROOT / "build_farm.py"))
@@ -160,7 +160,7 @@ def plain_configuration(bench: Bench, minor: str, objects: Path) -> str:
         arguments.append(f"--mount=type=bind,source={bundle},target={CERTIFICATES},readonly")
         arguments += [f"--env={name}={CERTIFICATES}" for name in ("SSL_CERT_FILE", "PIP_CERT")]
     arguments += [f"--env={name}" for name in os.environ if name.lower().endswith("_proxy")]
-    command = repair.command("auditwheel", "{wheel}", "{dest_dir}")
+    command = auditwheel.command("auditwheel", "{wheel}", "{dest_dir}")
     defines = f"-DCMAKE_PROJECT_TOP_LEVEL_INCLUDES=/project/{PRELUDE} -DCMAKE_CXX_STANDARD={variant.cxx_standard}"
     settings = {
         "manylinux-x86_64-image": pins().get(bench.image, bench.image),

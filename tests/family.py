@@ -10,9 +10,9 @@ from pathlib import Path
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.versions import Minor
+from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.project.settings import Project, load
-from torch_build_farm.project.variant_backend import write_wheel
-from torch_build_farm.wheels import one_name as meta
+from torch_build_farm.wheels import one_name
 from torch_build_farm.wheels.relocate import relocate
 
 EPOCH = 1_000_000_000
@@ -69,5 +69,5 @@ def variant(
     return relocate(raw, folder, folder / "scratch", settings=own.settings, tag=minor.tag, shell=shell)
 
 
-def family(own: Project, model: Path, last: Mapping[str, str]) -> meta.Family:
-    return meta.Family.of(own, model, {Minor.parse(torch): version for torch, version in last.items()}, EPOCH)
+def family(own: Project, model: Path, last: Mapping[str, str]) -> one_name.Family:
+    return one_name.Family.of(own, model, {Minor.parse(torch): version for torch, version in last.items()}, EPOCH)

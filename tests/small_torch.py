@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.elves import library
 from torch_build_farm.releases.sdk.exported_names import Library
-from torch_build_farm.releases.symbol_types import Kind
+from torch_build_farm.wheels.elf.symbol import Kind
 
 LIBRARIES = {
     "libc10.so": Library((), {"_ZN3c103fooENSt7__cxx1112basic_stringE": Kind(2, 1, 0), "c": Kind(1, 1, 4)}),

@@ -17,7 +17,7 @@ from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.project.fetch import EARLIEST
 from torch_build_farm.project.settings import load
-from torch_build_farm.wheels import one_name as meta
+from torch_build_farm.wheels import one_name
 
 HERE = Path(__file__).resolve().parent
 
@@ -96,7 +96,7 @@ def beside(project: Path, wheel: Path, folder: Path) -> list[Path]:
     loaded = load(project, CHECKOUT)
     name, version, *_ = wheel.name.split("-")
     (minor,) = [minor for minor, variant in loaded.variants.items() if name.endswith(f"_{variant.tag}")]
-    return meta.write(meta.Family.of(loaded, wheel, {minor: version}, EARLIEST), folder)
+    return one_name.write(one_name.Family.of(loaded, wheel, {minor: version}, EARLIEST), folder)
 
 
 @pytest.fixture

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHECKOUT
-from torch_build_farm.audit import read_wheel as wheel
-from torch_build_farm.audit import wheel_report as matrix
+from torch_build_farm.audit import read_wheel, wheel_report
 from torch_build_farm.audit.loader import policy
+from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Finding
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import default_folder
-from torch_build_farm.releases.known import Knowledge
 from torch_build_farm.releases.symbol_table import mask_of
 from torch_build_farm.wheels.elf.library import Elf
 
@@ -51,17 +50,17 @@ def fetched(name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def known() -> Knowledge:
-    return Knowledge.load(Path("/nonexistent"))  # what is shipped
+def known() -> AuditTables:
+    return AuditTables.load(Path("/nonexistent"))  # what is shipped
 
 
-def judged(known: Knowledge, cases: list[Case]) -> Iterator[tuple[Case, Finding, str]]:
+def judged(known: AuditTables, cases: list[Case]) -> Iterator[tuple[Case, Finding, str]]:
     """Each case with what the audit finds, and the library's kind; a wheel is read once."""
     of_wheel = defaultdict(list)
     for case in cases:
         of_wheel[case["wheel"]].append(case)
     for name, its in of_wheel.items():
-        report = matrix.audit(wheel.read(fetched(name)), known, known.releases)
+        report = wheel_report.audit(read_wheel.read(fetched(name)), known, known.releases)
         by_path = {one.path: one for one in report.libraries}
         for case in its:
             library = by_path[case["library"]] if "library" in case else None
@@ -73,7 +72,7 @@ def told(case: Case) -> str:
     return f"{case['wheel']} {case.get('library', '')} torch {case['torch']}"
 
 
-def test_the_shared_cases(known: Knowledge) -> None:
+def test_the_shared_cases(known: AuditTables) -> None:
     cases = table(SHARED)["case"]
     for case, found, kind in judged(known, cases):
         assert found.verdict.value == case["verdict"], told(case)
@@ -102,7 +101,7 @@ def expected(case: Case, found: str, explained: dict[str, list[Case]], used: set
     return found if (case["verdict"], found) == ("ENV", "BROKEN") else case["verdict"]
 
 
-def unseen(case: Case, found: Finding, known: Knowledge) -> set[str]:
+def unseen(case: Case, found: Finding, known: AuditTables) -> set[str]:
     """Torch's names that the loader missed and the audit does not miss.
 
     The loader had one library at a time, without what the package loads before it: the wheel's own other libraries, or
@@ -118,10 +117,10 @@ def unseen(case: Case, found: Finding, known: Knowledge) -> set[str]:
 
 @cache
 def libraries(name: str) -> tuple[Elf, ...]:
-    return tuple(wheel.read(fetched(name)).libraries.values())
+    return tuple(read_wheel.read(fetched(name)).libraries.values())
 
 
-def test_what_was_seen(known: Knowledge, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_seen(known: AuditTables, capsys: pytest.CaptureFixture[str]) -> None:
     cases, explained = table("cases.toml")["case"], table("explained.toml")
     counts: Counter[tuple[str, str, str]] = Counter()
     wrong, needed = [], set[int]()

@@ -14,9 +14,7 @@ import pytest
 from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import Environment, MainRun
 from torch_build_farm.core.errors import AbiError, AuditError
-from torch_build_farm.releases import header_lines as marks
-from torch_build_farm.releases import symbol_table as index
-from torch_build_farm.releases import type_layouts as layout
+from torch_build_farm.releases import header_lines, symbol_table, type_layouts
 from torch_build_farm.releases.known import LAYOUTS, MARKS, SHIPPED, SYMBOLS
 
 SYM_NE, MANGLED = "c10::SymInt::sym_ne(c10::SymInt const&) const", "_ZNK3c106SymInt6sym_neERKS0_"
@@ -90,11 +88,11 @@ def test_what_is_shipped_is_what_the_index_gives(tmp_path: Path) -> None:
     fetched = float(done.stdout.rpartition(" MB in ")[0].rpartition(" ")[2])
     assert fetched < 30, done.stdout
     made = store / "index" / release
-    ours, theirs = (index.unpack((folder / SYMBOLS).read_bytes()) for folder in (made, SHIPPED))
+    ours, theirs = (symbol_table.unpack((folder / SYMBOLS).read_bytes()) for folder in (made, SHIPPED))
     assert ours.units
     for unit in ours.units:
         assert ours.names(unit) == theirs.names(unit), unit
-    lines = [marks.unpack((folder / MARKS).read_bytes()).lines[release] for folder in (made, SHIPPED)]
+    lines = [header_lines.unpack((folder / MARKS).read_bytes()).lines[release] for folder in (made, SHIPPED)]
     assert lines[0] == lines[1]
-    types = [layout.unpack((folder / LAYOUTS).read_bytes()).of[release] for folder in (made, SHIPPED)]
+    types = [type_layouts.unpack((folder / LAYOUTS).read_bytes()).of[release] for folder in (made, SHIPPED)]
     assert types[0] == types[1]

@@ -15,7 +15,7 @@ from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import Environment, MainRun, beside
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines.local import compile_slots
+from torch_build_farm.engines.slots import compile_slots
 from torch_build_farm.wheels import wheel as wheels
 
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"

@@ -10,8 +10,8 @@ from tests.conftest import CHECKOUT, Farm, need
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.tools import environment as tool_environment
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines.local import find_interpreters
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.engines.interpreters import find_interpreters
+from torch_build_farm.wheels import wheel
 
 
 def git(root: Path, *words: str) -> None:
@@ -31,9 +31,9 @@ def test_a_version_from_git_is_every_wheels(tiny: Farm) -> None:
     answer = tiny("build", "--torch", "2.8", "2.9", "--json")
     assert answer.code == 0, answer.err
     for path in tiny.work.glob("dist/*.whl"):
-        assert wheels.read(path).version == "0.1.114.post0"
-        tag = wheels.read(path).name.rpartition("-")[2]
-        assert f"tiny/_{tag}/_version.py" in wheels.read(path).members
+        assert wheel.read(path).version == "0.1.114.post0"
+        tag = wheel.read(path).name.rpartition("-")[2]
+        assert f"tiny/_{tag}/_version.py" in wheel.read(path).members
     assert not (tiny.project / "tiny" / "_version.py").exists()
     status = subprocess.run(
         ["git", "status", "--porcelain"], cwd=tiny.project, capture_output=True, text=True, check=True
@@ -55,7 +55,7 @@ def test_its_own_variants_and_templates_win(tiny: Farm) -> None:
     answer = tiny("build", "--torch", "2.8")
     assert answer.code == 0, answer.err
     (path,) = tiny.work.glob("dist/*.whl")
-    assert wheels.read(path).metadata["Keywords"] == "torch-2.8"
+    assert wheel.read(path).metadata["Keywords"] == "torch-2.8"
     (log,) = tiny.work.glob("logs/*.log")
     assert "the standard is 20" in log.read_text()
 

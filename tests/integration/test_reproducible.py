@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import PROJECTS, Farm
 from tests.integration.conftest import Environment, beside
 from torch_build_farm.core.store import default_folder
-from torch_build_farm.pipeline.rebuild import differences
+from torch_build_farm.wheels.compare import differences
 
 MAIN = ("build", "--torch", "2.9")
 

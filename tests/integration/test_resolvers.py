@@ -21,7 +21,7 @@ from tests.family import family, make_wheel, project, torch, variant
 from tests.index import Index
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.wheels import one_name as meta
+from torch_build_farm.wheels import one_name
 
 NAME = "pymomentum-gpu"
 OWN = project(NAME, "pymomentum")
@@ -67,7 +67,7 @@ class World:
         for minor in minors:
             model = self.variant(version, minor)
         last = {**(retired or {}), **dict.fromkeys(minors, version)}
-        for made in meta.write(family(OWN, model, last), self.folder / "made"):
+        for made in one_name.write(family(OWN, model, last), self.folder / "made"):
             self.index.add_wheel(made)
 
     def files(self) -> dict[str, bytes]:
@@ -235,7 +235,7 @@ def test_the_documented_line_for_pip(user: User, note) -> None:  # type: ignore[
 @pytest.mark.parametrize("pinned", ["", "torch==2.8.*"])
 def test_a_version(user: User, note, version: str, operator: str, pinned: str) -> None:  # type: ignore[no-untyped-def]
     good(user.install(f"{NAME}{operator}{version}", *filter(None, [pinned])))
-    wanted = max(SpecifierSet(f"{operator}{version}").filter(VERSIONS), key=meta.Version)
+    wanted = max(SpecifierSet(f"{operator}{version}").filter(VERSIONS), key=one_name.Version)
     note(f"`{operator}{version}` {pinned}", user.gets())
     assert user.gets() == (f"2.8 {wanted} 2.8.0" if pinned else f"2.10 {wanted} 2.10.0")
 
@@ -294,7 +294,7 @@ def test_a_new_torch(user: User, note, tmp_path: Path, wanted: list[str]) -> Non
         assert user.install(*wanted).returncode != 0, "not before there is a variant"
         before = new.files()
         made = family(OWN, new.variant(V, "2.16"), {"2.16": V})
-        new.index.add_wheel(meta.write_rung(made, *made.last, new.folder / "made"))
+        new.index.add_wheel(one_name.write_rung(made, *made.last, new.folder / "made"))
         assert {name: new.files()[name] for name in before} == before
         assert len(new.files()) == len(before) + 2
         good(user.install(*wanted))
@@ -366,7 +366,7 @@ def test_what_the_guard_prints(user: User, note, other: str, tmp_path: Path) -> 
         assert f"has no variant for torch {other}" in done.stderr
         if other == "2.99.0":
             made = family(OWN, new.variant(V, "2.99"), {"2.99": V})
-            new.index.add_wheel(meta.write_rung(made, *made.last, new.folder / "made"))
+            new.index.add_wheel(one_name.write_rung(made, *made.last, new.folder / "made"))
         command = printed[user.resolver.split()[0]]
         (user.home / "bin" / "pip").unlink(missing_ok=True)
         (user.home / "bin" / "pip").write_text(

@@ -22,8 +22,8 @@ from tests.made_up import Front
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.pipeline import installed_packages as build_environment
-from torch_build_farm.releases.sdk import cache as shelf
+from torch_build_farm.pipeline import installed_packages
+from torch_build_farm.releases.sdk import cache
 
 
 def built_with(farm: Farm, torch: str) -> tuple[str, str]:
@@ -32,12 +32,12 @@ def built_with(farm: Farm, torch: str) -> tuple[str, str]:
     assert answer.code == 0, answer.err
     (job,) = answer.document["jobs"]
     (details,) = [stage["details"] for stage in job["stages"] if stage["stage"] == "build"]
-    return details["built-with"], build_environment.installed(Path(job["log"]).read_text())["torch"]
+    return details["built-with"], installed_packages.installed(Path(job["log"]).read_text())["torch"]
 
 
-def the_sdk(release: str) -> shelf.Sdk:
+def the_sdk(release: str) -> cache.Sdk:
     """The SDK that an earlier build of this process left in the store."""
-    found = shelf.find(TorchStore.at(default_folder(), CHECKOUT), release, CPython.running(), PackageIndex.configured())
+    found = cache.find(TorchStore.at(default_folder(), CHECKOUT), release, CPython.running(), PackageIndex.configured())
     assert found, f"no SDK of {release} is in the store"
     return found
 

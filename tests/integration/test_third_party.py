@@ -15,7 +15,7 @@ from tests.conftest import PROJECTS, Farm
 from tests.index import Index
 from tests.integration.conftest import Environment
 from tests.unit.test_source import git
-from torch_build_farm.cli import main as cli
+from torch_build_farm.cli import main
 from torch_build_farm.wheels import wheel as wheels
 
 INFO = "Metadata-Version: 2.1\nName: legacy_ext\nVersion: 1.2.3\nRequires-Python: >=3.8\n"
@@ -42,7 +42,7 @@ def legacy(tmp_path_factory: pytest.TempPathFactory) -> Farm:
     index.add("legacy_ext-1.2.3.tar.gz", sdist(), "legacy-ext")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UV_DEFAULT_INDEX", index.url)
-        assert cli.main(["init", "legacy-ext==1.2.3", str(folder / "project")]) == 0
+        assert main.main(["init", "legacy-ext==1.2.3", str(folder / "project")]) == 0
         farm = Farm(folder / "project", folder / "work")
         farm.edit("pyproject.toml", '# smoke-script = "smoke.py" beside', 'smoke-script = "smoke.py"  # beside')
         shutil.copy(PROJECTS / "legacy" / "smoke.py", folder / "project")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Farm
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels import wheel
 
 # In a mount name space of its own: an empty folder over every CUDA installation, a text file over every nvcc.
 HIDE = """
@@ -25,7 +25,7 @@ exec "$@"
 
 def needed(farm: Farm) -> set[str]:
     (path,) = farm.work.glob("dist/*.whl")
-    return {name for library in wheels.read(path).libraries for name in library.needed}
+    return {name for library in wheel.read(path).libraries for name in library.needed}
 
 
 def test_where_no_toolkit_is(make_farm: Callable[..., Farm], root: None) -> None:

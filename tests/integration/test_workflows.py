@@ -311,7 +311,7 @@ def test_the_watch_proposes_a_draft_where_the_build_fails(watch: Watch) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _the_farms_python() -> None:
     from torch_build_farm.core import tools as toolbox  # noqa: PLC0415
-    from torch_build_farm.engines.local import find_interpreters  # noqa: PLC0415
+    from torch_build_farm.engines.interpreters import find_interpreters  # noqa: PLC0415
 
     there = find_interpreters(toolbox.environment(default_folder() / "uv", Path("/tmp")))
     need(CPython.parse(FARMS_PYTHON) in there, f"needs CPython {FARMS_PYTHON}, which the workflows run the farm with")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from tests.integration.expressions import Unknown
 from torch_build_farm.cli import ci
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines.local import find_interpreters
+from torch_build_farm.engines.interpreters import find_interpreters
 
 if TYPE_CHECKING:
     from tests.integration.workflow_runner import Workplace
@@ -43,7 +43,7 @@ def checkout(given: Inputs, place: Workplace) -> None:
 def setup_python(given: Inputs, place: Workplace) -> None:
     """Interpreters of this machine; the last one in an environment that holds what earlier jobs installed, if any."""
     _only(given, "python-version")
-    there = find_interpreters(toolbox.environment(default_folder() / "uv", place.temp))
+    there = find_interpreters(tools.environment(default_folder() / "uv", place.temp))
     for version in given["python-version"].split():
         if CPython.parse(version) not in there:
             raise ActionFailed(f"no CPython {version} on this machine")

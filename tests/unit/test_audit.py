@@ -18,16 +18,13 @@ from rich.console import Console
 from tests.conftest import CHECKOUT
 from tests.elves import library
 from tests.family import make_wheel
-from torch_build_farm.audit import built_against as built
-from torch_build_farm.audit import output as show
-from torch_build_farm.audit import read_wheel as wheel
-from torch_build_farm.audit import wheel_report as matrix
+from torch_build_farm.audit import built_against, output, read_wheel, wheel_report
 from torch_build_farm.audit.built_against import Evidence
+from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Kind, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport
 from torch_build_farm.cli.main import main
 from torch_build_farm.core.errors import AbiError, AuditError
-from torch_build_farm.releases.known import Knowledge
 from torch_build_farm.wheels.elf import library as elf
 
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
@@ -40,8 +37,8 @@ MINE = "demo/_core.cpython-312-x86_64-linux-gnu.so"
 
 
 @cache
-def known() -> Knowledge:
-    return Knowledge.load(Path("nothing"))
+def known() -> AuditTables:
+    return AuditTables.load(Path("nothing"))
 
 
 def made(folder: Path, files: dict[str, bytes], *fields: str, tag: str = "cp312-cp312-linux_x86_64") -> Path:
@@ -50,7 +47,7 @@ def made(folder: Path, files: dict[str, bytes], *fields: str, tag: str = "cp312-
 
 
 def audit(folder: Path, files: dict[str, bytes], *fields: str, tag: str = "cp312-cp312-linux_x86_64") -> WheelReport:
-    return matrix.audit(wheel.read(made(folder, files, *fields, tag=tag)), known(), known().releases)
+    return wheel_report.audit(read_wheel.read(made(folder, files, *fields, tag=tag)), known(), known().releases)
 
 
 def verdicts(report: WheelReport) -> dict[Verdict, list[str]]:
@@ -69,7 +66,7 @@ def test_the_wheel_that_all_this_is_about(tmp_path: Path) -> None:
     assert (found.kind, found.built.releases) == (Kind.TORCH, ("2.8.0",))
     assert found.releases["2.9.1"].missing == (SYM_NE,)
     assert found.releases["2.9.1"].layout == ()
-    assert "missing c10::SymInt::sym_ne(c10::SymInt const&) const" in "".join(show.lines(report))
+    assert "missing c10::SymInt::sym_ne(c10::SymInt const&) const" in "".join(output.lines(report))
     assert audit(tmp_path / "true", {MINE: core}, "Requires-Dist: torch<2.9").claim == "true"
     assert audit(tmp_path / "none", {MINE: core}).claim == "wider", "who names no torch promises all"
     narrow = audit(tmp_path / "narrow", {"demo/x.py": b""}, "Requires-Dist: torch==2.8.*")
@@ -92,7 +89,7 @@ def test_what_it_was_built_against_is_not_known(tmp_path: Path) -> None:
     report = audit(tmp_path, {MINE: library([SINGLETON], [], TORCH)})
     assert report.libraries[0].built.how == "nothing tells"
     assert report.releases["2.8.0"].verdict is Verdict.UNKNOWN
-    assert "what it was built against" in show.reasons(report.releases["2.8.0"])[-1] or report.releases["2.8.0"].note
+    assert "what it was built against" in output.reasons(report.releases["2.8.0"])[-1] or report.releases["2.8.0"].note
     pinned = audit(tmp_path / "pinned", {MINE: library([SINGLETON], [], TORCH)}, "Requires-Dist: torch==2.9.*")
     assert pinned.releases["2.9.1"].verdict is Verdict.OK
     assert pinned.libraries[0].built.how == "the requirement in METADATA"
@@ -118,7 +115,7 @@ def test_evidence_of_the_build(
     """Bytes are believed before METADATA, and marks of no known release leave nothing to believe."""
     asked = SpecifierSet(declared) if declared else None
     evidence = Evidence(frozenset(marked), frozenset(linked), declared=asked, recorded=recorded)
-    assert built.infer(EVERY, evidence).releases == expected
+    assert built_against.infer(EVERY, evidence).releases == expected
 
 
 def test_the_stable_abi_has_no_upper_end(tmp_path: Path) -> None:
@@ -213,18 +210,18 @@ def test_damaged_wheels_are_named(tmp_path: Path) -> None:
     for cut in range(0, len(content), 7):
         path.write_bytes(content[:cut])
         with pytest.raises(AuditError, match=r"demo-1\.0-cp312"):
-            wheel.read(path)
+            read_wheel.read(path)
     for name in ("../evil.so", "/abs.so", "a\\b.so"):
         with pytest.raises(AuditError, match="leads out of the wheel"):
-            wheel.read(made(tmp_path / "names", {name: core}))
+            read_wheel.read(made(tmp_path / "names", {name: core}))
     with pytest.raises(AuditError, match=r"_core.*for AArch64, not for x86-64"):
-        wheel.read(made(tmp_path / "arm", {MINE: library(machine=183)}))
+        read_wheel.read(made(tmp_path / "arm", {MINE: library(machine=183)}))
     with pytest.raises(AuditError, match="is not the file that RECORD lists"):
-        wheel.read(changed(good, tmp_path, MINE, core + b"\0"))
+        read_wheel.read(changed(good, tmp_path, MINE, core + b"\0"))
     with pytest.raises(AuditError, match="no wheel that can be read"):
-        wheel.read(tmp_path / "nothing-1.0-py3-none-any.whl")
+        read_wheel.read(tmp_path / "nothing-1.0-py3-none-any.whl")
     with pytest.raises(AuditError, match="no wheel that can be read"):
-        wheel.read(good.rename(tmp_path / "misnamed.whl"))
+        read_wheel.read(good.rename(tmp_path / "misnamed.whl"))
 
 
 def changed(good: Path, folder: Path, name: str, content: bytes, *, record: bool = True) -> Path:
@@ -248,13 +245,13 @@ def test_a_zip_bomb(tmp_path: Path) -> None:
             for _ in range(300):
                 stream.write(bytes(1 << 20))
     with pytest.raises(AuditError, match=r"bomb.so would have \d+ bytes"):
-        wheel.read(path)
+        read_wheel.read(path)
 
 
 def test_damaged_symbols_are_an_error_or_no_ok(tmp_path: Path) -> None:
     """Whatever byte of .dynsym or of the strings changes, 2.9.1 stays broken. RECORD's hash is no witness here."""
     core = library([SYM_NE], ["PyInit__core"], TORCH, versioned={"f": ("libc.so.6", "GLIBC_2.4")}, more=BUILT_ON_28)
-    good = wheel.read(made(tmp_path, {MINE: core}))
+    good = read_wheel.read(made(tmp_path, {MINE: core}))
     start = 64 + 3 * 56  # of .dynsym; its second entry is SYM_NE's
     random.seed(2)
     wrong = []
@@ -264,7 +261,7 @@ def test_damaged_symbols_are_an_error_or_no_ok(tmp_path: Path) -> None:
             damaged = elf.read(core[:place] + bytes([value]) + core[place + 1 :])
         except elf.ElfError:
             continue
-        found = matrix.audit(replace(good, libraries={MINE: damaged}), known(), ["2.9.1"])
+        found = wheel_report.audit(replace(good, libraries={MINE: damaged}), known(), ["2.9.1"])
         if found.releases["2.9.1"].verdict is Verdict.OK:
             wrong.append((place - start, value, [one.name for one in damaged.undefined]))
     assert wrong == []
@@ -285,7 +282,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     bad.write_bytes(b"no zip")
     assert main(["audit", str(bad), path, "--json"], CHECKOUT) == AuditError.exit_code
     document = json.loads(capsys.readouterr().out)
-    TypeAdapter(show.Document).validate_python(document)
+    TypeAdapter(output.Document).validate_python(document)
     assert document["errors"][0]["file"] == bad.name
     (one,) = document["wheels"]
     assert one["libraries"][0]["releases"]["2.9.1"] == {
@@ -297,22 +294,22 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_the_json_schema_is_that_of_the_code() -> None:
     shipped = (CHECKOUT / "docs" / "audit.schema.json").read_text("utf-8")
-    assert shipped == json.dumps(show.json_schema(), indent=2) + "\n"
+    assert shipped == json.dumps(output.json_schema(), indent=2) + "\n"
 
 
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     report = audit(tmp_path, {MINE: library([SYM_NE, SINGLETON], [], TORCH, more=BUILT_ON_28)})
     console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
-    show.table(console, [report])
+    output.table(console, [report])
     assert max(map(len, console.export_text().splitlines())) <= 80
-    assert re.search(r"torch 2\.9\.0 to\s+", console.export_text() + " ") or "2.9.0" in show.markdown([report])
+    assert re.search(r"torch 2\.9\.0 to\s+", console.export_text() + " ") or "2.9.0" in output.markdown([report])
 
 
 def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "2.99.0").mkdir()
     (tmp_path / "2.99.0" / "symbols.xz").write_bytes(b"damaged")
     with pytest.raises(AuditError, match="cannot be read") as error:
-        Knowledge.load(tmp_path)
+        AuditTables.load(tmp_path)
     assert str(tmp_path / "2.99.0") in str(error.value)
 
 
@@ -369,7 +366,7 @@ def test_claims_of_no_release_that_is_known(tmp_path: Path) -> None:
 
 def test_a_part_of_the_releases_is_never_any(tmp_path: Path) -> None:
     path = made(tmp_path, {"demo/x.py": b""})
-    assert matrix.audit(wheel.read(path), known(), ["2.8.0", "2.9.1"]).true_range == ">=2.8.0,<=2.9.1"
+    assert wheel_report.audit(read_wheel.read(path), known(), ["2.8.0", "2.9.1"]).true_range == ">=2.8.0,<=2.9.1"
 
 
 def test_builds_for_several_cudas_and_not_for_several_gpus(tmp_path: Path) -> None:

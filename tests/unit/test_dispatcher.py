@@ -17,8 +17,8 @@ import pytest
 from tests.conftest import CHECKOUT
 from tests.family import family, project, torch, variant
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines.local import find_interpreters
-from torch_build_farm.wheels import one_name as meta
+from torch_build_farm.engines.interpreters import find_interpreters
+from torch_build_farm.wheels import one_name
 
 FILES = {
     "demo/__init__.py": "'''What it is.'''\nimport os\nfrom . import sub\nfrom .sub.deep import VALUE\nwhere = os.path.dirname(__file__)\nclass Thing: pass\n",
@@ -48,7 +48,7 @@ class Site:
             made = variant(self.made, self.project, minor, "1.0", own)
             self.unpack(made)
         last = dict.fromkeys((*known, *minors), "1.0")
-        self.unpack(meta.write_plain(family(self.project, made, last), self.made))
+        self.unpack(one_name.write_plain(family(self.project, made, last), self.made))
 
     def torch(self, version: str) -> None:
         self.unpack(torch(self.made, version))

@@ -15,17 +15,14 @@ from torch_build_farm.core.errors import Interrupted
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.engines import variables as recipe
+from torch_build_farm.engines import variables
 from torch_build_farm.engines.base import BuildRequest
-from torch_build_farm.engines.docker import DockerEngine, images
-from torch_build_farm.engines.docker import cibuildwheel_config as cibuildwheel
-from torch_build_farm.engines.docker import store_access as ground
+from torch_build_farm.engines.docker import DockerEngine, cibuildwheel_config, images, store_access
 from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, Watch, mount
 from torch_build_farm.engines.docker.images import Base
-from torch_build_farm.engines.local import compile_slots
+from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots
 from torch_build_farm.engines.variables import Places
-from torch_build_farm.pipeline.estimates import DEFAULT_GB
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
 
@@ -48,7 +45,7 @@ def test_pins_and_identifiers_are_cibuildwheels_own() -> None:
 
 def test_a_configuration_is_valid_toml_and_keeps_commands_as_they_are() -> None:
     commands = ["echo 'a' && echo \"$HOME\"", "echo {project} {wheel}"]
-    text = cibuildwheel.configuration("image:tag", ["--env=A=x y", "--label=a=b"], "/store/env", commands)
+    text = cibuildwheel_config.configuration("image:tag", ["--env=A=x y", "--label=a=b"], "/store/env", commands)
     table = tomllib.loads(text)["tool"]["cibuildwheel"]
     assert table["container-engine"]["disable-host-mount"] is True
     assert table["container-engine"]["create-args"] == ["--env=A=x y", "--label=a=b"]
@@ -56,8 +53,8 @@ def test_a_configuration_is_valid_toml_and_keeps_commands_as_they_are() -> None:
     assert "#{project}" in table["before-build"]
     assert "--exclude 'libtorch*.so*'" in table["repair-wheel-command"]
     assert table["repair-wheel-command"].endswith(" {wheel}")
-    assert cibuildwheel.was_repairing(["Building wheel...", "Repairing wheel...", "x"])
-    assert not cibuildwheel.was_repairing(["Repairing wheel...", "Copying wheels back to host...", "no space"])
+    assert cibuildwheel_config.was_repairing(["Building wheel...", "Repairing wheel...", "x"])
+    assert not cibuildwheel_config.was_repairing(["Repairing wheel...", "Copying wheels back to host...", "no space"])
 
 
 def test_mounts_survive_commas_and_quotes() -> None:
@@ -71,8 +68,8 @@ def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, t
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     store = TorchStore.at(tmp_path, tmp_path)
-    environment = ground._environment(store, {}, "")
-    confinement = Confinement((), "", False, 10**9, environment, ground._passed())
+    environment = store_access._environment(store, {}, "")
+    confinement = Confinement((), "", False, 10**9, environment, store_access._passed())
     words = confinement.arguments(Labels("s", "c", "r").all("job"), {})
     assert not [word for word in words if "geheim" in word]
     assert {f"--env={name}" for name in secrets} <= set(words)
@@ -128,12 +125,14 @@ def test_what_a_probed_image_holds() -> None:
 def test_the_recipe_maps_folders_and_joins_the_projects_flags() -> None:
     settings = replace(PROJECT.settings, environment={"CXXFLAGS": "-DX", "CXX": "g++-13"}, cuda_arch_list=("9.0",))
     places = Places(Path("/e"), Path("/project"), Path("/tmp/b"), {"/project": "."})
-    found = recipe.variables(settings, request("2.13"), places)
+    found = variables.variables(settings, request("2.13"), places)
     assert found["CXXFLAGS"].startswith("-DX -ffile-prefix-map=/project=. ")
     assert found["NVCC_APPEND_FLAGS"].count("-Xcompiler=-ffile-prefix-map=") == 3
     assert found["CUDA_HOME"] == "/e/lib/python3.11/site-packages/nvidia/cu13"
     assert found["CUDAHOSTCXX"] == "g++-13"
-    assert "CUDA_HOME" not in recipe.variables(settings, request("2.8"), places), "there are no such wheels for CUDA 12"
-    plain = recipe.variables(PROJECT.settings, request("2.13"), replace(places, environment=None))
+    assert "CUDA_HOME" not in variables.variables(settings, request("2.8"), places), (
+        "there are no such wheels for CUDA 12"
+    )
+    plain = variables.variables(PROJECT.settings, request("2.13"), replace(places, environment=None))
     assert "CMAKE_PREFIX_PATH" not in plain
     assert "TORCH_CUDA_ARCH_LIST" not in plain

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from tests.conftest import CHECKOUT, PROJECTS, need
-from torch_build_farm.cli import main as cli
+from torch_build_farm.cli import main
 from torch_build_farm.core import errors
 from torch_build_farm.project.settings import Ci, Settings, Variant
 
@@ -39,9 +39,9 @@ def test_every_exit_code_is_in_the_guide_and_belongs_to_one_error() -> None:
 
 
 def test_every_command_and_option_is_in_the_guide() -> None:
-    for name in cli.COMMANDS:
+    for name in main.COMMANDS:
         assert re.search(rf"^\| `{name}\b", MAINTAINERS, re.MULTILINE), name
-    for option in re.findall(r'"(--[a-z]+)"', Path(cli.__file__).read_text()):
+    for option in re.findall(r'"(--[a-z]+)"', Path(main.__file__).read_text()):
         assert option in MAINTAINERS or option in ("--version", "--help"), option
 
 

@@ -8,8 +8,7 @@ import pytest
 from tests.unit.test_docker import PROJECT
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.pipeline import estimates as history
-from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline import estimates, records
 from torch_build_farm.pipeline.records import Record
 from torch_build_farm.project.plan import Job
 
@@ -25,10 +24,10 @@ def built(work: Path, name: str, seconds: float, **details: str) -> None:
 
 def test_the_longest_job_starts_first_and_the_unknown_before_it(tmp_path: Path) -> None:
     jobs = [job(name) for name in ("short", "new", "long", "newer")]
-    assert history.longest_first(jobs, tmp_path) == jobs
+    assert estimates.longest_first(jobs, tmp_path) == jobs
     built(tmp_path, jobs[0].id, 10)
     built(tmp_path, jobs[2].id, 90)
-    assert history.longest_first(jobs, tmp_path) == [jobs[1], jobs[3], jobs[2], jobs[0]]
+    assert estimates.longest_first(jobs, tmp_path) == [jobs[1], jobs[3], jobs[2], jobs[0]]
 
 
 @pytest.mark.parametrize(
@@ -36,17 +35,17 @@ def test_the_longest_job_starts_first_and_the_unknown_before_it(tmp_path: Path) 
 )
 def test_memory_by_what_was_measured(tmp_path: Path, peaks: tuple[str, ...], gigabytes: float) -> None:
     for number, peak in enumerate(peaks):
-        built(tmp_path, f"job{number}", 1, **{history.PEAK: peak})
-    assert history.memory_per_compile_gb(tmp_path) == gigabytes
+        built(tmp_path, f"job{number}", 1, **{estimates.PEAK: peak})
+    assert estimates.memory_per_compile_gb(tmp_path) == gigabytes
 
 
 def test_a_build_that_ccache_did_measures_nothing(tmp_path: Path) -> None:
     one = job("one")
-    assert history.peak(tmp_path, one, "90", reused=True) == "90"
-    built(tmp_path, one.id, 1, **{history.PEAK: "1400"})
-    assert history.peak(tmp_path, one, "90", reused=True) == "1400"
-    assert history.peak(tmp_path, one, "1500", reused=True) == "1500"
-    assert history.peak(tmp_path, one, "90", reused=False) == "90"
+    assert estimates.peak(tmp_path, one, "90", reused=True) == "90"
+    built(tmp_path, one.id, 1, **{estimates.PEAK: "1400"})
+    assert estimates.peak(tmp_path, one, "90", reused=True) == "1400"
+    assert estimates.peak(tmp_path, one, "1500", reused=True) == "1500"
+    assert estimates.peak(tmp_path, one, "90", reused=False) == "90"
 
 
 def test_the_largest_process_of_a_command_is_measured(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, PROJECTS
-from torch_build_farm.cli import main as cli
-from torch_build_farm.project import scaffold as init
+from torch_build_farm.cli import main
+from torch_build_farm.project import scaffold
 from torch_build_farm.project.settings import load
 
 
 def written(tree: Path, *more: str) -> tuple[int, str]:
-    code = cli.main(["init", str(tree), *more])
+    code = main.main(["init", str(tree), *more])
     return code, (Path(more[0]) if more else tree).joinpath("pyproject.toml").read_text()
 
 
@@ -40,7 +40,7 @@ def test_a_tree_with_setup_py_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(text.splitlines()) < 20
     assert load(tmp_path, CHECKOUT).settings.name == "demo-ext"
     capsys.readouterr()
-    assert cli.main(["init", str(tmp_path)]) == 2
+    assert main.main(["init", str(tmp_path)]) == 2
     assert "there is a [tool.torch-build-farm] already" in capsys.readouterr().err
     assert (tmp_path / "pyproject.toml").read_text() == text
 
@@ -50,7 +50,7 @@ def test_what_cannot_be_told_is_marked(tmp_path: Path) -> None:
     _, text = written(tmp_path)
     for key in ("name", "version", "packages", "torch"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"{key} = ")]
-        assert init.MARK in line
+        assert scaffold.MARK in line
 
 
 def test_a_projects_own_file_is_kept_and_added_to(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_projects_own_file_is_kept_and_added_to(tmp_path: Path) -> None:
     assert text.startswith(own)
     added = tomllib.loads(text)["tool"]["torch-build-farm"]
     assert (added["name"], added["packages"], len(added["torch"])) == ("torch-probe", ["probe"], 8)
-    assert init.MARK not in text.removeprefix(own).replace(f"{init.MARK} marks", "")
+    assert scaffold.MARK not in text.removeprefix(own).replace(f"{scaffold.MARK} marks", "")
 
 
 def test_a_file_elsewhere_names_the_tree(tmp_path: Path) -> None:
@@ -77,19 +77,19 @@ def test_a_file_elsewhere_names_the_tree(tmp_path: Path) -> None:
 def test_a_file_that_is_no_toml_and_line_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "setup.py").write_text('from setuptools import setup\nsetup(name="demo", version="1")\n')
     (tmp_path / "pyproject.toml").write_bytes(b"[tool.other]\r\nx = 1\r\n")
-    assert cli.main(["init", str(tmp_path)]) == 0
+    assert main.main(["init", str(tmp_path)]) == 0
     written = (tmp_path / "pyproject.toml").read_bytes()
     assert written.count(b"\n") == written.count(b"\r\n")
     other = tmp_path / "other"
     other.mkdir()
     (other / "pyproject.toml").write_text("no toml")
-    assert cli.main(["init", str(tmp_path), str(other)]) == 2
+    assert main.main(["init", str(tmp_path), str(other)]) == 2
     assert "not valid TOML" in capsys.readouterr().err
-    assert cli.main(["init", str(tmp_path), str(tmp_path / "setup.py")]) == 2
+    assert main.main(["init", str(tmp_path), str(tmp_path / "setup.py")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["no/such/folder", "a b"])
 def test_what_is_no_source(what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["init", what]) == 2
+    assert main.main(["init", what]) == 2
     assert "neither a folder, nor a file" in capsys.readouterr().err

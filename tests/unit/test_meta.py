@@ -15,10 +15,9 @@ from packaging.version import Version
 from tests.family import EPOCH, family, project, variant
 from torch_build_farm.core.errors import MetaError
 from torch_build_farm.core.versions import Minor
-from torch_build_farm.publish import inventory as catalog
+from torch_build_farm.publish import inventory
 from torch_build_farm.publish.inventory import VariantFile
-from torch_build_farm.wheels import one_name as meta
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels import one_name, wheel
 from torch_build_farm.wheels.type_stubs import as_stub
 
 FILES = {
@@ -59,20 +58,20 @@ FIELDS = (
     ],
 )
 def test_rungs_are_named_after_the_version(version: str, prefix: str) -> None:
-    assert meta.rung_prefix(version) == prefix
-    assert meta.rung_version(version, Minor(2, 10)) == f"{prefix}.210"
+    assert one_name.rung_prefix(version) == prefix
+    assert one_name.rung_version(version, Minor(2, 10)) == f"{prefix}.210"
 
 
 @pytest.mark.parametrize("version", ["1.0.dev1", "1.0rc1", "1.0+cu128", "1!1.0", "1.2.3.4.5"])
 def test_versions_without_rungs_have_a_plain_wheel_alone(version: str, tmp_path: Path) -> None:
-    assert meta.rung_prefix(version) == ""
+    assert one_name.rung_prefix(version) == ""
     own = project("demo")
     made = family(own, variant(tmp_path, own, "2.9", version, FILES), {"2.9": version})
-    (plain,) = (wheels.read(path) for path in meta.write(made, tmp_path))
+    (plain,) = (wheel.read(path) for path in one_name.write(made, tmp_path))
     required = plain.metadata.get_all("Requires-Dist") or []
     assert f'demo-torch29=={version} ; extra == "torch29"' in required
     assert not [line for line in required if line.startswith("demo-auto")]
-    assert f'pip install "demo[torch29]=={version}"' in meta.without_rungs(made)
+    assert f'pip install "demo[torch29]=={version}"' in one_name.without_rungs(made)
 
 
 releases = st.lists(st.integers(0, 300), min_size=1, max_size=4).map(lambda parts: ".".join(map(str, parts)))
@@ -82,16 +81,16 @@ versions = st.tuples(releases, posts).map("".join)
 
 @given(versions, versions, st.sampled_from([Minor(2, 8), Minor(2, 10), Minor(3, 0)]))
 def test_a_middle_wheel_admits_the_rungs_of_its_own_version_alone(one: str, other: str, minor: Minor) -> None:
-    rung = Version(meta.rung_version(other, minor))
-    assert SpecifierSet(f"=={meta.rung_prefix(one)}.*").contains(rung) == (Version(one) == Version(other))
+    rung = Version(one_name.rung_version(other, minor))
+    assert SpecifierSet(f"=={one_name.rung_prefix(one)}.*").contains(rung) == (Version(one) == Version(other))
     if Version(one) < Version(other):
-        assert Version(meta.rung_version(one, Minor(3, 99))) < rung
+        assert Version(one_name.rung_version(one, Minor(3, 99))) < rung
 
 
 @given(versions, st.lists(st.tuples(st.integers(2, 9), st.integers(0, 99)), min_size=2, unique=True))
 def test_rungs_stand_in_the_order_of_the_minors(version: str, numbers: list[tuple[int, int]]) -> None:
     minors = sorted(Minor(*pair) for pair in numbers)
-    rungs = [Version(meta.rung_version(version, minor)) for minor in minors]
+    rungs = [Version(one_name.rung_version(version, minor)) for minor in minors]
     assert rungs == sorted(set(rungs))
 
 
@@ -99,7 +98,7 @@ def test_what_the_plain_wheel_says(tmp_path: Path) -> None:
     own = project("demo")
     model = variant(tmp_path, own, "2.9", "1.0.post0", FILES, *FIELDS)
     family_ = family(own, model, {"2.8": "0.9", "2.9": "1.0.post0"})
-    made = {path.name.split("-")[0]: wheels.read(path) for path in meta.write(family_, tmp_path)}
+    made = {path.name.split("-")[0]: wheel.read(path) for path in one_name.write(family_, tmp_path)}
     plain = made["demo"].metadata
     assert (plain["Name"], plain["Version"], plain["Summary"], plain["License"]) == ("demo", "1.0.post0", "What it does", "MIT")  # fmt: skip
     assert plain["Requires-Python"] == ">=3.9"
@@ -125,7 +124,7 @@ def test_what_the_plain_wheel_says(tmp_path: Path) -> None:
         *(f"demo-1.0.post0.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", "NOTICE")),
     }  # fmt: skip
     assert made["demo_auto"].metadata.get_all("Requires-Dist") == ["demo-select==1.0.0.0.1.*"]
-    rungs = {path.name: wheels.read(path).metadata.get_all("Requires-Dist") for path in tmp_path.glob("demo_select*")}
+    rungs = {path.name: wheel.read(path).metadata.get_all("Requires-Dist") for path in tmp_path.glob("demo_select*")}
     assert rungs == {
         "demo_select-1.0.0.0.1.208-py3-none-any.whl": ["torch==2.8.*", "demo-torch28==0.9"],
         "demo_select-1.0.0.0.1.209-py3-none-any.whl": ["torch==2.9.*", "demo-torch29==1.0.post0"],
@@ -136,11 +135,11 @@ def test_the_same_bytes_every_time_and_twine_agrees(tmp_path: Path) -> None:
     own = project("demo")
     for folder in (tmp_path / "a", tmp_path / "b"):
         model = variant(folder, own, "2.9", "1.0", FILES, *FIELDS)
-        meta.write(family(own, model, {"2.8": "1.0", "2.9": "1.0"}), folder)
+        one_name.write(family(own, model, {"2.8": "1.0", "2.9": "1.0"}), folder)
     first, second = ({path.name: path.read_bytes() for path in (tmp_path / f).glob("*.whl")} for f in "ab")
     assert len(first) == 5
     assert first == second
-    assert all(wheels.record_problems(path) == [] for path in (tmp_path / "a").glob("*.whl"))
+    assert all(wheel.record_problems(path) == [] for path in (tmp_path / "a").glob("*.whl"))
     done = subprocess.run(
         [sys.executable, "-m", "twine", "check", *(tmp_path / "a").glob("*.whl")],
         capture_output=True,
@@ -174,12 +173,12 @@ def test_other_names(tmp_path: Path) -> None:
     own = project("demo")
     own = replace(own, settings=replace(own.settings, auto_name="demo-any", select_name="demo-of"))
     model = variant(tmp_path, own, "2.9", "1.0", FILES)
-    names = {path.name for path in meta.write(family(own, model, {"2.9": "1.0"}), tmp_path)}
+    names = {path.name for path in one_name.write(family(own, model, {"2.9": "1.0"}), tmp_path)}
     assert {name.split("-")[0] for name in names} == {"demo", "demo_any", "demo_of"}
     assert "demo-any==1.0" in (
-        wheels.read(tmp_path / "demo-1.0-py3-none-any.whl").metadata.get_all("Requires-Dist") or []
+        wheel.read(tmp_path / "demo-1.0-py3-none-any.whl").metadata.get_all("Requires-Dist") or []
     )
-    assert wheels.read(tmp_path / "demo_any-1.0-py3-none-any.whl").metadata["Requires-Dist"] == "demo-of==1.0.0.0.0.*"
+    assert wheel.read(tmp_path / "demo_any-1.0-py3-none-any.whl").metadata["Requires-Dist"] == "demo-of==1.0.0.0.0.*"
 
 
 @pytest.mark.parametrize("extra", ["torch29", "Torch29"])
@@ -187,18 +186,18 @@ def test_extras_named_like_variants_are_refused(tmp_path: Path, extra: str) -> N
     own = project("demo")
     model = variant(tmp_path, own, "2.9", "1.0", FILES, f"Provides-Extra: {extra}")
     with pytest.raises(MetaError, match=f"an extra of its own named {extra}"):
-        meta.write_plain(family(own, model, {"2.9": "1.0"}), tmp_path)
+        one_name.write_plain(family(own, model, {"2.9": "1.0"}), tmp_path)
 
 
 def test_the_lowest_python_of_all() -> None:
-    assert meta.lowest_python([">=3.10,<3.15", ">=3.9,<3.14,!=3.11.0"]) == ">=3.9"
+    assert one_name.lowest_python([">=3.10,<3.15", ">=3.9,<3.14,!=3.11.0"]) == ">=3.9"
 
 
 def test_no_extra_vanishes_between_two_minors(tmp_path: Path) -> None:
     """To pip an unknown extra is a warning, and then any variant will do."""
     own = project("demo")
     made = family(own, variant(tmp_path, own, "2.11", "1.0", FILES), {"2.8": "1.0", "2.11": "1.0", "3.2": "1.0"})
-    plain = wheels.read(meta.write_plain(made, tmp_path)).metadata
+    plain = wheel.read(one_name.write_plain(made, tmp_path)).metadata
     extras = plain.get_all("Provides-Extra") or []
     assert extras[:5] == ["torch28", "torch29", "torch210", "torch211", "torch32"]
     assert len(set(extras)) == len(extras)
@@ -209,9 +208,9 @@ def test_a_minors_last_variant_is_no_pre_release_and_no_local_version(tmp_path: 
     def files(*versions: str) -> list[VariantFile]:
         return [VariantFile(Minor(2, 8), version, f"{version}.whl", "cp312", "") for version in versions]
 
-    assert catalog.last_built(files("0.9", "1.0rc1", "0.9.post1", "0.9.post1+cu128", "2.0"), "1.0") == {
+    assert inventory.last_built(files("0.9", "1.0rc1", "0.9.post1", "0.9.post1+cu128", "2.0"), "1.0") == {
         Minor(2, 8): "0.9.post1"
     }
-    assert catalog.last_built(files("0.9", "1.0rc1"), "1.0rc1") == {Minor(2, 8): "1.0rc1"}
+    assert inventory.last_built(files("0.9", "1.0rc1"), "1.0rc1") == {Minor(2, 8): "1.0rc1"}
     (tmp_path / "not a wheel's name.whl").write_text("")
-    assert catalog.built(project("demo"), tmp_path) == []
+    assert inventory.built(project("demo"), tmp_path) == []

@@ -5,7 +5,7 @@ import pytest
 
 from torch_build_farm.core.errors import Interrupted
 from torch_build_farm.core.process import Runner
-from torch_build_farm.pipeline.runner import Slots
+from torch_build_farm.pipeline.slots import Slots
 
 
 def test_slots_are_given_in_the_order_of_the_plan() -> None:

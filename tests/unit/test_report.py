@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from tests.unit.test_smoke import JOB
-from torch_build_farm.cli.report import JobResult, Progress, summary
+from torch_build_farm.cli.report import Progress, summary
 from torch_build_farm.core.errors import CompileError
 from torch_build_farm.pipeline.records import Artifact
+from torch_build_farm.pipeline.results import JobResult
 
 OTHER = replace(JOB, distribution="demo-torch28")
 

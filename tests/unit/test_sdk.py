@@ -17,23 +17,20 @@ import pytest
 from tests import small_torch
 from tests.conftest import need
 from tests.made_up import Front
-from torch_build_farm.core import http_ranges as ranges
+from torch_build_farm.core import http_ranges
 from torch_build_farm.core.errors import PackageIndexError, SdkError, UnknownTorchError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.releases import symbol_table as index
-from torch_build_farm.releases import symbol_types as kinds
-from torch_build_farm.releases.sdk import cache as shelf
+from torch_build_farm.releases import symbol_table, symbol_types
+from torch_build_farm.releases.sdk import cache, fallback, wheel
 from torch_build_farm.releases.sdk import exported_names as names
-from torch_build_farm.releases.sdk import fallback as choice
-from torch_build_farm.releases.sdk import wheel
 from torch_build_farm.releases.symbol_table import Packed, Release, Table, Unit
-from torch_build_farm.releases.symbol_types import Kind
-from torch_build_farm.wheels.elf import stub
+from torch_build_farm.wheels.elf import stub, symbol
 from torch_build_farm.wheels.elf.partial import Parts, exported
 from torch_build_farm.wheels.elf.stub import Stub
+from torch_build_farm.wheels.elf.symbol import Kind
 
 REFUSAL = "it runs nothing"
 RELEASE, TAG = "2.99.0", "cp311"
@@ -73,7 +70,7 @@ def read(content: bytes) -> tuple[dict[str, Kind], str]:
     parts = Parts(len(content))
     parts.add(0, content)
     found = exported(parts)
-    return kinds.of(found.symbols), found.soname
+    return symbol.of(found.symbols), found.soname
 
 
 def made(names: Mapping[str, Kind]) -> Stub:
@@ -194,10 +191,10 @@ class TestKinds:
     def test_round_trip(self) -> None:
         table, found = self.table()
         wheels = {"1.1": {"cp312": "b", "cp311": "a"}, "1.0": {}}
-        content, of_file = kinds.packed(table, found, wheels), table.packed()
-        assert content == kinds.packed(table, dict(reversed(found.items())), dict(reversed(wheels.items())))
-        names: Packed = index.unpacked(of_file)
-        back = kinds.unpacked(content, of_file)
+        content, of_file = symbol_types.packed(table, found, wheels), table.packed()
+        assert content == symbol_types.packed(table, dict(reversed(found.items())), dict(reversed(wheels.items())))
+        names: Packed = symbol_table.unpacked(of_file)
+        back = symbol_types.unpacked(content, of_file)
         assert back.of(names, found) == found
         unit = next(iter(found))
         assert back.of(names, [unit]) == {unit: found[unit]}
@@ -207,7 +204,7 @@ class TestKinds:
         table, found = self.table()
         other = Table.of(table.releases, {unit: [*names, "more"] for unit, names in found.items()})
         with pytest.raises(ValueError, match="not those of these names"):
-            kinds.unpacked(kinds.packed(table, found, {}), other.packed())
+            symbol_types.unpacked(symbol_types.packed(table, found, {}), other.packed())
 
 
 @pytest.fixture
@@ -219,15 +216,15 @@ def front(tmp_path: Path) -> Iterator[Front]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TorchStore:
-    monkeypatch.setattr(ranges, "_PAUSES", (0.0,))
+    monkeypatch.setattr(http_ranges, "_PAUSES", (0.0,))
     return TorchStore.at(tmp_path / "store", tmp_path / "work")
 
 
 PYTHON = CPython.parse("3.11")
 
 
-def get(store: TorchStore, front: Front, python: CPython = PYTHON) -> shelf.Sdk:
-    return shelf.get(store, RELEASE, python, PackageIndex(front.url), lambda _: None)
+def get(store: TorchStore, front: Front, python: CPython = PYTHON) -> cache.Sdk:
+    return cache.get(store, RELEASE, python, PackageIndex(front.url), lambda _: None)
 
 
 class TestShelf:
@@ -237,7 +234,7 @@ class TestShelf:
         assert get(store, front) == sdk
         assert len(front.requests) == asked, "the index is not asked again"
         other = PackageIndex(front.url.replace("127.0.0.1", "localhost"))
-        assert shelf.find(store, RELEASE, PYTHON, other) is None, "another index may have another torch of that name"
+        assert cache.find(store, RELEASE, PYTHON, other) is None, "another index may have another torch of that name"
         assert sdk.wheel.name == f"torch-{RELEASE}+sdk-{TAG}-{TAG}-manylinux_2_28_x86_64.whl"
         assert sdk.made_of_sha256 == hashlib.sha256((front.files[FILE]).read_bytes()).hexdigest()
         with zipfile.ZipFile(sdk.wheel) as archive:
@@ -262,12 +259,12 @@ class TestShelf:
             lambda: sdk.wheel.write_bytes(sdk.wheel.read_bytes()[:-9]),
             lambda: sdk.wheel.write_bytes(bytes(99)),
             sdk.wheel.unlink,
-            (sdk.folder / shelf.CONSTRAINTS).unlink,
+            (sdk.folder / cache.CONSTRAINTS).unlink,
             lambda: note.write_text("{"),
             lambda: note.write_text('{"schema": 0}'),
         ):
             damage()
-            assert shelf.find(store, RELEASE, PYTHON, PackageIndex(front.url)) is None
+            assert cache.find(store, RELEASE, PYTHON, PackageIndex(front.url)) is None
             assert get(store, front) == sdk
             assert hashlib.sha256(sdk.wheel.read_bytes()).hexdigest() == sdk.sha256
 
@@ -276,7 +273,7 @@ class TestShelf:
             small_torch.write(tmp_path, RELEASE, TAG, changed=member)
             with pytest.raises(PackageIndexError, match=f"{member} is not what its RECORD says"):
                 get(store, front)
-            assert shelf.find(store, RELEASE, PYTHON, PackageIndex(front.url)) is None
+            assert cache.find(store, RELEASE, PYTHON, PackageIndex(front.url)) is None
 
     def test_no_wheel_for_that_python(self, store: TorchStore, front: Front) -> None:
         with pytest.raises(UnknownTorchError, match=r"no wheel for CPython 3\.12"):
@@ -352,29 +349,29 @@ print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__fil
     def test_what_it_refuses(self, installed: Path, tmp_path: Path, code: str, asked: str) -> None:
         done = run(installed, code, tmp_path / "asked")
         assert done.stderr.splitlines()[-1].startswith(f"RuntimeError: {asked} is not in torch's SDK")
-        assert choice.asked(tmp_path / "asked", "") == asked
+        assert fallback.asked(tmp_path / "asked", "") == asked
 
     def test_who_catches_everything_is_noticed_too(self, installed: Path, tmp_path: Path) -> None:
         code = "try:\n    import torch\n    torch.zeros(3)\nexcept Exception:\n    print('without')"
         assert run(installed, code, tmp_path / "asked").stdout == "without\n"
-        assert choice.asked(tmp_path / "asked", "") == "torch.zeros"
+        assert fallback.asked(tmp_path / "asked", "") == "torch.zeros"
 
     def test_a_note_that_cannot_be_left_ends_the_process(self, installed: Path, tmp_path: Path) -> None:
         code = "try:\n    import torch\n    torch.zeros(3)\nexcept Exception:\n    print('without')"
         done = run(installed, code, tmp_path / "gone" / "asked")
         assert (done.returncode, done.stdout) == (1, "")
-        assert choice.asked(tmp_path / "none", done.stderr) == "torch.zeros", "and the log tells"
+        assert fallback.asked(tmp_path / "none", done.stderr) == "torch.zeros", "and the log tells"
 
     def test_inspection_asks_for_nothing(self, installed: Path, tmp_path: Path) -> None:
         code = "import inspect, pydoc, torch; inspect.unwrap(torch); inspect.getdoc(torch); copy = dir(torch)"
         assert run(installed, code, tmp_path / "asked").returncode == 0
-        assert choice.asked(tmp_path / "asked", "") == ""
+        assert fallback.asked(tmp_path / "asked", "") == ""
 
     def test_libraries_that_were_loaded_are_told_by_the_log(self, tmp_path: Path) -> None:
         said = f"ImportError: {wheel.REFUSAL}: cannot open shared object file: No such file or directory"
-        assert choice.asked(tmp_path / "none", said) == "torch's libraries"
+        assert fallback.asked(tmp_path / "none", said) == "torch's libraries"
         linked = f"ld: warning: {wheel.REFUSAL}, needed by libtorch.so, not found (try using -rpath or -rpath-link)"
-        assert choice.asked(tmp_path / "none", linked) == "", "an executable was linked, and nothing was loaded"
+        assert fallback.asked(tmp_path / "none", linked) == "", "an executable was linked, and nothing was loaded"
 
 
 @pytest.mark.parametrize(
@@ -393,16 +390,16 @@ print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__fil
 def test_what_takes_all_of_torch_from_the_start(tmp_path: Path, setting: str, text: str, why: str) -> None:
     (tmp_path / "setup.py").write_text(text)
     settings = replace(Settings(name="x", packages=("x",)), torch_build=setting)  # type: ignore[arg-type]
-    found = choice.why_full(settings, tmp_path)
+    found = fallback.why_full(settings, tmp_path)
     assert found.startswith(why)
     assert bool(found) == bool(why)
 
 
 def test_modules_that_come_with_torch_are_missed() -> None:
-    assert choice.missed("ModuleNotFoundError: No module named 'typing_extensions'\n") == "typing_extensions"
-    assert choice.missed("ModuleNotFoundError: No module named 'sympy.core'\n") == "sympy"
-    assert choice.missed("ModuleNotFoundError: No module named 'sympy2'\n") == ""
-    assert choice.missed("ModuleNotFoundError: No module named 'pybind11'\n") == "", "torch does not bring it"
+    assert fallback.missed("ModuleNotFoundError: No module named 'typing_extensions'\n") == "typing_extensions"
+    assert fallback.missed("ModuleNotFoundError: No module named 'sympy.core'\n") == "sympy"
+    assert fallback.missed("ModuleNotFoundError: No module named 'sympy2'\n") == ""
+    assert fallback.missed("ModuleNotFoundError: No module named 'pybind11'\n") == "", "torch does not bring it"
 
 
 def test_the_version_of_the_sdk_in_a_wheel(tmp_path: Path) -> None:
@@ -411,4 +408,4 @@ def test_the_version_of_the_sdk_in_a_wheel(tmp_path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("x/a.py", "")
             archive.writestr("x/__init__.py", text)
-        assert choice.leaked(path, "2.9.0") == member
+        assert fallback.leaked(path, "2.9.0") == member

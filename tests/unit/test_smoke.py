@@ -69,7 +69,7 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[Smoke, list[st
         ran.append(" ".join(map(str, command)))
         return next((answer for word, answer in answers.items() if word in ran[-1]), Completed((), 0, ()))
 
-    store = SimpleNamespace(root=tmp_path, environment=lambda name: tmp_path / name, fetch=lambda *_: None)
+    store = SimpleNamespace(root=tmp_path, environment=lambda name: tmp_path / name, has=lambda *_: True)
     shell = SimpleNamespace(run=run, say=lambda _: None, log=tmp_path / "log")
     python = SimpleNamespace(version="3.11.7", path=Path("python"))
     bring: Any = SimpleNamespace(shell=shell, uv="uv", python=python, store=store, bring=str, remove=lambda _: None)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from packaging.metadata import Metadata
 
+from torch_build_farm.core.wheel_archive import split_metadata
 from torch_build_farm.project import variant_backend
-from torch_build_farm.project.variant_backend import rewrite_metadata, split_metadata
+from torch_build_farm.project.variant_backend import rewrite_metadata
 from torch_build_farm.wheels import wheel as wheels
 
 VARIANT = {"distribution": "demo-pkg-torch29", "pin": "==2.9.*", "cpython": ("3.10", "3.15")}

@@ -9,10 +9,10 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.errors import UsageError
-from torch_build_farm.pipeline import rebuild as verify
-from torch_build_farm.pipeline import records
-from torch_build_farm.pipeline.records import Record
+from torch_build_farm.pipeline import rebuild, records
+from torch_build_farm.pipeline.records import Record, Recorded
 from torch_build_farm.project.settings import load
+from torch_build_farm.wheels.compare import differences
 
 DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -31,17 +31,17 @@ def wheel(folder: Path, members: dict[str, bytes], date: tuple[int, int, int, in
 def test_every_kind_of_difference(tmp_path: Path) -> None:
     members = {"a.py": b"one", "b.py": b"two"}
     first = wheel(tmp_path / "1", members)
-    assert verify.differences(first, wheel(tmp_path / "2", members)) == []
+    assert differences(first, wheel(tmp_path / "2", members)) == []
     other = wheel(tmp_path / "3", {"a.py": b"onX", "c.py": b""})
-    assert verify.differences(first, other) == [
+    assert differences(first, other) == [
         "b.py is gone",
         "c.py is new",
         "a.py: 3 bytes, the first that differs at 2",
     ]
-    dated = verify.differences(first, wheel(tmp_path / "4", members, date=(1990, 1, 1, 0, 0, 0), mode=0o600))
+    dated = differences(first, wheel(tmp_path / "4", members, date=(1990, 1, 1, 0, 0, 0), mode=0o600))
     assert "a.py: date_time was (1980, 1, 1, 0, 0, 0), is (1990, 1, 1, 0, 0, 0)" in dated
     assert any(line.startswith("b.py: external_attr") for line in dated)
-    assert verify.differences(first, wheel(tmp_path / "5", dict(reversed(members.items())))) == [
+    assert differences(first, wheel(tmp_path / "5", dict(reversed(members.items())))) == [
         "the members are in another order"
     ]
 
@@ -51,14 +51,14 @@ def test_sections_of_a_library_are_named(tmp_path: Path) -> None:
     name = b"libc.so.6\0"
     assert name in own
     first = wheel(tmp_path / "1", {"x.so": own})
-    (line,) = verify.differences(first, wheel(tmp_path / "2", {"x.so": own.replace(name, b"libd.so.6\0")}))
+    (line,) = differences(first, wheel(tmp_path / "2", {"x.so": own.replace(name, b"libd.so.6\0")}))
     assert line.endswith("sections .dynstr")
 
 
 def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
     made = wheel(tmp_path / "dist", {"a.py": b"one"})
     with pytest.raises(UsageError, match="no record tells"):
-        verify.find(made, tmp_path)
+        records.find(made, tmp_path)
     for stage in ("render", "build", "relocate"):
         output = records.artifact(made, tmp_path)
         record = Record(
@@ -67,7 +67,7 @@ def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
         records.write(record, records.path_of(tmp_path / "jobs" / "demo-torch29-cp311", stage))
     elsewhere = tmp_path / "renamed.whl"
     os.link(made, elsewhere)
-    found = verify.find(elsewhere, tmp_path)
+    found = records.find(elsewhere, tmp_path)
     assert (found.job, found.epoch) == ("demo-torch29-cp311", 315532800)
 
 
@@ -75,13 +75,13 @@ def test_what_a_build_began_with() -> None:
     inputs = {"tree": "1", "toolchain": "2", "cmake-defines": "3", "gone": "4"}
     held = {"environment": "setuptools==80.1 torch==2.9.0+cu128"}
     then = Record("build", "demo", "a", (), 1, "", {"compiler": "g++ 12", "gone": "1"}, held, inputs)
-    assert verify.changed_inputs(then, then) == []
+    assert rebuild.changed_inputs(then, then) == []
     now = Record(
         "build", "demo", "b", (), 1, "", {"compiler": "g++ 13", "new": "2"},
         {"environment": "setuptools==80.2 torch==2.9.0+cu128"},
         {"tree": "9", "toolchain": "9", "cmake-defines": "9"},
     )  # fmt: skip
-    assert verify.changed_inputs(then, now) == [
+    assert rebuild.changed_inputs(then, now) == [
         "toolchain: compiler was g++ 12, is g++ 13",
         "toolchain: gone was 1, is none",
         "toolchain: new was none, is 2",
@@ -95,15 +95,15 @@ def test_how_it_is_built_again(tmp_path: Path) -> None:
     """At the recorded commit and in the recorded environment, whatever branch and index have now."""
     made = {stage: Record(stage, "demo", "", (), 1, "") for stage in ("render", "build", "relocate")}
     project = load(CHECKOUT, CHECKOUT)
-    recorded = verify.Recorded(**made | {"render": replace(made["render"], details={"source": "path"})})
-    assert verify.at_commit(project, recorded) == project
+    recorded = Recorded(**made | {"render": replace(made["render"], details={"source": "path"})})
+    assert rebuild.at_commit(project, recorded) == project
     git = {"source": "git https://example.org/demo.git@0123abc"}
-    recorded = verify.Recorded(
+    recorded = Recorded(
         replace(made["render"], details=git),
         replace(made["build"], details={"environment": "ninja==1.13.2 torch==2.9.0+cu128"}),
         made["relocate"],
     )
-    found = verify.in_environment(verify.at_commit(project, recorded), recorded).settings
+    found = rebuild.in_environment(rebuild.at_commit(project, recorded), recorded).settings
     assert (found.revision, found.build_constraints) == ("0123abc", ("ninja==1.13.2", "torch==2.9.0+cu128"))
 
 
@@ -114,11 +114,11 @@ def test_a_changed_tree(tmp_path: Path) -> None:
         (tmp_path / name / "pyproject.toml").write_text(name)
     then, now = tmp_path / "then", tmp_path / "now"
     made = Record("render", "demo", "", (records.artifact(then, tmp_path),), 1, "", details={"content": "c"})
-    recorded = verify.Recorded(made, made, made)
-    assert verify.changed_tree(recorded, made, (then, then)) == ""
+    recorded = Recorded(made, made, made)
+    assert rebuild.changed_tree(recorded, made, (then, then)) == ""
     again = replace(made, outputs=(records.artifact(now, tmp_path),))
-    told = verify.changed_tree(recorded, again, (then, now))
+    told = rebuild.changed_tree(recorded, again, (then, now))
     assert told.startswith("the project's metadata or settings, a variants file or a template")
     assert told.endswith("changed: pyproject.toml")
     other = replace(again, details={"content": "d"})
-    assert verify.changed_tree(recorded, other, (then, now)).startswith("the source is not what")
+    assert rebuild.changed_tree(recorded, other, (then, now)).startswith("the source is not what")

@@ -11,13 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch_build_farm.audit import read_wheel as wheel
-from torch_build_farm.audit import wheel_report as matrix
+from torch_build_farm.audit import read_wheel, wheel_report
 from torch_build_farm.audit.layout_rules import harmless
 from torch_build_farm.audit.output import demangled, reasons
+from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Finding
 from torch_build_farm.audit.wheel_report import WheelReport
-from torch_build_farm.releases.known import Knowledge
 
 _SHOWN = 12
 # Functions and variables of torch's own namespaces (Itanium C++ ABI, "Mangling"), and its C shim: what headers declare.
@@ -96,7 +95,7 @@ def _count(number: int, what: str) -> str:
     return f"{number or 'No'} {what}{'' if number == 1 else 's'}"
 
 
-def between(known: Knowledge, old: str, new: str, wheels: Sequence[Path] = ()) -> Changes:
+def between(known: AuditTables, old: str, new: str, wheels: Sequence[Path] = ()) -> Changes:
     """Compare two releases that the audit knows, and audit wheels for the new one. Raises AuditError for a wheel."""
     pythons = known.index.pythons(old), known.index.pythons(new)
     both = pythons[0] & pythons[1]
@@ -114,5 +113,5 @@ def between(known: Knowledge, old: str, new: str, wheels: Sequence[Path] = ()) -
         gone,
         seen,
         {name: how for name, how in every.items() if name not in seen},
-        tuple(matrix.audit(wheel.read(path), known, [new]) for path in wheels),
+        tuple(wheel_report.audit(read_wheel.read(path), known, [new]) for path in wheels),
     )

@@ -25,7 +25,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.releases.header_lines import Mark, found_in
-from torch_build_farm.wheels.elf import library as elf
+from torch_build_farm.wheels.elf import library
 from torch_build_farm.wheels.elf.library import Elf
 
 _BLOCK = 1 << 20
@@ -128,12 +128,12 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             if content[:16].startswith(_LINKER_SCRIPTS):
                 continue
             try:
-                found[_installed(info.filename)] = elf.read(content)
+                found[_installed(info.filename)] = library.read(content)
                 marks[_installed(info.filename)] = found_in(content)
-            except elf.NotLoadedError as error:
+            except library.NotLoadedError as error:
                 if named:  # else a program, an object file, code for a GPU
                     raise _refuse(path, f"{info.filename}: {error}") from None
-            except elf.ElfError as error:
+            except library.ElfError as error:
                 raise _refuse(path, f"{info.filename}: {error}") from None
     return found, marks
 

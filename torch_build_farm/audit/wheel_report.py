@@ -11,14 +11,14 @@ from typing import Literal
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from torch_build_farm.audit import built_against as building
+from torch_build_farm.audit import built_against
 from torch_build_farm.audit import verdict as judging
 from torch_build_farm.audit.built_against import Built, Evidence
 from torch_build_farm.audit.loader import Contents, TorchRelease
 from torch_build_farm.audit.read_wheel import AuditedWheel
 from torch_build_farm.audit.symbol_versions import floors
+from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Finding, Kind, Names, Verdict, worst
-from torch_build_farm.releases.known import Knowledge
 
 # A library in such a folder, or of such a file name, is for one torch minor, or one release.
 _FOR_TORCH = re.compile(r"(?:^|[/_-])(?:py|lib)?torch[_-]?v?(\d+)\.(\d+)(?:\.(\d+))?(?=[/_.-]|$)")
@@ -87,7 +87,7 @@ def meant_for(meant: str, release: str) -> bool:
 class _Audit:
     """One wheel's audit at work."""
 
-    def __init__(self, wheel: AuditedWheel, known: Knowledge, recorded: str) -> None:
+    def __init__(self, wheel: AuditedWheel, known: AuditTables, recorded: str) -> None:
         self.wheel, self.known, self.recorded = wheel, known, recorded
         self.contents = Contents(wheel.libraries, wheel.requires)
         self.names = Names.of(known.index, wheel.libraries.values())
@@ -140,7 +140,7 @@ class _Audit:
             marked &= self.known.marks.releases(self.wheel.marks[path])
             linked &= {one for one in self.every if self.links(path, one).verdict is not Verdict.BROKEN}
         own = frozenset(one for one in self.every if meant and meant_for(meant, one))
-        return building.infer(
+        return built_against.infer(
             self.every, Evidence(frozenset(marked), frozenset(linked), own, self.wheel.declared, self.recorded)
         )
 
@@ -254,6 +254,6 @@ def claim_of(declared: SpecifierSet | None, verdicts: Mapping[str, Verdict]) -> 
     return "wider and narrower" if wider and narrower else "wider" if wider else "narrower" if narrower else "true"
 
 
-def audit(wheel: AuditedWheel, known: Knowledge, releases: Sequence[str], recorded: str = "") -> WheelReport:
+def audit(wheel: AuditedWheel, known: AuditTables, releases: Sequence[str], recorded: str = "") -> WheelReport:
     """Judge a wheel by the releases named; `recorded` is the one that the farm built it against, if it did."""
     return _Audit(wheel, known, recorded).report(releases)

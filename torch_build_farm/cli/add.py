@@ -14,19 +14,19 @@ from rich.text import Text
 
 from torch_build_farm.audit import changes
 from torch_build_farm.audit.changes import Changes
-from torch_build_farm.cli import evidence
+from torch_build_farm.audit.tables import AuditTables
+from torch_build_farm.cli import evidence, run
 from torch_build_farm.cli import index as indexing
-from torch_build_farm.cli import run as commands
 from torch_build_farm.cli.context import Desk
 from torch_build_farm.core.errors import FarmError, UsageError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
-from torch_build_farm.pipeline.stages.order import SMOKE, WHEEL
-from torch_build_farm.pipeline.stages.smoke import Mode
+from torch_build_farm.pipeline.stage import Mode
+from torch_build_farm.pipeline.stages.order import WHEEL
+from torch_build_farm.pipeline.stages.smoke import SMOKE
 from torch_build_farm.project.settings import Project
-from torch_build_farm.publish import inventory as catalog
-from torch_build_farm.releases import discovery, facts
-from torch_build_farm.releases import variant_file as variants
+from torch_build_farm.publish import inventory
+from torch_build_farm.releases import discovery, facts, variant_file
 from torch_build_farm.releases.discovery import NEWS, Found, Status
 from torch_build_farm.releases.facts import Facts
 from torch_build_farm.releases.known import Knowledge, added_folder
@@ -91,7 +91,7 @@ def add(desk: Desk) -> int:
     served = desk.project.variants
     every = [facts.read(minor, listing, index, pre=desk.options.pre) for minor in minors]  # all, or nothing is written
     for minor, read in zip(minors, every, strict=True):
-        edit = variants.edit(
+        edit = variant_file.edit(
             desk.root / "variants" / f"{minor.tag}.toml",
             read,
             listing,
@@ -120,7 +120,7 @@ def _finish(desk: Desk, minors: Sequence[Minor], texts: list[str], document: lis
     if desk.options.build and not desk.options.dry_run:
         desk.options.torch, desk.options.only = [str(minor) for minor in minors], None
         smoke: Mode = desk.options.smoke or "full"
-        outcome = commands.carry_out(desk, [*WHEEL, *([SMOKE] if smoke != "none" else [])], smoke)
+        outcome = run.carry_out(desk, [*WHEEL, *([SMOKE] if smoke != "none" else [])], smoke)
         texts.append(evidence.of_build(outcome.results))
         answer["run"], code = outcome.document, outcome.code
         path = desk.work / "evidence.md"
@@ -165,7 +165,7 @@ def _show(desk: Desk, minor: Minor, edit: Edit) -> None:
 
 def _changes(desk: Desk, read: Facts) -> Changes | None:
     """What broke since the newest release of the minor before; None where the audit does not know both."""
-    known = Knowledge.load(added_folder())
+    known = AuditTables.load(added_folder())
     new = _releases(read)[0]
     before = [one for one in known.index.releases if Minor(one.version.major, one.version.minor) < read.minor]
     if not before or new not in known.releases:
@@ -175,7 +175,7 @@ def _changes(desk: Desk, read: Facts) -> Changes | None:
 
 def _last_wheels(project: Project, work: Path) -> list[Path]:
     """The wheels of the newest variant among those that are built here."""
-    built = [file for file in catalog.built(project, work / "dist") if file.path]
+    built = [file for file in inventory.built(project, work / "dist") if file.path]
     if not built:
         return []
     last = max(file.minor for file in built)

@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from torch_build_farm.audit import output as show
-from torch_build_farm.audit import read_wheel as wheel
-from torch_build_farm.audit import wheel_report as matrix
+from torch_build_farm.audit import output, read_wheel, wheel_report
+from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.wheel_report import WheelReport
 from torch_build_farm.cli.context import Desk
 from torch_build_farm.core.errors import AbiError, AuditError, UnknownTorchError, nearest
 from torch_build_farm.pipeline import recorded
-from torch_build_farm.releases.known import Knowledge, added_folder
+from torch_build_farm.releases.known import added_folder
 
 
 def chosen(asked: Iterable[str], known: Sequence[str]) -> list[str]:
@@ -38,7 +37,7 @@ def chosen(asked: Iterable[str], known: Sequence[str]) -> list[str]:
 
 def audit(desk: Desk) -> int:
     """`audit WHEEL...`: print findings. The exit code is AbiError's for a claim that is wider than the truth."""
-    known = Knowledge.load(added_folder())
+    known = AuditTables.load(added_folder())
     releases = chosen(desk.options.torch or (), known.releases)
     reports: list[WheelReport] = []
     refused: list[AuditError] = []
@@ -46,17 +45,19 @@ def audit(desk: Desk) -> int:
         desk.runner.check()
         try:
             path = Path(name)
-            reports.append(matrix.audit(wheel.read(path), known, releases, recorded.release(path, desk.work)))
+            reports.append(
+                wheel_report.audit(read_wheel.read(path), known, releases, recorded.release(path, desk.work))
+            )
         except AuditError as error:
             refused.append(error)
     if desk.options.json:
-        failed = [show.Unread(Path(one.where).name, one.what) for one in refused]
-        desk.answer(show.Document(tuple(reports), tuple(failed)).as_json())
+        failed = [output.Unread(Path(one.where).name, one.what) for one in refused]
+        desk.answer(output.Document(tuple(reports), tuple(failed)).as_json())
     if desk.options.markdown:
-        desk.say(show.markdown(reports))
+        desk.say(output.markdown(reports))
     elif reports:
-        show.table(desk.console, reports)
-        show.details(desk.console, reports)
+        output.table(desk.console, reports)
+        output.details(desk.console, reports)
     for one in refused:
         desk.console.print(f"error: {one}", style="red", markup=False, soft_wrap=True)
     if refused:

@@ -17,6 +17,7 @@ from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
+from torch_build_farm.pipeline.workplace import Workplace
 
 if TYPE_CHECKING:
     from torch_build_farm.project.settings import Project
@@ -40,9 +41,9 @@ class Desk:
 
     @property
     def project(self) -> Project:
-        from torch_build_farm.project import settings as config  # noqa: PLC0415 (slow to import)
+        from torch_build_farm.project import settings  # noqa: PLC0415 (slow to import)
 
-        return config.load(self.root, self.builtin)
+        return settings.load(self.root, self.builtin)
 
     @property
     def work(self) -> Path:
@@ -70,3 +71,8 @@ class Desk:
     def answer(self, document: dict[str, Any]) -> None:
         """The document for programs."""
         print(json.dumps(document, indent=2), flush=True)  # noqa: T201
+
+    @property
+    def place(self) -> Workplace:
+        """Where runs of this command work."""
+        return Workplace(self.work, self.store, self.runner, self.say)

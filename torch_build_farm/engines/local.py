@@ -8,7 +8,6 @@ interpreter; torch 2.8 still has wheels for 3.9.)
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -21,20 +20,20 @@ from functools import cached_property
 from pathlib import Path
 
 import build
-import psutil
 from pyproject_hooks import BuildBackendWarning
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import BuildError, FarmError, ToolError
 from torch_build_farm.core.process import Completed, Shell, capture
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines import ninja_log
+from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines import variables as recipe
 from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
 from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.engines.interpreters import find_interpreters
+from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
 from torch_build_farm.engines.variables import Places
-from torch_build_farm.pipeline.estimates import DEFAULT_GB
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project, Settings, Variant
 
@@ -42,40 +41,6 @@ from torch_build_farm.project.settings import Project, Settings, Variant
 warnings.filterwarnings("ignore", category=BuildBackendWarning)
 
 _QUERY = {"apt": ("dpkg-query", "-W", "-f", "${Status}"), "dnf": ("rpm", "-q")}
-
-
-def oom_kills() -> int:
-    """How often the kernel has killed a process for want of memory since it started (Linux 4.13)."""
-    match = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
-    return int(match[1]) if match else 0
-
-
-def compile_slots(memory_per_compile_gb: float) -> int:
-    """How many compilers fit this machine at once: its CPUs (as far as we may use them) or its free memory."""
-    free_gb = psutil.virtual_memory().available / 1e9
-    return max(1, min(len(os.sched_getaffinity(0)), int(free_gb / memory_per_compile_gb)))
-
-
-def find_interpreters(environment: Mapping[str, str]) -> dict[CPython, Interpreter]:
-    """Every CPython of this machine as uv finds them, and those that pyenv and the manylinux images keep apart."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    kept_apart = [*sorted(pyenv.glob("versions/*/bin")), *sorted(Path("/opt/python").glob("cp*/bin"))]
-    # pyenv's shims only say which of its versions is switched on, one slow process each.
-    path = [entry for entry in environment["PATH"].split(os.pathsep) if Path(entry).name != "shims"]
-    found = capture(
-        [toolbox.uv(), "python", "list", "--only-installed", "--output-format", "json"],
-        env={**environment, "PATH": os.pathsep.join([*path, *map(str, kept_apart)])},
-    )
-    if not found.ok:
-        raise ToolError("uv cannot list this machine's interpreters", where="\n".join(found.tail))
-    interpreters: dict[CPython, Interpreter] = {}
-    for entry in json.loads("\n".join(found.tail)):
-        if entry["implementation"] != "cpython" or entry["version_parts"]["major"] != 3:
-            continue
-        python = CPython(3, entry["version_parts"]["minor"], entry["variant"] == "freethreaded")
-        if entry["variant"] in ("default", "freethreaded"):
-            interpreters.setdefault(python, Interpreter(entry["version"], Path(entry["path"])))
-    return interpreters
 
 
 @dataclass(frozen=True)
@@ -90,7 +55,7 @@ class LocalEngine:
 
     @cached_property
     def _environment(self) -> dict[str, str]:
-        return toolbox.environment(self.store.uv_cache, self.store.root)
+        return tools.environment(self.store.uv_cache, self.store.root)
 
     @cached_property
     def _interpreters(self) -> dict[CPython, Interpreter]:
@@ -117,7 +82,7 @@ class LocalEngine:
         """The machine as it is."""
         yield Site(
             shell=shell,
-            uv=toolbox.uv(),
+            uv=tools.uv(),
             python=self._interpreters[job.python],
             store=self.store,
             bring=lambda path: path,
@@ -144,7 +109,7 @@ class LocalEngine:
             "CXX": os.environ.get("CXX", ""),
             "python": interpreter.version,
             **cuda,
-            **{name: v for name, v in toolbox.versions().items() if name in ("uv", "build", "cmake", "ninja")},
+            **{name: v for name, v in tools.versions().items() if name in ("uv", "build", "cmake", "ninja")},
         }
 
     def check(self, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (needs none)
@@ -235,9 +200,9 @@ class _LocalBuild:
             ccache=self.engine.store.ccache if request.reuse and shutil.which("ccache") else None,
         )
         variables = {
-            **toolbox.environment(self.engine.store.uv_cache, request.scratch / "tmp"),
+            **tools.environment(self.engine.store.uv_cache, request.scratch / "tmp"),
             "VIRTUAL_ENV": str(self.home),
-            "PATH": toolbox.search_path(self.home / "bin"),
+            "PATH": tools.search_path(self.home / "bin"),
         }
         if self.settings.cuda_arch_list:
             passed = {"CUDA_HOME": "CUDA_HOME", "CXX": "CUDAHOSTCXX"}  # nvcc would take the first gcc of PATH
@@ -254,7 +219,7 @@ class _LocalBuild:
             raise subprocess.CalledProcessError(done.returncode, list(cmd))
 
     def _install(self, requirements: set[str]) -> None:
-        self._call([str(toolbox.uv()), "pip", "install", "--python", str(self.home), *sorted(requirements)])
+        self._call([str(tools.uv()), "pip", "install", "--python", str(self.home), *sorted(requirements)])
 
     def run(self) -> Path:
         """Build. Raises CalledProcessError when a command failed, BuildError when the back end did."""
@@ -276,8 +241,8 @@ class _LocalBuild:
         python = self.engine.interpreters(job.variant)[job.python].path
         if request.sdk is None:
             with self.engine.site(job, request.shell) as site:
-                self.engine.store.fetch(job.variant.release, job.python, site)
-        self._call([str(toolbox.uv()), "venv", "--python", str(python), str(self.home)])
+                torch_downloads.fetch(self.engine.store, job.variant.release, job.python, site)
+        self._call([str(tools.uv()), "venv", "--python", str(python), str(self.home)])
         builder = build.ProjectBuilder(
             self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call
         )

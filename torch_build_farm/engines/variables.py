@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import BuildRequest
-from torch_build_farm.pipeline.stages.render import CONSTRAINTS, PRELUDE, TOOLCHAIN
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.releases.sdk import cache as shelf
+from torch_build_farm.releases.sdk import cache
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ def variables(settings: Settings, request: BuildRequest, places: Places) -> dict
         "UV_CONSTRAINT": str(places.tree / CONSTRAINTS),
     }
     if places.sdk:
-        own["UV_CONSTRAINT"] += f" {places.sdk / shelf.CONSTRAINTS}"
-        own[shelf.VARIABLE] = quote(str(places.sdk))  # as a part of a URL
+        own["UV_CONSTRAINT"] += f" {places.sdk / cache.CONSTRAINTS}"
+        own[cache.VARIABLE] = quote(str(places.sdk))  # as a part of a URL
         own["TORCH_BUILD_FARM_ASKED"] = str(places.asked)
     if places.ccache:
         own |= _ccache(places.ccache)
@@ -99,3 +98,15 @@ def variables(settings: Settings, request: BuildRequest, places: Places) -> dict
         joined["NVCC_APPEND_FLAGS"] = " ".join(f"-Xcompiler={flag}" for flag in flags.split())
     given = settings.environment
     return {**own, **given, **{name: f"{given.get(name, '')} {more}".strip() for name, more in joined.items()}}
+
+
+FARM_FOLDER = ".torch-build-farm"
+
+
+PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
+
+
+CONSTRAINTS = f"{FARM_FOLDER}/constraints.txt"
+
+
+TOOLCHAIN = f"{FARM_FOLDER}/toolchain.cmake"

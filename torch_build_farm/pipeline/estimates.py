@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.pipeline import records
 from torch_build_farm.project.plan import Job
 
 PEAK = "peak-mb"  # in a build's record: the resident set of its largest process, MB (10^6 bytes)
-DEFAULT_GB = 2.0  # what a compiler is given where nothing was measured
 _SPARE = 1.25  # other sources, another minor's headers
 _LEAST_GB = 0.5
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import sha256
+from torch_build_farm.releases.sdk.wheel import LOCAL
 
 SCHEMA = 1
 
@@ -96,3 +98,54 @@ def write(record: Record, path: Path) -> None:
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(asdict(record), indent=2) + "\n", "utf-8")
     scratch.replace(path)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The records of the job that made a wheel."""
+
+    render: Record
+    build: Record
+    relocate: Record
+
+    @property
+    def job(self) -> str:
+        return self.relocate.job
+
+    @property
+    def epoch(self) -> int:
+        """SOURCE_DATE_EPOCH of the build, Unix seconds."""
+        return int(self.render.details["epoch"])
+
+    @property
+    def commit(self) -> str:
+        """The commit that a git source was at; empty for other sources."""
+        kind, _, place = self.render.details["source"].partition(" ")
+        return place.rpartition("@")[2] if kind == "git" else ""
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """The distributions of the build environment, name==version; torch's SDK counts as its torch."""
+        pins = self.build.details["environment"].split()
+        return tuple(pin.removesuffix(f"+{LOCAL}") if pin.startswith("torch==") else pin for pin in pins)
+
+
+def find(wheel: Path, work: Path) -> Recorded:
+    """The records of the job that made `wheel`, found in `work` by its SHA-256.
+
+    Raises UsageError where there are none.
+    """
+    if not wheel.is_file():
+        raise UsageError("there is no such wheel", where=str(wheel), next_step="work/dist holds finished wheels")
+    digest = sha256(wheel)
+    for path in sorted(work.glob("jobs/*/records/relocate.json")):
+        found = [read(path.with_name(f"{stage}.json")) for stage in ("render", "build", "relocate")]
+        render, build, relocate = found
+        known = render and "content" in render.details  # else of an older farm
+        if render and build and relocate and known and digest in [one.sha256 for one in relocate.outputs]:
+            return Recorded(render, build, relocate)
+    raise UsageError(
+        f"no record tells how this wheel was made (sha256 {digest})",
+        where=str(work / "jobs"),
+        next_step="name the work folder of the run that made it with --work DIR",
+    )

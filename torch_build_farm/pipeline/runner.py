@@ -5,164 +5,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from torch_build_farm.cli.report import JobResult, Progress, StageResult
-from torch_build_farm.core import tools as toolbox
-from torch_build_farm.core.errors import DiskError, FarmError, InternalError, Interrupted, RepairError
+from torch_build_farm.core import tools
+from torch_build_farm.core.errors import DiskError, FarmError, InternalError, Interrupted
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.log import STAGE_MARK
-from torch_build_farm.core.process import Runner, Shell
-from torch_build_farm.core.store import TorchStore
-from torch_build_farm.engines.base import Engine
-from torch_build_farm.pipeline import estimates as history
-from torch_build_farm.pipeline import records
-from torch_build_farm.pipeline.jobserver import Jobserver
+from torch_build_farm.pipeline import estimates, records
 from torch_build_farm.pipeline.records import Record
-from torch_build_farm.pipeline.stages.smoke import Mode
+from torch_build_farm.pipeline.results import JobResult, Progress, StageResult
+from torch_build_farm.pipeline.stage import Farm, Stage, Step
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Project
-from torch_build_farm.project.tree import Source
-
-
-class Slots:
-    """So many places, given to those who wait in the order of their numbers, lowest first."""
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._waiting: set[int] = set()
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def hold(self, number: int, runner: Runner) -> Iterator[None]:
-        """Hold a place; waits for one. Raises Interrupted when the run is cancelled."""
-        with self._changed:
-            self._waiting.add(number)
-            try:
-                while not (self._free and number == min(self._waiting)):
-                    self._changed.wait(0.2)
-                    runner.check()
-                self._free -= 1
-            finally:
-                self._waiting.remove(number)
-                self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += 1
-                self._changed.notify_all()
-
-
-@dataclass(frozen=True)
-class Farm:
-    """Everything that the stages of a run share."""
-
-    project: Project
-    source: Source
-    engine: Engine
-    store: TorchStore
-    runner: Runner
-    work: Path
-    smoke: Mode
-    force: bool
-    epoch: int
-    jobserver: Jobserver
-    build_slots: Slots
-    smoke_slots: Slots
-    share: int  # of the compilers, for a build that no jobserver reaches
-    claimed: dict[str, str] = field(default_factory=dict)  # file name in dist -> job
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def folder(self, job: Job) -> Path:
-        """The job's folder under the work folder."""
-        return self.work / "jobs" / job.id
-
-    @property
-    def dist(self) -> Path:
-        """Where finished wheels go."""
-        return self.work / "dist"
-
-    def claim(self, wheel: str, job: Job) -> None:
-        """Note that `job` makes the wheel of that name. Raises RepairError where another job does too."""
-        with self.lock:
-            owner = self.claimed.setdefault(wheel, job.id)
-        if owner != job.id:
-            raise RepairError(
-                f"{job.id} and {owner} both make {wheel}",
-                where="the wheel's tag serves both CPythons (abi3 or py3)",
-                next_step="build one of them: --python, or --only",
-            )
-
-    def log(self, job: Job) -> Path:
-        """The job's log."""
-        return self.work / "logs" / f"{job.id}.log"
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage at work on a job: what it may read, and how it tells what it does.
-
-    `before` are the records of the stages before it.
-    """
-
-    farm: Farm
-    job: Job
-    before: Mapping[str, Record]
-    say: Callable[[str], None]
-
-    @property
-    def folder(self) -> Path:
-        return self.farm.folder(self.job)
-
-    @property
-    def log(self) -> Path:
-        return self.farm.log(self.job)
-
-    @property
-    def shell(self) -> Shell:
-        """Where the stage's commands run: the store, which is outside every project, so that uv finds no settings."""
-        env = toolbox.environment(self.farm.store.uv_cache, self.farm.store.root)
-        return Shell(self.farm.runner, env, self.farm.store.root, self.log, self.say)
-
-    def output(self, stage: str) -> Path:
-        """The one file or folder that an earlier stage made."""
-        (artifact,) = self.before[stage].outputs
-        return self.farm.work / artifact.path
-
-    def digest_of(self, stage: str) -> str:
-        """SHA-256 of what an earlier stage made."""
-        (artifact,) = self.before[stage].outputs
-        return artifact.sha256
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage made, and facts worth telling."""
-
-    outputs: tuple[Path, ...] = ()
-    details: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A named stage: its inputs, which decide whether it is fresh; its work; and what it must hold meanwhile.
-
-    `holding` is given the job's place in the plan.
-    """
-
-    name: str
-    inputs: Callable[[Step], Mapping[str, Any]]
-    work: Callable[[Step], Outcome]
-    holding: Callable[[Farm, int], contextlib.AbstractContextManager[object]] = lambda *_: contextlib.nullcontext()
 
 
 def _fresh(farm: Farm, path: Path, digest: str) -> Record | None:
@@ -241,7 +99,7 @@ class _JobRun:
             outputs=tuple(records.artifact(output, self.farm.work) for output in outcome.outputs),
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            tools={**toolbox.versions(), **self.farm.engine.toolchain(self.job)},
+            tools={**tools.versions(), **self.farm.engine.toolchain(self.job)},
             details=outcome.details,
             inputs={name: records.digest(value) for name, value in inputs.items()},
         )
@@ -315,7 +173,7 @@ def run(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], progress: Prog
     Raises Interrupted when the run was cancelled; finished stages keep their records.
     """
     with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
-        rank = {job.id: number for number, job in enumerate(history.longest_first(jobs, farm.work))}
+        rank = {job.id: number for number, job in enumerate(estimates.longest_first(jobs, farm.work))}
         runs = [_JobRun(farm, job, rank[job.id], stages, progress) for job in jobs]
         futures = [pool.submit(one.run) for one in runs]
         try:

@@ -12,9 +12,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import VersionError
-from torch_build_farm.pipeline.stages.render import inline
 from torch_build_farm.project import metadata
 from torch_build_farm.project.settings import TABLE, Variant
+from torch_build_farm.project.toml import inline
 
 MARK = "CHECK:"
 # Folders with an __init__.py that are seldom installed.

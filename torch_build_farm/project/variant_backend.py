@@ -10,11 +10,7 @@ Runs in build environments too: CPython 3.9, the standard library and packaging,
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
 import importlib
-import io
 import json
 import os
 import re
@@ -28,6 +24,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 
 _HERE = Path(__file__).resolve().parent
 
@@ -114,23 +112,6 @@ def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
     return newline.join(kept) + rest
 
 
-def split_metadata(text: str) -> tuple[list[str], str, str]:
-    """METADATA's fields, what ends its lines, and the rest from the end of the last field on."""
-    newline = (
-        "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
-    )  # a description may have others than the fields
-    head, gap, body = text.partition(newline * 2)
-    if not gap and head.endswith(newline):  # no description
-        head, gap = head[: -len(newline)], newline
-    return re.split(rf"{newline}(?![ \t])", head), newline, gap + body  # a field goes on in indented lines
-
-
-def add_field(fields: list[str], field: str) -> None:
-    """Add a field before the requirements, the extras and the list of what is dynamic."""
-    later = [n for n, one in enumerate(fields) if one.startswith(("Requires-Dist:", "Provides-Extra:", "Dynamic:"))]
-    fields.insert(min(later, default=len(fields)), field)
-
-
 def rewrite_wheel(path: Path, variant: Mapping[str, Any]) -> Path:
     """Make the wheel at `path` the variant's: METADATA, names of file, .dist-info and .data folders, RECORD (PEP 427).
 
@@ -154,33 +135,6 @@ def rewrite_wheel(path: Path, variant: Mapping[str, Any]) -> Path:
     if final != path:
         path.unlink()
     return final
-
-
-def dist_info(archive: zipfile.ZipFile) -> str:
-    """Name of a wheel's .dist-info folder."""
-    return next(name.split("/")[0] for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-
-
-def write_wheel(path: Path, members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
-    """Write a wheel of these members, in their order, with a RECORD at the end (PEP 427), whole or not at all.
-
-    The RECORD among the members lends its date and permissions; signatures of it are left out.
-    """
-    (record,) = [info for info, _ in members if re.fullmatch(r"[^/]+\.dist-info/RECORD", info.filename)]
-    rows = []
-    with zipfile.ZipFile(path.with_suffix(".new"), "w", zipfile.ZIP_DEFLATED) as made:
-        for info, content in members:
-            place = info.filename
-            if place == record.filename or place.startswith(f"{record.filename}."):
-                continue
-            if not info.is_dir():
-                digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-                rows.append((place, f"sha256={digest}", len(content)))
-            made.writestr(info, content)
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([*rows, (record.filename, "", "")])
-        made.writestr(record, text.getvalue())
-    path.with_suffix(".new").replace(path)
 
 
 def _facts() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import tomlkit
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import PublishError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
@@ -50,7 +50,7 @@ def _environment(store: TorchStore, index: PackageIndex, home: Path) -> dict[str
     parts = urlsplit(index.url)
     secrets = {"USERNAME": parts.username, "PASSWORD": parts.password}
     return {
-        **toolbox.environment(store.uv_cache, home),
+        **tools.environment(store.uv_cache, home),
         **{f"UV_INDEX_TARGET_{name}": unquote(value) for name, value in secrets.items() if value},
         "UV_PROJECT_ENVIRONMENT": str(home / "env"),
     }
@@ -88,11 +88,11 @@ def check(
     what = f"{project.settings.name}[{variant.tag}]=={version}"
     try:
         (home / "pyproject.toml").write_text(_project_file(project, variant, version, python, index), "utf-8")
-        _do(shell, f"{what} does not resolve", toolbox.uv(), "lock", "--python", interpreter.path, "--refresh")
+        _do(shell, f"{what} does not resolve", tools.uv(), "lock", "--python", interpreter.path, "--refresh")
         names = {project.settings.name, project.auto_name, project.select_name, project.distribution(variant)}
         if problems := _foreign(home / "uv.lock", expected, names, index):
             raise PublishError(f"{what} is not what was published: " + "; ".join(problems), where=str(shell.log))
-        _do(shell, f"{what} does not install", toolbox.uv(), "sync", "--frozen", "--python", interpreter.path)
+        _do(shell, f"{what} does not install", tools.uv(), "sync", "--frozen", "--python", interpreter.path)
         for name in project.imports:
             _do(shell, f"{what}: import {name} fails", home / "env" / "bin" / "python", "-I", "-c", f"import {name}")
     finally:

@@ -18,9 +18,9 @@ from packaging.version import InvalidVersion, Version
 from torch_build_farm.core.errors import PublishError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.pipeline import records
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant_backend import dist_info
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage

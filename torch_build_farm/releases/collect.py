@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -15,16 +17,16 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.releases import symbol_types as kinds
-from torch_build_farm.releases import type_layouts as layout
+from torch_build_farm.releases import symbol_types, type_layouts
 from torch_build_farm.releases.header_lines import Marks, of_header
+from torch_build_farm.releases.known import KINDS, LAYOUTS, MARKS, SYMBOLS
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.symbol_table import SYSTEM_LIBRARIES, Release, Unit
-from torch_build_farm.releases.symbol_types import Kind
+from torch_build_farm.releases.symbol_table import SYSTEM_LIBRARIES, Release, Table, Unit
 from torch_build_farm.releases.type_layouts import Layouts
-from torch_build_farm.wheels.elf import library as elf
+from torch_build_farm.wheels.elf import library, symbol
 from torch_build_farm.wheels.elf.partial import Exported
 from torch_build_farm.wheels.elf.remote_exports import torch_libraries
+from torch_build_farm.wheels.elf.symbol import Kind
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
@@ -65,7 +67,7 @@ def _units(release: str, tag: str, libraries: Mapping[str, Exported]) -> dict[Un
             continue
         name = PurePosixPath(path).name
         unit = Unit(release, name, tag if "python" in name else "", one.needed)
-        found[unit] = kinds.of(symbol for symbol in one.symbols if not _PRIVATE.search(symbol.name))
+        found[unit] = symbol.of(name for name in one.symbols if not _PRIVATE.search(name.name))
     return found
 
 
@@ -83,7 +85,7 @@ def _marks(headers: Mapping[str, bytes]) -> dict[str, frozenset[int]]:
     return found
 
 
-def _compiled(headers: Mapping[str, bytes], shell: Shell) -> dict[str, layout.Layout]:
+def _compiled(headers: Mapping[str, bytes], shell: Shell) -> dict[str, type_layouts.Layout]:
     """The layouts that a C++ compiler gives torch's types. Raises ToolError without one, AuditError where it fails."""
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415 (slow to import)
 
@@ -113,7 +115,7 @@ def _compiled(headers: Mapping[str, bytes], shell: Shell) -> dict[str, layout.La
                 next_step="the log has the compiler's messages; Python.h comes with python3-dev",
             )
         with made.open("rb") as stream:
-            return layout.types_in(ELFFile(stream).get_dwarf_info())
+            return type_layouts.types_in(ELFFile(stream).get_dwarf_info())
 
 
 def gather(
@@ -151,6 +153,31 @@ def system_units() -> dict[Unit, frozenset[str]]:
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
             raise AuditError(f"this machine has no {name}", where="index make", next_step="install the C++ library")
-        one = elf.read(path.read_bytes())
+        one = library.read(path.read_bytes())
         found[Unit("", name, "", one.needed)] = one.exported
     return found
+
+
+def write(folder: Path, gathered: Sequence[Gathered], more: dict[Unit, frozenset[str]]) -> None:
+    """Write the four tables of these releases, whole or not at all; `more` are units of no release."""
+    exported: dict[Unit, Iterable[str]] = {**more}
+    their_kinds: dict[Unit, Mapping[str, Kind]] = {}
+    releases: list[Release] = []
+    marks, layouts = Marks({}), Layouts({})
+    for one in gathered:
+        exported |= one.exported
+        their_kinds |= one.exported
+        releases.append(one.release)
+        marks = Marks({**marks.lines, **one.marks.lines})
+        layouts = layouts.with_those_of(one.layouts)
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    scratch.mkdir(parents=True)
+    table = Table.of(releases, exported)
+    (scratch / SYMBOLS).write_bytes(table.packed())
+    (scratch / KINDS).write_bytes(
+        symbol_types.packed(table, their_kinds, {one.release.name: one.wheels for one in gathered})
+    )
+    (scratch / MARKS).write_bytes(marks.packed())
+    (scratch / LAYOUTS).write_bytes(layouts.packed())
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)

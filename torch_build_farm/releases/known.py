@@ -9,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from torch_build_farm.audit import layout_rules as rules
-from torch_build_farm.audit.loader import TorchRelease
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.releases import header_lines as marks
 from torch_build_farm.releases import symbol_table as index
-from torch_build_farm.releases import type_layouts as layout
+from torch_build_farm.releases import type_layouts
 from torch_build_farm.releases.header_lines import Marks
 from torch_build_farm.releases.symbol_table import Packed, SymbolIndex
 from torch_build_farm.releases.type_layouts import Layouts
@@ -57,7 +55,7 @@ class Knowledge:
                 seen = {release.name for table in tables for release in table.releases}
                 tables.append(index.read(folder / SYMBOLS).without(seen))
                 lines |= {**marks.unpack((folder / MARKS).read_bytes()).lines, **lines}
-                layouts = layouts.with_those_of(layout.unpack((folder / LAYOUTS).read_bytes()))
+                layouts = layouts.with_those_of(type_layouts.unpack((folder / LAYOUTS).read_bytes()))
             except (OSError, ValueError, KeyError, TypeError, AttributeError, lzma.LZMAError) as error:
                 raise AuditError(
                     f"what the farm knows of torch cannot be read: {error}",
@@ -76,17 +74,3 @@ class Knowledge:
     def releases(self) -> tuple[str, ...]:
         """Every release, oldest first."""
         return tuple(release.name for release in self.index.releases)
-
-    @cached_property
-    def types(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        """The types whose layouts are known, as names mention them."""
-        return rules.by_component(self.layouts.names)
-
-    @cached_property
-    def ever(self) -> frozenset[str]:
-        """Libraries that some release brings."""
-        found: set[str] = set()
-        for release in self.index.releases:
-            for python in release.files:
-                found |= TorchRelease(self.index, release.name, python).brought
-        return frozenset(found)

@@ -14,28 +14,13 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
 
 from torch_build_farm.releases.symbol_table import FILTER, Packed, Table, Unit
-from torch_build_farm.wheels.elf.partial import Symbol
+from torch_build_farm.wheels.elf.symbol import Kind
 
 _SCHEMA = 1
-_FUNCTIONS = (2, 10)  # STT_FUNC, STT_GNU_IFUNC: no linker asks for their sizes
 _TYPE_NAME = "_ZTS"  # a typeinfo's name: as long as the rest of its symbol, and a NUL (Itanium C++ ABI 2.9.5)
 _AS_NAMED = -1
-
-
-class Kind(NamedTuple):
-    """Numbers STT_ and STB_, and bytes, 0 for functions. A linker copies the type into what it links."""
-
-    kind: int
-    binding: int
-    size: int
-
-
-def of(symbols: Iterable[Symbol]) -> dict[str, Kind]:
-    """By name; of a name with several versions the last."""
-    return {one.name: Kind(one.kind, one.binding, 0 if one.kind in _FUNCTIONS else one.size) for one in symbols}
 
 
 def _short(name: str, kind: Kind) -> Kind:

@@ -14,7 +14,7 @@ from tomlkit import TOMLDocument
 
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.project import settings as config
+from torch_build_farm.project import settings
 from torch_build_farm.releases.facts import Fact, Facts, tags_of
 from torch_build_farm.releases.listing import Listing, Release
 
@@ -133,6 +133,6 @@ def _check(path: Path, text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / path.name).write_text(text, "utf-8")
         try:
-            config.variants_of((Path(folder),))
+            settings.variants_of((Path(folder),))
         except ConfigError as error:
             raise ConfigError(error.what.replace(folder, str(path.parent)), next_step=error.next_step) from None

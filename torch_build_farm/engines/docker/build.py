@@ -17,17 +17,16 @@ from packaging.version import Version
 
 from torch_build_farm.core.errors import BuildError, DiskError, EngineError, FarmError, OutOfMemoryError
 from torch_build_farm.core.process import Completed, Ending, Shell
-from torch_build_farm.engines import ninja_log
+from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines import variables as recipe
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.engines.diagnosis import diagnose
-from torch_build_farm.engines.docker import cibuildwheel_config as cibuildwheel
-from torch_build_farm.engines.docker import containers, images
-from torch_build_farm.engines.docker import store_access as ground
+from torch_build_farm.engines.docker import cibuildwheel_config, containers, images, store_access
 from torch_build_farm.engines.docker.containers import Watch
 from torch_build_farm.engines.docker.store_access import Ground
 from torch_build_farm.engines.variables import Places
-from torch_build_farm.wheels import checks as repair
+from torch_build_farm.wheels import auditwheel
+from torch_build_farm.wheels.auditwheel import without_library
 
 if TYPE_CHECKING:
     from torch_build_farm.engines.docker.engine import DockerEngine
@@ -60,7 +59,7 @@ class ContainerBuild:
         job = self.request.job
         return (
             Version(self.engine.contents(self.engine.base(job.variant)).pythons[job.python.tag][2])
-            >= cibuildwheel.ENV_DIR
+            >= cibuildwheel_config.ENV_DIR
         )
 
     @cached_property
@@ -69,7 +68,7 @@ class ContainerBuild:
         sdk = self.request.sdk
         if sdk is None or self.floor.shared:
             return sdk.folder if sdk else None
-        return ground.place(self.engine.helper(self.image), self.floor, sdk.folder, f"sdk/{sdk.sha256}")
+        return store_access.place(self.engine.helper(self.image), self.floor, sdk.folder, f"sdk/{sdk.sha256}")
 
     def run(self) -> Path:
         """The wheel. Raises BuildError or one of its kinds; the environment is gone afterwards, the log stays."""
@@ -103,11 +102,11 @@ class ContainerBuild:
         with contextlib.suppress(OSError, EngineError):
             if self.floor.shared:
                 shutil.copyfile(self.asked, self.request.asked)
-            elif text := ground.read(self.engine.helper(self.image), self.floor, self.asked):
+            elif text := store_access.read(self.engine.helper(self.image), self.floor, self.asked):
                 self.request.asked.write_text(text, "utf-8")
 
     def _places(self, tree: PurePath, home: Path | None) -> Places:
-        building = PurePosixPath(cibuildwheel.BUILD)
+        building = PurePosixPath(cibuildwheel_config.BUILD)
         mapped = {str(tree): ".", str(building): "build"}
         return Places(home, tree, building, mapped, self._sdk, self.asked, self.ccache)
 
@@ -117,7 +116,7 @@ class ContainerBuild:
         home = self.floor.store.environment(f"{job.id}-tools")
         with self.engine.site(job, self.request.shell) as site:
             if self.request.sdk is None:
-                self.floor.store.fetch(job.variant.release, job.python, site)
+                torch_downloads.fetch(self.floor.store, job.variant.release, job.python, site)
             tree = site.bring(self.request.tree)
             script = site.bring(Path(str(_FETCH)))
             variables = recipe.variables(settings, self.request, self._places(tree, home))
@@ -135,7 +134,9 @@ class ContainerBuild:
         request, floor = self.request, self.floor
         job, settings = request.job, self.engine.project.settings
         variables = recipe.variables(
-            settings, request, self._places(PurePosixPath(cibuildwheel.PROJECT), self.home if self._fixed else None)
+            settings,
+            request,
+            self._places(PurePosixPath(cibuildwheel_config.PROJECT), self.home if self._fixed else None),
         )
         variables |= {} if settings.network else _OFFLINE
         if not floor.shared:
@@ -146,11 +147,11 @@ class ContainerBuild:
         confinement = floor.confinement
         if floor.shared:  # CMake's build folder lies where ninja's log can be read
             self.objects.mkdir(parents=True, exist_ok=True)
-            bound = containers.mount(type="bind", source=str(self.objects), target=cibuildwheel.BUILD)
+            bound = containers.mount(type="bind", source=str(self.objects), target=cibuildwheel_config.BUILD)
             confinement = replace(confinement, mounts=(*confinement.mounts, bound))
         arguments = confinement.arguments(self.engine.labels.all(job.id), variables)
         arguments += () if settings.network else _NO_NETWORK
-        text = cibuildwheel.configuration(
+        text = cibuildwheel_config.configuration(
             self.image, arguments, str(self.home) if self._fixed else "", settings.before_build
         )
         configuration = request.scratch / "cibuildwheel.toml"
@@ -170,10 +171,10 @@ class ContainerBuild:
         watch.lost = watch.lost and not any("failed with code" in line for line in done.tail)
         if told := self.engine.told(job, watch, log):
             return told
-        if done.returncode == cibuildwheel.PURE:
-            return repair.without_library(f"the wheel of {job}", log)
-        if cibuildwheel.was_repairing(done.tail):
-            return repair.failure(log, done.tail)
+        if done.returncode == cibuildwheel_config.PURE:
+            return without_library(f"the wheel of {job}", log)
+        if cibuildwheel_config.was_repairing(done.tail):
+            return auditwheel.failure(log, done.tail)
         error = diagnose(job, log)
         told_better = isinstance(error, DiskError | OutOfMemoryError)
         if not self.engine.project.settings.network and not told_better and _missed_network(done.tail):

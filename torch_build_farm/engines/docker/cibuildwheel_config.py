@@ -10,7 +10,7 @@ from typing import Any
 import tomlkit
 from packaging.version import Version
 
-from torch_build_farm.wheels import checks as repair
+from torch_build_farm.wheels import auditwheel
 
 PROJECT = "/project"  # where cibuildwheel puts the source tree
 BUILD = "/tmp/build"
@@ -50,7 +50,7 @@ def _literal(command: str) -> str:
 
 
 def _repair_command() -> str:
-    words = repair.command("auditwheel", "{wheel}", "{dest_dir}")
+    words = auditwheel.command("auditwheel", "{wheel}", "{dest_dir}")
     return " ".join(word if word in ("{wheel}", "{dest_dir}") else shlex.quote(word) for word in words)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import EngineError
 from torch_build_farm.core.process import capture
 
@@ -144,4 +144,4 @@ def cli_environment(uv_cache: Path, scratch: Path) -> dict[str, str]:
     """The environment of the docker command: the farm's usual one, and what says which engine and how to reach it."""
     engine = {k: v for k, v in os.environ.items() if k.startswith("DOCKER_")}
     engine |= {k: os.environ[k] for k in ("XDG_RUNTIME_DIR", "SSH_AUTH_SOCK") if k in os.environ}
-    return {**toolbox.environment(uv_cache, scratch), **engine}
+    return {**tools.environment(uv_cache, scratch), **engine}

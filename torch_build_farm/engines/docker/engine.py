@@ -21,16 +21,13 @@ from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
 from torch_build_farm.engines.diagnosis import diagnose
-from torch_build_farm.engines.docker import cibuildwheel_config as cibuildwheel
-from torch_build_farm.engines.docker import containers, images
-from torch_build_farm.engines.docker import store_access as ground
+from torch_build_farm.engines.docker import cibuildwheel_config, containers, images, store_access
 from torch_build_farm.engines.docker.build import ContainerBuild
 from torch_build_farm.engines.docker.client import Daemon, cli, cli_environment, on_local_socket, same_engine, speaking
 from torch_build_farm.engines.docker.containers import Labels, Watch, alive
 from torch_build_farm.engines.docker.images import Base, Contents, Layer
 from torch_build_farm.engines.docker.store_access import Ground, Helper
-from torch_build_farm.engines.local import compile_slots
-from torch_build_farm.pipeline.estimates import DEFAULT_GB
+from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project, Variant
 
@@ -178,10 +175,14 @@ class DockerEngine:
             )
         check_gcc(job, contents.compiler, "name another image with --base-image")
         cuda = bool(self.project.settings.cuda_arch_list)
-        if cuda and job.variant.cuda_toolkit and Version(contents.pythons[job.python.tag][2]) < cibuildwheel.ENV_DIR:
+        if (
+            cuda
+            and job.variant.cuda_toolkit
+            and Version(contents.pythons[job.python.tag][2]) < cibuildwheel_config.ENV_DIR
+        ):
             raise ImageError(
-                f"{job.id}: CUDA's toolkit wheels need `build` {cibuildwheel.ENV_DIR}, and CPython {job.python} of the "
-                f"image {base.reference} has {contents.pythons[job.python.tag][2]}",
+                f"{job.id}: CUDA's toolkit wheels need `build` {cibuildwheel_config.ENV_DIR}, and "
+                f"CPython {job.python} of the image {base.reference} has {contents.pythons[job.python.tag][2]}",
                 next_step="ask for another with --python, or name another image with --base-image",
             )
         needs_nvcc = cuda and not job.variant.cuda_toolkit
@@ -210,7 +211,7 @@ class DockerEngine:
                 asked = self.project.settings.memory_per_compile_gb
                 each = (asked,) if asked else (DEFAULT_GB, self._measured_gb)
                 compilers = min(max(self.slots(one) * int(one * 1e9) for one in each), self._daemon.memory)
-                self._ground = ground.find(self.helper(image), self.here, compilers)
+                self._ground = store_access.find(self.helper(image), self.here, compilers)
             return image, self._ground
 
     def helper(self, image: str) -> Helper:
@@ -314,7 +315,7 @@ class DockerEngine:
         else:
             # An engine that went away keeps the folder until the next run on it, which removes it.
             with contextlib.suppress(EngineError), speaking():
-                ground.remove(self.helper(image), self._ground, folder)
+                store_access.remove(self.helper(image), self._ground, folder)
 
     @speaking()
     def sweep(self) -> int:

@@ -22,7 +22,7 @@ import cmake
 import jinja2
 import ninja
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import DiskError, EngineError, ImageError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
@@ -237,7 +237,7 @@ def _context(dockerfile: str) -> bytes:
     """The build context of the farm's layer: its Dockerfile, uv, CMake and ninja, whatever this machine's dates are."""
     share = next(Path(str(cmake.CMAKE_DATA)).glob("share/cmake-*"))
     programs = {
-        "uv": toolbox.uv(),
+        "uv": tools.uv(),
         "cmake": Path(cmake.CMAKE_BIN_DIR) / "cmake",
         "ninja": Path(ninja.BIN_DIR) / "ninja",
     }
@@ -274,7 +274,7 @@ def plan_layer(project: Project, base: Base, user: str) -> Layer:
     )
     packages = project.settings.system_packages
     text = environment.get_template("Dockerfile.j2").render(base=base, packages=packages, tools=_TOOLS, user=user)
-    versions = {name: v for name, v in toolbox.versions().items() if name in ("uv", "cmake", "ninja")}
+    versions = {name: v for name, v in tools.versions().items() if name in ("uv", "cmake", "ninja")}
     inputs = json.dumps([base.id or base.reference, text, versions], sort_keys=True)
     return Layer(base, text, f"{_REPOSITORY}:{hashlib.sha256(inputs.encode()).hexdigest()[:16]}")
 

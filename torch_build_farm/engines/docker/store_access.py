@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import EngineError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.package_index import uv_settings
@@ -62,7 +62,7 @@ def _brought() -> dict[str, Path]:
 
 def _environment(store: TorchStore, files: Mapping[str, Path], user: str) -> dict[str, str]:
     left_out = _LEFT_OUT.union(_passed())
-    variables = {k: v for k, v in toolbox.environment(store.uv_cache, store.root).items() if k not in left_out}
+    variables = {k: v for k, v in tools.environment(store.uv_cache, store.root).items() if k not in left_out}
     if "certificates.pem" in files:
         bundle = str(files["certificates.pem"])
         variables |= dict.fromkeys(("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), bundle)
@@ -73,7 +73,7 @@ def _environment(store: TorchStore, files: Mapping[str, Path], user: str) -> dic
 
 def _passed() -> tuple[str, ...]:
     """The caller's variables, which may hold passwords: proxies, uv's settings for its indexes."""
-    usual = toolbox.environment(Path(), Path())
+    usual = tools.environment(Path(), Path())
     return tuple(sorted(k for k, v in usual.items() if k not in _LEFT_OUT and os.environ.get(k) == v))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from torch_build_farm.core import tools as toolbox
+from torch_build_farm import __version__
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import (
     BuildError,
     FarmError,
@@ -22,13 +25,15 @@ from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.store import TorchStore
+from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines.base import BuildRequest
-from torch_build_farm.pipeline.runner import Farm, Step
+from torch_build_farm.pipeline import estimates, installed_packages
+from torch_build_farm.pipeline.stage import Farm, Outcome, Stage, Step
 from torch_build_farm.project.plan import Job
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.sdk import cache as shelf
-from torch_build_farm.releases.sdk import fallback as choice
+from torch_build_farm.releases.sdk import cache, fallback
 from torch_build_farm.releases.sdk.cache import Sdk
+from torch_build_farm.wheels import auditwheel
 
 
 def with_torch(step: Step, request: BuildRequest) -> tuple[Path, str]:
@@ -37,7 +42,7 @@ def with_torch(step: Step, request: BuildRequest) -> tuple[Path, str]:
     Raises what the engine's `build` does, or SdkError.
     """
     settings, release = step.farm.project.settings, step.job.variant.release
-    if reason := choice.why_full(settings, request.tree):
+    if reason := fallback.why_full(settings, request.tree):
         return _built(step, request, None), f"all of torch {release}: {reason}"
     try:
         sdk = _get(step.farm.store, step.job, step.shell)
@@ -49,7 +54,7 @@ def with_torch(step: Step, request: BuildRequest) -> tuple[Path, str]:
         wheel = _built(step, request, sdk)
     except (BuildError, RepairError):  # a wheel without its library is found at the repair
         said = _log(step)
-        reason = choice.asked(request.asked, said) or choice.missed(said)
+        reason = fallback.asked(request.asked, said) or fallback.missed(said)
         if settings.torch_build == "sdk" or not reason:
             raise
         line = f"the build asks for {reason}, which torch's SDK has not"
@@ -73,9 +78,9 @@ def ahead(farm: Farm, jobs: Sequence[Job], log: Path) -> None:
 
     A job whose SDK is not there yet makes it, or waits for it; what goes wrong here goes wrong there too, and is told.
     """
-    if choice.why_full(farm.project.settings, farm.source.root):
+    if fallback.why_full(farm.project.settings, farm.source.root):
         return
-    env = toolbox.environment(farm.store.uv_cache, farm.store.root)
+    env = tools.environment(farm.store.uv_cache, farm.store.root)
     shell = Shell(farm.runner, env, farm.store.root, log, lambda _: None)
 
     def make() -> None:
@@ -93,18 +98,19 @@ def check_index(farm: Farm, job: Job) -> None:
     if farm.engine.store.has(release, python):
         return  # what is built with where no SDK can be made
     index = PackageIndex.configured()
-    if shelf.find(farm.store, release, python, index) is None:
+    if cache.find(farm.store, release, python, index) is None:
         try:
             Listing.read(index)
         except PackageIndexError:
-            farm.store.check_index(release, python, farm.runner)  # uv may know how to ask, and then all of torch is had
+            # uv may know how to ask, and then all of torch is had.
+            torch_downloads.check_index(farm.store, release, python, farm.runner)
 
 
 def _get(store: TorchStore, job: Job, shell: Shell) -> Sdk:
     """The SDK of the job's torch, made now if need be. Raises PackageIndexError or SdkError."""
     release, python = job.variant.release, job.python
-    with store.locked(shelf.lock_of(release, python), shell):
-        return shelf.get(store, release, python, PackageIndex.configured(), shell.say)
+    with store.locked(cache.lock_of(release, python), shell):
+        return cache.get(store, release, python, PackageIndex.configured(), shell.say)
 
 
 def _built(step: Step, request: BuildRequest, sdk: Sdk | None) -> Path:
@@ -120,8 +126,61 @@ def _log(step: Step) -> str:
 
 def _what_is_wrong(step: Step, request: BuildRequest, wheel: Path) -> str:
     """Why a wheel that was built with the SDK does not count, in a sentence; empty where it does."""
-    if reason := choice.asked(request.asked, _log(step)):
+    if reason := fallback.asked(request.asked, _log(step)):
         return f"the build asks for {reason}, which torch's SDK has not, and goes on without"
-    if member := choice.leaked(wheel, step.job.variant.release):
+    if member := fallback.leaked(wheel, step.job.variant.release):
         return f"the build writes the version of torch's SDK into {member}"
     return ""
+
+
+def _build_inputs(step: Step) -> dict[str, Any]:
+    settings = step.farm.project.settings
+    return {
+        "tree": step.digest_of("render"),
+        "variant": asdict(step.job.variant),
+        "farm": __version__,
+        "engine": step.farm.engine.name,
+        "toolchain": dict(step.farm.engine.toolchain(step.job)),
+        "environment": dict(settings.environment),
+        "cmake-defines": dict(settings.cmake_defines),
+        "before-build": settings.before_build,
+        "system-packages": asdict(settings.system_packages),
+        "cuda-arch-list": settings.cuda_arch_list,
+        "torch-build": settings.torch_build,
+        "network": settings.network,
+        "epoch": step.farm.epoch,
+        **({"policy": asdict(auditwheel.policy())} if step.farm.engine.grafts else {}),
+    }
+
+
+def _build(step: Step) -> Outcome:
+    farm = step.farm
+    request = BuildRequest(
+        job=step.job,
+        tree=step.output("render"),
+        scratch=step.folder / "scratch",
+        out=step.folder / "raw",
+        makeflags=farm.jobserver.makeflags,
+        share=farm.share,
+        epoch=farm.epoch,
+        version_from_scm=farm.source.metadata.version_from_scm,
+        shell=step.shell,
+        reuse=not farm.force and os.environ.get("TORCH_BUILD_FARM_CCACHE", "").lower() != "off",
+    )
+    wheel, built_with = with_torch(step, request)
+    facts = {"engine": farm.engine.name, "base-image": farm.engine.base_image, "built-with": built_with}
+    if request.peak.is_file():
+        facts[estimates.PEAK] = estimates.peak(
+            farm.work, step.job, request.peak.read_text("utf-8"), reused=request.reuse
+        )
+    return Outcome((wheel,), {**facts, **ninja_log.details(request.out), **installed_packages.details(step.log)})
+
+
+@contextlib.contextmanager
+def _build_slot(farm: Farm, number: int) -> Iterator[None]:
+    """Hold one of the --jobs places and one token of the jobserver."""
+    with farm.build_slots.hold(number, farm.runner), farm.jobserver.build(farm.runner):
+        yield
+
+
+BUILD = Stage("build", _build_inputs, _build, _build_slot)

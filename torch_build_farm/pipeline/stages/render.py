@@ -17,15 +17,15 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import RenderError, SourceError
+from torch_build_farm.core.files import clear
+from torch_build_farm.engines.variables import CONSTRAINTS, FARM_FOLDER, PRELUDE, TOOLCHAIN
+from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import TABLE, Project, Variant
+from torch_build_farm.project.toml import _table, inline
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant_backend import cut_requires_python, pin_torch, rename_own
 
-FARM_FOLDER = ".torch-build-farm"
-PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
-CONSTRAINTS = f"{FARM_FOLDER}/constraints.txt"
-TOOLCHAIN = f"{FARM_FOLDER}/toolchain.cmake"
 _DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"  # PEP 517's, where none is named
 _OURS = "variant_backend"
 # Rendered file <- template. Everything else of the tree is the project's own.
@@ -60,38 +60,6 @@ def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed:
     except InvalidRequirement as error:
         raise RenderError(f"no requirement: {error}", where=where) from None
     return pinned if "torch" in names or not needed else [*pinned, f"torch{pin}"]
-
-
-def inline(value: object) -> str:
-    """A value as TOML on one line."""
-    if isinstance(value, Mapping):
-        pairs = [f"{_key(str(k))} = {inline(v)}" for k, v in value.items()]
-        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(inline, value))}]"
-    return tomlkit.item(value).as_string()
-
-
-def _key(name: str) -> str:
-    return tomlkit.key(name).as_string()
-
-
-def _array(value: object) -> str:
-    """A value as TOML; an array of several an element a line."""
-    if not isinstance(value, list | tuple) or len(value) < 2:
-        return inline(value)
-    return "[\n" + "".join(f"    {inline(one)},\n" for one in value) + "]"
-
-
-def _table(mapping: Mapping[str, Any], name: str) -> str:
-    """The body of TOML table `name`: its plain keys first, then its sub-tables under headers of their own."""
-    keys = {str(k): v for k, v in mapping.items()}
-    lines = [f"{_key(k)} = {_array(v)}\n" for k, v in keys.items() if not isinstance(v, Mapping)]
-    for key, value in keys.items():
-        if isinstance(value, Mapping):
-            header = f"{name}.{_key(key)}"
-            lines.append(f"\n[{header}]\n{_table(value, header)}")
-    return "".join(lines)
 
 
 def _tool(source: Source) -> dict[str, Any]:
@@ -258,3 +226,29 @@ def write(tree: Tree, folder: Path, epoch: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
         os.utime(target, (epoch, epoch))
+
+
+def _render_inputs(step: Step) -> dict[str, Any]:
+    tree = render(step.farm.project, step.farm.source, step.job)
+    return {
+        "source": tree.source.digest(without=tree.rendered),
+        "rendered": dict(tree.rendered),
+        "epoch": step.farm.epoch,
+    }
+
+
+def _render(step: Step) -> Outcome:
+    tree = render(step.farm.project, step.farm.source, step.job)
+    folder = step.folder / "source"
+    clear(folder)
+    write(tree, folder, step.farm.epoch)
+    facts = {
+        "version": step.job.version,
+        "source": tree.source.origin.identity,
+        "content": tree.source.digest(without=tree.rendered),
+        "epoch": str(step.farm.epoch),
+    }
+    return Outcome((folder,), facts)
+
+
+RENDER = Stage("render", _render_inputs, _render)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from torch_build_farm import __version__
 from torch_build_farm.core.errors import BuildError, SmokeError
+from torch_build_farm.core.files import clear, sha256
 from torch_build_farm.core.process import Completed
-from torch_build_farm.engines import variables as recipe
+from torch_build_farm.engines import torch_downloads, variables
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.pipeline.stage import Mode, Outcome, Stage, Step
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project, Variant
+from torch_build_farm.wheels import one_name
 from torch_build_farm.wheels import wheel as wheels
-
-Mode = Literal["full", "import", "none"]
 
 # Bytecode of torch's own modules: compiling it is half of the first import. $1 is the store's folder for it, $2 is
 # site-packages. Links, so that it takes no room twice; Python itself sees to it that none is older than its source, a
@@ -129,7 +132,7 @@ class Smoke:
 
     def _install(self, wheels: list[Path]) -> None:
         site = self.site
-        site.store.fetch(f"{self.job.variant.torch}.*", self.job.python, site)
+        torch_downloads.fetch(site.store, f"{self.job.variant.torch}.*", self.job.python, site)
         made = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
         if not (made.ok and site.shell.run(site.uv, "pip", "install", "--python", self.home, *wheels).ok):
             error = diagnose(self.job.id, self.site.shell.log)
@@ -139,7 +142,7 @@ class Smoke:
 
     def _no_sdk(self) -> None:
         """Raise SmokeError where what was installed is torch's SDK, which only builds."""
-        packages = recipe.site_packages(self.home, self.job.python)
+        packages = variables.site_packages(self.home, self.job.python)
         done = self.site.shell.run("find", packages, "-maxdepth", "1", "-name", "*+sdk.dist-info")
         if leaked := [line.rpartition("/")[2] for line in done.tail if line.endswith("+sdk.dist-info")]:
             raise self._error(
@@ -150,7 +153,7 @@ class Smoke:
     def _bytecode(self, script: str) -> None:
         """Take bytecode from the store, or keep it there; a test that has to do without only takes longer."""
         python = self.job.python
-        packages = recipe.site_packages(self.home, python)
+        packages = variables.site_packages(self.home, python)
         self.site.shell.run("sh", "-c", script, "sh", self.site.store.root / "bytecode" / python.tag, packages)
 
     def _first_import(self, name: str) -> dict[str, str]:
@@ -232,3 +235,40 @@ class Smoke:
             error = diagnose(self.job.id, self.site.shell.log)
             raise error if type(error) is not BuildError else self._error(f"refused, but for another reason: {text}")
         return {"refuses": f"torch {other.torch}"}
+
+
+def _smoke_inputs(step: Step) -> dict[str, Any]:
+    farm = step.farm
+    script = farm.project.smoke_script
+    other = neighbour(farm.project, step.job.variant)
+    return {
+        "farm": __version__,
+        "wheel": step.digest_of("relocate"),
+        "names": (farm.project.auto_name, farm.project.select_name),
+        "dispatcher": one_name.dispatcher_template(farm.project),
+        "newest": step.job.variant.newest,
+        "refused": other.pin if other else "",
+        "mode": farm.smoke,
+        "imports": farm.project.imports,
+        "script": sha256(script) if script and script.is_file() else "",
+        "pin": step.job.variant.pin,
+    }
+
+
+def _smoke(step: Step) -> Outcome:
+    farm = step.farm
+    wheel, tree = step.output("relocate"), step.output("render")
+    names = step.folder / "one-name"
+    clear(names)
+    minor = step.job.variant.torch
+    family = one_name.Family.of(farm.project, wheel, {minor: step.job.version}, farm.epoch)
+    beside = one_name.write(family, names)
+    try:
+        with farm.engine.site(step.job, step.shell) as site:
+            test = Smoke(farm.project, step.job, wheel, tuple(beside), farm.source.root, tree, farm.smoke, site)
+            return Outcome(details=test.run())
+    finally:
+        shutil.rmtree(names, ignore_errors=True)
+
+
+SMOKE = Stage("smoke", _smoke_inputs, _smoke, lambda farm, number: farm.smoke_slots.hold(number, farm.runner))

@@ -17,8 +17,7 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.sdk import exported_names as names
-from torch_build_farm.releases.sdk import members, wheel
+from torch_build_farm.releases.sdk import exported_names, members, wheel
 
 CONSTRAINTS = "constraints.txt"
 VARIABLE = "TORCH_BUILD_FARM_SDK"  # names the SDK's folder in its constraint; uv's --find-links would be the caller's
@@ -102,7 +101,7 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
     stated = str((file.digests or {}).get("sha256", ""))
     with index.open_wheel(file) as remote:
         taken = members.read(remote)
-        libraries = names.known(release, python.tag, stated) or names.read(remote)
+        libraries = exported_names.known(release, python.tag, stated) or exported_names.read(remote)
         fetched = remote.fetched
     made = wheel.contents(taken, libraries, file.filename)
     scratch = store.root / "sdk" / f".{release}-{python.tag}"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from torch_build_farm.releases import symbol_table as index
-from torch_build_farm.releases import symbol_types as kinds
+from torch_build_farm.releases import symbol_table, symbol_types
 from torch_build_farm.releases.known import KINDS, SYMBOLS, added_folder, folders
-from torch_build_farm.releases.symbol_types import Kind
+from torch_build_farm.wheels.elf import symbol
+from torch_build_farm.wheels.elf.symbol import Kind
 
 if TYPE_CHECKING:
     from torch_build_farm.core.remote_wheel import RemoteWheel
@@ -37,11 +37,11 @@ def known(release: str, tag: str, sha256: str) -> dict[str, Library]:
     for folder in folders(added_folder()):
         try:
             of_file = (folder / SYMBOLS).read_bytes()
-            table = index.unpacked(of_file)
+            table = symbol_table.unpacked(of_file)
             ours = [one for one in table.units if one.release == release and one.python in ("", tag)]
             if not any(unit.python for unit in ours):
                 continue
-            rows = kinds.unpacked((folder / KINDS).read_bytes(), of_file)
+            rows = symbol_types.unpacked((folder / KINDS).read_bytes(), of_file)
             if not sha256 or rows.wheels[release].get(tag) != sha256:
                 continue  # an index's own build, under the name of torch's
             found = rows.of(table, [unit for unit in ours if _TORCHS.fullmatch(unit.library)])
@@ -62,5 +62,5 @@ def read(wheel: RemoteWheel) -> dict[str, Library]:
             continue
         if one.soname != name:
             raise wheel.error(f"{path} calls itself {one.soname}")
-        found[name] = Library(one.needed, kinds.of(one.symbols))
+        found[name] = Library(one.needed, symbol.of(one.symbols))
     return found

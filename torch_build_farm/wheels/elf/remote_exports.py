@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from torch_build_farm.core.remote_wheel import Member, RemoteWheel
-from torch_build_farm.wheels.elf import partial as symbols
+from torch_build_farm.wheels.elf import partial
 from torch_build_farm.wheels.elf.deflate import resync
 from torch_build_farm.wheels.elf.dynamic_search import Hunt
 from torch_build_farm.wheels.elf.partial import Exported, Missing, Parts, WrongError
@@ -73,11 +73,11 @@ class _Ends:
     def exported(self) -> Exported:
         """Raises Missing or WrongError where this way leads nowhere."""
         self._start.until(min(_HEAD, self._member.size))
-        first = symbols.section_headers(self._parts())
+        first = partial.section_headers(self._parts())
         self._grow_tail((128 << 10) + (self._member.size - first) // 5)
         while True:
             try:
-                return symbols.exported(self._parts())
+                return partial.exported(self._parts())
             except Missing as missing:
                 self._fill(missing)
 
@@ -86,11 +86,11 @@ class _Ends:
         parts.add(0, bytes(self._start.data))
         parts.add(self._tail_at, *self._tail)
         if self._dynamic:
-            parts.add(symbols.dynamic_segment(symbols.segments(parts)).offset, self._dynamic)
+            parts.add(partial.dynamic_segment(partial.segments(parts)).offset, self._dynamic)
         return parts
 
     def _fill(self, missing: Missing) -> None:
-        dynamic = symbols.dynamic_segment(symbols.segments(self._parts()))
+        dynamic = partial.dynamic_segment(partial.segments(self._parts()))
         if missing.start == dynamic.offset and not self._hunted:
             self._find(dynamic)
         elif missing.end <= min(self._member.size - missing.start, _START):  # nearer to the start
@@ -100,11 +100,11 @@ class _Ends:
         else:
             self._grow_tail(len(self._end) * 5 // 4)
 
-    def _find(self, dynamic: symbols.Segment) -> None:
+    def _find(self, dynamic: partial.Segment) -> None:
         """Between the segment that has .dynamic, and the section headers, are the bulky sections for linkers."""
         parts = self._parts()
-        last = symbols.section_headers(parts)
-        segments = symbols.loaded(symbols.segments(parts))
+        last = partial.section_headers(parts)
+        segments = partial.loaded(partial.segments(parts))
         ends = (segment.offset + segment.size for segment in segments)
         first = max((end for end in ends if end <= last), default=last)
         near = len(self._end) + (last - first) // 5  # with .debug_info; without it is 1/8
@@ -137,7 +137,7 @@ def _stored(wheel: RemoteWheel, member: Member) -> Exported:
     parts.add(0, wheel.raw(member.path, 0, _HEAD))
     for _ in range(16):
         try:
-            return symbols.exported(parts)
+            return partial.exported(parts)
         except Missing as missing:
             end = min(member.size, max(missing.end, missing.start + _HEAD))
             parts.add(missing.start, wheel.raw(member.path, missing.start, end))
@@ -158,10 +158,10 @@ def _kept(wheel: RemoteWheel, member: Member, wanted: Iterable[tuple[int, int]])
     return parts
 
 
-def _wanted(headers: list[symbols.Segment]) -> list[tuple[int, int]]:
+def _wanted(headers: list[partial.Segment]) -> list[tuple[int, int]]:
     """What is worth to be kept of a library with these program headers: its first segment, .dynamic, and all after."""
-    dynamic = symbols.dynamic_segment(headers)
-    chosen = [dynamic, *(part for part in symbols.loaded(headers) if not 0 < part.offset <= dynamic.offset)]
+    dynamic = partial.dynamic_segment(headers)
+    chosen = [dynamic, *(part for part in partial.loaded(headers) if not 0 < part.offset <= dynamic.offset)]
     return [(part.offset, part.offset + min(part.size, _START)) for part in chosen]
 
 
@@ -171,25 +171,25 @@ def _streamed(wheel: RemoteWheel, member: Member) -> Exported:
     try:
         start.until(min(_HEAD, member.size))
         parts.add(0, bytes(start.data))
-        wanted = _wanted(symbols.segments(parts))
+        wanted = _wanted(partial.segments(parts))
     except (Missing, WrongError):
         pass  # if the start was damaged on its way here, the headers are read again
     added: list[tuple[int, int]] = []
     for _ in range(_PASSES):
         parts = _kept(wheel, member, wanted)
         try:
-            return symbols.exported(parts)
+            return partial.exported(parts)
         except Missing as missing:
             more = (max(0, missing.start - _AROUND), min(member.size, missing.end + _AROUND))
             added = [*added, more]
-            wanted = [*_wanted(symbols.segments(parts)), *added]
+            wanted = [*_wanted(partial.segments(parts)), *added]
     raise WrongError("it refers to too many places")
 
 
 def _whole(content: bytes) -> Exported:
     parts = Parts(len(content))
     parts.add(0, content)
-    return symbols.exported(parts)
+    return partial.exported(parts)
 
 
 def _is_small(member: Member) -> bool:

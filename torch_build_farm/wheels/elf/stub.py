@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from torch_build_farm.releases.symbol_types import Kind, of
 from torch_build_farm.wheels.elf.gnu_hash import gnu_hash
 from torch_build_farm.wheels.elf.partial import (
     GNU_HASH,
@@ -26,6 +25,7 @@ from torch_build_farm.wheels.elf.partial import (
     WrongError,
     exported,
 )
+from torch_build_farm.wheels.elf.symbol import Kind, of
 
 _STRTAB, _DYNSYM, _DYNAMIC, _NOBITS, _GNU_HASH = 3, 11, 6, 8, 0x6FFFFFF6  # SHT_
 _WRITE, _ALLOC, _EXEC, _TLS = 1, 2, 4, 1 << 10  # SHF_

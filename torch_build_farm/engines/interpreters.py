@@ -1,0 +1,36 @@
+"""The CPythons of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch_build_farm.core import tools
+from torch_build_farm.core.errors import ToolError
+from torch_build_farm.core.process import capture
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.engines.base import Interpreter
+
+
+def find_interpreters(environment: Mapping[str, str]) -> dict[CPython, Interpreter]:
+    """Every CPython of this machine as uv finds them, and those that pyenv and the manylinux images keep apart."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    kept_apart = [*sorted(pyenv.glob("versions/*/bin")), *sorted(Path("/opt/python").glob("cp*/bin"))]
+    # pyenv's shims only say which of its versions is switched on, one slow process each.
+    path = [entry for entry in environment["PATH"].split(os.pathsep) if Path(entry).name != "shims"]
+    found = capture(
+        [tools.uv(), "python", "list", "--only-installed", "--output-format", "json"],
+        env={**environment, "PATH": os.pathsep.join([*path, *map(str, kept_apart)])},
+    )
+    if not found.ok:
+        raise ToolError("uv cannot list this machine's interpreters", where="\n".join(found.tail))
+    interpreters: dict[CPython, Interpreter] = {}
+    for entry in json.loads("\n".join(found.tail)):
+        if entry["implementation"] != "cpython" or entry["version_parts"]["major"] != 3:
+            continue
+        python = CPython(3, entry["version_parts"]["minor"], entry["variant"] == "freethreaded")
+        if entry["variant"] in ("default", "freethreaded"):
+            interpreters.setdefault(python, Interpreter(entry["version"], Path(entry["path"])))
+    return interpreters

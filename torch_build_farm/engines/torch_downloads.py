@@ -1,0 +1,107 @@
+"""Full torch releases in the store: which are missing, how large they are, and fetching them once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from torch_build_farm.core import tools
+from torch_build_farm.core.errors import DiskError, PackageIndexError
+from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.core.store import STORE_VARIABLE, TorchStore
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.engines.base import Site
+from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import Variant
+
+_SLACK_GB = 1.0  # build environments, logs, wheels
+_SDK_GB = 0.1  # torch's SDK, packed and unpacked
+
+
+def fetch(store: TorchStore, release: str, python: CPython, site: Site) -> None:
+    """Download and unpack torch `release` (exact, or a minor's newest such as "2.9.*") with all it requires, once.
+
+    Two jobs never do so at the same time, since they would download the CUDA wheels twice. Raises
+    PackageIndexError or DiskError.
+    """
+    if store.has(release, python):
+        return
+    shell = site.shell
+    with store.locked("torch", shell):
+        if store.has(release, python):
+            return
+        home = store.environment(f"fetch-{release.replace('*', 'x')}-{python.tag}")
+        shell.say(f"downloading torch {release} with its CUDA libraries")
+        try:
+            made = shell.run(site.uv, "venv", "--clear", "--python", site.python.path, home)
+            if not (made.ok and shell.run(site.uv, "pip", "install", "--python", home, f"torch=={release}").ok):
+                raise diagnose(f"torch {release}", shell.log)
+        finally:
+            site.remove(home)
+        store.remember(release, python)
+
+
+def check_index(store: TorchStore, release: str, python: CPython, runner: Runner) -> None:
+    """Raise PackageIndexError where the index that uv is configured for does not answer for torch `release`."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.root) as folder:
+        wanted, log = Path(folder) / "torch.in", Path(folder) / "log"
+        wanted.write_text(f"torch=={release}\n", "utf-8")
+        env = {**tools.environment(store.uv_cache, Path(folder)), "UV_HTTP_RETRIES": "1"}
+        shell = Shell(runner, env, store.root, log, lambda _: None)
+        done = shell.run(tools.uv(), "pip", "compile", "--no-deps", "--python-version", python.release, wanted)
+        if not done.ok:
+            error = diagnose(f"torch {release}", log)
+            said = " ".join(line.strip() for line in done.tail[-3:])
+            raise PackageIndexError(
+                error.what if isinstance(error, PackageIndexError) else f"no torch {release} to be had: {said}",
+                where="the index that uv is configured for",
+                next_step="check the network, proxy and certificates, or name an index in UV_DEFAULT_INDEX",
+            )
+
+
+def missing(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool) -> list[tuple[str, CPython]]:
+    """Torch releases of which `jobs` need all, `full`: to build with too, and that are not in the store yet."""
+    wanted = [(job.variant.release, job.python) for job in jobs if full]
+    wanted += [(f"{job.variant.torch}.*", job.python) for job in jobs if smoke]
+    return [(release, python) for release, python in wanted if not store.has(release, python)]
+
+
+def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, variants: Iterable[Variant]) -> float:
+    """Estimate of what `jobs` still have to unpack, in GB (10^9 bytes).
+
+    The CUDA wheels count once for all minors that require the same runtime, torch once for each release and
+    CPython: the release built against, if with all of it, and the minor's newest for the smoke test. A runtime that
+    one of `variants` brought before counts as there.
+    """
+    torch: dict[tuple[str, str], float] = {}
+    cuda: dict[str, float] = {}
+    there = {variant.cuda_runtime for variant in variants if any(store.torch_folder.glob(f"{variant.torch}.*"))}
+    for job in jobs:
+        variant = job.variant
+        wanted = {variant.release: variant.release} if full else {}
+        if smoke:
+            wanted[variant.newest] = f"{variant.torch}.*"
+        for release, key in wanted.items():
+            if not store.has(release, job.python) and not store.has(key, job.python):
+                torch[release, job.python.tag] = variant.torch_gb
+                if variant.cuda_runtime not in there:
+                    cuda[variant.cuda_runtime] = max(variant.cuda_runtime_gb, cuda.get(variant.cuda_runtime, 0))
+    return sum(torch.values()) + sum(cuda.values())
+
+
+def check_disk(
+    store: TorchStore, jobs: Sequence[Job], *, smoke: bool, full: bool, variants: Iterable[Variant], free: float
+) -> None:
+    """Raise DiskError where `free` GB are less than `jobs` need."""
+    sdks = 0 if full else _SDK_GB * len(jobs)
+    need = missing_gb(store, jobs, smoke, full, variants) + sdks + _SLACK_GB
+    if need > free:
+        raise DiskError(
+            f"the disk is too small: {need:.1f} GB are needed, {free:.1f} GB are free",
+            where=str(store.root),
+            next_step=f"free some, put the store on another disk with {STORE_VARIABLE}=DIR, "
+            "or build fewer at a time (--torch, --python)",
+        )
