@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import PROJECTS, Farm
 from tests.index import Index
 from tests.integration.conftest import Environment
-from tests.unit.test_source import git
+from tests.project.test_tree import git
 from torch_build_farm.cli import main
 from torch_build_farm.wheels import wheel as wheels
 

@@ -10,7 +10,7 @@ import lief
 import pytest
 
 from tests.family import project, variant
-from tests.unit.test_repair import Make, library  # noqa: F401 (a fixture)
+from tests.pipeline.test_repair import Make, library  # noqa: F401 (a fixture)
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.wheels import wheel
@@ -139,7 +139,7 @@ def test_a_version_that_a_requirement_cannot_name(tmp_path: Path) -> None:
 
 def test_a_compiled_module_of_its_own(tmp_path: Path) -> None:
     """It becomes the whole package, dispatched like any other."""
-    from tests.unit.test_dispatcher import Site  # noqa: PLC0415
+    from tests.wheels.test_dispatcher import Site  # noqa: PLC0415
 
     names = ("_bisect", "_json", "_lsprof", "_queue")  # which are files depends on how CPython was built
     origins = [(name, str(spec.origin)) for name in names if (spec := importlib.util.find_spec(name))]
@@ -152,7 +152,7 @@ def test_a_compiled_module_of_its_own(tmp_path: Path) -> None:
 
 
 def test_type_checkers_find_what_the_variant_has(tmp_path: Path) -> None:
-    from tests.unit.test_dispatcher import Site  # noqa: PLC0415
+    from tests.wheels.test_dispatcher import Site  # noqa: PLC0415
 
     files = {
         "demo/__init__.py": "from .typed import (\n    value,  # for all\n)\n",

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.index import Index
-from tests.unit.test_source import git
+from tests.project.test_tree import git
 from torch_build_farm.core.errors import PackageIndexError, SourceError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.project.fetch import EARLIEST, Fetcher, unpack

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHECKOUT
-from tests.unit.test_repair import METADATA, wheel
+from tests.pipeline.test_repair import METADATA, wheel
 from torch_build_farm.core.errors import SmokeError
 from torch_build_farm.core.process import Completed
 from torch_build_farm.core.versions import CPython, Minor

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from tests.unit.test_smoke import JOB
+from tests.pipeline.test_smoke import JOB
 from torch_build_farm.cli.report import Progress, summary
 from torch_build_farm.core.errors import CompileError
 from torch_build_farm.pipeline.records import Artifact

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_docker import PROJECT
+from tests.engines.test_docker import PROJECT
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline import estimates, records
