@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from torch_build_farm.core.errors import CudaToolkitError, ToolError
@@ -88,8 +88,14 @@ class Engine(Protocol):
         """The image that --base-image named; empty where none was, or where builds need no image."""
 
     @property
-    def grafts(self) -> bool:
-        """Whether `build` runs auditwheel itself, there where the libraries are that it may have to graft."""
+    def repairs_itself(self) -> bool:
+        """Whether `build` runs auditwheel itself, where the libraries are that it may have to graft."""
+
+    def build_folders(self, source_folders: Sequence[str]) -> Sequence[PurePath]:
+        """Folders that exist in this engine's builds alone, beside those of the store: no wheel may name them.
+
+        `source_folders` are the names of the folders at the top of the source tree.
+        """
 
     @property
     def store(self) -> TorchStore:

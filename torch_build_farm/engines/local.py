@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import build
 from pyproject_hooks import BuildBackendWarning
@@ -50,7 +50,7 @@ class LocalEngine:
     project: Project
     store: TorchStore
     name: str = "local"
-    grafts: bool = False
+    repairs_itself: bool = False
     base_image: str = ""
 
     @cached_property
@@ -60,6 +60,10 @@ class LocalEngine:
     @cached_property
     def _interpreters(self) -> dict[CPython, Interpreter]:
         return find_interpreters(self._environment)
+
+    def build_folders(self, source_folders: Sequence[str]) -> Sequence[PurePath]:  # noqa: ARG002 (needs none)
+        """None beside the store's and the work folder: builds run on this machine."""
+        return ()
 
     def free_gb(self) -> float:
         """Free in the store, GB."""

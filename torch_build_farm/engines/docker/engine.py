@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
@@ -53,7 +53,7 @@ class DockerEngine:
     """Builds in containers of the engine that `client` speaks to."""
 
     name = "docker"
-    grafts = True
+    repairs_itself = True
 
     def __init__(
         self, project: Project, store: TorchStore, client: DockerClient, daemon: Daemon, base_image: str | None
@@ -82,6 +82,11 @@ class DockerEngine:
     def store(self) -> TorchStore:
         """The store as containers see it; this machine's until `check` has found out that they do not share it."""
         return self._ground.store if self._ground else self.here
+
+    def build_folders(self, source_folders: Sequence[str]) -> Sequence[PurePath]:
+        """CMake's build folder, and the folders of the source tree as cibuildwheel places it in the container."""
+        project = PurePosixPath(cibuildwheel_config.PROJECT)
+        return (PurePosixPath(cibuildwheel_config.BUILD), *(project / name for name in source_folders))
 
     def free_gb(self) -> float:
         """Free in the store, GB."""

@@ -149,7 +149,7 @@ def _build_inputs(step: Step) -> dict[str, Any]:
         "torch-build": settings.torch_build,
         "network": settings.network,
         "epoch": step.farm.epoch,
-        **({"policy": asdict(auditwheel.policy())} if step.farm.engine.grafts else {}),
+        **({"policy": asdict(auditwheel.policy())} if step.farm.engine.repairs_itself else {}),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from torch_build_farm import __version__
@@ -13,7 +13,6 @@ from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.files import clear
 from torch_build_farm.core.process import Shell
-from torch_build_farm.engines.docker import cibuildwheel_config
 from torch_build_farm.pipeline.stage import Farm, Outcome, Stage, Step
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
@@ -68,15 +67,10 @@ def _init_files(farm: Farm) -> list[str]:
 
 
 def _builders_folders(farm: Farm) -> list[str]:
-    """What a wheel may not name: folders of the engine's builds, and the tree's own where containers have it."""
-    places: list[PurePath] = [farm.engine.store.root, farm.work]
-    if farm.engine.grafts:  # in a container
-        tops = {file.path.partition("/")[0] for file in farm.source.files if "/" in file.path}
-        places += [
-            PurePosixPath(cibuildwheel_config.BUILD),
-            *(PurePosixPath(cibuildwheel_config.PROJECT, top) for top in sorted(tops)),
-        ]
-    return [f"{place}/" for place in places]
+    """Folders that a wheel must not name, each with a slash at its end: those in which the engine builds."""
+    source_folders = {file.path.partition("/")[0] for file in farm.source.files if "/" in file.path}
+    folders = [farm.engine.store.root, farm.work, *farm.engine.build_folders(sorted(source_folders))]
+    return [f"{folder}/" for folder in folders]
 
 
 def _repair_inputs(step: Step) -> dict[str, Any]:
@@ -107,7 +101,7 @@ def _repair(step: Step) -> Outcome:
         settings=farm.project.settings,
         expected=_init_files(farm),
         builders=_builders_folders(farm),
-        shell=None if farm.engine.grafts else shell,
+        shell=None if farm.engine.repairs_itself else shell,
     )
     return Outcome((wheel.path,), {"tag": wheel.platform})
 
