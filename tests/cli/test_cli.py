@@ -88,7 +88,7 @@ def test_clean_touches_no_folder_that_is_not_ours(tiny: Farm, tmp_path: Path) ->
     (tmp_path / "precious" / "dist").mkdir(parents=True)
     tiny.work = tmp_path / "precious"
     answer = tiny("clean", "--all")
-    assert (answer.code, "no work folder of the farm" in answer.err) == (2, True), answer.err
+    assert (answer.code, "not a work folder of the farm" in answer.err) == (2, True), answer.err
     assert (tmp_path / "precious" / "dist").is_dir()
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import CHECKOUT, Answer, Farm, need
 from tests.made_up import Front, pure, remade, without_symbol
 from torch_build_farm.audit.output import demangled
-from torch_build_farm.cli.add import NEWS_CODE
+from torch_build_farm.core.errors import NEWS_EXIT_CODE
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
@@ -55,7 +55,7 @@ def built(farm: Farm) -> dict[str, Answer]:
 
 def test_removed_variants_come_back(farm: Farm, built: dict[str, Answer]) -> None:
     found = built["discover"]
-    assert found.code == NEWS_CODE
+    assert found.code == NEWS_EXIT_CODE
     missing = {one["torch"]: one for one in found.document["minors"] if one["status"] == "missing"}
     assert set(missing) == {"2.14", "2.15"}
     assert missing["2.15"]["facts"]["cuda"]["value"] == "13.2"

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch_build_farm.audit import output, read_wheel, wheel_report
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.wheel_report import WheelReport
-from torch_build_farm.cli.context import Desk
+from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import AbiError, AuditError, UnknownTorchError, nearest
 from torch_build_farm.pipeline import recorded
 from torch_build_farm.releases.known import added_folder
@@ -35,31 +35,31 @@ def chosen(asked: Iterable[str], known: Sequence[str]) -> list[str]:
     return [one for one in known if one in wanted]
 
 
-def audit(desk: Desk) -> int:
+def audit(context: Context) -> int:
     """`audit WHEEL...`: print findings. The exit code is AbiError's for a claim that is wider than the truth."""
     known = AuditTables.load(added_folder())
-    releases = chosen(desk.options.torch or (), known.releases)
+    releases = chosen(context.options.torch or (), known.releases)
     reports: list[WheelReport] = []
     refused: list[AuditError] = []
-    for name in desk.options.wheels:
-        desk.runner.check()
+    for name in context.options.wheels:
+        context.runner.check()
         try:
             path = Path(name)
             reports.append(
-                wheel_report.audit(read_wheel.read(path), known, releases, recorded.release(path, desk.work))
+                wheel_report.audit(read_wheel.read(path), known, releases, recorded.release(path, context.work))
             )
         except AuditError as error:
             refused.append(error)
-    if desk.options.json:
+    if context.options.json:
         failed = [output.Unread(Path(one.where).name, one.what) for one in refused]
-        desk.answer(output.Document(tuple(reports), tuple(failed)).as_json())
-    if desk.options.markdown:
-        desk.say(output.markdown(reports))
+        context.answer(output.Document(tuple(reports), tuple(failed)).as_json())
+    if context.options.markdown:
+        context.say(output.markdown(reports))
     elif reports:
-        output.table(desk.console, reports)
-        output.details(desk.console, reports)
+        output.table(context.console, reports)
+        output.details(context.console, reports)
     for one in refused:
-        desk.console.print(f"error: {one}", style="red", markup=False, soft_wrap=True)
+        context.console.print(f"error: {one}", style="red", markup=False, soft_wrap=True)
     if refused:
         return AuditError.exit_code
     return 0 if all(report.ok for report in reports) else AbiError.exit_code

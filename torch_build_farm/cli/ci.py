@@ -20,7 +20,7 @@ from typing import Any, Literal
 import jinja2
 from pydantic import TypeAdapter
 
-from torch_build_farm.cli.context import Desk
+from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import EditedError, RenderError, UsageError, nearest
 from torch_build_farm.project.settings import Project
 
@@ -101,7 +101,7 @@ def repository(root: Path) -> Path:
     return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)
 
 
-def _context(project: Project, out: Path) -> dict[str, Any]:
+def _template_values(project: Project, out: Path) -> dict[str, Any]:
     settings, top = project.settings.ci, repository(project.root)
     pythons = [str(python) for python in settings.python]
     options = [f"--engine {settings.engine}", *([f"--python {' '.join(pythons)}"] if pythons else [])]
@@ -146,7 +146,7 @@ def render(project: Project, system: str, out: Path) -> list[Rendered]:
     rendered = []
     for name, template in SYSTEMS[system][1].items():
         try:
-            text = sealed(environment.get_template(template).render(_context(project, out)))
+            text = sealed(environment.get_template(template).render(_template_values(project, out)))
         except jinja2.TemplateError as error:
             raise RenderError(
                 f"a template cannot be rendered: {error}", where=f"{template}, line {getattr(error, 'lineno', '?')}"
@@ -169,9 +169,9 @@ def _store(file: Rendered) -> None:
         ) from None
 
 
-def write(desk: Desk) -> int:
+def write(context: Context) -> int:
     """`ci`: render, and write what changed; nothing at all where a file was edited, unless --force."""
-    options, project = desk.options, desk.project
+    options, project = context.options, context.project
     if options.system not in SYSTEMS:
         raise UsageError(f"{options.system!r} is no system; {nearest(options.system, SYSTEMS)}", where="ci SYSTEM")
     folder = SYSTEMS[options.system][0]
@@ -181,7 +181,7 @@ def write(desk: Desk) -> int:
     refused = bool(edited) and not options.force and not options.dry_run
     for file in rendered:
         if options.dry_run or (refused and file in edited):
-            desk.say(file.diff or f"{file.path}: no change")
+            context.say(file.diff or f"{file.path}: no change")
     if refused:
         raise EditedError(
             f"{', '.join(file.path.name for file in edited)}: changed by hand, or not written by the farm",
@@ -191,10 +191,10 @@ def write(desk: Desk) -> int:
     for file in rendered:
         if file.state != "same" and not options.dry_run:
             _store(file)
-            desk.say(f"wrote {file.path}")
+            context.say(f"wrote {file.path}")
     if options.json:
-        desk.answer({"schema": 1, "files": [{"path": str(file.path), "state": file.state} for file in rendered],
+        context.answer({"schema": 1, "files": [{"path": str(file.path), "state": file.state} for file in rendered],
                      "dry_run": options.dry_run})  # fmt: skip
     elif not options.dry_run and all(file.state == "same" for file in rendered):
-        desk.say("nothing to do: every file is as it was")
+        context.say("nothing to do: every file is as it was")
     return 0

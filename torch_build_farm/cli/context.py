@@ -30,7 +30,7 @@ def builtin_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Context:
     """What every command has at hand. With --json, standard output is for the document alone."""
 
     options: Namespace

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import EngineError, FarmError, Interrupted
 from torch_build_farm.core.process import Runner, Shell, capture
@@ -148,7 +149,7 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
     return Finding("package index", "ok", took, "downloading torch and build tools")
 
 
-def examine(project: Project, store: TorchStore, runner: Runner, base_image: str | None) -> list[Finding]:
+def look_at_everything(project: Project, store: TorchStore, runner: Runner, base_image: str | None) -> list[Finding]:
     """Look at everything that a run may need."""
     engine = LocalEngine(project, store)
     here = [_local(engine, project, runner), *_interpreters(engine, project)]
@@ -158,7 +159,7 @@ def examine(project: Project, store: TorchStore, runner: Runner, base_image: str
     return [*docker, *here, *_tools(), *_resources(project, store), _index(store, project, runner)]
 
 
-def show(findings: list[Finding], console: Console) -> None:
+def _show(findings: list[Finding], console: Console) -> None:
     """As a table for people."""
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found", "for"):
@@ -170,6 +171,16 @@ def show(findings: list[Finding], console: Console) -> None:
     console.print(table, soft_wrap=False)
 
 
-def as_json(findings: list[Finding]) -> dict[str, Any]:
+def _as_json(findings: list[Finding]) -> dict[str, Any]:
     """For programs."""
     return {"schema": 1, "findings": [asdict(finding) for finding in findings]}
+
+
+def examine(context: Context) -> int:
+    """`doctor`: what is there and what is missing."""
+    findings = look_at_everything(context.project, context.store, context.runner, context.options.base_image)
+    if context.options.json:
+        context.answer(_as_json(findings))
+    else:
+        _show(findings, context.console)
+    return 8 if any(finding.state == "missing" for finding in findings) else 0

@@ -15,7 +15,7 @@ from types import FrameType
 from rich.console import Console
 
 from torch_build_farm import __version__
-from torch_build_farm.cli.context import Desk, builtin_folder
+from torch_build_farm.cli.context import Context, builtin_folder
 from torch_build_farm.core.errors import FarmError, UsageError, exit_code, nearest, out_of_reach
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.versions import ENGINES
@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     "index": ("cli.index:index", "what the audit knows of torch's releases: list them, add one"),
     "discover": (
-        "cli.add:discover",
+        "cli.discover:discover",
         "what the package index has of torch, beside the variants: what is missing or new",
     ),
     "add": (
@@ -48,10 +48,10 @@ COMMANDS = {
     ),
     "publish": ("cli.publish:publish", "publish what is built, and the wheels behind the one name"),
     "ci": ("cli.ci:write", "write workflows that build, prove and publish, and that watch for torch releases"),
-    "init": ("cli.run:init", "write a project file for a source tree or an sdist"),
-    "verify": ("cli.run:verify", "build a wheel again from its record, and say whether it is the same"),
-    "doctor": ("cli.run:examine", "what this machine has and lacks, for what"),
-    "clean": ("cli.run:clean", "remove what runs left"),
+    "init": ("cli.init:init", "write a project file for a source tree or an sdist"),
+    "verify": ("cli.verify:verify", "build a wheel again from its record, and say whether it is the same"),
+    "doctor": ("cli.doctor:examine", "what this machine has and lacks, for what"),
+    "clean": ("cli.clean:clean", "remove what runs left"),
 }
 _SELECTS = ("run", "plan", "render", "build", "smoke")
 _ENGINE = "where to build: in Docker containers, or on this machine (default: auto, docker where an engine answers)"
@@ -264,8 +264,8 @@ def _discard_output() -> None:
     os.close(nowhere)
 
 
-def _command(name: str) -> Callable[[Desk], int]:
-    found: Callable[[Desk], int] = resolve_name(f"torch_build_farm.{COMMANDS[name][0]}")
+def _command(name: str) -> Callable[[Context], int]:
+    found: Callable[[Context], int] = resolve_name(f"torch_build_farm.{COMMANDS[name][0]}")
     return found
 
 
@@ -282,9 +282,9 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     folder = Path(options.project).resolve() if options.project else (root or Path.cwd())
     if folder.name == "pyproject.toml" and folder.is_file():
         folder = folder.parent
-    desk = Desk(options, folder, builtin_folder(), runner, console)
+    context = Context(options, folder, builtin_folder(), runner, console)
     try:
-        code = _command(options.command)(desk)
+        code = _command(options.command)(context)
         runner.check()
         return code
     except BrokenPipeError:  # of the answer to --json; the farm's own connections raise their own errors
@@ -292,19 +292,19 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         runner.cancel(signal.SIGPIPE)
         return 128 + signal.SIGPIPE
     except FarmError as error:
-        return _told(error, desk)
+        return _told(error, context)
     except OSError as error:
         if not error.filename:
             raise
-        return _told(out_of_reach(error), desk)
+        return _told(out_of_reach(error), context)
 
 
-def _told(error: FarmError, desk: Desk) -> int:
+def _told(error: FarmError, context: Context) -> int:
     """Say what went wrong, to people and to programs; returns the exit code."""
     if exit_code(error) == 128 + signal.SIGPIPE:
         return exit_code(error)  # nobody reads
     Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-    if desk.options.json:
-        desk.answer({"schema": 1, "error": {"kind": type(error).__name__, "exit_code": exit_code(error),
+    if context.options.json:
+        context.answer({"schema": 1, "error": {"kind": type(error).__name__, "exit_code": exit_code(error),
                      "what": error.what, "where": error.where, "next": error.next_step}})  # fmt: skip
     return exit_code(error)

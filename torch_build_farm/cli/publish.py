@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from torch_build_farm.cli.context import Desk
+from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, PublishError, UsageError, nearest
 from torch_build_farm.core.files import clear, size_text
@@ -29,9 +29,9 @@ from torch_build_farm.wheels import one_name, wheel
 from torch_build_farm.wheels.one_name import Family
 
 
-def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Path]:
+def _chosen(context: Context, family: Family, here: Sequence[VariantFile]) -> list[Path]:
     """The variants to publish, proven; with --build-number their re-issues. Raises PublishError."""
-    options = desk.options
+    options = context.options
     patterns = options.files or ["*"]
     paths = [
         file.path
@@ -40,31 +40,31 @@ def _chosen(desk: Desk, family: Family, here: Sequence[VariantFile]) -> list[Pat
     ]
     if not paths:
         raise UsageError("no built variant matches", where="--only", next_step="wheels are in work/dist")
-    if problems := upload_plan.proven(paths, desk.work):
+    if problems := upload_plan.proven(paths, context.work):
         raise PublishError(
             "not everything is proven:\n" + "\n".join(f"  - {line}" for line in problems),
-            where=str(desk.work),
+            where=str(context.work),
             next_step="build and smoke-test with this work folder, then publish again",
         )
     if options.build_number is None:
         return paths
     if not options.files:
         raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
-    out = desk.work / "reissued"
+    out = context.work / "reissued"
     clear(out)
     return [wheel.reissued(path, options.build_number, out) for path in paths]
 
 
-def _show(desk: Desk, target: Target, planned: PublishPlan, without: str) -> None:
-    desk.say(f"publish to {target.name}, in this order:")
+def _show(context: Context, target: Target, planned: PublishPlan, without: str) -> None:
+    context.say(f"publish to {target.name}, in this order:")
     for number, item in enumerate(planned.items, 1):
         words = {"new": "new", "there": "already there", "kept": "published earlier, stays as it is"}
-        desk.say(f"  {number:2}  {item.path.name}  {size_text(item.size)}  {words[item.state]}")
+        context.say(f"  {number:2}  {item.path.name}  {size_text(item.size)}  {words[item.state]}")
     for number, wave in enumerate(planned.waves, 1):
         names = ", ".join(wave)
-        desk.say(f"  names not on the index yet, wave {number} of pending publishers: {names}")
+        context.say(f"  names not on the index yet, wave {number} of pending publishers: {names}")
     for warning in filter(None, (*planned.warnings, without)):
-        desk.say(f"  warning: {warning}")
+        context.say(f"  warning: {warning}")
 
 
 def _named(names: Sequence[str] | None, planned: PublishPlan) -> list[Item]:
@@ -89,10 +89,10 @@ def _named(names: Sequence[str] | None, planned: PublishPlan) -> list[Item]:
     return chosen
 
 
-def _verify(desk: Desk, project: Project, family: Family, planned: PublishPlan, target: Target) -> None:
+def _verify(context: Context, project: Project, family: Family, planned: PublishPlan, target: Target) -> None:
     """Install NAME[torchNN] of each published minor. Raises PublishError."""
-    shell = upload.shell_for(target, desk.runner, desk.work)
-    interpreters = find_interpreters(tools.environment(desk.store.uv_cache, desk.store.root))
+    shell = upload.shell_for(target, context.runner, context.work)
+    interpreters = find_interpreters(tools.environment(context.store.uv_cache, context.store.root))
     expected = {item.path.name: item.sha256 for item in planned.items}
     for variant in project.variants.values():
         name = canonicalize_name(project.distribution(variant))
@@ -107,39 +107,39 @@ def _verify(desk: Desk, project: Project, family: Family, planned: PublishPlan, 
         python = running if running in fitting else max(fitting)
         install_check.check(
             project, variant, family.version, expected,
-            python=python, interpreter=interpreters[python], index=target.index, store=desk.store, shell=shell,
+            python=python, interpreter=interpreters[python], index=target.index, store=context.store, shell=shell,
         )  # fmt: skip
-        desk.say(f"installed from {target.name}: {project.settings.name}[{variant.tag}]=={family.version}, imports")
+        context.say(f"installed from {target.name}: {project.settings.name}[{variant.tag}]=={family.version}, imports")
 
 
-def carry_out(desk: Desk) -> dict[str, Any]:
+def carry_out(context: Context) -> dict[str, Any]:
     """Publish what is built; a dry run unless --yes or CI. Returns what happened, for programs."""
-    target = Target.of(desk.options.publish, desk.options.index_url or "")
-    project, dist = desk.project, desk.work / "dist"
+    target = Target.of(context.options.publish, context.options.index_url or "")
+    project, dist = context.project, context.work / "dist"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say))
+        stack.enter_context(workfolder.locked(context.work, context.runner, context.options.wait, context.say))
         here = inventory.built(project, dist)
         family = inventory.family(project, here, inventory.published(project, target.index))
-        variants = _chosen(desk, family, here)
+        variants = _chosen(context, family, here)
         behind = one_name.write(family, dist)
         planned = upload_plan.plan(project, variants, behind, target.index)
         without = one_name.without_rungs(family)
-        _show(desk, target, planned, without)
-        due = _named(desk.options.names, planned)
-        real = desk.options.yes or os.environ.get("CI", "").lower() in ("true", "1")
+        _show(context, target, planned, without)
+        due = _named(context.options.names, planned)
+        real = context.options.yes or os.environ.get("CI", "").lower() in ("true", "1")
         if real:
-            shell = upload.shell_for(target, desk.runner, desk.work)
+            shell = upload.shell_for(target, context.runner, context.work)
             upload.check([item.path for item in planned.items], shell)
             for item in due:
-                desk.runner.check()
+                context.runner.check()
                 upload.upload(item, target, shell, item.name not in planned.new_names)
-                desk.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
-            if not desk.options.names:
-                stack.enter_context(desk.store.in_use())
-                stack.enter_context(desk.store.environments())
-                _verify(desk, project, family, planned, target)
+                context.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
+            if not context.options.names:
+                stack.enter_context(context.store.in_use())
+                stack.enter_context(context.store.environments())
+                _verify(context, project, family, planned, target)
         else:
-            desk.say("a dry run: nothing was uploaded; --yes does it")
+            context.say("a dry run: nothing was uploaded; --yes does it")
     return {
         "target": target.name,
         "version": family.version,
@@ -150,34 +150,34 @@ def carry_out(desk: Desk) -> dict[str, Any]:
     }
 
 
-def meta(desk: Desk) -> int:
+def meta(context: Context) -> int:
     """`meta`: the wheels behind the one name and COMPATIBILITY.md, of the variants in work/dist and on the index."""
-    project, dist = desk.project, desk.work / "dist"
+    project, dist = context.project, context.work / "dist"
     here = inventory.built(project, dist)
-    there = [] if desk.options.offline else inventory.published(project, PackageIndex.configured())
+    there = [] if context.options.offline else inventory.published(project, PackageIndex.configured())
     family = inventory.family(project, here, there)
-    with workfolder.locked(desk.work, desk.runner, desk.options.wait, desk.say):
+    with workfolder.locked(context.work, context.runner, context.options.wait, context.say):
         made = one_name.write(family, dist)
         table = inventory.compatibility(family, [*there, *here])
-        (desk.work / "COMPATIBILITY.md").write_text(table, "utf-8")
+        (context.work / "COMPATIBILITY.md").write_text(table, "utf-8")
     left_out = sorted({f"{file.name}" for file in here if family.last[file.minor] != file.version})
-    if desk.options.json:
+    if context.options.json:
         last = {str(minor): version for minor, version in family.last.items()}
-        desk.answer({"schema": 1, "version": family.version, "variants": last, "wheels": list(map(str, made)),
+        context.answer({"schema": 1, "version": family.version, "variants": last, "wheels": list(map(str, made)),
                      "left_out": left_out})  # fmt: skip
     for path in made:
-        desk.say(f"wrote {path}")
+        context.say(f"wrote {path}")
     if without := one_name.without_rungs(family):
-        desk.say(without)
+        context.say(without)
     for name in left_out:
-        desk.say(f"left out {name}: {family.version} is newer")
-    desk.say(f"wrote {desk.work / 'COMPATIBILITY.md'}:\n\n{table}")
+        context.say(f"left out {name}: {family.version} is newer")
+    context.say(f"wrote {context.work / 'COMPATIBILITY.md'}:\n\n{table}")
     return 0
 
 
-def publish(desk: Desk) -> int:
+def publish(context: Context) -> int:
     """`publish`: variants that are built and proven, and the wheels behind the one name, to an index."""
-    document = carry_out(desk)
-    if desk.options.json:
-        desk.answer({"schema": 1, **document})
+    document = carry_out(context)
+    if context.options.json:
+        context.answer({"schema": 1, **document})
     return 0

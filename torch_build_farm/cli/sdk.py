@@ -10,7 +10,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from torch_build_farm.cli.context import Desk
+from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
@@ -59,29 +59,29 @@ def _unpacked(sdk: Sdk, out: Path) -> Path:
     return out / "torch" / "share" / "cmake"
 
 
-def sdk(desk: Desk) -> int:
+def sdk(context: Context) -> int:
     """`sdk`: make one, or take the store's; with --out unpack it."""
-    options, index = desk.options, PackageIndex.configured()
+    options, index = context.options, PackageIndex.configured()
     pythons = _pythons(options.python or [])
     if options.out and len(pythons) > 1:
         raise UsageError("one folder holds one SDK", where="--out", next_step="name one CPython with --python")
     start = time.monotonic()
     release = _release(options.torch, index)
     made = []
-    store = desk.store
+    store = context.store
     with store.in_use():
         for python in pythons:
             log = store.root / "sdk.log"
-            shell = Shell(desk.runner, {}, store.root, log, desk.say)
+            shell = Shell(context.runner, {}, store.root, log, context.say)
             with store.locked(cache.lock_of(release, python), shell):
-                made.append(cache.get(store, release, python, index, desk.say))
+                made.append(cache.get(store, release, python, index, context.say))
         prefix = _unpacked(made[0], Path(options.out).resolve()) if options.out else None
     rows = [{**asdict(one), "wheel": str(one.wheel)} for one in made]
     if options.json:
-        desk.answer({"schema": 1, "sdks": rows, "cmake_prefix_path": str(prefix) if prefix else None})
+        context.answer({"schema": 1, "sdks": rows, "cmake_prefix_path": str(prefix) if prefix else None})
     for one in made:
-        desk.say(f"{one.wheel}\n  of {one.made_of}, sha256 {one.sha256}")
+        context.say(f"{one.wheel}\n  of {one.made_of}, sha256 {one.sha256}")
     if prefix:
-        desk.say(f"find_package(Torch) finds it with CMAKE_PREFIX_PATH={prefix}")
-    desk.say(f"{index.traffic.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
+        context.say(f"find_package(Torch) finds it with CMAKE_PREFIX_PATH={prefix}")
+    context.say(f"{index.traffic.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
     return 0

@@ -201,6 +201,9 @@ class AbiError(FarmError):
     exit_code = 27
 
 
+NEWS_EXIT_CODE = 28  # of `discover`, which fails at nothing: the package index has something new
+
+
 class EditedError(FarmError):
     """A file that the farm rendered earlier was changed since, or is somebody else's."""
 
