@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import EditedError, RenderError, UsageError, nearest
+from torch_build_farm.core.files import replace_text
 from torch_build_farm.project.settings import Project
 
 # What is rendered for each system: file <- template; and the folder where it belongs.
@@ -158,11 +159,7 @@ def render(project: Project, system: str, out: Path) -> list[Rendered]:
 
 def _store(file: Rendered) -> None:
     try:
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.path.with_name(f".{file.path.name}.new")
-        scratch.write_text(file.text, "utf-8")
-        scratch.chmod(0o755 if file.text.startswith("#!") else 0o644)
-        scratch.replace(file.path)
+        replace_text(file.path, file.text, 0o755 if file.text.startswith("#!") else 0o644)
     except OSError as error:
         raise UsageError(
             f"cannot be written: {error.strerror}", where=str(file.path), next_step="name another folder with --out"

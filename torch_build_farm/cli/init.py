@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
-from torch_build_farm.core.files import sha256
+from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.project import scaffold, settings
 from torch_build_farm.project.fetch import Fetcher, only_folder, unpack
 
@@ -63,11 +63,8 @@ def _write_project(
             f"there is a [tool.{settings.TABLE}] already", where=str(path), next_step="edit it, or remove it"
         )
     added = f"\n{text}".replace("\n", "\r\n") if "\r\n" in old else f"\n{text}"
-    scratch = path.with_suffix(".new")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes((old + added if old else text).encode())
-        scratch.replace(path)
+        replace_text(path, old + added if old else text)
     except OSError as error:
         raise UsageError(
             f"cannot be written: {error.strerror}", where=str(path), next_step="name another DIR"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import zipfile
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
+from torch_build_farm.core.files import replace_folder
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython, Minor
@@ -45,16 +45,10 @@ def _unpacked(sdk: Sdk, out: Path) -> Path:
     """The SDK's files in a folder of their own, whole or not at all; returns CMake's prefix."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("there is something already", where=str(out), next_step="name an empty folder with --out")
-    scratch = out.with_name(f".{out.name}.new")
-    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        with zipfile.ZipFile(sdk.wheel) as archive:
+        with replace_folder(out) as scratch, zipfile.ZipFile(sdk.wheel) as archive:
             archive.extractall(scratch)
-        if out.exists():
-            out.rmdir()
-        scratch.rename(out)
     except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
         raise UsageError(f"cannot be written: {error.strerror}", where=str(out), next_step="name another DIR") from None
     return out / "torch" / "share" / "cmake"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -35,6 +37,60 @@ def clear(folder: Path) -> None:
     """An empty folder in place of whatever was there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+
+
+@contextlib.contextmanager
+def _scratch_for(path: Path) -> Iterator[Path]:
+    """A new name beside `path`, renamed to it when the block ends well; else `path` stays as it was.
+
+    Renaming within a folder is atomic (rename(2)). The name is a random one: several farms may write the same file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        yield scratch
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def replace_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Write a file, whole or not at all; its folder is made. `mode` is its permissions, by default those of a new file.
+
+    Raises OSError.
+    """
+    with _scratch_for(path) as scratch:
+        scratch.write_bytes(content)
+        if mode is not None:
+            scratch.chmod(mode)
+
+
+def replace_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Write a file in UTF-8, its line ends as they are in `text`, whole or not at all. Raises OSError."""
+    replace_bytes(path, text.encode(), mode)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file's content to `path`, whole or not at all. Raises OSError."""
+    with _scratch_for(path) as scratch:
+        shutil.copyfile(source, scratch)
+
+
+@contextlib.contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `path` when the block ends well; else `path` stays as it was.
+
+    Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        scratch.mkdir()
+        yield scratch
+        shutil.rmtree(path, ignore_errors=True)
+        scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def size_text(size: int) -> str:

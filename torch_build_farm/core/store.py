@@ -7,25 +7,23 @@ two environments share is one hard link, downloaded and unpacked once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import platformdirs
 
+from torch_build_farm.core import locks
 from torch_build_farm.core.errors import LockedError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
 
-if TYPE_CHECKING:
-    pass
-
 STORE_VARIABLE = "TORCH_BUILD_FARM_STORE"
+_POLL_S = 0.2  # between two tries to get a lock
 
 
 def default_folder() -> Path:
@@ -60,55 +58,40 @@ class TorchStore:
     @contextlib.contextmanager
     def in_use(self, alone: bool = False) -> Iterator[None]:
         """Keep others from removing the store; `alone`: to remove it. Raises LockedError where others use it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "in-use").open("a") as stream:
-            try:
-                fcntl.flock(stream, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(
-                    "another farm uses the store", where=str(self.root), next_step="wait for it, or stop it"
-                ) from None
+
+        def refuse() -> None:
+            raise LockedError("another farm uses the store", where=str(self.root), next_step="wait for it, or stop it")
+
+        with locks.hold(self.root / "in-use", shared=not alone, busy=refuse):
             yield
 
     @contextlib.contextmanager
     def environments(self) -> Iterator[None]:
-        """Have this work folder's environments to oneself, and remove what killed farms left of theirs and of ours."""
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as ours:
-            fcntl.flock(ours.enter_context((locks / f"envs-{self.scope}").open("a")), fcntl.LOCK_EX)
+        """Hold this work folder's environments, and remove what killed farms left of these and of others."""
+        with locks.hold(self._environments_lock(self.scope), busy=lambda: time.sleep(_POLL_S)):
             shutil.rmtree(self.root / "envs" / self.scope, ignore_errors=True)
             for folder in (self.root / "envs").glob("*"):
-                with (locks / f"envs-{folder.name}").open("a") as stream, contextlib.suppress(BlockingIOError):
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a live farm, else left by a dead one
+                # A live farm holds the lock of its environments; that of a dead one is free.
+                with contextlib.suppress(BlockingIOError), locks.hold(self._environments_lock(folder.name)):
                     shutil.rmtree(folder, ignore_errors=True)
             yield
 
+    def _environments_lock(self, scope: str) -> Path:
+        return self.root / "locks" / f"envs-{scope}"
+
     def in_work(self, scope: str) -> bool:
-        """Whether a live farm on this machine works with the environments of `scope`."""
-        path = self.root / "locks" / f"envs-{scope}"
-        if scope == self.scope or not path.exists():
-            return False
-        with path.open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+        """Whether another live farm on this machine works with the environments of `scope`."""
+        return scope != self.scope and locks.is_held(self._environments_lock(scope))
 
     @contextlib.contextmanager
     def locked(self, name: str, shell: Shell) -> Iterator[None]:
         """Hold the store's lock `name` against other jobs and other farms; waits for it."""
-        path = self.root / "locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as stream:
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    shell.say(f"waiting for another job that fetches {name}")
-                    shell.runner.pause(0.2)
+
+        def wait() -> None:
+            shell.say(f"waiting for another job that fetches {name}")
+            shell.runner.pause(_POLL_S)
+
+        with locks.hold(self.root / "locks" / name, busy=wait):
             yield
 
     @property

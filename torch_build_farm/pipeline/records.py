@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from torch_build_farm.core.errors import UsageError
-from torch_build_farm.core.files import sha256
+from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.releases.sdk.wheel import LOCAL
 
 SCHEMA = 1
@@ -94,10 +94,7 @@ def read(path: Path) -> Record | None:
 
 def write(record: Record, path: Path) -> None:
     """Write a record whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(asdict(record), indent=2) + "\n", "utf-8")
-    scratch.replace(path)
+    replace_text(path, json.dumps(asdict(record), indent=2) + "\n")
 
 
 @dataclass(frozen=True)

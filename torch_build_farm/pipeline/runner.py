@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import shutil
 import time
 import traceback
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import DiskError, FarmError, InternalError, Interrupted
-from torch_build_farm.core.files import sha256
+from torch_build_farm.core.files import copy_whole, sha256
 from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.pipeline import estimates, records
 from torch_build_farm.pipeline.records import Record
@@ -130,10 +129,7 @@ class _JobRun:
         self.farm.claim(wheel.name, self.job)
         final = self.farm.dist / wheel.name
         if not (final.exists() and sha256(final) == sha256(wheel)):
-            self.farm.dist.mkdir(exist_ok=True)
-            scratch = self.farm.dist / f".{self.job.id}"
-            shutil.copyfile(wheel, scratch)
-            scratch.replace(final)
+            copy_whole(wheel, final)
         delivered = self.farm.folder(self.job) / "delivered"
         if not delivered.exists() or delivered.read_text("utf-8") != wheel.name:
             delivered.write_text(wheel.name, "utf-8")

@@ -1,16 +1,18 @@
-"""The work folder: one farm at a time, and what `clean` removes of it."""
+"""The work folder, in which one farm works at a time."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from torch_build_farm.core import locks
 from torch_build_farm.core.errors import LockedError
 from torch_build_farm.core.process import Runner
+
+_POLL_S = 0.2  # between two tries to get the lock
 
 
 def _owner(path: Path) -> str:
@@ -22,29 +24,27 @@ def _owner(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(work: Path, runner: Runner, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the work folder against other farms. The kernel lets go when the process ends, however it ends.
+    """Hold the work folder against other farms. With `wait`, wait for a farm that holds it.
 
-    Raises LockedError where another farm holds it, unless `wait`.
+    Raises LockedError where another farm holds it and `wait` is false, Interrupted when the run is cancelled meanwhile.
     """
-    work.mkdir(parents=True, exist_ok=True)
     path = work / "lock"
-    with path.open("a+", encoding="utf-8") as stream:
-        told = False
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not wait:
-                    raise LockedError(
-                        f"another farm ({_owner(path)}) works in this folder",
-                        where=str(work),
-                        next_step="wait for it (--wait does), stop it, or use another folder with --work DIR",
-                    ) from None
-                if not told:
-                    say(f"waiting for {_owner(path)}, which works in {work}")
-                    told = True
-                runner.pause(0.2)
+    announced = False
+
+    def busy() -> None:
+        nonlocal announced
+        if not wait:
+            raise LockedError(
+                f"another farm ({_owner(path)}) works in this folder",
+                where=str(work),
+                next_step="wait for it (--wait does), stop it, or use another folder with --work DIR",
+            )
+        if not announced:
+            say(f"waiting for {_owner(path)}, which works in {work}")
+            announced = True
+        runner.pause(_POLL_S)
+
+    with locks.hold(path, busy=busy) as stream:
         stream.truncate(0)
         stream.write(json.dumps({"pid": os.getpid()}))
         stream.flush()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from torch_build_farm.core.errors import AuditError, ToolError
+from torch_build_farm.core.files import replace_folder
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.resources import DATA
@@ -170,14 +169,10 @@ def write(folder: Path, gathered: Sequence[Gathered], more: dict[Unit, frozenset
         releases.append(one.release)
         marks = Marks({**marks.lines, **one.marks.lines})
         layouts = layouts.with_those_of(one.layouts)
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    scratch.mkdir(parents=True)
     table = Table.of(releases, exported)
-    (scratch / SYMBOLS).write_bytes(table.packed())
-    (scratch / KINDS).write_bytes(
-        symbol_types.packed(table, their_kinds, {one.release.name: one.wheels for one in gathered})
-    )
-    (scratch / MARKS).write_bytes(marks.packed())
-    (scratch / LAYOUTS).write_bytes(layouts.packed())
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+    kinds = symbol_types.packed(table, their_kinds, {one.release.name: one.wheels for one in gathered})
+    with replace_folder(folder) as scratch:
+        (scratch / SYMBOLS).write_bytes(table.packed())
+        (scratch / KINDS).write_bytes(kinds)
+        (scratch / MARKS).write_bytes(marks.packed())
+        (scratch / LAYOUTS).write_bytes(layouts.packed())

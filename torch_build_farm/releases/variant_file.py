@@ -13,6 +13,7 @@ import tomlkit
 from tomlkit import TOMLDocument
 
 from torch_build_farm.core.errors import ConfigError
+from torch_build_farm.core.files import replace_text
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.project import settings
 from torch_build_farm.releases.facts import Fact, Facts, tags_of
@@ -42,12 +43,8 @@ class Edit:
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
-        path = self.path.resolve()
-        part = path.with_name(f".{path.name}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(self.after.encode())
-            part.rename(path)
+            replace_text(self.path.resolve(), self.after)
         except OSError as error:
             raise ConfigError(
                 f"{self.path} cannot be written: {error.strerror}", next_step="make its folder writable"

@@ -24,6 +24,7 @@ import ninja
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import DiskError, EngineError, ImageError
+from torch_build_farm.core.files import replace_text
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
@@ -192,10 +193,7 @@ def look_into(client: DockerClient, base: Base, cache_folder: Path, labels: Mapp
         kept = json.loads(path.read_text("utf-8"))
         return Contents(**{**kept, "pythons": {tag: tuple(row) for tag, row in kept["pythons"].items()}})
     contents = _parse(_ask(client, base, labels))
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(asdict(contents), indent=1), "utf-8")
-    scratch.replace(path)
+    replace_text(path, json.dumps(asdict(contents), indent=1))
     return contents
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import UnknownTorchError, nearest
-from torch_build_farm.core.files import sha256
+from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
@@ -123,7 +123,6 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
 
 
 def _remember(note: Path, sdk: Sdk, index: PackageIndex) -> None:
-    scratch = note.with_suffix(".new")
     content = {
         "schema": _SCHEMA,
         "farm": __version__,
@@ -131,5 +130,4 @@ def _remember(note: Path, sdk: Sdk, index: PackageIndex) -> None:
         **asdict(sdk),
         "wheel": sdk.wheel.name,
     }
-    scratch.write_text(json.dumps(content, indent=1), "utf-8")
-    scratch.replace(note)
+    replace_text(note, json.dumps(content, indent=1))

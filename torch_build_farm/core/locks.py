@@ -1,0 +1,44 @@
+"""Locks between processes: a file that one process at a time holds (flock(2)).
+
+The kernel lets go of a lock when the process that holds it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, shared: bool = False, busy: Callable[[], None] | None = None) -> Iterator[TextIO]:
+    """Hold the lock file at `path`, which is made; yields it, open to be read and appended to.
+
+    With `shared`, others may hold it at the same time if they share it too. While somebody else has the lock, `busy` is
+    called before each new try: it pauses, or raises. Without `busy`, BlockingIOError is raised at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with path.open("a+", encoding="utf-8") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if busy is None:
+                    raise
+            busy()
+        yield stream
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock file at `path`."""
+    if not path.exists():
+        return False
+    try:
+        with hold(path):
+            return False
+    except BlockingIOError:
+        return True
