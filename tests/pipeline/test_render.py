@@ -17,7 +17,7 @@ from torch_build_farm.project import tree as source
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
-from torch_build_farm.project.variant_backend import cut_requires_python
+from torch_build_farm.project.variant_metadata import cut_requires_python
 
 VARIANTS = load(CHECKOUT, CHECKOUT).variants
 
@@ -163,6 +163,11 @@ def test_dynamic_dependencies_are_left_to_the_variants_own_back_end(tmp_path: Pa
     assert new["project"]["name"] == "Demo.Pkg"
     assert new["build-system"]["build-backend"] == "variant_backend"
     assert "torch==2.9.0" in new["build-system"]["requires"]
+    assert {path for path in tree.rendered if path.startswith(".torch-build-farm/") and path.endswith(".py")} == {
+        ".torch-build-farm/variant_backend.py",
+        ".torch-build-farm/variant_metadata.py",
+        ".torch-build-farm/wheel_archive.py",
+    }
     assert json.loads(tree.rendered[".torch-build-farm/variant.json"]) == {
         "distribution": "demo-torch29",
         "pin": "==2.9.*",

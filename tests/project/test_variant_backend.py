@@ -1,19 +1,24 @@
 """The back end that gives another back end's wheel the variant's name, pin and requires-python."""
 
+import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import packaging
+import pytest
 from packaging.metadata import Metadata
 
+import torch_build_farm
 from torch_build_farm.core.wheel_archive import split_metadata
-from torch_build_farm.project import variant_backend
-from torch_build_farm.project.variant_backend import rewrite_metadata
+from torch_build_farm.pipeline.stages.render import _VARIANT_BACKEND_FILES
 from torch_build_farm.wheels import wheel as wheels
+
+Rewrite = Callable[[str, dict[str, object]], str]
 
 VARIANT = {"distribution": "demo-pkg-torch29", "pin": "==2.9.*", "cpython": ("3.10", "3.15")}
 OWN = """\
@@ -55,13 +60,31 @@ Requires-Dist: torch
 """
 
 
-def test_only_name_pin_and_requires_python_change() -> None:
+def copy_backend(folder: Path) -> None:
+    """Put the back end into `folder` as a rendered tree has it."""
+    folder.mkdir(exist_ok=True)
+    for path in _VARIANT_BACKEND_FILES:
+        shutil.copy(Path(torch_build_farm.__file__).parent / path, folder)
+
+
+@pytest.fixture
+def rewrite_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rewrite:
+    """The back end's function, imported from a copy as builds import it."""
+    copy_backend(tmp_path / "backend")
+    monkeypatch.syspath_prepend(tmp_path / "backend")
+    for name in ("variant_backend", "variant_metadata", "wheel_archive"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    function: Rewrite = importlib.import_module("variant_backend").rewrite_metadata
+    return function
+
+
+def test_only_name_pin_and_requires_python_change(rewrite_metadata: Rewrite) -> None:
     assert rewrite_metadata(OWN, VARIANT) == WANTED
     assert rewrite_metadata(WANTED, VARIANT) == WANTED
     Metadata.from_email(WANTED)
 
 
-def test_what_the_project_does_not_say_is_added() -> None:
+def test_what_the_project_does_not_say_is_added(rewrite_metadata: Rewrite) -> None:
     own = 'Metadata-Version: 2.1\nName: demo\nVersion: 1\nRequires-Dist: torch>=2; extra == "x"\nProvides-Extra: x\n'
     assert rewrite_metadata(own, VARIANT).splitlines()[3:] == [
         "Requires-Python: >=3.10,<3.15",
@@ -78,7 +101,7 @@ def test_a_description_with_other_line_ends_than_the_fields() -> None:
     assert (fields[1], len(fields), newline, rest) == ("Name: demo", 4, "\n", "\n\nOne.\r\n\r\nTwo.\r\n")
 
 
-def test_every_other_byte_is_kept() -> None:
+def test_every_other_byte_is_kept(rewrite_metadata: Rewrite) -> None:
     own = "Metadata-Version: 2.1\nName: demo\nVersion: 1\nSummary:  two blanks \nLicense: text\n        \n        end\nRequires-Python: >=3.6.*\n\nbody"
     made = rewrite_metadata(own, VARIANT)
     assert made == own.replace("Name: demo", "Name: demo-pkg-torch29").replace(
@@ -112,17 +135,24 @@ MEMBERS = {
 
 
 def test_the_wheel_of_another_back_end_becomes_the_variants(tmp_path: Path) -> None:
-    for folder in ("back", ".torch-build-farm"):
-        (tmp_path / folder).mkdir()
+    (tmp_path / "back").mkdir()
     (tmp_path / "back" / "own.py").write_text(f"MEMBERS = {MEMBERS!r}\n{BACKEND}")
-    shutil.copy(variant_backend.__file__, tmp_path / ".torch-build-farm")
+    copy_backend(tmp_path / ".torch-build-farm")
     facts = {**VARIANT, "build-backend": "own:hooks", "backend-path": ["back"]}
     (tmp_path / ".torch-build-farm" / "variant.json").write_text(json.dumps(facts))
+    # A build environment has packaging and no farm.
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / "packaging").symlink_to(Path(packaging.__file__).parent)
     script = "import variant_backend as v; print(v.get_requires_for_build_wheel()); print(v.build_wheel('.'))"
-    environment = {**os.environ, "PYTHONPATH": ".torch-build-farm"}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-S", "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": ".torch-build-farm:environment"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["['cmake']", "demo_pkg_torch29-1.0-py3-none-any.whl"]
     (made,) = tmp_path.glob("*.whl*")
     wheel = wheels.read(made)

@@ -23,7 +23,7 @@ from pydantic import StrictStr, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.12 for pydantic
 
 from torch_build_farm.core.errors import SourceError, VersionError
-from torch_build_farm.project.variant_backend import without_stars
+from torch_build_farm.project.variant_metadata import without_stars
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from torch_build_farm.core.errors import MetaError
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant_backend import rename_own
+from torch_build_farm.project.variant_metadata import rename_own
 from torch_build_farm.wheels.relocate import ENTRY_POINTS, MARKER, outermost
 from torch_build_farm.wheels.type_stubs import as_stub
 

@@ -24,10 +24,12 @@ from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import TABLE, Project, Variant
 from torch_build_farm.project.toml import _table, inline
 from torch_build_farm.project.tree import Source
-from torch_build_farm.project.variant_backend import cut_requires_python, pin_torch, rename_own
+from torch_build_farm.project.variant_metadata import cut_requires_python, pin_torch, rename_own
 
 _DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"  # PEP 517's, where none is named
-_OURS = "variant_backend"
+_VARIANT_BACKEND = "variant_backend"
+# What that back end consists of; the tree gets copies of these files side by side. None imports another by package.
+_VARIANT_BACKEND_FILES = ("data/variant_backend.py", "core/wheel_archive.py", "project/variant_metadata.py")
 # Rendered file <- template. Everything else of the tree is the project's own.
 _RENDERED = {
     "pyproject.toml": "pyproject.toml.j2",
@@ -146,7 +148,11 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
         build_system = {**own, "requires": requires}
         metadata = _project_table(source, job, where)
     else:
-        build_system = {"requires": [*requires, "packaging"], "build-backend": _OURS, "backend-path": [FARM_FOLDER]}
+        build_system = {
+            "requires": [*requires, "packaging"],
+            "build-backend": _VARIANT_BACKEND,
+            "backend-path": [FARM_FOLDER],
+        }
         metadata = source.pyproject.get("project", {})
     return {
         "job": job,
@@ -169,16 +175,16 @@ def _backend_files(source: Source, job: Job) -> dict[str, str]:
         "build-backend": _backend(source),
         "backend-path": source.pyproject.get("build-system", {}).get("backend-path", []),
     }
-    return {
-        f"{FARM_FOLDER}/{_OURS}.py": files("torch_build_farm").joinpath(f"project/{_OURS}.py").read_text("utf-8"),
-        f"{FARM_FOLDER}/variant.json": json.dumps(facts, indent=2) + "\n",
-    }
+    rendered = {f"{FARM_FOLDER}/variant.json": json.dumps(facts, indent=2) + "\n"}
+    for path in _VARIANT_BACKEND_FILES:
+        rendered[f"{FARM_FOLDER}/{Path(path).name}"] = files("torch_build_farm").joinpath(path).read_text("utf-8")
+    return rendered
 
 
 def render(project: Project, source: Source, job: Job) -> Tree:
     """The source tree of `job`: the variant's name, torch pinned, requires-python cut, all other metadata kept.
 
-    Where [project] does not say all of that, the variant's back end (variant_backend.py) sees to it in the wheel.
+    Where [project] does not say all of that, the variant's back end (data/variant_backend.py) sees to it in the wheel.
 
     Pure and byte-stable. Raises RenderError where the metadata cannot be rendered or a template is wrong.
     """
