@@ -25,9 +25,7 @@ def _install(session: nox.Session, *groups: str, farm: bool = True) -> None:
 def lint(session: nox.Session) -> None:
     """Every hook of .pre-commit-config.yaml over all files; mypy has a session of its own."""
     session.install(*[name for name in PYPROJECT["dependency-groups"]["lint"] if name.startswith("pre-commit")])
-    session.run(
-        "pre-commit", "run", "--all-files", "--show-diff-on-failure", *session.posargs, env={"SKIP": "mypy"}
-    )
+    session.run("pre-commit", "run", "--all-files", "--show-diff-on-failure", *session.posargs, env={"SKIP": "mypy"})
 
 
 @nox.session

@@ -12,7 +12,7 @@ import urllib.parse
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lief
 
@@ -24,6 +24,7 @@ Change = Callable[[bytes], bytes]
 def without_symbol(library: bytes, name: str) -> bytes:
     """The library without that exported symbol."""
     parsed = lief.ELF.parse(list(library))
+    assert parsed
     parsed.remove_dynamic_symbol(name)
     return bytes(parsed.write_to_bytes())
 
@@ -163,7 +164,7 @@ class Front:
         threading.Thread(target=self.server.serve_forever, args=[0.05], daemon=True).start()
 
     def page(self, project: str) -> bytes:
-        entries = [
+        entries: list[dict[str, Any]] = [
             {
                 "filename": name,
                 "url": f"{self.url.removesuffix('simple/')}files/{name}",
@@ -183,9 +184,9 @@ class Front:
         if self.html:
             links = "".join(f'<a href="{one["url"]}">{one["filename"]}</a>\n' for one in entries)
             return f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
-        for one in entries:
-            if not one.get("requires-python"):
-                one.pop("requires-python", None)
+        for entry in entries:
+            if not entry.get("requires-python"):
+                entry.pop("requires-python", None)
         return json.dumps({"meta": {"api-version": "1.0"}, "name": project, "files": entries}).encode()
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ def names(count: int, seed: int = 1) -> list[str]:
     """Names that resemble each other about as much as mangled ones do."""
     rng = random.Random(seed)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz_", k=rng.randint(4, 14))) for _ in range(2000)]
-    made = set()
+    made: set[str] = set()
     while len(made) < count:
         chosen = rng.choices(words, k=rng.randint(2, 5))
         made.add("_ZN2at" + "".join(f"{len(word)}{word}" for word in chosen) + f"E{rng.randint(0, 99)}v")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ CASES = tomllib.loads((FOLDER / "cases.toml").read_text())["case"]
 SEEN = {"OK": {"computes", "loads"}, "BROKEN": {"breaks"}, "ENV": {"breaks", "computes", "loads"}}
 
 
-def test_packages_name_snippets_that_exist():
+def test_packages_name_snippets_that_exist() -> None:
     for entry in PACKAGES["wheel"]:
         for key in ("compute", "each_compute"):
             assert entry.get(key, "torchvision") in PACKAGES["compute"], entry
@@ -23,14 +24,14 @@ def test_packages_name_snippets_that_exist():
         assert "assert" in snippet, name
 
 
-def test_every_pair_has_one_case():
+def test_every_pair_has_one_case() -> None:
     counted = collections.Counter((case["wheel"], case["torch"], case.get("library")) for case in CASES)
     assert [key for key, count in counted.items() if count > 1] == []
     assert {case["wheel"] for case in CASES} <= {entry["file"] for entry in PACKAGES["wheel"]}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['wheel'].split('-cp')[0]} {case['torch']}")
-def test_a_case_says_what_was_seen(case):
+def test_a_case_says_what_was_seen(case: dict[str, Any]) -> None:
     assert case["seen"] in SEEN[case["verdict"]]
     if case["verdict"] == "BROKEN":
         assert case.get("missing_first") or case.get("missing") or case.get("libraries") or case.get("layout"), case

@@ -168,7 +168,7 @@ def test_modules_stay_small() -> None:
 def test_a_reader_that_goes_away(tiny: Farm, words: list[str]) -> None:
     reads, writes = os.pipe()
     os.close(reads)
-    farm = [sys.executable, CHECKOUT / "build_farm.py", *words, "--project", tiny.project]
+    farm: list[str | Path] = [sys.executable, CHECKOUT / "build_farm.py", *words, "--project", tiny.project]
     done = subprocess.run(farm, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writes)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

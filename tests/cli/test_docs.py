@@ -57,7 +57,7 @@ def test_the_installed_farm_brings_its_variants_and_templates() -> None:
     need(script.is_file(), "needs the farm installed: pip install '.[test]'")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as work:
-        command = [script, "render", "--project", PROJECTS / "tiny", "--work", work, "--torch", "all"]
+        command: list[str | Path] = [script, "render", "--project", PROJECTS / "tiny", "--work", work, "--torch", "all"]
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", check=False)
         assert done.returncode == 0, done.stderr
         assert len(list(Path(work).glob("jobs/*/source/pyproject.toml"))) == 8

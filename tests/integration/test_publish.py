@@ -172,11 +172,12 @@ def test_no_secret_is_told(built: Farm, server: Server) -> None:
     env = {name: value for name, value in built.env.items() if not name.startswith("TWINE")}
     farm = Farm(built.project, built.work, env)
     shown: set[str] = set()
+    command = farm.command("publish", server.url.replace("//", f"//{USER}:{PASSWORD}@"), "--yes")
     run = subprocess.Popen(
-        farm.command("publish", server.url.replace("//", f"//{USER}:{PASSWORD}@"), "--yes"), env=farm.environment,
+        command, env=farm.environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    typed = "".join(f"{word}\0" for word in run.args).encode()  # type: ignore[union-attr]
+    typed = "".join(f"{word}\0" for word in command).encode()
     while run.poll() is None:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:

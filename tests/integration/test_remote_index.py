@@ -5,6 +5,7 @@ from io import BytesIO
 import pytest
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.wheels.elf.remote_exports import exported, torch_libraries
@@ -18,14 +19,17 @@ def whole(content: bytes) -> tuple[set[str], list[str]]:
     """Exported names and DT_NEEDED, as pyelftools reads them from the sections."""
     library = ELFFile(BytesIO(content))
     (dynamic,) = (segment for segment in library.iter_segments() if isinstance(segment, DynamicSegment))
+    table = library.get_section_by_name(".dynsym")
+    assert isinstance(table, SymbolTableSection)
     names = {
         symbol.name
-        for symbol in library.get_section_by_name(".dynsym").iter_symbols()
+        for symbol in table.iter_symbols()
         if symbol["st_shndx"] != "SHN_UNDEF"
         and symbol["st_info"]["bind"] != "STB_LOCAL"
         and symbol["st_other"]["visibility"] in ("STV_DEFAULT", "STV_PROTECTED")
     }
-    return names, [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
+    # pyelftools sets `needed` on tags of this kind alone, which its types cannot say.
+    return names, [getattr(tag, "needed") for tag in dynamic.iter_tags("DT_NEEDED")]  # noqa: B009
 
 
 def test_names_by_range_are_those_of_the_whole_library() -> None:

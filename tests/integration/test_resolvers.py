@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from tests.family import family, make_wheel, project, torch, variant
 from tests.index import Index
@@ -116,7 +117,7 @@ class User:
     def install(self, *wanted: str, constraint: str = "") -> subprocess.CompletedProcess[str]:
         limits = self.home.parent / "constraints.txt"
         limits.write_text(f"{constraint}\n")
-        limit = ["-c", limits] if constraint else []
+        limit: list[str | Path] = ["-c", limits] if constraint else []
         if self.resolver == "uv lock":
             return self._lock(list(wanted), constraint)
         if self.resolver == "uv":
@@ -135,7 +136,7 @@ class User:
         return self.call(toolbox.uv(), "sync", "--frozen", "--active", cwd=folder) if done.returncode == 0 else done
 
     def uninstall(self, name: str) -> None:
-        command = [toolbox.uv(), "pip"] if "uv" in self.resolver else [self.tool / "bin/python", "-m", "pip", "--python", self.home]  # fmt: skip
+        command: list[str | Path] = [toolbox.uv(), "pip"] if "uv" in self.resolver else [self.tool / "bin/python", "-m", "pip", "--python", self.home]  # fmt: skip
         assert self.call(*command, "uninstall", *(() if "uv" in self.resolver else ("-y",)), name).returncode == 0
 
     def gets(self) -> str:
@@ -235,7 +236,7 @@ def test_the_documented_line_for_pip(user: User, note) -> None:  # type: ignore[
 @pytest.mark.parametrize("pinned", ["", "torch==2.8.*"])
 def test_a_version(user: User, note, version: str, operator: str, pinned: str) -> None:  # type: ignore[no-untyped-def]
     good(user.install(f"{NAME}{operator}{version}", *filter(None, [pinned])))
-    wanted = max(SpecifierSet(f"{operator}{version}").filter(VERSIONS), key=one_name.Version)
+    wanted = max(SpecifierSet(f"{operator}{version}").filter(VERSIONS), key=Version)
     note(f"`{operator}{version}` {pinned}", user.gets())
     assert user.gets() == (f"2.8 {wanted} 2.8.0" if pinned else f"2.10 {wanted} 2.10.0")
 
@@ -294,7 +295,7 @@ def test_a_new_torch(user: User, note, tmp_path: Path, wanted: list[str]) -> Non
         assert user.install(*wanted).returncode != 0, "not before there is a variant"
         before = new.files()
         made = family(OWN, new.variant(V, "2.16"), {"2.16": V})
-        new.index.add_wheel(one_name.write_rung(made, *made.last, new.folder / "made"))
+        new.index.add_wheel(one_name.write_rung(made, next(iter(made.last)), new.folder / "made"))
         assert {name: new.files()[name] for name in before} == before
         assert len(new.files()) == len(before) + 2
         good(user.install(*wanted))
@@ -366,7 +367,7 @@ def test_what_the_guard_prints(user: User, note, other: str, tmp_path: Path) -> 
         assert f"has no variant for torch {other}" in done.stderr
         if other == "2.99.0":
             made = family(OWN, new.variant(V, "2.99"), {"2.99": V})
-            new.index.add_wheel(one_name.write_rung(made, *made.last, new.folder / "made"))
+            new.index.add_wheel(one_name.write_rung(made, next(iter(made.last)), new.folder / "made"))
         command = printed[user.resolver.split()[0]]
         (user.home / "bin" / "pip").unlink(missing_ok=True)
         (user.home / "bin" / "pip").write_text(

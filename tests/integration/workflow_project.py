@@ -36,7 +36,7 @@ def wheel_of_the_farm(folder: Path, *without: str) -> str:
     """The farm as a requirement: a wheel of this checkout, some of its variants left out."""
     tree = folder / "farm"
     shutil.copytree(CHECKOUT, tree, ignore=shutil.ignore_patterns(*_NOT_COMMITTED, "tests", *without))
-    build = [sys.executable, "-m", "build", "--wheel", "--installer", "uv", "--outdir", folder, tree]
+    build: list[str | Path] = [sys.executable, "-m", "build", "--wheel", "--installer", "uv", "--outdir", folder, tree]
     subprocess.run(build, check=True, capture_output=True, env={**os.environ, "PIP_CONFIG_FILE": os.devnull})
     (wheel,) = folder.glob("torch_build_farm-*.whl")
     return f"torch-build-farm @ {wheel.as_uri()}"

@@ -20,7 +20,7 @@ from torch_build_farm.wheels import wheel as wheels
 
 Rewrite = Callable[[str, dict[str, object]], str]
 
-VARIANT = {"distribution": "demo-pkg-torch29", "pin": "==2.9.*", "cpython": ("3.10", "3.15")}
+VARIANT: dict[str, object] = {"distribution": "demo-pkg-torch29", "pin": "==2.9.*", "cpython": ("3.10", "3.15")}
 OWN = """\
 Metadata-Version: 2.4
 Name: Demo_Pkg

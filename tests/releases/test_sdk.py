@@ -105,7 +105,7 @@ class TestStub:
         wanted = made(some(count))
         content = stub.assemble(wanted)
         assert stub.problem(content, wanted) == ""
-        assert content == stub.assemble(replace(wanted, names=dict(reversed(wanted.names.items()))))
+        assert content == stub.assemble(replace(wanted, names=dict(reversed(list(wanted.names.items())))))
 
     def test_one_that_lacks_a_symbol_is_caught(self) -> None:
         wanted = made(some(500))

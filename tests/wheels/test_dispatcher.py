@@ -277,7 +277,7 @@ def test_what_it_costs(site: Site) -> None:
     venv.create(home, symlinks=True, with_pip=False)
     (packages,) = home.glob("lib/python*/site-packages")
     (packages / "site.pth").write_text(f"{site.folder}\n")
-    command = [sys.executable, CHECKOUT / "ci" / "guard_cost.py", home / "bin" / "python", "demo"]
+    command: list[str | Path] = [sys.executable, CHECKOUT / "ci" / "guard_cost.py", home / "bin" / "python", "demo"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["distributions"] > 100

