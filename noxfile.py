@@ -1,4 +1,4 @@
-"""What a contributor runs, each in an environment of its own: `nox -l` lists the sessions, `nox -s lint types` runs two.
+"""What a contributor runs, each in an environment of its own. `nox -l` lists the sessions; `nox -s lint` runs one.
 
 Everything that the sessions install comes from the package index.
 """
