@@ -1,11 +1,13 @@
 """What the Docker engine works out without an engine."""
 
 import csv
+import subprocess
 import threading
 import time
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from docker import DockerClient
@@ -15,18 +17,20 @@ from torch_build_farm.core.errors import Interrupted
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.engines import variables
 from torch_build_farm.engines.base import BuildRequest
-from torch_build_farm.engines.docker import DockerEngine, cibuildwheel_config, images, store_access
+from torch_build_farm.engines.docker import cibuildwheel_config, images
 from torch_build_farm.engines.docker.client import Daemon
-from torch_build_farm.engines.docker.containers import Confinement, Labels, Watch, mount
+from torch_build_farm.engines.docker.containers import Labels, Watch, mount
+from torch_build_farm.engines.docker.engine import DockerEngine
 from torch_build_farm.engines.docker.images import Base
+from torch_build_farm.engines.docker.store_access import Helper, find_access
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots
-from torch_build_farm.engines.variables import Places
+from torch_build_farm.engines.variables import Places, build_variables
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
 
 PROJECT = load(CHECKOUT, CHECKOUT)
+DAEMON = Daemon("id", "28", cpus=64, memory=10**12, rootless=False, userns=False, gpus=False)
 
 
 def request(minor: str) -> BuildRequest:
@@ -62,27 +66,44 @@ def test_mounts_survive_commas_and_quotes() -> None:
     assert row == ["type=bind", 'source=/a,b"c', "target=/t", "readonly"]
 
 
+@dataclass
+class EngineOnThisMachine:
+    """In place of the docker SDK's client: its containers are processes of this machine, or print what is prepared."""
+
+    output: str = ""
+    started: int = 0
+
+    @property
+    def containers(self) -> "EngineOnThisMachine":
+        return self
+
+    def run(self, image: str, command: list[str], **options: Any) -> bytes:
+        self.started += 1
+        return self.output.encode() or subprocess.run(command, check=True, capture_output=True).stdout
+
+
 def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secrets = {"UV_INDEX_PRIVATE_PASSWORD": "geheim", "UV_DEFAULT_INDEX": "https://me:geheim@index.example/simple",
                "UV_FIND_LINKS": "https://me:geheim@links.example", "HTTPS_PROXY": "http://me:geheim@proxy.example", "https_proxy": "http://me:geheim@proxy.example"}  # fmt: skip
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    store = TorchStore.at(tmp_path, tmp_path)
-    environment = store_access._environment(store, {}, "")
-    confinement = Confinement((), "", False, 10**9, environment, store_access._passed())
-    words = confinement.arguments(Labels("s", "c", "r").all("job"), {})
+    labels = Labels("s", "c", "r")
+    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", labels)
+    access = find_access(helper, TorchStore.at(tmp_path / "store", tmp_path), 10**9)
+    assert access.shared
+    words = access.confinement.arguments(labels.all("job"), {})
     assert not [word for word in words if "geheim" in word]
     assert {f"--env={name}" for name in secrets} <= set(words)
-    assert not [word for word in words if word.startswith(("--env=HOME=", "--env=PATH=", "--env=CXX="))]
+    assert not [word for word in words if word.startswith(("--env=PATH=", "--env=CXX="))]
+    assert f"--env=HOME={Path.home()}" not in words
 
 
 def test_slots_follow_this_machine_for_an_engine_on_it(tmp_path: Path) -> None:
     """Its CPUs as far as this process may use them; an engine elsewhere goes by its own."""
-    daemon = Daemon("id", "28", cpus=64, memory=10**12, rootless=False, userns=False, gpus=False)
     store = TorchStore.at(tmp_path, tmp_path)
 
     def engine(host: str) -> DockerEngine:
-        return DockerEngine(PROJECT, store, DockerClient(base_url=host, version="1.41"), daemon, None)
+        return DockerEngine(PROJECT, store, DockerClient(base_url=host, version="1.41"), DAEMON, None)
 
     assert engine("unix:///nowhere.sock").slots() == compile_slots(DEFAULT_GB)
     assert engine("tcp://127.0.0.1:9").slots() == 64
@@ -114,25 +135,33 @@ def test_a_layers_tag_is_the_hash_of_what_goes_into_it() -> None:
     assert "apt-get install" not in layers[2].dockerfile
 
 
-def test_what_a_probed_image_holds() -> None:
-    text = "python\tcp311\t3.11.7\t/opt/python/cp311-cp311/bin/python\t1.6.1\n" \
-           "python\tcp313t\t3.13.1\t/opt/python/cp313-cp313t/bin/python\t1.6.1\nlacking\tpatchelf\ncompiler\tc++ 12\nnvcc\t12.8\n"  # fmt: skip
-    found = images._parse(text)
-    assert list(found.interpreters()) == [CPython(3, 11)], "what cibuildwheel cannot build for does not count"
-    assert (found.lacking, found.compiler, found.nvcc, found.auditwheel) == (("patchelf",), "c++ 12", "12.8", "")
+def test_an_image_is_probed_once(tmp_path: Path) -> None:
+    engine = EngineOnThisMachine(
+        "python\tcp311\t3.11.7\t/opt/python/cp311-cp311/bin/python\t1.6.1\n"
+        "python\tcp313t\t3.13.1\t/opt/python/cp313-cp313t/bin/python\t1.6.1\n"
+        "lacking\tpatchelf\ncompiler\tc++ 12\nnvcc\t12.8\n"
+    )
+    base = Base("manylinux_2_28", "some:tag", "sha256:1")
+    contents = images.look_into(cast(DockerClient, engine), base, tmp_path / "cache", {})
+    assert list(contents.interpreters()) == [CPython(3, 11)], "cibuildwheel cannot build for the other"
+    assert contents.interpreters()[CPython(3, 11)].path == Path("/opt/python/cp311-cp311/bin/python")
+    assert (contents.lacking, contents.compiler, contents.nvcc) == (("patchelf",), "c++ 12", "12.8")
+    assert contents.auditwheel == ""
+    assert images.look_into(cast(DockerClient, engine), base, tmp_path / "cache", {}) == contents
+    assert engine.started == 1
+    images.look_into(cast(DockerClient, engine), replace(base, id="sha256:2"), tmp_path / "cache", {})
+    assert engine.started == 2
 
 
-def test_the_recipe_maps_folders_and_joins_the_projects_flags() -> None:
+def test_build_variables_map_folders_and_join_the_projects_flags() -> None:
     settings = replace(PROJECT.settings, environment={"CXXFLAGS": "-DX", "CXX": "g++-13"}, cuda_arch_list=("9.0",))
     places = Places(Path("/e"), Path("/project"), Path("/tmp/b"), {"/project": "."})
-    found = variables.variables(settings, request("2.13"), places)
+    found = build_variables(settings, request("2.13"), places)
     assert found["CXXFLAGS"].startswith("-DX -ffile-prefix-map=/project=. ")
     assert found["NVCC_APPEND_FLAGS"].count("-Xcompiler=-ffile-prefix-map=") == 3
     assert found["CUDA_HOME"] == "/e/lib/python3.11/site-packages/nvidia/cu13"
     assert found["CUDAHOSTCXX"] == "g++-13"
-    assert "CUDA_HOME" not in variables.variables(settings, request("2.8"), places), (
-        "there are no such wheels for CUDA 12"
-    )
-    plain = variables.variables(PROJECT.settings, request("2.13"), replace(places, environment=None))
+    assert "CUDA_HOME" not in build_variables(settings, request("2.8"), places), "there are no such wheels for CUDA 12"
+    plain = build_variables(PROJECT.settings, request("2.13"), replace(places, environment=None))
     assert "CMAKE_PREFIX_PATH" not in plain
     assert "TORCH_CUDA_ARCH_LIST" not in plain

@@ -21,7 +21,7 @@ def _clean_engine(context: Context) -> None:
         return
     if client is None:
         return
-    with docker_client.speaking():
+    with docker_client.translated_errors():
         left = containers.sweep(client, context.store)
         context.say(f"removed {left} containers from the Docker engine")
         if context.options.store:

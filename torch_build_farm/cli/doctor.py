@@ -20,7 +20,7 @@ from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import torch_downloads
 from torch_build_farm.engines.docker import client as docker_client
-from torch_build_farm.engines.docker import open_engine
+from torch_build_farm.engines.docker.engine import open_engine
 from torch_build_farm.engines.docker.images import Base
 from torch_build_farm.engines.local import LocalEngine
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots

@@ -1,4 +1,4 @@
-"""Where wheels are built and tested. An engine knows its interpreters, and turns a rendered tree into a wheel."""
+"""The interface of engines. An engine knows its interpreters, and turns a rendered source tree into a wheel."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class BuildRequest:
 
     `tree` is the rendered source tree, only read; `scratch` is an empty folder of the build's own; `out` is where the
     wheel goes; `makeflags` joins the shared jobserver, and `share` is how many compilers the build may start where no
-    jobserver reaches it; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the log; `sdk` is what of torch the
-    build gets, None for all of it; `reuse`: ccache may be asked.
+    jobserver reaches it; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the log; `sdk` is the part of torch
+    that the build gets, None for all of it; `reuse`: ccache may be used.
     """
 
     job: Job
@@ -50,8 +50,8 @@ class BuildRequest:
     reuse: bool = False
 
     @property
-    def asked(self) -> Path:
-        """Where the engine leaves what the build asked torch's SDK for in vain, a line each."""
+    def sdk_misses(self) -> Path:
+        """Where the engine leaves what the build requested of torch's SDK and did not get, a line each."""
         return self.out / "asked"
 
     @property
@@ -62,10 +62,11 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a job's commands run outside its build: on this machine, or in a container.
+    """Where a job's commands run, other than its build: on this machine, or in a container.
 
     `uv`, `python` and the paths of `store` are as the commands see them; `bring` makes a file or folder of the farm
-    readable to them and returns its path there; `remove` deletes a folder of the store, whatever became of the run.
+    readable to them and returns its path there; `remove` deletes a folder of the store, at the latest when the
+    site closes, however its commands end.
     """
 
     shell: Shell
@@ -81,11 +82,11 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What --engine calls it."""
+        """Its name for --engine."""
 
     @property
     def base_image(self) -> str:
-        """The image that --base-image named; empty where none was, or where builds need no image."""
+        """The image that --base-image names; empty without --base-image, or where builds need no image."""
 
     @property
     def repairs_itself(self) -> bool:
@@ -107,16 +108,16 @@ class Engine(Protocol):
     def slots(self, compile_gb: float = DEFAULT_GB) -> int:
         """How many compilers may run at once, by its CPUs and memory.
 
-        Each takes what the project says, else `compile_gb` GB (10^9 bytes), as measured.
+        A compiler takes memory-per-compile-gb of the project, else `compile_gb` GB (10^9 bytes), as measured.
         """
 
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
         """Every CPython that this engine can build the variant for."""
 
     def check(self, jobs: Sequence[Job], shell: Shell) -> None:
-        """Raise ToolError or one of its kin, before anything is built, where something that `jobs` need is missing.
+        """Raise ToolError or a related error, before anything is built, where something that `jobs` need is missing.
 
-        What all jobs share is made here (images), with `shell`.
+        What all jobs share (images) is built here, with `shell`.
         """
 
     def toolchain(self, job: Job) -> Mapping[str, str]:
@@ -125,22 +126,22 @@ class Engine(Protocol):
     def build(self, request: BuildRequest) -> Path:
         """Build the wheel and return its path. Raises BuildError or one of its kinds.
 
-        Where the build was ninja's, and its log can be reached, that lies beside the wheel.
+        The log of a build that used ninja lies beside the wheel, if it can be read.
         """
 
     def sweep(self) -> int:
-        """Remove what killed farms left with the engine; returns how many things."""
+        """Remove what killed farms left with the engine; returns how many containers."""
 
     def site(self, job: Job, shell: Shell) -> AbstractContextManager[Site]:
         """A place for the commands of `job`, for as long as the `with` block lasts."""
 
 
-def no_cuda_toolkit(job: Job, found: str, remedy: str) -> CudaToolkitError:
-    """The error for a job with CUDA sources whose minor has no toolkit wheels, where `found` is all there is."""
+def no_cuda_toolkit(job: Job, installed: str, remedy: str) -> CudaToolkitError:
+    """The error for a job with CUDA sources whose minor has no toolkit wheels; `installed` is what there is instead."""
     return CudaToolkitError(
         f"{job.id}: cuda-arch-list asks for CUDA sources, which need a CUDA {job.variant.cuda_major} toolkit "
         "as torch has it",
-        where=found,
+        where=installed,
         next_step=f"{remedy}, or leave torch {job.variant.torch} out",
     )
 
@@ -150,10 +151,10 @@ _GCC = re.compile(r"^\S*(?:g\+\+|gcc|c\+\+)\S* \(.*\) (\d+)\.\d")  # first line 
 
 def check_gcc(job: Job, compiler: str, remedy: str) -> None:
     """Raise ToolError for a GCC, by the first line of its --version, that is older than a job's torch builds with."""
-    found = _GCC.match(compiler)
-    if found and int(found[1]) < job.variant.gcc:
+    match = _GCC.match(compiler)
+    if match and int(match[1]) < job.variant.gcc:
         raise ToolError(
-            f"{job.id}: torch {job.variant.torch} takes GCC {job.variant.gcc} or newer",
+            f"{job.id}: torch {job.variant.torch} needs GCC {job.variant.gcc} or newer",
             where=compiler,
             next_step=f"{remedy}, or leave torch {job.variant.torch} out",
         )

@@ -1,12 +1,10 @@
-"""Which engine builds, and the one line that says why."""
+"""Which engine builds, and the one line that explains the choice."""
 
 from __future__ import annotations
 
 from torch_build_farm.core.errors import EngineError, UsageError
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.base import Engine
-from torch_build_farm.engines.docker import client as docker_client
-from torch_build_farm.engines.docker import open_engine
 from torch_build_farm.engines.local import LocalEngine
 from torch_build_farm.project.settings import Project
 
@@ -23,8 +21,12 @@ def choose(name: str, project: Project, store: TorchStore, base_image: str | Non
                 "--base-image is for containers", where="--engine local", next_step="leave one of them out"
             )
         return local, "engine: local, as asked"
+    # Imported here: the docker SDK takes longer to import than a local run with nothing to do takes altogether.
+    from torch_build_farm.engines.docker.client import connect  # noqa: PLC0415
+    from torch_build_farm.engines.docker.engine import open_engine  # noqa: PLC0415
+
     try:
-        client = docker_client.connect()
+        client = connect()
         if client is None:
             raise EngineError(
                 "no Docker engine answers",

@@ -28,12 +28,11 @@ from torch_build_farm.core.process import Completed, Shell, capture
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import ninja_log, torch_downloads
-from torch_build_farm.engines import variables as recipe
 from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
-from torch_build_farm.engines.variables import Places
+from torch_build_farm.engines.variables import Places, build_variables
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project, Settings, Variant
 
@@ -200,7 +199,7 @@ class _LocalBuild:
             request.scratch / "build",
             {str(request.scratch): "."},
             sdk=request.sdk.folder if request.sdk else None,
-            asked=request.asked,
+            sdk_misses=request.sdk_misses,
             ccache=self.engine.store.ccache if request.reuse and shutil.which("ccache") else None,
         )
         variables = {
@@ -211,7 +210,7 @@ class _LocalBuild:
         if self.settings.cuda_arch_list:
             passed = {"CUDA_HOME": "CUDA_HOME", "CXX": "CUDAHOSTCXX"}  # nvcc would take the first gcc of PATH
             variables |= {there: os.environ[here] for here, there in passed.items() if here in os.environ}
-        return {**variables, **recipe.variables(self.settings, request, places)}
+        return {**variables, **build_variables(self.settings, request, places)}
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         """Start a command; this is the runner that `build` calls its hooks with."""

@@ -263,7 +263,7 @@ def test_a_build_that_downloads_is_told_how(make_farm: Callable[..., Farm], dock
     )
     answer = farm("build", "--torch", "2.9", "--json")
     assert answer.code == 13, answer.err
-    assert "wants to download something, and builds have no network" in answer.err
+    assert "tries to download something, and builds have no network" in answer.err
     assert "network = true" in answer.err
 
 

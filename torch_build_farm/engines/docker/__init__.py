@@ -1,9 +1,15 @@
 """The Docker engine: wheels built by cibuildwheel and tested in containers.
 
 The docker SDK looks after the engine, images and clean-up; the docker command, under the farm's runner, starts
-containers, so that whatever is written to a job's log, and whatever is cancelled, goes one way.
+containers, so that logs are written and runs are cancelled in one way only.
+
+| module | what it does |
+|---|---|
+| client | finds the engine, and the docker command for it |
+| images | base images, what is in them, the farm's layer over them |
+| containers | confinement, labels, events, removal |
+| store_access | how containers reach the store |
+| session | what one run keeps of the engine |
+| site, build | a container for a job's commands; one build in a container |
+| engine | the interface that the pipeline uses |
 """
-
-from torch_build_farm.engines.docker.engine import DockerEngine, open_engine
-
-__all__ = ["DockerEngine", "open_engine"]

@@ -1,4 +1,4 @@
-"""What cibuildwheel is told: one configuration file a build, in place of the project's own. Pure."""
+"""The configuration that cibuildwheel gets: one file a build, in place of the project's own. Pure."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ def configuration(
 ) -> str:
     """The configuration file, as TOML.
 
-    `environment_folder` is where `build` (1.6) makes its isolated environment; empty where it is to pick one. What the
-    container's processes see as environment comes with `create_arguments`, since cibuildwheel's own `environment`
-    evaluates its values as shell words.
+    `environment_folder` is where `build` (1.6) makes its isolated environment; empty lets it pick one. Environment
+    variables come with `create_arguments`, since cibuildwheel's own `environment` evaluates its values as shell words.
     """
-    arguments = ["--verbose"]  # so that the log tells what uv installs
-    arguments += [f"--env-dir={environment_folder}"] if environment_folder else []
+    front_end_arguments = ["--verbose"]  # so that the log shows what uv installs
+    if environment_folder:
+        front_end_arguments.append(f"--env-dir={environment_folder}")
+    # cibuildwheel runs one command line; each of the project's commands gets a shell of its own.
+    commands = [f"sh -c {shlex.quote(_literal(command))}" for command in before_build]
     settings: dict[str, Any] = {
-        "build-frontend": {"name": "build[uv]", "args": arguments},
+        "build-frontend": {"name": "build[uv]", "args": front_end_arguments},
         "container-engine": {"name": "docker", "create-args": list(create_arguments), "disable-host-mount": True},
         "manylinux-x86_64-image": image,
-        "before-build": " && ".join(f"sh -c {shlex.quote(_literal(command))}" for command in before_build),
+        "before-build": " && ".join(commands),
         "repair-wheel-command": _repair_command(),
         "dependency-versions": "latest",  # no constraints file: nothing is installed but the build environment
         "audit-command": "",
@@ -45,7 +47,7 @@ def configuration(
 
 
 def _literal(command: str) -> str:
-    """A command with its braces kept from cibuildwheel, which would replace {project} and {package}."""
+    """A command whose {project} and {package} cibuildwheel leaves as they are (its escape is a #)."""
     return re.sub(r"(\{(?:project|package)\})", r"#\1", command)
 
 
@@ -55,5 +57,6 @@ def _repair_command() -> str:
 
 
 def was_repairing(tail: Sequence[str]) -> bool:
-    """Whether cibuildwheel ended while auditwheel ran, told from the end of its output."""
-    return next((line for line in reversed(tail) if line in _STEPS), "") == _REPAIRING
+    """Whether cibuildwheel ended while auditwheel ran, by the end of its output."""
+    steps = [line for line in tail if line in _STEPS]
+    return bool(steps) and steps[-1] == _REPAIRING

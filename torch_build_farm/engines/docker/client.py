@@ -25,12 +25,14 @@ _NEXT = "start or update the engine, or build on this machine: --engine local"
 
 
 def connect() -> DockerClient | None:
-    """The engine of DOCKER_HOST, DOCKER_CONTEXT or the current context, as the docker command finds it; None where
-    none answers. Raises EngineError where this user may not speak to it.
+    """A client of the engine that the docker command uses: DOCKER_HOST, DOCKER_CONTEXT or the current context.
+
+    None where no engine answers. Raises EngineError where this user lacks the permission.
     """
-    if not _named() and not any(path.exists() for path in _sockets()):
+    # Without a name or a socket there is nothing to connect to, and the SDK need not be imported.
+    if not _engine_is_named() and not any(path.exists() for path in _sockets()):
         return None
-    import docker  # noqa: PLC0415 (slow to import)
+    import docker  # noqa: PLC0415
     from docker.errors import DockerException  # noqa: PLC0415
 
     try:
@@ -39,7 +41,7 @@ def connect() -> DockerClient | None:
     except (DockerException, OSError, ValueError) as error:
         if "Permission denied" in str(error):
             raise EngineError(
-                "the Docker engine's socket may not be used: permission denied",
+                "this user may not use the Docker engine's socket: permission denied",
                 next_step="add yourself to the group docker and log in anew, or build on this machine: --engine local",
             ) from None
         return None
@@ -47,21 +49,25 @@ def connect() -> DockerClient | None:
     return client
 
 
-def _named() -> bool:
-    """Whether somebody said which engine to use."""
-    config = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker")) / "config.json"
-    return any(os.environ.get(name) for name in ("DOCKER_HOST", "DOCKER_CONTEXT")) or config.exists()
+def _engine_is_named() -> bool:
+    """Whether the environment or docker's configuration names an engine."""
+    if os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT"):
+        return True
+    folder = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker"))
+    return (folder / "config.json").exists()
 
 
 def _sockets() -> tuple[Path, ...]:
+    """Where engines listen on this machine: the system's, and a rootless one of this user."""
     rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "docker.sock"
     return Path("/var/run/docker.sock"), rootless
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """What an engine says of itself: its ID, version, CPUs, memory (bytes), how it treats users, and whether NVIDIA's
-    runtime is registered, so that it may have GPUs.
+    """An engine's own description: ID, version, CPUs, memory (bytes), how it maps users.
+
+    `gpus`: NVIDIA's runtime is registered, so that it may have GPUs.
     """
 
     id: str
@@ -74,7 +80,7 @@ class Daemon:
 
     @classmethod
     def ask(cls, client: DockerClient) -> Daemon:
-        """Ask the engine. Raises EngineError where it is none that can build the wheels of this machine."""
+        """Ask the engine. Raises EngineError where it cannot build x86-64 Linux wheels with this cibuildwheel."""
         info: dict[str, Any] = client.info()
         version: dict[str, Any] = client.version()
         problem = None
@@ -99,15 +105,16 @@ class Daemon:
 
     @property
     def user(self) -> str:
-        """The user:group that a container's processes need so that what they write into the store is the farm's own;
-        empty where the container's root is that already.
+        """The user:group that containers run as, so that files they write into the store belong to this user.
+
+        Empty where the container's root already is this user.
         """
         return "" if self.rootless or os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
 
 
 @contextlib.contextmanager
-def speaking() -> Iterator[None]:
-    """Turn what goes wrong between the farm and the engine into an EngineError."""
+def translated_errors() -> Iterator[None]:
+    """Turn the docker SDK's and the connection's errors into an EngineError."""
     from docker.errors import DockerException  # noqa: PLC0415
 
     try:
@@ -120,28 +127,30 @@ def speaking() -> Iterator[None]:
 
 
 def on_local_socket(client: DockerClient) -> bool:
-    """Whether the engine is this machine's, or one that listens as if it were (docker SDK 7.2: its unix socket)."""
+    """Whether the engine listens on a unix socket, as this machine's does (docker SDK 7.2: its base_url then)."""
     return client.api.base_url == "http+docker://localhost"
 
 
 def same_engine(daemon: Daemon, environment: Mapping[str, str]) -> None:
-    """Raise EngineError where the docker command speaks to another engine than the SDK does."""
-    asked = capture([cli(), "info", "--format", "{{.ID}}"], env=environment)
-    if not asked.ok or not asked.tail or asked.tail[0] not in (daemon.id, ""):
+    """Raise EngineError where the docker command and the SDK reach two different engines."""
+    answer = capture([cli(), "info", "--format", "{{.ID}}"], env=environment)
+    if not answer.ok or not answer.tail or answer.tail[0] not in (daemon.id, ""):
         raise EngineError(
-            f"the docker command speaks to another engine than {daemon.version}, which answered the farm",
-            where=(asked.tail or ("it printed nothing",))[-1],
+            f"the docker command reaches another engine than Docker {daemon.version}, which answered the farm",
+            where=(answer.tail or ("it printed nothing",))[-1],
             next_step="name the engine in DOCKER_HOST, or make a context current: docker context use NAME",
         )
 
 
 def cli() -> str:
-    """The docker command; empty where there is none."""
+    """Path of the docker command; empty where it is not on PATH."""
     return shutil.which("docker") or ""
 
 
 def cli_environment(uv_cache: Path, scratch: Path) -> dict[str, str]:
-    """The environment of the docker command: the farm's usual one, and what says which engine and how to reach it."""
-    engine = {k: v for k, v in os.environ.items() if k.startswith("DOCKER_")}
-    engine |= {k: os.environ[k] for k in ("XDG_RUNTIME_DIR", "SSH_AUTH_SOCK") if k in os.environ}
-    return {**tools.environment(uv_cache, scratch), **engine}
+    """The docker command's environment: the farm's usual one, and the variables that select and reach an engine."""
+    environment = tools.environment(uv_cache, scratch)
+    for name, value in os.environ.items():
+        if name.startswith("DOCKER_") or name in ("XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"):
+            environment[name] = value
+    return environment

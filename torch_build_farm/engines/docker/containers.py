@@ -1,4 +1,4 @@
-"""The farm's containers: how they are confined and labelled, what the engine says of them, and that none is left."""
+"""The farm's containers: their confinement and labels, the engine's events about them, and their removal."""
 
 from __future__ import annotations
 
@@ -27,19 +27,17 @@ if TYPE_CHECKING:
 
 _PIDS = 4096
 _OVERHEAD = 1_000_000_000  # bytes of a container beyond its compilers: uv, the front end, the linker
-_OPENING_S = 20.0
+_OPENING_S = 20.0  # for the engine to open the stream of events
 _ERRAND_S = 120  # the farm's errands take a second or two
-_WORDS_S = 0.5
-_LOOK_S = 1.0
-_SHUTDOWN_S = 3.0
-_PATIENCE_S = 20.0  # how long an engine that went away is waited for, to clean up on it
+_LAST_EVENTS_S = 0.5  # for events of a container that has just ended
+_SHUTDOWN_S = 3.0  # the same, where the engine may be shutting down
+_SAMPLE_S = 1.0  # between two looks at a container's processes
+_RETURN_S = 20.0  # for an engine that went away to come back and be cleaned up
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Whose a container is: `store` stands for this machine and its store, `scope` for the work folder, `run` for the
-    run.
-    """
+    """Who owns a container: `store` identifies this machine and its store, `scope` the work folder, `run` the run."""
 
     store: str
     scope: str
@@ -49,25 +47,30 @@ class Labels:
     def of(cls, store: TorchStore, run: str) -> Labels:
         """The labels of a run with `store`."""
         machine = Path("/etc/machine-id")
-        name = (machine.read_text("utf-8") if machine.is_file() else "") + socket.gethostname()
-        owner = hashlib.sha256(f"{name}\n{store.root}".encode()).hexdigest()[:12]
-        return cls(owner, store.scope, run)
+        machine_id = machine.read_text("utf-8") if machine.is_file() else ""
+        identity = f"{machine_id}{socket.gethostname()}\n{store.root}"
+        return cls(hashlib.sha256(identity.encode()).hexdigest()[:12], store.scope, run)
 
     def all(self, job: str = "") -> dict[str, str]:
-        """As the engine takes them; `job` is empty for what no job owns."""
+        """As the engine takes them; `job` is empty for containers that belong to no job."""
         labels = {LABEL: "yes", f"{LABEL}.store": self.store, f"{LABEL}.scope": self.scope, f"{LABEL}.run": self.run}
-        return {**labels, f"{LABEL}.job": job} if job else labels
+        if job:
+            labels[f"{LABEL}.job"] = job
+        return labels
 
     def filters(self, job: str = "") -> list[str]:
         """As the engine's filters, for this run (and job)."""
-        wanted = {f"{LABEL}.run": self.run} | ({f"{LABEL}.job": job} if job else {})
-        return [f"{name}={value}" for name, value in wanted.items()]
+        filters = [f"{LABEL}.run={self.run}"]
+        if job:
+            filters.append(f"{LABEL}.job={job}")
+        return filters
 
 
 def mount(**fields: str) -> str:
     """The value of --mount: fields as CSV (Docker's manual, "docker run --mount"); an empty value is a flag."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="").writerow([f"{k}={v}" if v else k for k, v in fields.items()])
+    row = [f"{name}={value}" if value else name for name, value in fields.items()]
+    csv.writer(stream, lineterminator="").writerow(row)
     return stream.getvalue()
 
 
@@ -91,21 +94,28 @@ class Confinement:
         """The container's limit in bytes, swap included."""
         return self.compilers + _OVERHEAD
 
-    def arguments(self, labels: Mapping[str, str], more: Mapping[str, str]) -> list[str]:
-        """Options of `docker create`; `more` are further variables."""
-        words = [f"--label={name}={value}" for name, value in labels.items()]
-        words += ["--security-opt=no-new-privileges", f"--pids-limit={_PIDS}"]
-        words += [f"--memory={self.memory}", f"--memory-swap={self.memory}"]
-        words += [f"--mount={one}" for one in self.mounts]
-        words += [f"--user={self.user}"] if self.user else []
-        words += ["--userns=host"] if self.userns_host else []
-        words += [f"--env={name}={value}" for name, value in {**self.environment, **more}.items()]
-        return [*words, *(f"--env={name}" for name in self.passed if name not in more)]
+    def arguments(self, labels: Mapping[str, str], more_variables: Mapping[str, str]) -> list[str]:
+        """Options of `docker create`; `more_variables` override those of `environment` and `passed`."""
+        options = [f"--label={name}={value}" for name, value in labels.items()]
+        options += ["--security-opt=no-new-privileges", f"--pids-limit={_PIDS}"]
+        options += [f"--memory={self.memory}", f"--memory-swap={self.memory}"]
+        options += [f"--mount={mount}" for mount in self.mounts]
+        if self.user:
+            options.append(f"--user={self.user}")
+        if self.userns_host:
+            options.append("--userns=host")
+        for name, value in {**self.environment, **more_variables}.items():
+            options.append(f"--env={name}={value}")
+        for name in self.passed:
+            if name not in more_variables:
+                options.append(f"--env={name}")
+        return options
 
 
 class Watch:
-    """What the engine tells of a job's containers while the `with` block lasts: whether one ran out of memory, was
-    killed, or the engine itself went away.
+    """Listens to the engine's events about a job's containers while the `with` block lasts.
+
+    `oom` and `killed` count containers that ran out of memory or were killed; `lost`: the engine itself went away.
     """
 
     def __init__(self, client: DockerClient, labels: Labels, job: str, runner: Runner) -> None:
@@ -121,7 +131,7 @@ class Watch:
         self.lost = False
 
     def _listen(self) -> None:
-        with contextlib.suppress(Exception):  # whatever ends the stream, its end is all that counts
+        with contextlib.suppress(Exception):  # however the stream ends, only that it ended counts
             self._stream = self._client.events(decode=True, filters=self._filters)
             self._opened.set()
             for event in self._stream:
@@ -133,11 +143,11 @@ class Watch:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        end = time.monotonic() + _OPENING_S
+        deadline = time.monotonic() + _OPENING_S
         while not self._opened.wait(0.1):
             self._runner.check()
-            if time.monotonic() > end or self.lost:
-                raise EngineError("the Docker engine does not tell its events", next_step="restart it, and run again")
+            if time.monotonic() > deadline or self.lost:
+                raise EngineError("the Docker engine does not report events", next_step="restart it, and run again")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -146,39 +156,43 @@ class Watch:
             self._stream.close()
 
     def settle(self) -> None:
-        """Give the engine's last words time to arrive.
+        """Give the engine's last events time to arrive.
 
         They follow a container's end within milliseconds; but an engine that shuts down kills the containers first, and
         goes away itself only then.
         """
         start = time.monotonic()
-        while not (self.oom or self.lost) and time.monotonic() - start < (_SHUTDOWN_S if self.killed else _WORDS_S):
+        while not (self.oom or self.lost):
+            patience_s = _SHUTDOWN_S if self.killed else _LAST_EVENTS_S
+            if time.monotonic() - start >= patience_s:
+                return
             time.sleep(0.05)
 
 
 class Peak:
-    """The largest process of a job's containers while the `with` block lasts, by looking at them now and then."""
+    """The largest process of a job's containers while the `with` block lasts, sampled once a second."""
 
     def __init__(self, client: DockerClient, filters: list[str]) -> None:
         self._client, self._filters = client, filters
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self.megabytes = 0.0  # resident set, 10^6 bytes; 0 where nothing was seen
 
-    def _look(self) -> None:
-        with contextlib.suppress(Exception):  # an engine that goes away, or has no ps: then nothing is known
-            while not self._over.wait(_LOOK_S):
+    def _sample(self) -> None:
+        with contextlib.suppress(Exception):  # an engine that goes away, or has no ps: the peak stays unknown
+            while not self._ended.wait(_SAMPLE_S):
                 for container in self._client.api.containers(filters={"label": self._filters}):
-                    found = self._client.api.top(container["Id"], ps_args="-eo pid,rss")
-                    sizes = [int(row[found["Titles"].index("RSS")]) for row in found["Processes"]]
-                    self.megabytes = max(self.megabytes, max(sizes, default=0) * 1024 / 1e6)
+                    table = self._client.api.top(container["Id"], ps_args="-eo pid,rss")
+                    column = table["Titles"].index("RSS")
+                    for row in table["Processes"]:
+                        self.megabytes = max(self.megabytes, int(row[column]) * 1024 / 1e6)  # ps counts in KiB
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
 
 
 def alive(client: DockerClient) -> bool:
@@ -198,40 +212,39 @@ def remove(client: DockerClient, filters: list[str]) -> None:
     """
     from docker.errors import DockerException  # noqa: PLC0415
 
-    end = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _RETURN_S
     while True:
         with contextlib.suppress(DockerException, requests.RequestException, OSError):
-            found = client.api.containers(all=True, filters={"label": filters})
-            for container in found:
+            remaining = client.api.containers(all=True, filters={"label": filters})
+            for container in remaining:
                 client.api.remove_container(container["Id"], force=True, v=True)
-            if not found:
+            if not remaining:
                 return
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             return
         time.sleep(0.1)
 
 
 def sweep(client: DockerClient, store: TorchStore, errand_s: float = _ERRAND_S) -> int:
-    """Remove what farms of this machine left that are no more; returns how many containers.
+    """Remove containers that killed farms of this machine left; returns how many.
 
-    Needs the store's lock on its scope. A container of no job counts as a live farm's for `errand_s` seconds.
+    Needs the store's lock on its scope. A container without a job may belong to a live farm for `errand_s` seconds.
     """
     from docker.errors import APIError  # noqa: PLC0415
 
     owner = Labels.of(store, "").store
-    found = client.api.containers(all=True, filters={"label": [f"{LABEL}.store={owner}"]})
     removed = 0
-    for container in found:
+    for container in client.api.containers(all=True, filters={"label": [f"{LABEL}.store={owner}"]}):
         labels = container["Labels"]
-        # An errand of no job may be a live farm's that plans, and holds no lock yet.
-        at_work = f"{LABEL}.job" not in labels and time.time() - container["Created"] < errand_s
-        if at_work or store.in_work(labels.get(f"{LABEL}.scope", "")):
+        # A farm that plans runs errands without a job, and holds no lock yet.
+        recent_errand = f"{LABEL}.job" not in labels and time.time() - container["Created"] < errand_s
+        if recent_errand or store.in_work(labels.get(f"{LABEL}.scope", "")):
             continue
         try:
             client.api.remove_container(container["Id"], force=True, v=True)
             removed += 1
         except APIError as error:
-            if error.status_code not in (404, 409):  # somebody else removes it just now
+            if error.status_code not in (404, 409):  # somebody else is removing it
                 raise
     return removed
 

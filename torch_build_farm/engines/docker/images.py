@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.errors import APIError
 
-STAND_IN = "torch-build-farm-base:latest"  # what ci/base-image makes
+STAND_IN = "torch-build-farm-base:latest"  # the image that ci/base-image makes
 LABEL = "torch-build-farm"
 _REPOSITORY = "torch-build-farm"
 _TOOLS = "/opt/torch-build-farm"  # the farm's uv, CMake and ninja in its images
@@ -58,52 +58,57 @@ def pins() -> Mapping[str, str]:
 def identifiers() -> Mapping[CPython, str]:
     """The build identifier of every CPython that this cibuildwheel knows (its data file)."""
     text = files("cibuildwheel").joinpath("resources/build-platforms.toml").read_text("utf-8")
-    found = {}
+    by_python = {}
     for configuration in tomllib.loads(text)["linux"]["python_configurations"]:
         tag, _, platform = configuration["identifier"].partition("-")
         if platform == "manylinux_x86_64" and tag.startswith("cp"):
-            found[CPython.parse(tag)] = configuration["identifier"]
-    return found
+            by_python[CPython.parse(tag)] = configuration["identifier"]
+    return by_python
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base image: what it was asked for as, its reference, its ID (empty: not on the engine yet)."""
+    """A base image: the name it was requested by, its reference, its ID (empty: not on the engine yet)."""
 
-    asked: str
+    requested: str
     reference: str
     id: str
 
     @property
     def note(self) -> str:
         """For people: which image, and why."""
-        if self.reference == STAND_IN and self.asked != STAND_IN:
+        if self.reference == STAND_IN and self.requested != STAND_IN:
             return (
-                f"{STAND_IN}, made by ci/base-image, in place of cibuildwheel's {self.asked} (--base-image "
-                f"{self.asked} takes that)"
+                f"{STAND_IN}, made by ci/base-image, in place of cibuildwheel's {self.requested} (--base-image "
+                f"{self.requested} takes that)"
             )
         return self.reference if self.id else f"{self.reference} (to be pulled)"
 
 
-def find_base(client: DockerClient, asked: str, stand_in: bool) -> Base:
-    """The image for `asked`, a name that cibuildwheel pins or a reference: as the engine has it, else for a pin, where
-    that is allowed, the stand-in made here, else to be pulled.
+def find_base(client: DockerClient, requested: str, stand_in: bool) -> Base:
+    """The image for `requested`, a name that cibuildwheel pins or a reference.
+
+    If the engine has it, that; else for a pinned name, where `stand_in` allows it, the stand-in that ci/base-image
+    makes; else the image is to be pulled.
     """
-    reference = pins().get(asked, asked)
-    if found := _id(client, reference):
-        return Base(asked, reference, found)
-    if stand_in and asked in pins() and (found := _id(client, STAND_IN)):
-        return Base(asked, STAND_IN, found)
-    return Base(asked, reference, "")
+    reference = pins().get(requested, requested)
+    if image_id := _id(client, reference):
+        return Base(requested, reference, image_id)
+    if stand_in and requested in pins():
+        image_id = _id(client, STAND_IN)
+        if image_id:
+            return Base(requested, STAND_IN, image_id)
+    return Base(requested, reference, "")
 
 
 def _id(client: DockerClient, reference: str) -> str:
+    """The ID of an image that the engine has; empty where it has none of that reference."""
     from docker.errors import APIError  # noqa: PLC0415
 
     try:
         return str(client.images.get(reference).id)
     except APIError as error:
-        if error.status_code in (400, 404):  # no reference at all, or none that is here: pulling it tells
+        if error.status_code in (400, 404):  # not a valid reference, or not on the engine: pulling it shows which
             return ""
         raise
 
@@ -115,33 +120,34 @@ def pull(client: DockerClient, base: Base, shell: Shell) -> Base:
     shell.say(f"pulling {base.reference}")
     try:
         _follow(client.api.pull(base.reference, stream=True, decode=True), shell)
-        return Base(base.asked, base.reference, str(client.images.get(base.reference).id))
+        return Base(base.requested, base.reference, str(client.images.get(base.reference).id))
     except (APIError, ImageError) as error:
         what = f"the image {base.reference} cannot be pulled"
-        name = f" ({base.asked}, as cibuildwheel pins it)" if base.asked != base.reference else ""
-        raise ImageError(what + name, where=_reason(error), next_step=WAYS_OUT) from None
+        if base.requested != base.reference:
+            what += f" ({base.requested}, as cibuildwheel pins it)"
+        raise ImageError(what, where=_reason(error), next_step=WAYS_OUT) from None
 
 
 def _while_running(stream: Iterator[Mapping[str, Any]], shell: Shell) -> Iterator[Mapping[str, Any]]:
-    """What the stream yields, read in a thread, so that a quiet engine does not keep the run from being cancelled.
+    """Messages of the stream, read in a thread, so that a run can be cancelled while the engine is quiet.
 
     The engine gives up a build or pull when the farm ends, and with it the connection.
     """
-    said: SimpleQueue[Mapping[str, Any] | Exception | None] = SimpleQueue()
+    messages: SimpleQueue[Mapping[str, Any] | Exception | None] = SimpleQueue()
 
     def listen() -> None:
         try:
             for message in stream:
-                said.put(message)
-            said.put(None)
+                messages.put(message)
+            messages.put(None)  # the stream has ended
         except Exception as error:  # raised again where it is read
-            said.put(error)
+            messages.put(error)
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
         shell.runner.check()
         try:
-            message = said.get(timeout=0.2)
+            message = messages.get(timeout=0.2)
         except Empty:
             continue
         if isinstance(message, Exception):
@@ -157,7 +163,7 @@ def _reason(error: APIError | ImageError) -> str:
 
 
 def _follow(stream: Iterator[Mapping[str, Any]], shell: Shell) -> None:
-    """Write what the engine says to the log; ends when it does, or with Interrupted. Raises ImageError on its error."""
+    """Write the engine's messages to the log until they end. Raises ImageError for its error, or Interrupted."""
     with shell.log.open("a", encoding="utf-8", buffering=1) as log:
         for message in _while_running(stream, shell):
             text = str(message.get("stream") or message.get("status") or "").strip()
@@ -181,27 +187,34 @@ class Contents:
 
     def interpreters(self) -> dict[CPython, Interpreter]:
         """The CPythons that cibuildwheel can build for."""
-        found = {CPython.parse(tag): Interpreter(row[0], Path(row[1])) for tag, row in self.pythons.items()}
-        return {python: interpreter for python, interpreter in found.items() if python in identifiers()}
+        interpreters = {}
+        for tag, (version, path, _) in self.pythons.items():
+            python = CPython.parse(tag)
+            if python in identifiers():
+                interpreters[python] = Interpreter(version, Path(path))
+        return interpreters
 
 
 def look_into(client: DockerClient, base: Base, cache_folder: Path, labels: Mapping[str, str]) -> Contents:
-    """What is in an image that is on the engine; asked in a container once for each image, then kept as a file."""
+    """What is in an image that the engine has. A container probes each image once; the answer is kept as a file."""
     key = hashlib.sha256(f"{base.id}\n{_PROBE}".encode()).hexdigest()[:16]
     path = cache_folder / f"{key}.json"
     if path.is_file():
-        kept = json.loads(path.read_text("utf-8"))
-        return Contents(**{**kept, "pythons": {tag: tuple(row) for tag, row in kept["pythons"].items()}})
-    contents = _parse(_ask(client, base, labels))
+        fields = json.loads(path.read_text("utf-8"))
+        fields["pythons"] = {tag: tuple(row) for tag, row in fields["pythons"].items()}
+        fields["lacking"] = tuple(fields["lacking"])
+        return Contents(**fields)
+    contents = _parse(_probe(client, base, labels))
     replace_text(path, json.dumps(asdict(contents), indent=1))
     return contents
 
 
-def _ask(client: DockerClient, base: Base, labels: Mapping[str, str]) -> str:
+def _probe(client: DockerClient, base: Base, labels: Mapping[str, str]) -> str:
+    """The output of data/probe-image.sh in a container of the image."""
     from docker.errors import APIError, ContainerError  # noqa: PLC0415
 
     try:
-        said: bytes = client.containers.run(
+        output: bytes = client.containers.run(
             base.id,
             ["/bin/sh", "-c", _PROBE],
             remove=True,
@@ -213,10 +226,11 @@ def _ask(client: DockerClient, base: Base, labels: Mapping[str, str]) -> str:
         raise ImageError(
             f"nothing runs in the image {base.reference}", where=str(error)[:500], next_step=WAYS_OUT
         ) from None
-    return said.decode("utf-8", "replace")
+    return output.decode("utf-8", "replace")
 
 
 def _parse(text: str) -> Contents:
+    """The probe's output: a key and its values a line, separated by tabs."""
     pythons: dict[str, tuple[str, str, str]] = {}
     facts = {"compiler": "", "auditwheel": "", "nvcc": ""}
     lacking = []
@@ -232,32 +246,31 @@ def _parse(text: str) -> Contents:
 
 
 def _context(dockerfile: str) -> bytes:
-    """The build context of the farm's layer: its Dockerfile, uv, CMake and ninja, whatever this machine's dates are."""
-    share = next(Path(str(cmake.CMAKE_DATA)).glob("share/cmake-*"))
-    programs = {
-        "uv": tools.uv(),
-        "cmake": Path(cmake.CMAKE_BIN_DIR) / "cmake",
-        "ninja": Path(ninja.BIN_DIR) / "ninja",
+    """The build context of the farm's layer: its Dockerfile, uv, CMake and ninja. Files' dates do not count."""
+    entries = {
+        "Dockerfile": dockerfile.encode(),
+        "tools/bin/uv": tools.uv().read_bytes(),
+        "tools/bin/cmake": Path(cmake.CMAKE_BIN_DIR, "cmake").read_bytes(),
+        "tools/bin/ninja": Path(ninja.BIN_DIR, "ninja").read_bytes(),
     }
-    content = {f"tools/bin/{name}": path for name, path in programs.items()}
-    content |= {
-        f"tools/share/{share.name}/{path.relative_to(share)}": path
-        for path in sorted(share.rglob("*"))
-        if path.is_file() and path.relative_to(share).parts[0] != "Help"
-    }
+    cmakes_share = next(Path(str(cmake.CMAKE_DATA)).glob("share/cmake-*"))
+    for path in sorted(cmakes_share.rglob("*")):
+        relative = path.relative_to(cmakes_share)
+        if path.is_file() and relative.parts[0] != "Help":
+            entries[f"tools/share/{cmakes_share.name}/{relative}"] = path.read_bytes()
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        entries = {"Dockerfile": dockerfile.encode(), **{name: path.read_bytes() for name, path in content.items()}}
-        for name, data in entries.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(data), 0o755 if "/bin/" in name else 0o644
-            archive.addfile(info, io.BytesIO(data))
+        for name, content in entries.items():
+            info = tarfile.TarInfo(name)  # owner, group and date are zero
+            info.size = len(content)
+            info.mode = 0o755 if name.startswith("tools/bin/") else 0o644
+            archive.addfile(info, io.BytesIO(content))
     return stream.getvalue()
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The farm's layer over a base image. The tag is the hash of all that goes into it."""
+    """The farm's layer over a base image. The tag is a hash of everything that goes into it."""
 
     base: Base
     dockerfile: str
@@ -271,8 +284,10 @@ def plan_layer(project: Project, base: Base, user: str) -> Layer:
         loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False
     )
     packages = project.settings.system_packages
-    text = environment.get_template("Dockerfile.j2").render(base=base, packages=packages, tools=_TOOLS, user=user)
-    versions = {name: v for name, v in tools.versions().items() if name in ("uv", "cmake", "ninja")}
+    # Projects may override this template: its names are part of their interface.
+    base_names = {"asked": base.requested, "reference": base.reference, "id": base.id}
+    text = environment.get_template("Dockerfile.j2").render(base=base_names, packages=packages, tools=_TOOLS, user=user)
+    versions = {name: version for name, version in tools.versions().items() if name in ("uv", "cmake", "ninja")}
     inputs = json.dumps([base.id or base.reference, text, versions], sort_keys=True)
     return Layer(base, text, f"{_REPOSITORY}:{hashlib.sha256(inputs.encode()).hexdigest()[:16]}")
 
@@ -283,7 +298,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
         return layer.tag
     from docker.errors import APIError  # noqa: PLC0415
 
-    shell.say(f"making the image {layer.tag} over {layer.base.reference}")
+    shell.say(f"building the image {layer.tag} over {layer.base.reference}")
     stream = client.api.build(
         fileobj=io.BytesIO(_context(layer.dockerfile)),
         custom_context=True,
@@ -303,10 +318,10 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
                 f"the engine's disk is full: {reason}", where=str(shell.log), next_step="free some and run again"
             ) from None
         raise ImageError(
-            f"the image over {layer.base.reference} cannot be made: {reason}",
+            f"the image over {layer.base.reference} cannot be built: {reason}",
             where=str(shell.log),
             next_step="the log holds the whole output; the system-packages of the project are installed there",
         ) from None
     if not _id(client, layer.tag):
-        raise EngineError("the Docker engine went away while it made an image", next_step="run again")
+        raise EngineError("the Docker engine went away while it built an image", next_step="run again")
     return layer.tag

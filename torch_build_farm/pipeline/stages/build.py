@@ -54,7 +54,7 @@ def with_torch(step: Step, request: BuildRequest) -> tuple[Path, str]:
         wheel = _built(step, request, sdk)
     except (BuildError, RepairError):  # a wheel without its library is found at the repair
         said = _log(step)
-        reason = fallback.asked(request.asked, said) or fallback.missed(said)
+        reason = fallback.asked(request.sdk_misses, said) or fallback.missed(said)
         if settings.torch_build == "sdk" or not reason:
             raise
         line = f"the build asks for {reason}, which torch's SDK has not"
@@ -126,7 +126,7 @@ def _log(step: Step) -> str:
 
 def _what_is_wrong(step: Step, request: BuildRequest, wheel: Path) -> str:
     """Why a wheel that was built with the SDK does not count, in a sentence; empty where it does."""
-    if reason := fallback.asked(request.asked, _log(step)):
+    if reason := fallback.asked(request.sdk_misses, _log(step)):
         return f"the build asks for {reason}, which torch's SDK has not, and goes on without"
     if member := fallback.leaked(wheel, step.job.variant.release):
         return f"the build writes the version of torch's SDK into {member}"
