@@ -17,8 +17,8 @@ import pytest
 from tests import small_torch
 from tests.conftest import need
 from tests.made_up import Front
-from torch_build_farm.core import http_ranges
 from torch_build_farm.core.errors import PackageIndexError, SdkError, UnknownTorchError
+from torch_build_farm.core.http_ranges import Limits
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
@@ -215,8 +215,7 @@ def front(tmp_path: Path) -> Iterator[Front]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TorchStore:
-    monkeypatch.setattr(http_ranges, "_PAUSES", (0.0,))
+def store(tmp_path: Path) -> TorchStore:
     return TorchStore.at(tmp_path / "store", tmp_path / "work")
 
 
@@ -224,7 +223,8 @@ PYTHON = CPython.parse("3.11")
 
 
 def get(store: TorchStore, front: Front, python: CPython = PYTHON) -> cache.Sdk:
-    return cache.get(store, RELEASE, python, PackageIndex(front.url), lambda _: None)
+    index = PackageIndex(front.url, limits=Limits(pauses=(0.0,)))
+    return cache.get(store, RELEASE, python, index, lambda _: None)
 
 
 class TestShelf:

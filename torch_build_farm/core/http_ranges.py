@@ -1,4 +1,9 @@
-"""A remote file, read by HTTP range requests (RFC 9110, section 14)."""
+"""A remote file, read by HTTP range requests (RFC 9110, section 14).
+
+remotezip, pip's lazy wheels and fsspec read ranges too. This code stays because it does what none of them does: it
+sends If-Range, compares every Content-Range with the request, notices a file that changes between two requests, and
+resumes a connection that breaks in the middle of an answer.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch_build_farm.core.errors import PackageIndexError
@@ -14,24 +20,50 @@ from torch_build_farm.core.urls import public
 if TYPE_CHECKING:
     from requests import Response, Session
 
-_SECONDS = (10, 30)  # to connect, and between two pieces of an answer
-_PAUSES = (0.3, 1.0, 3.0)  # seconds before each further try
-_LATER = frozenset({429, 500, 502, 503, 504})  # statuses of servers that may answer a little later
-_PIECE = 1 << 16
+_RETRIED = frozenset({429, 500, 502, 503, 504})  # statuses of servers that may answer a little later
+_PIECE = 1 << 16  # bytes of an answer that are handed on at once
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait for a server, and how much of a file to read at once."""
+
+    connect_seconds: float = 10
+    """Seconds to connect."""
+
+    read_seconds: float = 30
+    """Seconds between two pieces of an answer."""
+
+    pauses: tuple[float, ...] = (0.3, 1.0, 3.0)
+    """Seconds to wait before each further attempt; their number is the number of further attempts."""
+
+    directory: int = 3 << 19
+    """Bytes of a wheel's end to begin with. 1.5 MiB holds the central directory of every torch wheel so far (1.1 to
+    1.4 MB); a longer one takes a second request."""
+
+    gap: int = 1 << 16
+    """Bytes between two members that are cheaper to read over than to skip with a request of their own (0.1 s at
+    50 MB/s)."""
+
+    most: int = 64 << 20
+    """Bytes of one range that are held in memory."""
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Ranges:
     """The file behind a URL. Threads may share it; `session` has the credentials and certificates.
 
-    `fetched` counts the bytes of all answers' bodies, `requests` the requests, tries that failed included. Whatever
-    goes wrong is a PackageIndexError; a part of the file is never something else: an answer has to say that it is
-    what was asked for, of the file that the first answer was of.
+    `fetched` counts the bytes of all answers' bodies, `requests` the requests, failed attempts included. Every failure
+    is a PackageIndexError. Bytes are never those of another range or another file: each answer has to name the range
+    that was requested, and the validators of the first answer.
     """
 
-    def __init__(self, session: Session, url: str, name: str = "") -> None:
-        self._session, self._url = session, url
-        self._where = public(url)
-        self.name = name or self._where.rpartition("/")[2]
+    def __init__(self, session: Session, url: str, name: str = "", limits: Limits = DEFAULT_LIMITS) -> None:
+        self._session, self._url, self._limits = session, url, limits
+        self._public_url = public(url)
+        self.name = name or self._public_url.rpartition("/")[2]
         self._lock = threading.Lock()
         self._validators: dict[str, str | None] | None = None
         self.fetched, self.requests, self.size = 0, 0, 0
@@ -40,34 +72,33 @@ class Ranges:
         """The error that `reason` makes of this file."""
         return PackageIndexError(
             f"{self.name} cannot be read in parts: {reason}",
-            where=self._where,
+            where=self._public_url,
             next_step="check the index, its proxy and the network, then run again",
         )
 
     def tail(self, size: int) -> bytes:
-        """The last `size` bytes, or all of a file that is smaller; the first thing to ask for. Learns `size`."""
-        return b"".join(self._pieces(-size, 0))
+        """The last `size` bytes, or all of a smaller file. This request comes first: it learns the file's `size`."""
+        return b"".join(self.pieces(-size, 0))
 
     def get(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`, both within the file."""
-        return b"".join(self._pieces(start, end)) if end > start else b""
+        return b"".join(self.pieces(start, end)) if end > start else b""
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """The same bit by bit, so that a stretch of any size takes little memory."""
-        return self._pieces(start, end)
+        """The same piece by piece, so that a range of any size takes little memory.
 
-    def _pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """A cut connection is taken up where it was cut."""
+        After a broken connection the next request begins where the answer broke off.
+        """
         from requests import RequestException  # noqa: PLC0415 (slow to import)
 
-        tries, reason = 0, "it ends too early"
+        attempts, reason = 0, "it ends too early"
         while True:
             try:
                 with self._answer(start, end) as answer:
-                    if answer.status_code in _LATER:
-                        reason = f"the server says {answer.status_code} {answer.reason}"
+                    if answer.status_code in _RETRIED:
+                        reason = f"the server answers {answer.status_code} {answer.reason}"
                     else:
-                        start, end = self._checked(answer, start, end)
+                        start, end = self._checked_range(answer, start, end)
                         for piece in answer.iter_content(_PIECE):
                             self._count(len(piece))
                             start += len(piece)
@@ -75,15 +106,16 @@ class Ranges:
                         if start == end:
                             return
                         if start > end:
-                            raise self.error("the server sends more than it was asked for")
+                            raise self.error("the server sends more than the requested range")
             except RequestException as error:
                 reason = str(error)
+            # The connection may break after the last byte.
             if start == end and start > 0:
                 return
-            if tries == len(_PAUSES):
+            if attempts == len(self._limits.pauses):
                 raise self.error(reason)
-            time.sleep(_PAUSES[tries])
-            tries += 1
+            time.sleep(self._limits.pauses[attempts])
+            attempts += 1
 
     def _count(self, size: int, requests: int = 0) -> None:
         with self._lock:
@@ -91,34 +123,39 @@ class Ranges:
             self.requests += requests
 
     def _answer(self, start: int, end: int) -> Response:
-        wanted = {"Range": f"bytes={start}" if start < 0 else f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        span = f"bytes={start}" if start < 0 else f"bytes={start}-{end - 1}"
+        headers = {"Range": span, "Accept-Encoding": "identity"}
         tag = (self._validators or {}).get("ETag")
         if tag and not tag.startswith("W/"):  # RFC 9110, 13.1.5: strong ones only
-            wanted["If-Range"] = tag
+            headers["If-Range"] = tag
         self._count(0, 1)
-        return self._session.get(self._url, headers=wanted, stream=True, timeout=_SECONDS)
+        timeouts = (self._limits.connect_seconds, self._limits.read_seconds)
+        return self._session.get(self._url, headers=headers, stream=True, timeout=timeouts)
 
-    def _checked(self, answer: Response, start: int, end: int) -> tuple[int, int]:
-        """The range that the answer holds. Raises PackageIndexError unless it is the one that was asked for."""
-        known = self._validators
+    def _checked_range(self, answer: Response, start: int, end: int) -> tuple[int, int]:
+        """The range in the answer. Raises PackageIndexError unless it is the requested one, of an unchanged file."""
+        first_validators = self._validators
         if answer.status_code == 200:
-            raise self.error("it changed meanwhile" if known else "the server does not answer range requests")
-        if answer.status_code == 416 and known:
+            raise self.error(
+                "it changed meanwhile" if first_validators else "the server does not answer range requests"
+            )
+        if answer.status_code == 416 and first_validators:
             raise self.error("it changed meanwhile")
         if answer.status_code != 206:
-            raise self.error(f"the server says {answer.status_code} {answer.reason}")
+            raise self.error(f"the server answers {answer.status_code} {answer.reason}")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise self.error("the server encodes what it sends")
-        said = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
-        if not said:
-            raise self.error("the server does not say which range it sends")
-        first, last, size = map(int, said.groups())
-        now = {name: answer.headers.get(name) for name in ("ETag", "Last-Modified")}
+        content_range = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
+        if not content_range:
+            raise self.error("the server does not state which range it sends")
+        first_byte, last_byte, size = map(int, content_range.groups())
+        validators = {name: answer.headers.get(name) for name in ("ETag", "Last-Modified")}
+        # A negative start counts from the end, so only the answer shows where it is.
         expected = (max(0, size + start), size) if start < 0 else (start, end)
-        if known is None:
-            self._validators, self.size = now, size
-        elif size != self.size or now != known:
+        if first_validators is None:
+            self._validators, self.size = validators, size
+        elif size != self.size or validators != first_validators:
             raise self.error("it changed meanwhile")
-        if (first, last + 1) != expected:
-            raise self.error("the server sends another range than it was asked for")
+        if (first_byte, last_byte + 1) != expected:
+            raise self.error("the server sends a range other than the requested one")
         return expected

@@ -7,11 +7,12 @@ import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from torch_build_farm.core.errors import PackageIndexError
+from torch_build_farm.core.http_ranges import DEFAULT_LIMITS, Limits
 from torch_build_farm.core.urls import _url, public
 
 if TYPE_CHECKING:
@@ -68,11 +69,13 @@ class PackageIndex:
     """An index (PEP 503, PEP 691); an empty `url` is the default one. `traffic` counts what all its answers weigh.
 
     `first` are the URLs of others, which are asked before: a project is the first's that has it, as uv does it.
+    `limits` hold for wheels that are read in parts.
     """
 
     url: str = ""
     first: tuple[str, ...] = ()
     traffic: Traffic = field(default_factory=Traffic, compare=False)
+    limits: Limits = field(default=DEFAULT_LIMITS, compare=False)
 
     @classmethod
     def configured(cls) -> Self:
@@ -109,7 +112,7 @@ class PackageIndex:
         from pypi_simple import NoSuchProjectError  # noqa: PLC0415
 
         for url in self.first:
-            if found := PackageIndex(url, traffic=self.traffic).files(name):
+            if found := PackageIndex(url, traffic=self.traffic, limits=self.limits).files(name):
                 return found
         with self._client(f"the list of {name}") as client:
             try:
@@ -136,10 +139,10 @@ class PackageIndex:
         """
         from torch_build_farm.core.remote_wheel import RemoteWheel  # noqa: PLC0415 (seldom wanted)
 
-        ahead = {"ahead": _SMALL} if small else {}
+        limits = replace(self.limits, directory=_SMALL) if small else self.limits
         with (
             self._client(f"{file.filename}") as client,
-            RemoteWheel(client.s, file.url, file.filename, **ahead) as wheel,
+            RemoteWheel(client.s, file.url, file.filename, limits) as wheel,
         ):
             yield wheel
 

@@ -1,4 +1,9 @@
-"""A wheel that stays where it is: its members, read by range requests."""
+"""A wheel that stays on its server: its members, read by range requests.
+
+zipfile reads the directory, inflates members and checks their CRC. The local headers are located here and not by
+`ZipFile.open`: that reads one in three small pieces, each of which would be a request, and holds one lock for all
+threads while it reads.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +13,29 @@ import zipfile
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self, cast
+from zipfile import ZipInfo
 
-from torch_build_farm.core.http_ranges import Ranges
+from torch_build_farm.core.http_ranges import DEFAULT_LIMITS, Limits, Ranges
 
 if TYPE_CHECKING:
     from requests import Session
 
     from torch_build_farm.core.errors import PackageIndexError
 
-_AHEAD = 3 << 19  # 1.5 MiB, more than the central directory of any torch wheel so far (1.1 to 1.4 MB)
-_GAP = 1 << 16  # bytes between two members that are cheaper to read over than to ask for again (0.1 s at 50 MB/s)
-_MOST = 64 << 20  # bytes of one range that is held in memory
-_LOCAL = 30  # bytes of a local header, without name and extra field (APPNOTE.TXT 4.3.7)
+_LOCAL_HEADER = 30  # bytes of a local header, without name and extra field (APPNOTE.TXT 4.3.7)
+_EXTRA = 64  # bytes of a local header's extra field that are read along: it is mostly empty and seldom longer
+_INFLATED = 1 << 20  # bytes of a member's content that are in memory at once when it is read in chunks
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file in a wheel as the central directory has it; sizes and the local header's offset in bytes."""
+class _RemoteFile(io.RawIOBase):
+    """The remote file as zipfile wants it. Its end is read at once, since zipfile reads it in small pieces."""
 
-    path: str
-    size: int
-    compressed: int
-    crc: int
-    offset: int
-    method: int
-
-
-class _File(io.RawIOBase):
-    """The remote file as zipfile wants it. Its end is read at once, since there zipfile reads in small bits."""
-
-    def __init__(self, ranges: Ranges, ahead: int) -> None:
-        self._ranges, self._at = ranges, 0
-        self._tail = ranges.tail(ahead)
-        self._tail_at = ranges.size - len(self._tail)
+    def __init__(self, ranges: Ranges, tail: int) -> None:
+        self._ranges, self._position = ranges, 0
+        self._tail = ranges.tail(tail)
+        self._tail_start = ranges.size - len(self._tail)
 
     def seekable(self) -> bool:
         return True
@@ -52,48 +44,63 @@ class _File(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._ranges.size}[whence] + offset
-        if at < 0:
+        position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ranges.size}[whence] + offset
+        if position < 0:
             raise OSError("before the file's start")
-        self._at = at
-        return at
+        self._position = position
+        return position
 
     def read(self, size: int | None = -1) -> bytes:
-        end = self._ranges.size if size is None or size < 0 else min(self._at + size, self._ranges.size)
-        start, self._at = self._at, max(end, self._at)
-        if start >= self._tail_at:
-            return self._tail[start - self._tail_at : end - self._tail_at]
-        return self._ranges.get(start, min(end, self._tail_at)) + self._tail[: max(0, end - self._tail_at)]
+        end = self._ranges.size if size is None or size < 0 else min(self._position + size, self._ranges.size)
+        start, self._position = self._position, max(end, self._position)
+        if start >= self._tail_start:
+            return self._tail[start - self._tail_start : end - self._tail_start]
+        before_tail = self._ranges.get(start, min(end, self._tail_start))
+        return before_tail + self._tail[: max(0, end - self._tail_start)]
+
+
+class _PieceStream(io.RawIOBase):
+    """Pieces of bytes as a file that is read once."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes, and none only at the end."""
+        if not self._rest:
+            self._rest = next(self._pieces, b"")
+        size = len(self._rest) if size is None or size < 0 else size
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
 
 
 class RemoteWheel:
     """The wheel behind a URL. Threads may share it.
 
-    `members` by path, `fetched` bytes and `requests` so far. Everything raises PackageIndexError: where the server
-    knows no ranges, the wheel changes between two requests, answers are cut short, or a member is not as it should be.
+    `members` by path, `fetched` bytes and `requests` so far. Every method raises PackageIndexError where the server
+    does not answer range requests, the wheel changes between two requests, answers are cut short, or a member is
+    damaged.
     """
 
-    def __init__(self, session: Session, url: str, name: str = "", ahead: int = _AHEAD) -> None:
-        """`ahead`: bytes of the wheel's end to begin with; a directory that is longer takes a second request."""
-        self._ranges = Ranges(session, url, name)
+    def __init__(self, session: Session, url: str, name: str = "", limits: Limits = DEFAULT_LIMITS) -> None:
+        self._ranges, self._limits = Ranges(session, url, name, limits), limits
         self.name = self._ranges.name
         try:
-            with zipfile.ZipFile(_File(self._ranges, ahead)) as archive:
-                infos = [info for info in archive.infolist() if not info.is_dir()]
-                starts = {info.header_offset for info in archive.infolist()}
-                directory = archive.start_dir
+            with zipfile.ZipFile(_RemoteFile(self._ranges, limits.directory)) as archive:
+                entries = archive.infolist()
+                directory_start = archive.start_dir
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
-            raise self.error(f"it is no zip file: {error}") from None
-        self.members: Mapping[str, Member] = {
-            i.filename: Member(i.filename, i.file_size, i.compress_size, i.CRC, i.header_offset, i.compress_type)
-            for i in infos
-        }
-        # A member ends where the next one starts, at the latest: so one request has the local header and the data.
-        self._starts = [*sorted(starts), directory]
-        self._data: dict[str, int] = {}  # offsets of the members' data, as far as their local headers were read
+            raise self.error(f"it is not a zip file: {error}") from None
+        self.members: Mapping[str, ZipInfo] = {entry.filename: entry for entry in entries if not entry.is_dir()}
+        # A member ends where the next one starts, at the latest: so one request fetches local header and data.
+        self._starts = [*sorted({entry.header_offset for entry in entries}), directory_start]
+        self._data_starts: dict[str, int] = {}  # of the members whose local headers were read
 
     def __enter__(self) -> Self:
         return self
@@ -115,109 +122,88 @@ class RemoteWheel:
         """The error that `reason` makes of this wheel."""
         return self._ranges.error(reason)
 
-    def member(self, path: str) -> Member:
+    def member(self, path: str) -> ZipInfo:
         if path not in self.members:
             raise self.error(f"it has no {path}")
         return self.members[path]
 
-    def _end(self, member: Member) -> int:
-        return self._starts[bisect_right(self._starts, member.offset)]
+    def _end(self, member: ZipInfo) -> int:
+        return self._starts[bisect_right(self._starts, member.header_offset)]
 
-    def _located(self, member: Member, header: bytes) -> int:
-        """The offset of the member's data; `header` starts with its local header."""
-        if header[:4] != b"PK\3\4" or len(header) < _LOCAL:
-            raise self.error(f"{member.path} is not where the central directory says")
-        name, extra = struct.unpack("<2H", header[26:30])
-        start = member.offset + _LOCAL + int(name) + int(extra)
-        if start + member.compressed > self._end(member):
-            raise self.error(f"{member.path} is longer than there is room for")
-        self._data[member.path] = start
+    def _data_start(self, member: ZipInfo, header: bytes) -> int:
+        """The offset of the member's data in the wheel; `header` starts with its local header."""
+        if header[:4] != b"PK\3\4" or len(header) < _LOCAL_HEADER:
+            raise self.error(f"{member.filename} is not where the central directory places it")
+        name_size, extra_size = struct.unpack("<2H", header[26:30])
+        start = member.header_offset + _LOCAL_HEADER + int(name_size) + int(extra_size)
+        if start + member.compress_size > self._end(member):
+            raise self.error(f"{member.filename} is longer than the room it has")
+        self._data_starts[member.filename] = start
         return start
 
     def raw(self, path: str, start: int, end: int) -> bytes:
-        """Bytes `start` to before `end` of a member's data as stored, that is, compressed mostly."""
+        """Bytes `start` to before `end` of a member's data as stored, that is, mostly compressed."""
         member = self.member(path)
-        end = min(end, member.compressed)
-        if path in self._data:
-            at = self._data[path]
-            return self._ranges.get(at + start, at + end)
-        # The local header comes along: its extra field is mostly as long as none, and seldom longer than 64 bytes.
-        guess = member.offset + _LOCAL + len(path.encode()) + 64
-        head = self._ranges.get(member.offset, min(guess + (end if start < _GAP else 0), self._end(member)))
-        at = self._located(member, head)
-        found = head[at - member.offset + start : at - member.offset + end]
-        return found + self._ranges.get(at + start + len(found), at + end)
+        end = min(end, member.compress_size)
+        if path in self._data_starts:
+            data_start = self._data_starts[path]
+            return self._ranges.get(data_start + start, data_start + end)
+        # The local header comes along with what is near to it.
+        header_end = member.header_offset + _LOCAL_HEADER + len(path.encode()) + _EXTRA
+        wanted_end = header_end + (end if start < self._limits.gap else 0)
+        head = self._ranges.get(member.header_offset, min(wanted_end, self._end(member)))
+        data_start = self._data_start(member, head)
+        in_head = head[data_start - member.header_offset :][start:end]
+        return in_head + self._ranges.get(data_start + start + len(in_head), data_start + end)
+
+    def _inflated(self, member: ZipInfo, data: IO[bytes]) -> Iterator[bytes]:
+        """The member's content chunk by chunk, out of its data as stored; after the last, its CRC is right."""
+        try:
+            with zipfile.ZipExtFile(data, "r", member) as stream:
+                while chunk := stream.read(_INFLATED):
+                    yield chunk
+        except NotImplementedError as error:
+            raise self.error(f"{member.filename} cannot be inflated: {error}") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise self.error(f"{member.filename} is damaged: {error}") from None
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """A member's content piece by piece, inflated; its CRC and size are checked after the last."""
+        """A member's content, at most 1 MiB at once. Only after the last chunk its CRC has been checked."""
         member = self.member(path)
         self.raw(path, 0, 0)  # learns where the data are
-        at, crc, size = self._data[path], 0, 0
-        for out in self._inflated(member, self._ranges.pieces(at, at + member.compressed)):
-            crc, size = zlib.crc32(out, crc), size + len(out)
-            if size > member.size:
-                break
-            yield out
-        self._check(member, crc, size)
+        start = self._data_starts[path]
+        pieces = self._ranges.pieces(start, start + member.compress_size)
+        yield from self._inflated(member, cast(IO[bytes], _PieceStream(pieces)))
 
-    def _inflated(self, member: Member, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The content of a member, at most 1 MiB at once: what is nothing but zeros must not fill the memory."""
-        if member.method == zipfile.ZIP_STORED:
-            yield from pieces
-        elif member.method != zipfile.ZIP_DEFLATED:
-            raise self.error(f"{member.path} is compressed by an unknown method, {member.method}")
-        else:
-            inflater = zlib.decompressobj(-15)
-            try:
-                for piece in pieces:
-                    yield inflater.decompress(piece, 1 << 20)
-                    while inflater.unconsumed_tail:
-                        yield inflater.decompress(inflater.unconsumed_tail, 1 << 20)
-                yield inflater.flush()
-            except zlib.error as error:
-                raise self.error(f"{member.path} does not inflate: {error}") from None
-
-    def _check(self, member: Member, crc: int, size: int) -> None:
-        if size != member.size or crc != member.crc:
-            raise self.error(f"{member.path} is damaged: its size or CRC is another than the central directory says")
-
-    def _content(self, member: Member, data: bytes) -> bytes:
-        """The member's content; `data` starts with its local header."""
-        at = self._located(member, data) - member.offset
-        content, size = [], 0
-        for out in self._inflated(member, [data[at : at + member.compressed]]):
-            content.append(out)
-            size += len(out)
-            if size > member.size:
-                break
-        whole = b"".join(content)
-        self._check(member, zlib.crc32(whole), size)
-        return whole
+    def _content(self, member: ZipInfo, stored: memoryview) -> bytes:
+        """The member's content; `stored` starts with its local header."""
+        start = self._data_start(member, bytes(stored[:_LOCAL_HEADER])) - member.header_offset
+        return b"".join(self._inflated(member, io.BytesIO(stored[start : start + member.compress_size])))
 
     def read(self, path: str) -> bytes:
-        """A member's content, of which the CRC was checked."""
-        member = self.member(path)
-        return self._content(member, self._ranges.get(member.offset, self._end(member)))
+        """A member's content; its CRC is checked."""
+        return self.read_many([path])[path]
 
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """The contents of members by path; neighbours, as all headers of torch are, come in one range."""
-        members = sorted((self.member(path) for path in set(paths)), key=lambda member: member.offset)
-        groups: list[list[Member]] = []
+        """The contents of members by path. Neighbours, as all headers of torch are, are fetched in one range."""
+        members = sorted((self.member(path) for path in set(paths)), key=lambda member: member.header_offset)
+        groups: list[list[ZipInfo]] = []
         for member in members:
-            if (
-                groups
-                and member.offset - self._end(groups[-1][-1]) <= _GAP
-                and self._end(member) - groups[-1][0].offset <= _MOST
-            ):
+            if groups and self._fits(groups[-1], member):
                 groups[-1].append(member)
             else:
                 groups.append([member])
         contents = {}
         for group in groups:
-            start = group[0].offset
-            data = memoryview(self._ranges.get(start, self._end(group[-1])))
+            start = group[0].header_offset
+            fetched = memoryview(self._ranges.get(start, self._end(group[-1])))
             for member in group:
-                contents[member.path] = self._content(
-                    member, bytes(data[member.offset - start : self._end(member) - start])
-                )
+                stored = fetched[member.header_offset - start : self._end(member) - start]
+                contents[member.filename] = self._content(member, stored)
         return contents
+
+    def _fits(self, group: list[ZipInfo], member: ZipInfo) -> bool:
+        """Whether a member is near enough to a group before it to be fetched with it."""
+        gap = member.header_offset - self._end(group[-1])
+        size = self._end(member) - group[0].header_offset
+        return gap <= self._limits.gap and size <= self._limits.most

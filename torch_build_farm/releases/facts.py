@@ -129,7 +129,7 @@ def _members(wheel: RemoteWheel) -> dict[str, str]:
     wanted = [path for path in (_VERSION, _CMAKE, _ATEN, _CXX) if path in wheel.members]
     found = {path: content.decode("utf-8", "replace") for path, content in wheel.read_many(wanted).items()}
     found["METADATA"] = wheel.read(metadata or "torch.dist-info/METADATA").decode("utf-8", "replace")
-    found["size"] = str(sum(member.size for member in wheel.members.values()))
+    found["size"] = str(sum(member.file_size for member in wheel.members.values()))
     return {_ATEN: "", _CXX: "", _CMAKE: "", **found}
 
 
@@ -222,7 +222,7 @@ def _sizes(torch: int, requires: Iterable[Requirement], python: CPython, index: 
 
     def size(requirement: Requirement) -> int:
         with index.open_wheel(_best(requirement, index, python.tag), small=True) as wheel:
-            return sum(member.size for member in wheel.members.values())
+            return sum(member.file_size for member in wheel.members.values())
 
     with ThreadPoolExecutor(8) as pool:
         sizes = dict(zip(wanted, pool.map(size, wanted.values()), strict=True))

@@ -64,7 +64,7 @@ def _is_symbols(sample: bytes, other: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class Hunt:
+class DynamicSearch:
     """`read` gives compressed bytes; `dynamic` is PT_DYNAMIC."""
 
     read: Callable[[int, int], bytes]
