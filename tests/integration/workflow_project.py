@@ -14,7 +14,7 @@ from tests.conftest import CHECKOUT, PROJECTS, Farm
 from torch_build_farm.core.store import STORE_VARIABLE, default_folder
 from torch_build_farm.core.versions import CPython
 
-_NOT_COMMITTED = (".git", "work", "__pycache__", ".*_cache")
+_NOT_COMMITTED = (".git", ".venv", ".nox", "work", "__pycache__", ".*_cache")
 
 
 def machine(tmp_path: Path) -> dict[str, str]:
