@@ -1,4 +1,8 @@
-"""What all tests share: the farm as users call it, copies of the test projects, and skips that CI does not allow."""
+"""What all tests share: the farm as users call it, copies of the test projects, and which tests run.
+
+By default pytest runs what needs neither a full torch, nor Docker, nor root: README's test command on a fresh machine.
+The other tests are in groups, by marker; an option opts in to each group (GROUPS), and `--everything` to all of them.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,52 @@ from typing import Any
 
 import pytest
 
+# Markers of tests that do not run by default, and what they need. `--run-MARKER` opts in.
+GROUPS = {
+    "torch": "full torch wheels (20 GB)",
+    "docker": "a Docker engine with the base image",
+    "workflows": "CPython 3.12, npm, openssl and jq",
+    "root": "root",
+}
+_LEFT_OUT = pytest.StashKey[set[str]]()
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 PROJECTS = Path(__file__).resolve().parent / "projects"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("torch-build-farm", "tests that do not run by default")
+    for marker, needs in GROUPS.items():
+        group.addoption(f"--run-{marker}", action="store_true", help=f"also the tests that need {needs}")
+    group.addoption("--everything", action="store_true", help="all tests")
+    group.addoption("--rest", action="store_true", help="all tests except those that run by default")
+
+
+@pytest.hookimpl(trylast=True)  # after the hooks of the folders below, which set markers
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests whose groups are not opted in to."""
+    rest = config.getoption("--rest")
+    everything = rest or config.getoption("--everything")
+    chosen = {marker for marker in GROUPS if everything or config.getoption(f"--run-{marker}")}
+    left_out: set[str] = set()
+    selected: list[pytest.Item] = []
+    deselected: list[pytest.Item] = []
+    for item in items:
+        groups = {marker for marker in GROUPS if item.get_closest_marker(marker)}
+        left_out |= groups - chosen
+        wanted = groups <= chosen and (groups or not rest)
+        (selected if wanted else deselected).append(item)
+    config.stash[_LEFT_OUT] = left_out
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = selected
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    left_out = config.stash.get(_LEFT_OUT, set())
+    if left_out:
+        needs = "; ".join(f"{GROUPS[marker]}: --run-{marker}" for marker in GROUPS if marker in left_out)
+        terminalreporter.write_line(f"Not run: tests that need {needs}. All of them: pytest --everything")
 
 
 def need(have: bool, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Real torch from the real index. The first run downloads some 7 GB into the farm's store; later ones find it there."""
+"""The farm on real projects and the real index; what it downloads stays in the farm's store for the next run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from torch_build_farm.project.fetch import EARLIEST
 from torch_build_farm.project.settings import load
 from torch_build_farm.wheels import one_name
 
-HERE = Path(__file__).resolve().parent
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if HERE in Path(item.path).parents:
-            item.add_marker(pytest.mark.torch)
+        if isinstance(item, pytest.Function) and "root" in item.fixturenames:
+            item.add_marker(pytest.mark.root)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -25,7 +25,7 @@ from torch_build_farm.core.store import default_folder
 from torch_build_farm.releases.symbol_table import mask_of
 from torch_build_farm.wheels.elf.library import Elf
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.torch, pytest.mark.network]
 
 Case = dict[str, Any]
 FOLDER = CHECKOUT / "tests" / "abi_cases"

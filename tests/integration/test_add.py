@@ -20,6 +20,8 @@ from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.interpreters import find_interpreters
 
+pytestmark = pytest.mark.torch
+
 SYMBOL, TYPE = "_ZN3c1011GetNUMANodeEPKv", "c10::ExtraMeta"
 MODEL, NEW = "torch-2.15.0-cp312-cp312-manylinux_2_28_x86_64.whl", "2.16.0"
 REMOVED = ("torch214.toml", "torch215.toml")

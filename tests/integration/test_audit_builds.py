@@ -17,6 +17,8 @@ from torch_build_farm.core.errors import AbiError, AuditError
 from torch_build_farm.releases import header_lines, symbol_table, type_layouts
 from torch_build_farm.releases.known import LAYOUTS, MARKS, SHIPPED, SYMBOLS
 
+pytestmark = pytest.mark.torch
+
 SYM_NE, MANGLED = "c10::SymInt::sym_ne(c10::SymInt const&) const", "_ZNK3c106SymInt6sym_neERKS0_"
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.conftest import CHECKOUT, Farm, need
 
+pytestmark = pytest.mark.torch
+
 ONE = ("build", "--torch", "2.8", "--json")
 
 

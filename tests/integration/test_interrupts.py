@@ -16,6 +16,8 @@ from tests.conftest import Farm
 from tests.integration.test_bad_input import hang, until, waiting
 from torch_build_farm.core.store import TorchStore, default_folder
 
+pytestmark = pytest.mark.torch
+
 
 def left_running(farm: Farm) -> list[str]:
     """Live processes with the work folder, or its environments in the store, in command line or environment."""

@@ -18,6 +18,8 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.slots import compile_slots
 from torch_build_farm.wheels import wheel as wheels
 
+pytestmark = pytest.mark.torch
+
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
 PYTHON = CPython.running()
 

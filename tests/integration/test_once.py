@@ -10,6 +10,8 @@ from tests.conftest import CHECKOUT, Answer, Farm, need
 from tests.integration.test_own_project import other_pythons
 from torch_build_farm.core.versions import CPython
 
+pytestmark = pytest.mark.torch
+
 BUILD = ("build", "--torch", "2.8", "2.9", "--json")
 
 

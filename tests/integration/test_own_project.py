@@ -13,6 +13,8 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.wheels import wheel
 
+pytestmark = pytest.mark.torch
+
 
 def git(root: Path, *words: str) -> None:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]

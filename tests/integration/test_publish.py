@@ -16,6 +16,8 @@ from tests.conftest import PROJECTS, Farm
 from tests.family import make_wheel
 from tests.server import PASSWORD, USER, Server
 
+pytestmark = pytest.mark.torch
+
 FILES = [
     "tiny_torch28-1.0-cp", "tiny_torch29-1.0-cp", "tiny_select-1.0.0.0.0.208-py3", "tiny_select-1.0.0.0.0.209-py3",
     "tiny_auto-1.0-py3", "tiny-1.0-py3",

@@ -10,7 +10,7 @@ from elftools.elf.sections import SymbolTableSection
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.wheels.elf.remote_exports import exported, torch_libraries
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.torch, pytest.mark.network]
 
 WHEEL = "torch-2.9.1-cp312-cp312-manylinux_2_28_x86_64.whl"
 

@@ -17,6 +17,8 @@ from tests.integration.conftest import Environment, beside
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.wheels.compare import differences
 
+pytestmark = pytest.mark.torch
+
 MAIN = ("build", "--torch", "2.9")
 
 

@@ -25,6 +25,8 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.pipeline import installed_packages
 from torch_build_farm.releases.sdk import cache
 
+pytestmark = pytest.mark.torch
+
 
 def built_with(farm: Farm, torch: str) -> tuple[str, str]:
     """What a job's record says of its torch, and the torch that was in its environment."""

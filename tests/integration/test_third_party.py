@@ -18,6 +18,8 @@ from tests.project.test_tree import git
 from torch_build_farm.cli import main
 from torch_build_farm.wheels import wheel as wheels
 
+pytestmark = pytest.mark.torch
+
 INFO = "Metadata-Version: 2.1\nName: legacy_ext\nVersion: 1.2.3\nRequires-Python: >=3.8\n"
 
 

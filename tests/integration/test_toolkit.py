@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import Farm
 from torch_build_farm.wheels import wheel
 
+pytestmark = pytest.mark.torch
+
 # In a mount name space of its own: an empty folder over every CUDA installation, a text file over every nvcc.
 HIDE = """
 set -e

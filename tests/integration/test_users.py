@@ -14,6 +14,8 @@ from tests.conftest import CHECKOUT, Farm
 from tests.index import Index
 from tests.integration.conftest import Environment, MainRun
 
+pytestmark = pytest.mark.torch
+
 NAME = "pymomentum-gpu"
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
 SMOKE = CHECKOUT / "examples" / "pymomentum" / "smoke.py"

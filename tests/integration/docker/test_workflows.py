@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.integration.docker.conftest import Docker
 from tests.integration.workflow_project import checkout, machine
 from tests.integration.workflow_runner import Event, Run
+
+pytestmark = pytest.mark.workflows
 
 
 def test_the_embedded_project_in_containers(docker: Docker, tools: Path, tmp_path: Path) -> None:
