@@ -108,7 +108,7 @@ def test_the_farms_own_checkout_installs_itself() -> None:
     ("line", "words"),
     [
         ('farm = "torch build farm"', "ci.farm"),
-        ('runner = "ubuntu-latest; true"', "may hold letters"),
+        ('runner = "ubuntu-latest; true"', "only letters, digits"),
         ('index = "https://user:secret@example.org/"', "neither pypi"),
         ('enigne = "local"', "did you mean 'engine'?"),
     ],

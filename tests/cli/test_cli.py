@@ -95,7 +95,7 @@ def test_clean_touches_no_folder_that_is_not_ours(tiny: Farm, tmp_path: Path) ->
 def test_a_variants_file_with_mistakes(tiny: Farm) -> None:
     (tiny.project / "variants").mkdir()
     text = (CHECKOUT / "variants" / "torch29.toml").read_text()
-    wrong = text.replace("releases", "relaeses").replace('pin = "==2.9.*"', 'pin = ">=2.9"')
+    wrong = text.replace("releases", "relaeses")
     (tiny.project / "variants" / "torch29.toml").write_text(wrong)
     answer = tiny("plan", "--torch", "2.8")
     assert answer.code == 3

@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.conftest import CHECKOUT, PROJECTS, need
 from torch_build_farm.cli import main
 from torch_build_farm.core import errors
-from torch_build_farm.project.settings import Ci, Settings, Variant
+from torch_build_farm.project.settings import Ci, Settings
+from torch_build_farm.project.variant import Variant
 
 MAINTAINERS = (CHECKOUT / "docs" / "maintainers.md").read_text()
 

@@ -29,13 +29,18 @@ def complaint(tmp_path: Path, table: str = TABLE, **variants: str) -> str:
 def test_built_in_variants_are_true_to_their_names() -> None:
     project = load(CHECKOUT, CHECKOUT)
     assert [str(minor) for minor in project.variants] == [f"2.{n}" for n in range(8, 16)]
-    assert all(variant.pin == f"=={minor}.*" for minor, variant in project.variants.items())
+    assert [variant.pin for variant in project.variants.values()] == [f"==2.{n}.*" for n in range(8, 16)]
 
 
 def test_a_projects_own_variant_wins_file_by_file(tmp_path: Path) -> None:
     project = loaded(tmp_path, torch29=VARIANT.replace("cpython = [", 'cpython = ["cp39", '))
     assert CPython(3, 9) in project.variants[Minor(2, 9)].cpython
     assert len(project.variants) == 8
+
+
+def test_a_variants_file_may_still_state_the_pin(tmp_path: Path) -> None:
+    project = loaded(tmp_path, torch29=VARIANT + 'pin = "==2.9.*"\n')
+    assert project.variants[Minor(2, 9)].pin == "==2.9.*"
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
@@ -56,7 +61,7 @@ def test_an_unknown_key_below_names_its_own_neighbours(tmp_path: Path) -> None:
         ("size-limit-mb = -1", "greater than 0"),
         ("torch = [2.8]", 'must be a string in quotes, such as "2.8"'),
         ("torch-flavours = 'gpu'", "'cuda' or 'any'"),
-        ("imports = ['demo.1x']", "no import name"),
+        ("imports = ['demo.1x']", "not an import name"),
         ("packages = 'demo'", "packages"),
         ("environment = { MAKEFLAGS = '-j8' }", "the farm sets this itself"),
     ],
@@ -83,13 +88,13 @@ def test_every_problem_of_every_file_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('pin = "==2.9.*"', 'pin = ">=2.9,<2.11"', "contradicts torch = '2.9'"),
-        ('releases = ["2.9.0"', 'releases = ["2.8.0", "2.9.0"', "2.8.0 is no release of torch 2.9"),
+        ('cuda = "12.8"', 'pin = ">=2.9,<2.11"\ncuda = "12.8"', "pinned to '==2.9.*': remove the key"),
+        ('releases = ["2.9.0"', 'releases = ["2.8.0", "2.9.0"', "2.8.0 is not a release of torch 2.9"),
         ('release = "2.9.0"', 'release = "2.9.7"', "not among releases"),
         ('cuda = "12.8"', 'cuda = "13.0"', "contradicts cuda = '13.0'"),
         ('torch = "2.9"', 'torch = "2.10"', "belongs in torch210.toml"),
-        ('["cp310"', '["cp310", "cp310"', "named twice"),
-        ('["cp310"', '["py310"', "no CPython"),
+        ('["cp310"', '["cp310", "cp310"', "listed twice"),
+        ('["cp310"', '["py310"', "not a CPython"),
     ],
 )
 def test_contradictions_in_a_variant(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -112,7 +117,10 @@ SDIST = '[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ('sdist = "demo==1.0"', "sdist-sha256: must be the SHA-256 of the file.*`init demo==1.0` writes it"),
+        (
+            'sdist = "demo==1.0"',
+            "sdist-sha256: must be the SHA-256 of the file.*`init demo==1.0` writes the one on the package index",
+        ),
         (f'sdist = "demo>=1.0"\nsdist-sha256 = "{"0" * 64}"', "must name one version"),
         (f'sdist = "demo==1.*"\nsdist-sha256 = "{"0" * 64}"', "must name one version"),
         ('git = "x"\nrevision = "v1"\nsource = "."', "git: contradicts source; a project has one source"),

@@ -17,8 +17,8 @@ from tests.made_up import Front
 from torch_build_farm.core.errors import ConfigError, PackageIndexError, UnknownTorchError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
-from torch_build_farm.project import settings
-from torch_build_farm.project.settings import Variant
+from torch_build_farm.project.tables import read_table
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases import discovery, facts, variant_file
 from torch_build_farm.releases.discovery import Status
 from torch_build_farm.releases.listing import Listing
@@ -44,7 +44,7 @@ def variant(
     text = text.replace("2.15", minor).replace("2.15.0", releases[0])
     one = tomllib.loads(text) | {"releases": list(releases), "release": releases[0], "cpython": list(tags)}
     problems: list[str] = []
-    made = settings._read(Variant, one, "here", problems)
+    made = read_table(Variant, one, "here", problems)
     assert made is not None, problems
     return made
 

@@ -9,7 +9,7 @@ from torch_build_farm.audit.changes import Changes
 from torch_build_farm.core.files import size_text
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.pipeline.results import JobResult
-from torch_build_farm.project.settings import Variant
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.facts import Facts
 from torch_build_farm.releases.variant_file import Edit
 

@@ -12,8 +12,10 @@ from packaging.utils import canonicalize_name
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
-from torch_build_farm.project import scaffold, settings
+from torch_build_farm.project import scaffold
 from torch_build_farm.project.fetch import Fetcher, only_folder, unpack
+from torch_build_farm.project.settings import TABLE
+from torch_build_farm.project.variant import read_variants
 
 
 def init(context: Context) -> int:
@@ -50,7 +52,7 @@ def _write_project(
     """Write the table to the folder's pyproject.toml: a new one, or at the end of one that has none."""
     if source and folder.resolve() != source.resolve():
         origin = {"source": os.path.relpath(source, folder)}
-    variants = list(settings.variants_of((context.builtin / "variants",)).values())
+    variants = list(read_variants([context.builtin / "variants"]).values())
     text = scaffold.project_file(found, origin, variants)
     path = folder / "pyproject.toml"
     try:
@@ -58,10 +60,8 @@ def _write_project(
         table = tomllib.loads(old).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"not valid TOML: {error}", where=str(path), next_step="mend it, then init again") from None
-    if settings.TABLE in table:
-        raise UsageError(
-            f"there is a [tool.{settings.TABLE}] already", where=str(path), next_step="edit it, or remove it"
-        )
+    if TABLE in table:
+        raise UsageError(f"there is a [tool.{TABLE}] already", where=str(path), next_step="edit it, or remove it")
     added = f"\n{text}".replace("\n", "\r\n") if "\r\n" in old else f"\n{text}"
     try:
         replace_text(path, old + added if old else text)

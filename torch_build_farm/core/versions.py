@@ -1,4 +1,4 @@
-"""The names of torch minors and CPythons, as tags and as people write them, and of the engines."""
+"""Names that every room uses: torch minors and CPythons, as tags and as people write them, and the engines."""
 
 from __future__ import annotations
 
@@ -23,12 +23,25 @@ class Minor:
         """Read "2.10"; ValueError for anything else."""
         match = re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)", text)
         if not match:
-            raise ValueError(f"{text!r} is no torch minor such as 2.8 or 2.10")
+            raise ValueError(f"{text!r} is not a torch minor such as 2.8 or 2.10")
         return cls(int(match[1]), int(match[2]))
 
     @property
     def tag(self) -> str:
         return f"torch{self.major}{self.minor}"
+
+    @property
+    def any_release(self) -> str:
+        """Whatever release of the minor, as a version: "2.10.*"."""
+        return f"{self}.*"
+
+    @property
+    def pin(self) -> str:
+        """The specifier that admits this minor alone: "==2.10.*".
+
+        Unlike >=2.10,<2.11 it also admits vendors' pre-release builds.
+        """
+        return f"=={self.any_release}"
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"
@@ -47,7 +60,7 @@ class CPython:
         """Read "3.13", "3.13t", "cp313" or "cp313t"; ValueError for anything else."""
         match = re.fullmatch(r"(\d)\.(\d+)(t?)", text) or re.fullmatch(r"cp(\d)(\d+)(t?)", text)
         if not match:
-            raise ValueError(f"{text!r} is no CPython such as 3.12, 3.13t or cp312")
+            raise ValueError(f"{text!r} is not a CPython such as 3.12, 3.13t or cp312")
         return cls(int(match[1]), int(match[2]), bool(match[3]))
 
     @classmethod

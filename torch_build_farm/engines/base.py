@@ -15,7 +15,7 @@ from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Variant
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.sdk.cache import Sdk
 
 

@@ -34,7 +34,8 @@ from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
 from torch_build_farm.engines.variables import Places, build_variables
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Project, Settings, Variant
+from torch_build_farm.project.settings import Project, Settings
+from torch_build_farm.project.variant import Variant
 
 # `build` repeats what back ends warn of on the farm's own standard error; their output is in the job's log.
 warnings.filterwarnings("ignore", category=BuildBackendWarning)

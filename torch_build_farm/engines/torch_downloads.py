@@ -14,7 +14,7 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Variant
+from torch_build_farm.project.variant import Variant
 
 _SLACK_GB = 1.0  # build environments, logs, wheels
 _SDK_GB = 0.1  # torch's SDK, packed and unpacked
@@ -65,7 +65,7 @@ def check_index(store: TorchStore, release: str, python: CPython, runner: Runner
 def missing(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool) -> list[tuple[str, CPython]]:
     """Torch releases of which `jobs` need all, `full`: to build with too, and that are not in the store yet."""
     wanted = [(job.variant.release, job.python) for job in jobs if full]
-    wanted += [(f"{job.variant.torch}.*", job.python) for job in jobs if smoke]
+    wanted += [(job.variant.torch.any_release, job.python) for job in jobs if smoke]
     return [(release, python) for release, python in wanted if not store.has(release, python)]
 
 
@@ -83,7 +83,7 @@ def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, 
         variant = job.variant
         wanted = {variant.release: variant.release} if full else {}
         if smoke:
-            wanted[variant.newest] = f"{variant.torch}.*"
+            wanted[variant.newest] = variant.torch.any_release
         for release, key in wanted.items():
             if not store.has(release, job.python) and not store.has(key, job.python):
                 torch[release, job.python.tag] = variant.torch_gb

@@ -11,7 +11,8 @@ from packaging.specifiers import SpecifierSet
 
 from torch_build_farm.core.errors import NoPythonError, UnknownTorchError, UsageError, nearest
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.project.settings import Project, Variant
+from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import Variant
 
 Pythons = tuple[CPython, ...] | Literal["default", "all"]
 

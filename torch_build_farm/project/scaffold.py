@@ -13,8 +13,9 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import VersionError
 from torch_build_farm.project import metadata
-from torch_build_farm.project.settings import TABLE, Variant
+from torch_build_farm.project.settings import TABLE
 from torch_build_farm.project.toml import inline
+from torch_build_farm.project.variant import Variant
 
 MARK = "CHECK:"
 # Folders with an __init__.py that are seldom installed.

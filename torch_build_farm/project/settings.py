@@ -1,204 +1,202 @@
-"""Settings and variants: TOML -> frozen dataclasses, once.
+"""[tool.torch-build-farm] of a project's pyproject.toml -> Settings, with every problem of every file in one error.
 
-Everything wrong in every file is found in one pass and raised as one ConfigError.
+The docstring below a field is its documentation: docs/reference/settings.md, the JSON Schema for editors and the
+comments that `init` writes are made of it (project/reference.py).
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import InvalidName, canonicalize_name
-from packaging.version import InvalidVersion, Version
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter
-from pydantic import ValidationError as PydanticError
+from pydantic import AfterValidator, ConfigDict, Field
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import ConfigError, nearest
-from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.project.tables import (
+    REFERENCE,
+    TABLE_CONFIG,
+    CheckoutOrRequirement,
+    CPythonName,
+    DistributionName,
+    ImportName,
+    MinorName,
+    PlainWord,
+    PositiveNumber,
+    RequirementText,
+    UploadUrl,
+    VersionText,
+    load_toml,
+    read_table,
+)
+from torch_build_farm.project.variant import Variant, collect_variants
 
 TABLE = "torch-build-farm"
-# Variables of a build that a project may not set: without the farm's values the build would be another.
+# Environment variables of a build that only the farm sets: with other values it would be another build.
 FARMS_OWN = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
              "TORCH_BUILD_FARM_SDK", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD", "VIRTUAL_ENV"}  # fmt: skip
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f'must be a string in quotes, such as "2.8", not {value!r}')
-    return value
-
-
-def _version(value: object) -> str:
-    try:
-        Version(_text(value))
-    except InvalidVersion as error:
-        raise ValueError(str(error)) from None
-    return _text(value)
-
-
-def _requirement(value: str) -> str:
-    try:
-        Requirement(value)
-    except InvalidRequirement as error:
-        raise ValueError(str(error).splitlines()[0]) from None
-    return value
-
-
-def _installable(value: str) -> str:
-    """What pip takes from a workflow: the checkout itself, or a requirement."""
-    return value if value == "." else _requirement(value)
-
-
-def _word(value: str) -> str:
-    """A name that goes into a workflow as it is."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", value):
-        raise ValueError(f"{value!r} may hold letters, digits, '.', '_' and '-' alone")
-    return value
-
-
-def _upload_url(value: str) -> str:
-    if value not in ("pypi", "testpypi") and not re.fullmatch(r"https?://[\w.:/~%-]+", value):
-        raise ValueError(f"{value!r} is neither pypi, nor testpypi, nor the URL that twine uploads to")
-    return value
-
-
-def _distribution(value: str) -> str:
-    try:
-        canonicalize_name(value, validate=True)
-    except InvalidName as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-def _import_name(value: str) -> str:
-    if not all(part.isidentifier() for part in value.split(".")):
-        raise ValueError(f"{value!r} is no import name such as package.module")
-    return value
-
-
 def _environment(value: Mapping[str, str]) -> Mapping[str, str]:
-    if taken := sorted(set(value) & FARMS_OWN):
+    taken = sorted(set(value) & FARMS_OWN)
+    if taken:
         raise ValueError(f"{', '.join(taken)}: the farm sets this itself")
     return value
 
 
-_GUIDE = "docs/maintainers.md lists every key with its type"
-_CONFIG = ConfigDict(extra="forbid", alias_generator=_kebab, arbitrary_types_allowed=True)
-Number = StrictInt | StrictFloat
-MinorField = Annotated[Minor, BeforeValidator(lambda value: Minor.parse(_text(value)))]
-CPythonField = Annotated[CPython, BeforeValidator(lambda value: CPython.parse(_text(value)))]
-ImportName = Annotated[str, AfterValidator(_import_name)]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The facts of one torch minor, as variants/torchNN.toml states them."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
-
-    torch: MinorField
-    release: Annotated[str, BeforeValidator(_version)]
-    releases: Annotated[tuple[Annotated[str, BeforeValidator(_version)], ...], Field(min_length=1)]
-    pin: str
-    cuda: Annotated[str, BeforeValidator(_version)]
-    cuda_runtime: str
-    cuda_toolkit: tuple[str, ...]
-    cpython: Annotated[tuple[CPythonField, ...], Field(min_length=1)]
-    cxx_standard: Annotated[StrictInt, Field(ge=11)]
-    image: str
-    torch_gb: Annotated[Number, Field(gt=0)]
-    cuda_runtime_gb: Annotated[Number, Field(ge=0)]
-    gcc: Annotated[StrictInt, Field(ge=1)] = 1
-
-    @property
-    def tag(self) -> str:
-        return self.torch.tag
-
-    @property
-    def cuda_major(self) -> str:
-        """Major of torch.version.cuda, which a toolkit must share."""
-        return self.cuda.split(".", maxsplit=1)[0]
-
-    @property
-    def newest(self) -> str:
-        """The newest release of the minor that is known."""
-        return self.releases[-1]
-
-
 @dataclass(frozen=True)
 class SystemPackages:
-    """Packages that must be there before a build, by package manager."""
+    """Packages of the operating system that a build needs, by package manager.
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+    On this machine the farm checks for them before it builds anything; in containers it installs them into the image.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = TABLE_CONFIG
 
     apt: tuple[str, ...] = ()
+    """Packages where apt manages them (Debian, Ubuntu), such as `["liblzma-dev"]`."""
+
     dnf: tuple[str, ...] = ()
+    """Packages where dnf manages them (AlmaLinux, Fedora, the manylinux images), such as `["xz-devel"]`."""
 
 
 @dataclass(frozen=True)
 class Ci:
-    """What rendered workflows do where projects differ."""
+    """What the workflows that `ci` writes do where projects differ."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+    __pydantic_config__: ClassVar[ConfigDict] = TABLE_CONFIG
 
-    farm: Annotated[str, AfterValidator(_installable)] = f"torch-build-farm=={__version__}"
-    runner: Annotated[str, AfterValidator(_word)] = "ubuntu-latest"
+    farm: CheckoutOrRequirement = f"torch-build-farm=={__version__}"
+    """What each job installs with pip as the farm: a requirement, or `"."` where the checkout is the farm itself. Not
+    set: the version that wrote the workflow."""
+
+    runner: PlainWord = "ubuntu-latest"
+    """The label of the machines; they must be x86-64 Linux."""
+
     engine: Literal["docker", "local"] = "docker"
-    python: tuple[CPythonField, ...] = ()
-    index: Annotated[str, AfterValidator(_upload_url)] = "pypi"
-    environment: Annotated[str, AfterValidator(_word)] = "pypi"
+    """Where wheels are built and tested. `"docker"`: in the variants' manylinux images, as for a release. `"local"`:
+    with the runner's own compiler."""
+
+    python: tuple[CPythonName, ...] = ()
+    """The CPythons to build for, such as `["3.11", "3.12"]`. Not set: one, 3.12 where torch has it."""
+
+    index: UploadUrl = "pypi"
+    """Where releases are published: `"pypi"`, `"testpypi"`, or the URL that twine uploads to."""
+
+    environment: PlainWord = "pypi"
+    """The environment of the publishing job; the workflow's input offers it under this name."""
+
     credentials: Literal["trusted-publisher", "token"] = "trusted-publisher"
+    """How the publishing job identifies itself. `"token"`: by the environment secrets `TWINE_PASSWORD` and, if it is
+    not `__token__`, `TWINE_USERNAME`. Indexes other than `"pypi"` and `"testpypi"` need a token."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """[tool.torch-build-farm] of a project's pyproject.toml. Paths are relative to that file."""
+    """`[tool.torch-build-farm]` of a project's `pyproject.toml`. Paths are relative to that file."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+    __pydantic_config__: ClassVar[ConfigDict] = TABLE_CONFIG
 
-    name: Annotated[str, AfterValidator(_distribution)]
+    name: DistributionName
+    """Base name of the distributions; a variant is called `NAME-torchNN`."""
+
     packages: Annotated[tuple[ImportName, ...], Field(min_length=1)]
-    auto_name: Annotated[str, AfterValidator(_distribution)] | None = None
-    select_name: Annotated[str, AfterValidator(_distribution)] | None = None
+    """The packages that a wheel may contain at top level."""
+
+    auto_name: DistributionName | None = None
+    """The first of the two distributions behind the one name. Not set: `NAME-auto`."""
+
+    select_name: DistributionName | None = None
+    """The second of the two distributions behind the one name. Not set: `NAME-select`."""
+
     source: str = "."
+    """Folder of the project that is built, with a `pyproject.toml` or `setup.py` of its own."""
+
     git: str = ""
+    """In place of `source`: a git repository, as a URL or path. Needs `revision` beside it."""
+
     revision: str = ""
+    """The tag, branch or commit of `git` that is built. A commit of 40 hexadecimal digits is looked up once and never
+    again."""
+
     sdist: str = ""
+    """In place of `source`: an sdist on the package index, such as `"torch-scatter==2.1.2"`. Needs `sdist-sha256`."""
+
     sdist_sha256: str = ""
-    version: Annotated[str, BeforeValidator(_version)] = ""
+    """SHA-256 of the file that `sdist` names, 64 hexadecimal digits; `init` writes it."""
+
+    version: VersionText = ""
+    """The version, for a source that does not state its own without being run."""
+
     imports: tuple[ImportName, ...] = ()
+    """Modules that must import, each in a fresh interpreter that has not imported torch. Not set: `packages`."""
+
     smoke_script: str | None = None
-    torch: tuple[MinorField, ...] = ()
+    """Script that the smoke test runs with the installed wheel. An exception fails the test; the last line of the
+    output goes into the report."""
+
+    torch: tuple[MinorName, ...] = ()
+    """The torch minors that are built where `--torch` is not given, such as `["2.8", "2.9"]`."""
+
     torch_flavours: Literal["cuda", "any"] = "cuda"
+    """The kinds of torch that a wheel works with. `"any"`: it must load beside a CPU torch too, so it may not need
+    libtorch_cuda or libc10_cuda."""
+
     torch_build: Literal["auto", "sdk", "full"] = "auto"
+    """How much of torch a build gets. `"sdk"`: the SDK of 12 MB (headers, CMake files, link stubs). `"full"`: all of
+    torch, 4 GB with CUDA's libraries. `"auto"`: the SDK, unless the build turns out to run torch."""
+
     network: bool = False
+    """Whether a build in a container may use the network. Build requirements are fetched before it in any case."""
+
     environment: Annotated[Mapping[str, str], AfterValidator(_environment)] = field(default_factory=dict)
+    """Environment variables of the build. `CFLAGS`, `CXXFLAGS` and `CMAKE_ARGS` are joined with the farm's; `PATH` and
+    a few others only the farm sets."""
+
     cmake_defines: Mapping[str, str] = field(default_factory=dict)
-    build_constraints: tuple[Annotated[str, AfterValidator(_requirement)], ...] = ()
+    """CMake cache entries (`-DNAME=value`), passed in `CMAKE_ARGS`."""
+
+    build_constraints: tuple[RequirementText, ...] = ()
+    """Versions that build requirements are held to, such as `["setuptools==80.9.0"]`. Without one a build requirement
+    is as new as on the day of the build."""
+
     before_build: tuple[str, ...] = ()
+    """Commands that `/bin/sh` runs in the build's copy of the source, with the build's environment. In a container they
+    run before torch and the build requirements are installed."""
+
     system_packages: SystemPackages = SystemPackages()
+    """Packages of the operating system that a build needs, by package manager."""
+
     cuda_arch_list: tuple[str, ...] = ()
+    """CUDA architectures to compile for, such as `["8.0", "9.0"]`. Set it where the project has CUDA sources: it then
+    needs a toolkit of torch's CUDA major. `[]`: the project is C++ only."""
+
     grafted_libraries: tuple[str, ...] = ()
-    size_limit_mb: Annotated[Number, Field(gt=0)] = 100
-    memory_per_compile_gb: Annotated[Number, Field(gt=0)] | None = None
+    """Libraries of the build machine that auditwheel may copy into the wheel, as patterns such as `"libgomp.so*"`."""
+
+    size_limit_mb: PositiveNumber = 100
+    """The largest wheel allowed, in MB (10^6 bytes)."""
+
+    memory_per_compile_gb: PositiveNumber | None = None
+    """The most memory that one compiler needs, in GB (10^9 bytes). It limits how many compilers run at once and what a
+    container may take. Not set: a quarter more than the largest process of earlier builds in the work folder, else
+    2."""
+
     exclude: tuple[str, ...] = ()
+    """Files that are not part of the source, as patterns in gitignore's syntax; `!pattern` includes them again."""
+
     ci: Ci = Ci()
+    """What the workflows that `ci` writes do where projects differ."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """A project the farm serves: where it lies, its settings, the variants and templates that hold for it."""
+    """A project that the farm serves: its folder and settings, and the variants and templates that apply to it."""
 
     root: Path
     settings: Settings
@@ -228,143 +226,34 @@ class Project:
         return f"{self.settings.name}-{variant.tag}"
 
 
-Shape = TypeVar("Shape", Settings, Variant)
-_TABLES: Mapping[int | str, type[Ci] | type[SystemPackages]] = {"ci": Ci, "system-packages": SystemPackages}
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    """A TOML key as people write it: ("cpython", 0) -> "cpython[0]"."""
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def _read(shape: type[Shape], table: Mapping[str, Any], where: str, problems: list[str]) -> Shape | None:
-    try:
-        return TypeAdapter(shape).validate_python(table)
-    except PydanticError as error:
-        for problem in error.errors():
-            location = tuple(part for part in problem["loc"] if part not in ("int", "float"))
-            if problem["type"] == "unexpected_keyword_argument":
-                known = [_kebab(one.name) for one in fields(shape if len(location) == 1 else _TABLES[location[0]])]
-                message = f"unknown key; {nearest(str(location[-1]), known)}"
-            elif problem["type"] in ("missing", "missing_argument"):
-                message = "missing key"
-            else:
-                message = problem["msg"].removeprefix("Value error, ")
-            line = f"{where}: {_key(location)}: {message}"
-            if line not in problems:
-                problems.append(line)
-        return None
-
-
-def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        problems.append(f"{path}: not valid TOML: {error}")
-    except OSError as error:
-        problems.append(f"{path}: cannot be read: {error.strerror}")
-    return None
-
-
-def _source_contradictions(settings: Settings, table: Mapping[str, Any], where: str) -> list[str]:
-    """What is wrong with where the source is said to come from."""
-    found = []
-    origins = [key for key in ("source", "git", "sdist") if key in table]
-    if len(origins) > 1:
-        found.append(f"{origins[1]}: contradicts {origins[0]}; a project has one source")
-    for key, other in (("revision", "git"), ("git", "revision"), ("sdist-sha256", "sdist")):
-        if key in table and other not in table:
-            found.append(f"{key}: needs {other} beside it")
+def _source_contradictions(settings: Settings, table: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the keys that state where the source comes from."""
+    problems = []
+    sources = [key for key in ("source", "git", "sdist") if key in table]
+    if len(sources) > 1:
+        problems.append(f"{sources[1]}: contradicts {sources[0]}; a project has one source")
+    for key, needed in (("revision", "git"), ("git", "revision"), ("sdist-sha256", "sdist")):
+        if key in table and needed not in table:
+            problems.append(f"{key}: needs {needed} beside it")
     if settings.sdist:
-        try:
-            specifiers = list(Requirement(settings.sdist).specifier)
-        except InvalidRequirement as error:
-            found.append(f"sdist: {error}")
-        else:
-            if [one.operator for one in specifiers] != ["=="] or specifiers[0].version.endswith("*"):
-                found.append(f'sdist: {settings.sdist!r} must name one version, as in "torch-scatter==2.1.2"')
-            elif not re.fullmatch(r"[0-9a-f]{64}", settings.sdist_sha256):
-                found.append(
-                    f"sdist-sha256: must be the SHA-256 of the file, 64 hexadecimal digits; `init {settings.sdist}` "
-                    "writes it as the index has it"
-                )
-    return [f"{where}: {line}" for line in found]
+        problems += _sdist_problems(settings)
+    return problems
 
 
-def _release_contradictions(variant: Variant) -> list[str]:
-    found = []
-    for release in variant.releases:
-        if Version(release).release[:2] != (variant.torch.major, variant.torch.minor):
-            found.append(f"releases: {release} is no release of torch {variant.torch}")
-    if variant.release not in variant.releases:
-        found.append(f"release: {variant.release} is not among releases")
-    if list(variant.releases) != sorted(variant.releases, key=Version):
-        found.append("releases: must be in order of version")
-    return found
-
-
-def _cuda_contradictions(variant: Variant) -> list[str]:
-    found = []
+def _sdist_problems(settings: Settings) -> list[str]:
     try:
-        pinned = [specifier.version for specifier in Requirement(variant.cuda_runtime).specifier]
+        specifiers = list(Requirement(settings.sdist).specifier)
     except InvalidRequirement as error:
-        found.append(f"cuda-runtime: {error}")
-    else:
-        if not any(re.match(rf"{re.escape(variant.cuda)}(\.|$)", version) for version in pinned):
-            found.append(f"cuda-runtime: {variant.cuda_runtime} contradicts cuda = {variant.cuda!r}")
-    for number, text in enumerate(variant.cuda_toolkit):
-        try:
-            Requirement(text)
-        except InvalidRequirement as error:
-            found.append(f"cuda-toolkit[{number}]: {error}")
-    return found
-
-
-def _contradictions(variant: Variant, path: Path) -> list[str]:
-    """What a variants file says that cannot all be true."""
-    found = []
-    minor = str(variant.torch)
-    if path.stem != variant.tag:
-        found.append(f"torch: {minor} belongs in {variant.tag}.toml, not in {path.name}")
-    try:
-        pin = SpecifierSet(variant.pin)
-    except InvalidSpecifier as error:
-        found.append(f"pin: {error}")
-    else:
-        if pin != SpecifierSet(f"=={minor}.*"):
-            found.append(f"pin: {variant.pin!r} contradicts torch = {minor!r}; it must be '=={minor}.*'")
-    found += [*_release_contradictions(variant), *_cuda_contradictions(variant)]
-    if len(set(variant.cpython)) != len(variant.cpython):
-        found.append("cpython: a tag is named twice")
-    return [f"{path}: {line}" for line in found]
-
-
-def _variants(folders: tuple[Path, ...], problems: list[str]) -> dict[Minor, Variant]:
-    """Variants by minor, in order of version; a file in an earlier folder wins over its namesake in a later one."""
-    files: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.glob("*.toml")):
-            files.setdefault(path.name, path)
-    variants = {}
-    for path in files.values():
-        table = _load(path, problems)
-        variant = _read(Variant, table, str(path), problems) if table is not None else None
-        if variant:
-            problems += _contradictions(variant, path)
-            variants[variant.torch] = variant
-    return dict(sorted(variants.items()))
-
-
-def variants_of(folders: tuple[Path, ...]) -> dict[Minor, Variant]:
-    """The variants that `folders` describe, in order of version. Raises ConfigError with every problem found."""
-    problems: list[str] = []
-    found = _variants(folders, problems)
-    if problems:
-        raise ConfigError("\n".join(problems), next_step=_GUIDE)
-    return found
+        return [f"sdist: {error}"]
+    operators = [specifier.operator for specifier in specifiers]
+    if operators != ["=="] or specifiers[0].version.endswith("*"):
+        return [f'sdist: {settings.sdist!r} must name one version, as in "torch-scatter==2.1.2"']
+    if not re.fullmatch(r"[0-9a-f]{64}", settings.sdist_sha256):
+        return [
+            f"sdist-sha256: must be the SHA-256 of the file, 64 hexadecimal digits; `init {settings.sdist}` "
+            "writes the one on the package index"
+        ]
+    return []
 
 
 def load(root: Path, builtin: Path) -> Project:
@@ -378,17 +267,25 @@ def load(root: Path, builtin: Path) -> Project:
             f"{root} holds no pyproject.toml", next_step=f"name a folder whose pyproject.toml has [tool.{TABLE}]"
         )
     problems: list[str] = []
-    document = _load(path, problems)
-    tool = (document or {}).get("tool", {})
-    if document is not None and TABLE not in tool:
-        close = nearest(TABLE, tool) if tool else "it has no [tool.*] table at all"
-        problems.append(f"{path}: no table [tool.{TABLE}]; {close}")
-    where = f"{path}: [tool.{TABLE}]"
-    settings = _read(Settings, tool[TABLE], where, problems) if TABLE in tool else None
-    if settings:
-        problems += _source_contradictions(settings, tool[TABLE], where)
-    variants = _variants((root / "variants", builtin / "variants"), problems)
+    settings = _read_settings(path, problems)
+    variants = collect_variants((root / "variants", builtin / "variants"), problems)
     if problems or settings is None:
-        raise ConfigError("\n".join(problems), next_step=_GUIDE)
+        raise ConfigError("\n".join(problems), next_step=REFERENCE)
     templates = tuple(folder for folder in (root / "templates", builtin / "templates") if folder.is_dir())
     return Project(root, settings, variants, templates)
+
+
+def _read_settings(path: Path, problems: list[str]) -> Settings | None:
+    document = load_toml(path, problems)
+    if document is None:
+        return None
+    tool = document.get("tool", {})
+    if TABLE not in tool:
+        hint = nearest(TABLE, tool) if tool else "it has no [tool.*] table at all"
+        problems.append(f"{path}: no table [tool.{TABLE}]; {hint}")
+        return None
+    where = f"{path}: [tool.{TABLE}]"
+    settings = read_table(Settings, tool[TABLE], where, problems)
+    if settings:
+        problems += [f"{where}: {problem}" for problem in _source_contradictions(settings, tool[TABLE])]
+    return settings

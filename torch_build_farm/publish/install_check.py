@@ -20,7 +20,8 @@ from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.urls import public
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
-from torch_build_farm.project.settings import Project, Variant
+from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import Variant
 
 
 def _project_file(project: Project, variant: Variant, version: str, python: CPython, index: PackageIndex) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch_build_farm.core.errors import UnknownTorchError
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.project.settings import Variant
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.facts import Facts, tags_of
 from torch_build_farm.releases.listing import Listing
 

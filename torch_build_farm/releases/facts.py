@@ -81,7 +81,6 @@ def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = Fal
         "release": Fact(
             first.name, "built against: the minor's first, so that the wheel needs nothing that a later patch added"
         ),
-        "pin": Fact(f"=={minor}.*", "also accepts vendors' pre-release builds, which >=X.Y,<X.Z does not"),
         "cuda": Fact(cuda[1], f"torch.version.cuda, in {_VERSION}"),
         "cuda-runtime": Fact(f"{runtime.name}{runtime.specifier}", "METADATA, Requires-Dist"),
         "cuda-toolkit": _toolkit(runtime, requires, index),

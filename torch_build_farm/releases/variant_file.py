@@ -15,7 +15,7 @@ from tomlkit import TOMLDocument
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.project import settings
+from torch_build_farm.project.variant import read_variants
 from torch_build_farm.releases.facts import Fact, Facts, tags_of
 from torch_build_farm.releases.listing import Listing, Release
 
@@ -130,6 +130,6 @@ def _check(path: Path, text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / path.name).write_text(text, "utf-8")
         try:
-            settings.variants_of((Path(folder),))
+            read_variants([Path(folder)])
         except ConfigError as error:
             raise ConfigError(error.what.replace(folder, str(path.parent)), next_step=error.next_step) from None

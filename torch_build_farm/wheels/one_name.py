@@ -198,7 +198,7 @@ def _extras(family: Family) -> list[str]:
     fields = []
     for minor in sorted([*family.last, *ahead(family.last)]):
         fields.append(f"Provides-Extra: {minor.tag}")
-        fields.append(f'Requires-Dist: torch=={minor}.* ; extra == "{minor.tag}"')
+        fields.append(f'Requires-Dist: torch{minor.pin} ; extra == "{minor.tag}"')
         if minor in family.last:
             variant = f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"
             fields.append(f'Requires-Dist: {variant} ; extra == "{minor.tag}"')
@@ -293,7 +293,7 @@ def write_auto(family: Family, out: Path) -> Path:
 def write_rung(family: Family, minor: Minor, out: Path) -> Path:
     """The rung of a torch minor: its torch, and its last built variant."""
     name, version = family.project.select_name, rung_version(family.version, minor)
-    requires = [f"torch=={minor}.*", f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"]
+    requires = [f"torch{minor.pin}", f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"]
     summary = f"Part of {family.project.settings.name}: it brings the build for torch {minor}"
     text = _metadata(name, version, summary, family, requires)
     return _write(out, name, version, {f"{INFO}METADATA": text.encode()}, family.epoch)

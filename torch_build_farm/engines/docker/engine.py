@@ -24,7 +24,8 @@ from torch_build_farm.engines.docker.session import DockerSession
 from torch_build_farm.engines.docker.site import open_site
 from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Project, Variant
+from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import Variant
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -27,7 +27,8 @@ from torch_build_farm.engines.docker.client import (
 from torch_build_farm.engines.docker.containers import Labels, Watch, alive
 from torch_build_farm.engines.docker.images import Base, Contents, Layer
 from torch_build_farm.engines.docker.store_access import Helper, StoreAccess
-from torch_build_farm.project.settings import Project, Variant
+from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import Variant
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -21,9 +21,10 @@ from torch_build_farm.core.files import clear
 from torch_build_farm.engines.variables import CONSTRAINTS, FARM_FOLDER, PRELUDE, TOOLCHAIN
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import TABLE, Project, Variant
+from torch_build_farm.project.settings import TABLE, Project
 from torch_build_farm.project.toml import _table, inline
 from torch_build_farm.project.tree import Source
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.project.variant_metadata import cut_requires_python, pin_torch, rename_own
 
 _DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"  # PEP 517's, where none is named

@@ -21,7 +21,8 @@ from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.pipeline.stage import Mode, Outcome, Stage, Step
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Project, Variant
+from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.wheels import one_name
 from torch_build_farm.wheels import wheel as wheels
 
@@ -132,7 +133,7 @@ class Smoke:
 
     def _install(self, wheels: list[Path]) -> None:
         site = self.site
-        torch_downloads.fetch(site.store, f"{self.job.variant.torch}.*", self.job.python, site)
+        torch_downloads.fetch(site.store, self.job.variant.torch.any_release, self.job.python, site)
         made = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
         if not (made.ok and site.shell.run(site.uv, "pip", "install", "--python", self.home, *wheels).ok):
             error = diagnose(self.job.id, self.site.shell.log)

@@ -1,0 +1,209 @@
+"""TOML tables -> frozen dataclasses: the types of their keys, and reading a table with every problem in it.
+
+pydantic validates. A type here knows three things of a key: what to accept, what to say of anything else, and how JSON
+Schema describes it to editors.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    TypeAdapter,
+    WithJsonSchema,
+)
+from pydantic import ValidationError as PydanticError
+from pydantic_core import ErrorDetails
+
+from torch_build_farm.core.errors import nearest
+from torch_build_farm.core.versions import CPython, Minor
+
+REFERENCE = "docs/reference/settings.md and docs/reference/variants.md list every key with its type"
+
+
+def kebab(name: str) -> str:
+    """A field's name as a TOML key: "smoke_script" -> "smoke-script"."""
+    return name.replace("_", "-")
+
+
+# Of every dataclass that a TOML table is read into.
+TABLE_CONFIG = ConfigDict(
+    extra="forbid", alias_generator=kebab, arbitrary_types_allowed=True, use_attribute_docstrings=True
+)
+
+
+# ---- types of keys
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f'must be a string in quotes, such as "2.8", not {value!r}')
+    return value
+
+
+def _minor(value: object) -> Minor:
+    return Minor.parse(_text(value))
+
+
+def _cpython(value: object) -> CPython:
+    return CPython.parse(_text(value))
+
+
+def _version(value: object) -> str:
+    text = _text(value)
+    try:
+        Version(text)
+    except InvalidVersion as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _requirement(value: str) -> str:
+    try:
+        Requirement(value)
+    except InvalidRequirement as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    return value
+
+
+def _checkout_or_requirement(value: str) -> str:
+    return value if value == "." else _requirement(value)
+
+
+def _plain_word(value: str) -> str:
+    if not re.fullmatch(_PLAIN_WORD, value):
+        raise ValueError(f"{value!r}: only letters, digits, '.', '_' and '-' are allowed")
+    return value
+
+
+def _upload_url(value: str) -> str:
+    if not re.fullmatch(_UPLOAD_URL, value):
+        raise ValueError(f"{value!r} is neither pypi, nor testpypi, nor a URL that twine can upload to")
+    return value
+
+
+def _distribution(value: str) -> str:
+    try:
+        canonicalize_name(value, validate=True)
+    except InvalidName as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _import_name(value: str) -> str:
+    if not all(part.isidentifier() for part in value.split(".")):
+        raise ValueError(f"{value!r} is not an import name such as package.module")
+    return value
+
+
+_PLAIN_WORD = r"[A-Za-z0-9][\w.-]*"
+_UPLOAD_URL = r"pypi|testpypi|https?://[\w.:/~%-]+"
+_STRING = {"type": "string"}
+
+Number = Annotated[StrictInt | StrictFloat, WithJsonSchema({"type": "number"})]
+PositiveNumber = Annotated[
+    StrictInt | StrictFloat, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
+]
+NumberFromZero = Annotated[StrictInt | StrictFloat, Field(ge=0), WithJsonSchema({"type": "number", "minimum": 0})]
+MinorName = Annotated[
+    Minor, BeforeValidator(_minor), WithJsonSchema({**_STRING, "pattern": r"^(0|[1-9]\d*)\.(0|[1-9]\d*)$"})
+]
+CPythonName = Annotated[
+    CPython, BeforeValidator(_cpython), WithJsonSchema({**_STRING, "pattern": r"^(\d\.\d+t?|cp\d\d+t?)$"})
+]
+VersionText = Annotated[str, BeforeValidator(_version)]
+RequirementText = Annotated[str, AfterValidator(_requirement)]
+CheckoutOrRequirement = Annotated[str, AfterValidator(_checkout_or_requirement)]
+PlainWord = Annotated[str, AfterValidator(_plain_word), WithJsonSchema({**_STRING, "pattern": f"^{_PLAIN_WORD}$"})]
+UploadUrl = Annotated[str, AfterValidator(_upload_url), WithJsonSchema({**_STRING, "pattern": f"^({_UPLOAD_URL})$"})]
+DistributionName = Annotated[str, AfterValidator(_distribution)]
+ImportName = Annotated[str, AfterValidator(_import_name)]
+
+
+# ---- reading
+
+Shape = TypeVar("Shape")
+
+
+_adapters: dict[type, TypeAdapter[Any]] = {}
+
+
+def adapter(shape: type[Shape]) -> TypeAdapter[Shape]:
+    """The adapter of pydantic for a dataclass, made once: that takes longer than reading a table with it."""
+    if shape not in _adapters:
+        _adapters[shape] = TypeAdapter(shape)
+    return _adapters[shape]
+
+
+def load_toml(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    """The content of a TOML file; None, and a line in `problems`, where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: not valid TOML: {error}")
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+    return None
+
+
+def read_table(shape: type[Shape], table: Mapping[str, Any], where: str, problems: list[str]) -> Shape | None:
+    """`table` as a `shape`; None, and a line in `problems` for each problem, where it is wrong.
+
+    `where` begins each line, such as "pyproject.toml: [tool.torch-build-farm]".
+    """
+    try:
+        return adapter(shape).validate_python(table)
+    except PydanticError as error:
+        for problem in error.errors():
+            line = f"{where}: {_problem_text(shape, problem)}"
+            if line not in problems:  # each member of a union reports a wrong value
+                problems.append(line)
+        return None
+
+
+def _problem_text(shape: type, problem: ErrorDetails) -> str:
+    """One of pydantic's problems in TOML's words: "cpython[0]: 'py310' is not a CPython such as 3.12"."""
+    # pydantic names the member of a union that refused a value; in TOML there is no such part.
+    location = [part for part in problem["loc"] if part not in ("int", "float")]
+    if problem["type"] == "unexpected_keyword_argument":
+        known = _keys_of(shape, location[:-1])
+        message = f"unknown key; {nearest(str(location[-1]), known)}"
+    elif problem["type"] in ("missing", "missing_argument"):
+        message = "missing key"
+    else:
+        message = problem["msg"].removeprefix("Value error, ")
+    return f"{_key_text(location)}: {message}"
+
+
+def _keys_of(shape: type, path: list[int | str]) -> list[str]:
+    """The keys of a table, or of one of its tables, which lies under `path`."""
+    for key in path:
+        shape = get_type_hints(shape)[str(key).replace("-", "_")]
+    return [kebab(field.name) for field in fields(shape)]
+
+
+def _key_text(location: list[int | str]) -> str:
+    """A TOML key as people write it: ["cpython", 0] -> "cpython[0]", ["ci", "index"] -> "ci.index"."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif text:
+            text += f".{part}"
+        else:
+            text = part
+    return text

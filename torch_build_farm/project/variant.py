@@ -1,0 +1,189 @@
+"""The facts of one torch minor: variants/torchNN.toml -> Variant, with every contradiction in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import Version
+from pydantic import ConfigDict, Field, StrictInt
+
+from torch_build_farm.core.errors import ConfigError
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.project.tables import (
+    REFERENCE,
+    TABLE_CONFIG,
+    CPythonName,
+    MinorName,
+    NumberFromZero,
+    PositiveNumber,
+    VersionText,
+    load_toml,
+    read_table,
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The facts of one torch minor, as variants/torchNN.toml states them."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = TABLE_CONFIG
+
+    torch: MinorName
+    """The torch minor, such as `"2.9"`. The file's name follows from it: `torch29.toml`."""
+
+    release: VersionText
+    """The release that wheels are built against: the minor's first, so that a wheel needs nothing that a later patch
+    release added."""
+
+    releases: Annotated[tuple[VersionText, ...], Field(min_length=1)]
+    """The minor's releases, oldest first."""
+
+    cuda: VersionText
+    """`torch.version.cuda` of the builds on the package index, such as `"12.8"`."""
+
+    cuda_runtime: str
+    """The CUDA runtime that torch requires, as a requirement: `"nvidia-cuda-runtime-cu12==12.8.90"`. Its version begins
+    with that of `cuda`."""
+
+    cuda_toolkit: tuple[str, ...]
+    """The wheels that bring nvcc for this CUDA, as build requirements of projects with CUDA sources. `[]`: there are no
+    such wheels, and nvcc has to be in the image or on the machine."""
+
+    cpython: Annotated[tuple[CPythonName, ...], Field(min_length=1)]
+    """The CPythons that torch has wheels for, such as `["cp312", "cp313", "cp313t"]`."""
+
+    cxx_standard: Annotated[StrictInt, Field(ge=11)]
+    """The C++ standard that torch's headers need. Builds get it as `CMAKE_CXX_STANDARD`."""
+
+    image: str
+    """The manylinux image that torch's own wheels are built in, and the farm's wheels with them where containers are
+    used: a name that cibuildwheel pins, such as `"manylinux_2_28"`, or any image."""
+
+    torch_gb: PositiveNumber
+    """Unpacked size of torch with triton, in GB (10^9 bytes)."""
+
+    cuda_runtime_gb: NumberFromZero
+    """Unpacked size of the CUDA wheels that torch requires, in GB (10^9 bytes)."""
+
+    gcc: Annotated[StrictInt, Field(ge=1)] = 1
+    """The oldest GCC (its major version) that builds against this torch; `1` stands for any."""
+
+    @property
+    def tag(self) -> str:
+        return self.torch.tag
+
+    @property
+    def pin(self) -> str:
+        """The specifier that the variant's wheels have for torch, such as "==2.9.*"."""
+        return self.torch.pin
+
+    @property
+    def cuda_major(self) -> str:
+        """Major version of `cuda`, which a toolkit must share."""
+        return self.cuda.split(".", maxsplit=1)[0]
+
+    @property
+    def newest(self) -> str:
+        """The newest known release of the minor."""
+        return self.releases[-1]
+
+
+def read_variants(folders: Sequence[Path]) -> dict[Minor, Variant]:
+    """The variants that the TOML files in `folders` describe, by minor, in order of version.
+
+    A file in an earlier folder wins over its namesake in a later one. Raises ConfigError with every problem found.
+    """
+    problems: list[str] = []
+    variants = collect_variants(folders, problems)
+    if problems:
+        raise ConfigError("\n".join(problems), next_step=REFERENCE)
+    return variants
+
+
+def collect_variants(folders: Sequence[Path], problems: list[str]) -> dict[Minor, Variant]:
+    """As read_variants; what is wrong goes to `problems`, a line each."""
+    paths: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.toml")):
+            paths.setdefault(path.name, path)
+    variants = {}
+    for path in paths.values():
+        variant = _read_file(path, problems)
+        if variant:
+            variants[variant.torch] = variant
+    return dict(sorted(variants.items()))
+
+
+def _read_file(path: Path, problems: list[str]) -> Variant | None:
+    table = load_toml(path, problems)
+    if table is None:
+        return None
+    # Files of farms up to 0.1 state the pin, which follows from the minor.
+    pin = table.pop("pin", None)
+    variant = read_table(Variant, table, str(path), problems)
+    if variant:
+        contradictions = _contradictions(variant, path.name, pin)
+        problems += [f"{path}: {contradiction}" for contradiction in contradictions]
+    return variant
+
+
+def _contradictions(variant: Variant, file_name: str, pin: Any) -> list[str]:
+    """What a variants file states that cannot all be true."""
+    problems = []
+    if file_name != f"{variant.tag}.toml":
+        problems.append(f"torch: {variant.torch} belongs in {variant.tag}.toml, not in {file_name}")
+    if pin is not None and pin != variant.pin:
+        problems.append(
+            f"pin: {pin!r} contradicts torch = {str(variant.torch)!r}; wheels are pinned to {variant.pin!r}: "
+            "remove the key"
+        )
+    problems += _release_contradictions(variant)
+    problems += _cuda_contradictions(variant)
+    if len(set(variant.cpython)) != len(variant.cpython):
+        problems.append("cpython: a tag is listed twice")
+    return problems
+
+
+def _release_contradictions(variant: Variant) -> list[str]:
+    problems = []
+    for release in variant.releases:
+        if Version(release).release[:2] != (variant.torch.major, variant.torch.minor):
+            problems.append(f"releases: {release} is not a release of torch {variant.torch}")
+    if variant.release not in variant.releases:
+        problems.append(f"release: {variant.release} is not among releases")
+    if list(variant.releases) != sorted(variant.releases, key=Version):
+        problems.append("releases: must be in order of version")
+    return problems
+
+
+def _cuda_contradictions(variant: Variant) -> list[str]:
+    problems = []
+    try:
+        runtime = Requirement(variant.cuda_runtime)
+    except InvalidRequirement as error:
+        problems.append(f"cuda-runtime: {error}")
+    else:
+        versions = [specifier.version for specifier in runtime.specifier]
+        if not any(version == variant.cuda or version.startswith(f"{variant.cuda}.") for version in versions):
+            problems.append(f"cuda-runtime: {variant.cuda_runtime} contradicts cuda = {variant.cuda!r}")
+    for position, text in enumerate(variant.cuda_toolkit):
+        try:
+            Requirement(text)
+        except InvalidRequirement as error:
+            problems.append(f"cuda-toolkit[{position}]: {error}")
+    return problems
+
+
+def deprecated_keys() -> Mapping[str, Mapping[str, object]]:
+    """Keys that variants files may still have, each as JSON Schema describes it."""
+    return {
+        "pin": {
+            "type": "string",
+            "deprecated": True,
+            "description": 'Ignored: `"==2.9.*"` follows from `torch`. Any other value is an error.',
+        }
+    }
