@@ -9,27 +9,22 @@ from dataclasses import fields
 from pathlib import Path
 
 from tests.conftest import CHECKOUT, PROJECTS, need
-from torch_build_farm.cli import main
 from torch_build_farm.core import errors
 from torch_build_farm.project.settings import Ci, Settings
 from torch_build_farm.project.variant import Variant
 
-MAINTAINERS = (CHECKOUT / "docs" / "maintainers.md").read_text()
+REFERENCE = CHECKOUT / "docs" / "reference"
 
 
-def test_every_key_is_in_the_guide() -> None:
-    for shape in (Settings, Variant):
+def test_every_key_is_in_the_reference() -> None:
+    for shape, page in ((Settings, "settings.md"), (Variant, "variants.md"), (Ci, "settings.md")):
+        text = (REFERENCE / page).read_text()
         for field in fields(shape):
-            assert f"`{field.name.replace('_', '-')}`" in MAINTAINERS, field.name
+            assert f"`{field.name.replace('_', '-')}`" in text, field.name
 
 
-def test_every_key_of_ci_is_in_its_guide() -> None:
-    table = (CHECKOUT / "docs" / "ci.md").read_text().split("\n## ")[1]
-    assert set(re.findall(r"^\| `([a-z-]+)` \| `", table, re.MULTILINE)) == {field.name for field in fields(Ci)}
-
-
-def test_every_exit_code_is_in_the_guide_and_belongs_to_one_error() -> None:
-    listed = dict(re.findall(r"^\| (\d+) \| (\w+) \|", MAINTAINERS, re.MULTILINE))
+def test_every_exit_code_is_in_the_reference_and_belongs_to_one_error() -> None:
+    listed = dict(re.findall(r"^\| (\d+) \| (\w+) \|", (REFERENCE / "errors.md").read_text(), re.MULTILINE))
     defined = {
         str(error.exit_code): name
         for name, error in vars(errors).items()
@@ -39,11 +34,27 @@ def test_every_exit_code_is_in_the_guide_and_belongs_to_one_error() -> None:
     assert listed == defined
 
 
-def test_every_command_and_option_is_in_the_guide() -> None:
-    for name in main.COMMANDS:
-        assert re.search(rf"^\| `{name}\b", MAINTAINERS, re.MULTILINE), name
-    for option in re.findall(r'"(--[a-z]+)"', Path(main.__file__).read_text()):
-        assert option in MAINTAINERS or option in ("--version", "--help"), option
+def test_the_reference_of_commands_is_what_the_parser_says() -> None:
+    command = [sys.executable, CHECKOUT / "ci" / "docs_commands.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_page_that_code_names_is_there() -> None:
+    """Messages lead people to pages, and to their anchors."""
+    named = set()
+    for path in [*CHECKOUT.glob("torch_build_farm/**/*.py"), *CHECKOUT.glob("templates/*"), *CHECKOUT.glob("*.toml")]:
+        named |= {
+            (path.name, page) for page in re.findall(r"\bdocs/[\w./-]+\.(?:md|json)(?:#[\w-]+)?", path.read_text())
+        }
+    assert named
+    for where, page in sorted(named):
+        name, _, anchor = page.partition("#")
+        assert (CHECKOUT / name).is_file(), f"{where} names {page}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+?)(?: \{ ?#([\w-]+) ?\})?$", (CHECKOUT / name).read_text(), re.MULTILINE)
+            slugs = {own or re.sub(r"[^\w-]+", "-", title.lower()).strip("-") for title, own in headings}
+            assert anchor in slugs, f"{where} names {page}"
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

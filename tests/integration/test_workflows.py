@@ -130,7 +130,7 @@ def test_shellcheck_finds_nothing(tiny: Farm, tmp_path: Path) -> None:
 def test_build_and_publish_new_names_in_waves(
     farm_wheel: str, tools: Path, tmp_path: Path, trusted: TrustedIndex
 ) -> None:
-    """As docs/ci.md tells it: three names get a pending publisher, then the others; what is built is built once."""
+    """By the steps in docs/how-to/ci.md: three names get a pending publisher, then the others; what is built is built once."""
     server = trusted.server
     root = project(tmp_path, farm_wheel, f'index = "{trusted.url}"')
 

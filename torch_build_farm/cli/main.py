@@ -174,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="build_farm.py",
         description="One wheel per torch minor from one C++ source tree. Without a command: all stages.",
-        epilog="exit codes: docs/maintainers.md",
+        epilog="exit codes: docs/reference/errors.md",
     )
     top.add_argument("--version", action="version", version=f"torch-build-farm {__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)

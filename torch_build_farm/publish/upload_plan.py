@@ -169,6 +169,6 @@ def _warnings(
     if older := sorted(one for one in unyanked if one < own and not one.is_prerelease and str(one) not in ours):
         found.append(
             f"{len(older)} older versions of {name} are not yanked ({older[0]} to {older[-1]}): resolvers fall back to "
-            "them wherever the new one refuses; see docs/publishing.md"
+            "them wherever the new one refuses; see docs/how-to/publish.md#the-first-release"
         )
     return found

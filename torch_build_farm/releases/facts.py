@@ -98,7 +98,9 @@ def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = Fal
 
 def _refused(release: Release, why: str, where: str) -> UnknownTorchError:
     return UnknownTorchError(
-        f"torch {release.name} cannot be served: {why}", where=where, next_step="another index: docs/adding-a-torch.md"
+        f"torch {release.name} cannot be served: {why}",
+        where=where,
+        next_step="another index: docs/how-to/add-a-torch.md#when-add-refuses",
     )
 
 
