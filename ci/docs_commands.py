@@ -26,8 +26,8 @@ another. Without a command, all stages run: that is `run`. [Errors](errors.md) l
 NOTES = {
     "run": """`--torch` decides which minors are built; without it, `torch` in the [settings](settings.md) does. By
 default a job takes the running CPython, otherwise the newest that torch and machine have; free-threaded ones are
-built only when named. Compilers are limited to what CPUs and memory allow, whatever `--jobs` says. `--engine auto` takes
-Docker if an engine answers, and prints which engine it chose and why; `--base-image` replaces the image of every
+built only when named. Compilers are limited to what CPUs and memory allow, whatever `--jobs` says. `--engine auto`
+takes Docker if an engine answers, and prints which engine it chose and why; `--base-image` replaces the image of every
 variant.""",
     "plan": "`plan` builds nothing, but fetches a source that is not on this machine yet.",
     "render": "The trees are in `work/jobs/JOB/source`.",

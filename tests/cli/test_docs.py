@@ -35,7 +35,7 @@ def test_every_exit_code_is_in_the_reference_and_belongs_to_one_error() -> None:
 
 
 def test_the_reference_of_commands_is_what_the_parser_says() -> None:
-    command = [sys.executable, CHECKOUT / "ci" / "docs_commands.py", "--check"]
+    command = [sys.executable, str(CHECKOUT / "ci" / "docs_commands.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
