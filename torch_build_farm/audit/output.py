@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cxxfilt
 from packaging.version import Version
 from rich.console import Console
 from rich.table import Table
@@ -22,9 +21,13 @@ _NAME_LIMIT = 4096  # bytes of a name that is worth demangling
 
 
 def demangled(name: str) -> str:
-    """A C++ name as people write it; itself where it is none, or where there is no C++ library to ask."""
+    """A C++ name as people write it; unchanged if it is not mangled, or without a C++ library to demangle it."""
+    if len(name) >= _NAME_LIMIT:
+        return name
+    import cxxfilt  # noqa: PLC0415 (looks for the C++ library when imported)
+
     try:
-        return str(cxxfilt.demangle(name)) if len(name) < _NAME_LIMIT else name
+        return str(cxxfilt.demangle(name))
     except (cxxfilt.Error, OSError):
         return name
 

@@ -13,7 +13,6 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from torch_build_farm.audit import output
 from torch_build_farm.core.files import size_text
 from torch_build_farm.pipeline.results import JobResult, Status
 from torch_build_farm.project.plan import Job
@@ -140,6 +139,8 @@ def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
     found = {result.job.id: result.detail("audit", "releases") for result in results}
     rows = {job: dict(one.split("=") for one in text.split()) for job, text in found.items() if text}
     if rows:
+        from torch_build_farm.audit import output  # noqa: PLC0415 (a run without audit needs none of that room)
+
         console.print()
         output.matrix_table(console, rows, "audit")
 

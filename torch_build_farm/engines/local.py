@@ -18,9 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
-
-import build
-from pyproject_hooks import BuildBackendWarning
+from typing import TYPE_CHECKING
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import BuildError, FarmError, ToolError
@@ -37,8 +35,8 @@ from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project, Settings
 from torch_build_farm.project.variant import Variant
 
-# `build` repeats what back ends warn of on the farm's own standard error; their output is in the job's log.
-warnings.filterwarnings("ignore", category=BuildBackendWarning)
+if TYPE_CHECKING:
+    from build import ProjectBuilder
 
 _QUERY = {"apt": ("dpkg-query", "-W", "-f", "${Status}"), "dnf": ("rpm", "-q")}
 
@@ -227,8 +225,13 @@ class _LocalBuild:
 
     def run(self) -> Path:
         """Build. Raises CalledProcessError when a command failed, BuildError when the back end did."""
+        import build  # noqa: PLC0415 (a run with nothing to do builds nothing)
+        from pyproject_hooks import BuildBackendWarning  # noqa: PLC0415
+
+        # `build` repeats back ends' warnings on the farm's own standard error; their output is in the job's log.
+        warnings.filterwarnings("ignore", category=BuildBackendWarning)
         try:
-            return self._run()
+            return self._run(build.ProjectBuilder)
         except build.BuildBackendException as error:  # wraps whatever our runner raised
             if isinstance(error.exception, subprocess.CalledProcessError | FarmError):
                 raise error.exception from None
@@ -236,7 +239,7 @@ class _LocalBuild:
         except build.BuildException as error:
             raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.shell.log)) from error
 
-    def _run(self) -> Path:
+    def _run(self, project_builder: type[ProjectBuilder]) -> Path:
         request = self.request
         shutil.copytree(request.tree, self.tree, symlinks=True)
         (request.scratch / "tmp").mkdir()
@@ -247,12 +250,11 @@ class _LocalBuild:
             with self.engine.site(job, request.shell) as site:
                 torch_downloads.fetch(self.engine.store, job.variant.release, job.python, site)
         self._call([str(tools.uv()), "venv", "--python", str(python), str(self.home)])
-        builder = build.ProjectBuilder(
-            self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call
-        )
+        builder = project_builder(self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call)
         self._install(set(builder.build_system_requires))
-        if more := set(builder.get_requires_for_build("wheel")):
-            self._install(more)
+        additional = set(builder.get_requires_for_build("wheel"))
+        if additional:
+            self._install(additional)
         for command in self.settings.before_build:
             self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
         wheel = Path(builder.build("wheel", request.out))

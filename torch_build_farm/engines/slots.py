@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-import psutil
+DEFAULT_GB = 2.0  # memory for one compiler where nothing was measured
 
 
 def oom_kills() -> int:
@@ -16,9 +16,8 @@ def oom_kills() -> int:
 
 
 def compile_slots(memory_per_compile_gb: float) -> int:
-    """How many compilers fit this machine at once: its CPUs (as far as we may use them) or its free memory."""
+    """How many compilers fit this machine at once, by the CPUs that this process may use and by free memory."""
+    import psutil  # noqa: PLC0415
+
     free_gb = psutil.virtual_memory().available / 1e9
     return max(1, min(len(os.sched_getaffinity(0)), int(free_gb / memory_per_compile_gb)))
-
-
-DEFAULT_GB = 2.0  # what a compiler is given where nothing was measured

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch_build_farm import __version__
-from torch_build_farm.audit import output, wheel_report
-from torch_build_farm.audit.read_wheel import read as read_wheel
-from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.core.errors import AbiError, AuditError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.pipeline.recorded import built_against
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
-from torch_build_farm.releases.known import added_folder
+from torch_build_farm.releases.known import Knowledge, added_folder
 
 
 def _audit_inputs(step: Step) -> dict[str, Any]:
@@ -21,11 +18,15 @@ def _audit_inputs(step: Step) -> dict[str, Any]:
         "wheel": step.digest_of("relocate"),
         "releases": step.job.variant.releases,
         "built": built_against(step.before["build"]),
-        "knowledge": [sha256(path) for path in AuditTables.files(added_folder())],
+        "knowledge": [sha256(path) for path in Knowledge.files(added_folder())],
     }
 
 
 def _audit(step: Step) -> Outcome:
+    # Imported here: a run with nothing to do audits nothing, and this room takes a sixth of its time to import.
+    from torch_build_farm.audit import output, read_wheel, wheel_report  # noqa: PLC0415
+    from torch_build_farm.audit.tables import AuditTables  # noqa: PLC0415
+
     known, path, own = AuditTables.load(added_folder()), step.output("relocate"), step.job.variant.releases
     if unknown := [release for release in own if release not in known.releases]:
         raise AuditError(
@@ -33,7 +34,7 @@ def _audit(step: Step) -> Outcome:
             where=str(added_folder()),
             next_step=f"build_farm.py index add {' '.join(unknown)}",
         )
-    found = wheel_report.audit(read_wheel(path), known, known.releases, built_against(step.before["build"]))
+    found = wheel_report.audit(read_wheel.read(path), known, known.releases, built_against(step.before["build"]))
     if broken := [release for release in own if release in found.releases and not found.works(release)]:
         reasons = "; ".join(f"torch {one}: {', '.join(output.reasons(found.releases[one]))}" for one in broken)
         raise AbiError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -193,13 +193,13 @@ def render(project: Project, source: Source, job: Job) -> Tree:
     environment = _environment(project.template_folders)
     try:
         rendered = {path: environment.get_template(name).render(context) for path, name in _RENDERED.items()}
-        tomlkit.parse(rendered["pyproject.toml"])
+        tomllib.loads(rendered["pyproject.toml"])
     except jinja2.TemplateError as error:
         place = getattr(error, "name", None) or "templates"
         raise RenderError(
             f"a template cannot be rendered: {error}", where=f"{place}, line {getattr(error, 'lineno', '?')}"
         ) from None
-    except tomlkit.exceptions.TOMLKitError as error:
+    except tomllib.TOMLDecodeError as error:
         raise RenderError(
             f"the rendered pyproject.toml is not valid TOML: {error}", where="pyproject.toml.j2"
         ) from None
