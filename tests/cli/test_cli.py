@@ -139,14 +139,6 @@ def test_a_python_without_the_farm() -> None:
     assert "-m pip install" in done.stderr
 
 
-def test_an_audit_imports_little() -> None:
-    """It is to be over in two seconds, of which imports of what builds and fetches would take one."""
-    code = "import sys, torch_build_farm.cli.main, torch_build_farm.cli.audit; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
-    heavy = {"docker", "elftools", "jinja2", "pydantic", "requests", "tomlkit", "torch_build_farm.pipeline.runner"}
-    assert heavy & set(loaded.stdout.split()) == set()
-
-
 def test_plan_as_a_matrix(tiny: Farm) -> None:
     answer = tiny("plan", "--torch", "2.8", "2.9", "--json")
     assert answer.code == 0
