@@ -2,13 +2,14 @@
 """Measure the farm against plain cibuildwheel, side by side in one call, and hold both against the goals.
 
 Five scenarios build the embedded project (examples/pymomentum) for the same torch minors, on the CPython that runs
-this script, in containers of the same base image:
+this script, in containers of the same base image. The sixth, start-up, needs no engine, and is measured first:
 
   a  plain cibuildwheel: its default front end with build isolation, one variant after the other, no test
   b  the farm with empty caches: torch is downloaded, every stage runs, smoke tests in full
   c  the farm with torch and tools at hand, --force and an empty work folder: no records (and it has no compiler cache)
   d  the same call once more, without --force: the median of several
   e  the farm with empty caches, `build` alone: as much of torch as compiling takes, and the audit, but no smoke test
+  s  `--version`, and a local run with nothing to do, beside a Python that only imports what a run cannot do without
 
 The base image is on the engine before anything starts, in every scenario: pulling it is no part of what is measured.
 Everything lies in one scratch folder, some 20 GB at most, which is removed at the end however that comes; so are the
@@ -55,8 +56,12 @@ from torch_build_farm.project import settings as config
 from torch_build_farm.wheels import auditwheel
 
 ROOT = Path(__file__).resolve().parent.parent
+SCENARIOS = "abcdes"
 FARM = (sys.executable, str(ROOT / "build_farm.py"))
 REPEATS = 5  # of scenario d
+STARTS = 9  # of scenario s
+# Of the farm's dependencies those that take longest to import.
+REFERENCE = "import pydantic, rich.console, docker, jinja2, packaging"
 PATIENCE_S = 60  # for an interrupted command to clean up
 CERTIFICATES = "/etc/benchmark-certificates.pem"
 OBJECTS = "/tmp/objects"  # CMake's build folder in plain cibuildwheel's containers
@@ -71,6 +76,8 @@ HOW = {
     "memory_peak_bytes": f"MemTotal less MemAvailable above the start's, sampled every {SAMPLE_S} s; the whole "
     "machine's, page cache left out.",
     "containers_started": "The engine's start events with the scenario's label.",
+    "start": f"Seconds of a whole process, the least of {STARTS} rounds that start one of each after the other, with "
+    "bytecode cached by a round before.",
     "phases": "Seconds between lines of the logs as they were written.",
     "beyond_torch_bytes": "Per variant: the peak growth of c; that of b less the unpacked wheels of torch and all that "
     "it requires. The goal takes the larger.",
@@ -291,6 +298,32 @@ def again(bench: Bench) -> dict[str, Any]:
     return {**meter.report(), "seconds": statistics.median(walls), "runs": walls}
 
 
+def start_up(bench: Bench) -> dict[str, float]:
+    """Scenario s: seconds of the reference, of `--version` and of a local run with nothing to do."""
+    step("s: start-up")
+    work, project = bench.scratch / "start", ROOT / "tests" / "projects" / "tiny"
+    render = [*FARM, "render", "--engine", "local", "--project", str(project), "--work", str(work)]
+    commands = {
+        "reference": [sys.executable, "-c", REFERENCE],
+        "version": [*FARM, "--version"],
+        "nothing_to_do": [*render, "--torch", bench.torch[0], "--python", str(bench.python)],
+    }
+    # Installers compile to bytecode, and developers' shells may forbid Python to: here all have it, from one place.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    env |= {STORE_VARIABLE: str(bench.store), "PYTHONPYCACHEPREFIX": str(bench.scratch / "bytecode")}
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(1 + STARTS):
+        for name, command in commands.items():
+            start = time.perf_counter()
+            output = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+            if number == 0:  # renders, and caches bytecode
+                continue
+            seconds[name].append(time.perf_counter() - start)
+            if name == "nothing_to_do" and "nothing to do" not in output:
+                sys.exit(f"a second render did something:\n{output}")
+    return {name: round(min(values), 3) for name, values in seconds.items()}
+
+
 def count_compile(found: Mapping[str, dict[str, Any]]) -> None:
     """Add to each scenario what of its wall time counts as compiling (see HOW)."""
     most = found["a"]["compile"]["wall"] if "a" in found else float("inf")
@@ -320,6 +353,10 @@ def goals(found: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     if "d" in found:
         rows.append(("d, seconds", found["d"]["seconds"], 1))
         rows.append(("d, containers", found["d"]["containers_started"], 0))
+    if "s" in found:
+        start = found["s"]
+        rows.append(("start of --version / reference", start["version"] / start["reference"], 0.5))
+        rows.append(("run with nothing to do / reference", start["nothing_to_do"] / start["reference"], 2.0))
     return [
         {"what": what, "value": round(value, 3), "at_most": most, "met": value <= most} for what, value, most in rows
     ]
@@ -347,6 +384,8 @@ def machine(bench: Bench) -> dict[str, Any]:
 def measure(bench: Bench, scenarios: str) -> dict[str, Any]:
     """Run the scenarios. c needs what b leaves, and d what b or c leaves: b runs for them, whether asked for or not."""
     found: dict[str, dict[str, Any]] = {}
+    if "s" in scenarios:
+        found["s"] = start_up(bench)
     if "a" in scenarios:
         found["a"] = plain(bench)
         step(f"a took {found['a']['seconds']:.1f} s")
@@ -365,15 +404,16 @@ def measure(bench: Bench, scenarios: str) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", nargs="+", default=["2.8", "2.9"], metavar="MINOR", help="default: 2.8 2.9")
-    parser.add_argument("--scenarios", default="abcde", help="which of them (default: abcde)")
+    parser.add_argument("--scenarios", default=SCENARIOS, help="which of them (default: %(default)s)")
     parser.add_argument("--base-image", default=STAND_IN, help="base image of all containers (default: %(default)s)")
     parser.add_argument("--scratch", type=Path, help="folder to work in (default: one beside the farm's store)")
     parser.add_argument("--output", type=Path, help="file for the document (default: standard output)")
     options = parser.parse_args()
-    if not options.scenarios or set(options.scenarios) - set("abcde"):
-        parser.error("--scenarios takes letters of abcde")
+    if not options.scenarios or set(options.scenarios) - set(SCENARIOS):
+        parser.error(f"--scenarios takes letters of {SCENARIOS}")
     reference = pins().get(options.base_image, options.base_image)
-    if not docker("image", "inspect", "--format", "{{.Id}}", reference):
+    needs_engine = set(options.scenarios) != {"s"}
+    if needs_engine and not docker("image", "inspect", "--format", "{{.Id}}", reference):
         sys.exit(f"the engine has no image {reference}: ci/base-image makes one, docker pull brings one")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     beside = (options.scratch or default_folder().parent).resolve()

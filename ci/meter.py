@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -50,7 +51,9 @@ _PHASES = [
 
 
 def docker(*arguments: str) -> str:
-    """What a docker command prints; "" where it fails."""
+    """What a docker command prints; "" where it fails, or where there is none."""
+    if not shutil.which("docker"):
+        return ""
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
