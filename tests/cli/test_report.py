@@ -3,6 +3,7 @@
 import io
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,7 @@ from tests.pipeline.test_smoke import JOB
 from torch_build_farm.cli.report import Progress, summary
 from torch_build_farm.core.errors import CompileError
 from torch_build_farm.pipeline.records import Artifact
-from torch_build_farm.pipeline.results import JobResult
+from torch_build_farm.pipeline.results import JobResult, RunResult
 
 OTHER = replace(JOB, distribution="demo-torch28")
 
@@ -20,7 +21,7 @@ def watch(terminal: bool) -> str:
     stream = io.StringIO()
     with Progress(Console(file=stream, force_terminal=terminal, width=100), [JOB, OTHER]) as progress:
         progress.started(JOB, "build")
-        progress.said(JOB, "[3/9] Building [bold]core.o[/]")
+        progress.printed(JOB, "[3/9] Building [bold]core.o[/]")
         time.sleep(0.3)
         progress.finished(JOB, "build", 1.25)
         progress.ended(JOB, "done")
@@ -56,7 +57,7 @@ def test_the_summary_has_path_size_hash_and_tag() -> None:
     name = "dist/demo_torch29-1.0-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
     good = JobResult(JOB, (), Artifact(name, "ab" * 32, 1_500_000), None, "log")
     bad = JobResult(OTHER, (), None, CompileError("core.cpp:1:1: error: no", where="log", next_step="mend"), "log")
-    summary(Console(file=stream, width=100), [good, bad], "/work", 1.0)
+    summary(Console(file=stream, width=100), RunResult((good, bad), 1.0, Path("/work")))
     text = stream.getvalue()
     for words in (f"/work/{name}", "manylinux_2_17_x86_64", "1.5 MB", "ab" * 32, "FAILED", "error: no", "1 failed"):
         assert words in text

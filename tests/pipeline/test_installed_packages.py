@@ -22,4 +22,5 @@ def test_last_installed_counts_by_either_engine(tmp_path: Path) -> None:
             + f"{mark} - numpy==2.4.0\n{mark} + numpy==2.3.9\n{mark} - setuptools==80.9.0\n"
             + f"-- sum + rest==1\n\x1b[2m<  + end==3\x1b[0m\n{STAGE_MARK}repair demo now\n"
         )
-        assert installed_packages.details(log) == {"environment": "end==3 numpy==2.3.9 torch==2.9.0+cu128"}
+        environment = (("end", "3"), ("numpy", "2.3.9"), ("torch", "2.9.0+cu128"))
+        assert installed_packages.of_last_build(log) == environment

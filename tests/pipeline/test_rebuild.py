@@ -10,10 +10,14 @@ import pytest
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.pipeline import rebuild, records
-from torch_build_farm.pipeline.records import Record, Recorded
+from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts
+from torch_build_farm.pipeline.records import Record, WheelRecords
 from torch_build_farm.project.settings import load
 from torch_build_farm.wheels.compare import differences
 
+JOB = "demo-torch29-cp311"
+RENDERED = RenderFacts("1.0", "path", "c", 315532800)
+BUILT = BuildFacts("local", "", "", None, None, (("setuptools", "80.1"), ("torch", "2.9.0+sdk")))
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -59,26 +63,27 @@ def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
     made = wheel(tmp_path / "dist", {"a.py": b"one"})
     with pytest.raises(UsageError, match="no record tells"):
         records.find(made, tmp_path)
-    for stage in ("render", "build", "relocate"):
-        output = records.artifact(made, tmp_path)
-        record = Record(
-            stage, "demo-torch29-cp311", "", (output,), 1, "", details={"epoch": "315532800", "content": ""}
-        )
-        records.write(record, records.path_of(tmp_path / "jobs" / "demo-torch29-cp311", stage))
+    facts: dict[str, Facts | None] = {"render": RENDERED, "build": BUILT, "relocate": None}
+    for stage, details in facts.items():
+        record = Record(stage, JOB, "", (records.artifact(made, tmp_path),), 1, "", details=details)
+        records.write(record, records.path_of(tmp_path / "jobs" / JOB, stage))
     elsewhere = tmp_path / "renamed.whl"
     os.link(made, elsewhere)
     found = records.find(elsewhere, tmp_path)
-    assert (found.job, found.epoch) == ("demo-torch29-cp311", 315532800)
+    assert (found.job, found.rendered.epoch) == (JOB, 315532800)
+    assert records.torch_built_against(elsewhere, tmp_path) == "2.9.0"
+    elsewhere.unlink()
+    elsewhere.write_bytes(b"another")
+    assert records.torch_built_against(elsewhere, tmp_path) == ""
 
 
 def test_what_a_build_began_with() -> None:
     inputs = {"tree": "1", "toolchain": "2", "cmake-defines": "3", "gone": "4"}
-    held = {"environment": "setuptools==80.1 torch==2.9.0+cu128"}
-    then = Record("build", "demo", "a", (), 1, "", {"compiler": "g++ 12", "gone": "1"}, held, inputs)
+    then = Record("build", "demo", "a", (), 1, "", {"compiler": "g++ 12", "gone": "1"}, BUILT, inputs)
     assert rebuild.changed_inputs(then, then) == []
     now = Record(
         "build", "demo", "b", (), 1, "", {"compiler": "g++ 13", "new": "2"},
-        {"environment": "setuptools==80.2 torch==2.9.0+cu128"},
+        replace(BUILT, environment=(("setuptools", "80.2"), ("torch", "2.9.0+sdk"))),
         {"tree": "9", "toolchain": "9", "cmake-defines": "9"},
     )  # fmt: skip
     assert rebuild.changed_inputs(then, now) == [
@@ -93,18 +98,14 @@ def test_what_a_build_began_with() -> None:
 
 def test_how_it_is_built_again(tmp_path: Path) -> None:
     """At the recorded commit and in the recorded environment, whatever branch and index have now."""
-    made = {stage: Record(stage, "demo", "", (), 1, "") for stage in ("render", "build", "relocate")}
     project = load(CHECKOUT, CHECKOUT)
-    recorded = Recorded(**made | {"render": replace(made["render"], details={"source": "path"})})
-    assert rebuild.at_commit(project, recorded) == project
-    git = {"source": "git https://example.org/demo.git@0123abc"}
-    recorded = Recorded(
-        replace(made["render"], details=git),
-        replace(made["build"], details={"environment": "ninja==1.13.2 torch==2.9.0+cu128"}),
-        made["relocate"],
-    )
+    render = Record("render", "demo", "", (), 1, "", details=RENDERED)
+    build = Record("build", "demo", "", (), 1, "", details=BUILT)
+    assert rebuild.at_commit(project, WheelRecords(render, build)) == project
+    git = replace(RENDERED, source="git https://example.org/demo.git@0123abc")
+    recorded = WheelRecords(replace(render, details=git), build)
     found = rebuild.in_environment(rebuild.at_commit(project, recorded), recorded).settings
-    assert (found.revision, found.build_constraints) == ("0123abc", ("ninja==1.13.2", "torch==2.9.0+cu128"))
+    assert (found.revision, found.build_constraints) == ("0123abc", ("setuptools==80.1", "torch==2.9.0"))
 
 
 def test_a_changed_tree(tmp_path: Path) -> None:
@@ -113,12 +114,12 @@ def test_a_changed_tree(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "pyproject.toml").write_text(name)
     then, now = tmp_path / "then", tmp_path / "now"
-    made = Record("render", "demo", "", (records.artifact(then, tmp_path),), 1, "", details={"content": "c"})
-    recorded = Recorded(made, made, made)
+    made = Record("render", "demo", "", (records.artifact(then, tmp_path),), 1, "", details=RENDERED)
+    recorded = WheelRecords(made, made)
     assert rebuild.changed_tree(recorded, made, (then, then)) == ""
     again = replace(made, outputs=(records.artifact(now, tmp_path),))
     told = rebuild.changed_tree(recorded, again, (then, now))
     assert told.startswith("the project's metadata or settings, a variants file or a template")
     assert told.endswith("changed: pyproject.toml")
-    other = replace(again, details={"content": "d"})
+    other = replace(again, details=replace(RENDERED, content="d"))
     assert rebuild.changed_tree(recorded, other, (then, now)).startswith("the source is not what")

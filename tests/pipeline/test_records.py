@@ -1,12 +1,30 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, Facts, RenderFacts, RepairFacts, SmokeFacts
 from torch_build_farm.pipeline.records import Record
+
+BUILT = BuildFacts("local", "", "torch's SDK 2.9.0", 812.0, 17.5, (("ninja", "1.13.2"), ("torch", "2.9.0+sdk")))
+EVERY_KIND = [
+    None,
+    RenderFacts("1.0", "git https://example.org/demo.git@0123abc", "c" * 64, 315532800),
+    BUILT,
+    BuildFacts("docker", "image", "all of torch 2.9.0", None, None, ()),
+    RepairFacts("manylinux_2_28_x86_64"),
+    AuditFacts("2.9", {"2.9.0": "OK", "2.10.0": "BROKEN"}, ("GLIBC_2.17", "GLIBCXX_3.4.21")),
+    SmokeFacts("2.9.1+cu128", "12.8", ("cpu", "H100"), ("demo", "demo.more"), "passed", "torch 2.10"),
+    SmokeFacts("2.9.1", "None", ("cpu",), ("demo",)),
+]
 
 
 def record(work: Path, *outputs: Path) -> Record:
-    return Record("build", "job", "d" * 64, tuple(records.artifact(path, work) for path in outputs), 1.5, "2026-01-01")
+    artifacts = tuple(records.artifact(path, work) for path in outputs)
+    return Record("build", "job", "d" * 64, artifacts, 1.5, "2026-01-01", details=BUILT)
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -48,6 +66,72 @@ def test_intact_sees_every_change(tmp_path: Path) -> None:
     assert not records.intact(one, tmp_path)
     file.unlink()
     assert not records.intact(records.Artifact("gone.whl", "0", 0), tmp_path)
+
+
+@pytest.mark.parametrize("facts", EVERY_KIND)
+def test_every_stages_facts_come_back_typed(tmp_path: Path, facts: Facts | None) -> None:
+    path = tmp_path / "r.json"
+    records.write(replace(record(tmp_path), details=facts), path)
+    again = records.read(path)
+    assert again is not None
+    assert again.details == facts
+
+
+def test_a_record_of_an_older_farm_counts_as_none(tmp_path: Path) -> None:
+    """Schema 1 had the facts as text."""
+    path = tmp_path / "r.json"
+    records.write(record(tmp_path), path)
+    document = json.loads(path.read_text())
+    for details in (document["details"], {"engine": "local", "environment": "ninja==1.13.2"}, {}):
+        path.write_text(json.dumps({**document, "schema": 1, "details": details}))
+        assert records.read(path) is None
+
+
+def test_the_json_document_has_the_facts_as_text() -> None:
+    assert [facts.text() for facts in EVERY_KIND if facts] == [
+        {
+            "version": "1.0",
+            "source": "git https://example.org/demo.git@0123abc",
+            "content": "c" * 64,
+            "epoch": "315532800",
+        },
+        {
+            "engine": "local",
+            "base-image": "",
+            "built-with": "torch's SDK 2.9.0",
+            "peak-mb": "812",
+            "compile": "17.50",
+            "environment": "ninja==1.13.2 torch==2.9.0+sdk",
+        },
+        {"engine": "docker", "base-image": "image", "built-with": "all of torch 2.9.0", "environment": ""},
+        {"tag": "manylinux_2_28_x86_64"},
+        {"range": "2.9", "releases": "2.9.0=OK 2.10.0=BROKEN", "asks-for": "GLIBC_2.17; GLIBCXX_3.4.21"},
+        {
+            "torch": "2.9.1+cu128",
+            "cuda": "12.8",
+            "devices": "cpu, H100",
+            "imports": "demo, demo.more",
+            "script": "passed",
+            "refuses": "torch 2.10",
+        },
+        {"torch": "2.9.1", "cuda": "None", "devices": "cpu", "imports": "demo"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", [{"a"}, frozenset(), b"bytes", object(), lambda: None, {1: "a"}, {"a": [{"b"}]}, Minor]
+)
+def test_what_has_no_canonical_form_is_refused(value: object) -> None:
+    """Its text may be another in the next process: the stage would run anew for ever."""
+    with pytest.raises(TypeError, match="no canonical form"):
+        records.digest({"input": value})
+
+
+def test_a_digest_is_the_same_in_another_process() -> None:
+    inputs = {"minor": Minor(2, 9), "python": CPython(3, 13, True), "path": Path("a/b"), "list": (1, 2.5, None, True)}
+    assert records.digest(inputs) == "5a0ad70ca174b93e0a8af6783bf16959cd0dfe8583f7986af09a88ecdc9417ce"
+    assert records.digest({"python": CPython(3, 13)}) != records.digest({"python": CPython(3, 13, True)})
+    assert records.digest(Minor(2, 9)) != records.digest({"major": 2, "minor": 9})
 
 
 def test_digest_does_not_depend_on_order() -> None:

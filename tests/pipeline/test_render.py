@@ -12,7 +12,7 @@ from tests.conftest import CHECKOUT
 from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.engines.variables import CONSTRAINTS, PRELUDE, TOOLCHAIN
-from torch_build_farm.pipeline.stages.render import Tree, python_bounds, render, write
+from torch_build_farm.pipeline.rendered_tree import Tree, python_bounds, render, write
 from torch_build_farm.project import tree as source
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.plan import Job

@@ -12,6 +12,7 @@ from tests.pipeline.test_repair import METADATA, wheel
 from torch_build_farm.core.errors import SmokeError
 from torch_build_farm.core.process import Completed
 from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.stages.smoke import Smoke, metadata_problems, neighbour
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
@@ -79,7 +80,7 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[Smoke, list[st
 
 def test_torch_is_loaded_once_for_each_import_and_no_more(tmp_path: Path) -> None:
     test, ran = smoke(tmp_path, {"import demo.more\n": Completed((), 0, (TORCH,))})
-    assert test.run() == {"torch": "2.9.1+cu128", "cuda": "12.8", "devices": "cpu", "imports": "demo, demo.more, other"}
+    assert test.run() == SmokeFacts("2.9.1+cu128", "12.8", ("cpu",), ("demo", "demo.more", "other"))
     assert sum("-I" in command for command in ran) == 2
 
 

@@ -15,7 +15,7 @@ from packaging.metadata import Metadata
 
 import torch_build_farm
 from torch_build_farm.core.wheel_archive import split_metadata
-from torch_build_farm.pipeline.stages.render import _VARIANT_BACKEND_FILES
+from torch_build_farm.pipeline.rendered_tree import _VARIANT_BACKEND_FILES
 from torch_build_farm.wheels import wheel as wheels
 
 Rewrite = Callable[[str, dict[str, object]], str]

@@ -17,8 +17,6 @@ from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.pipeline.stage import Mode
-from torch_build_farm.pipeline.stages.order import WHEEL
-from torch_build_farm.pipeline.stages.smoke import SMOKE
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import inventory
 from torch_build_farm.releases import facts, variant_file
@@ -68,9 +66,9 @@ def _finish(context: Context, minors: Sequence[Minor], texts: list[str], documen
     if context.options.build and not context.options.dry_run:
         context.options.torch, context.options.only = [str(minor) for minor in minors], None
         smoke: Mode = context.options.smoke or "full"
-        outcome = run.carry_out(context, [*WHEEL, *([SMOKE] if smoke != "none" else [])], smoke)
-        texts.append(evidence.of_build(outcome.results))
-        answer["run"], code = outcome.document, outcome.code
+        result = run.carry_out(context, run.stages_with(smoke), smoke)
+        texts.append(evidence.of_build(result.jobs))
+        answer["run"], code = result.as_json(), result.exit_code
         path = context.work / "evidence.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(texts), "utf-8")

@@ -11,7 +11,6 @@ from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.wheel_report import WheelReport
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import AbiError, AuditError, UnknownTorchError, nearest
-from torch_build_farm.pipeline import recorded
 from torch_build_farm.releases.known import added_folder
 
 
@@ -35,6 +34,15 @@ def chosen(asked: Iterable[str], known: Sequence[str]) -> list[str]:
     return [one for one in known if one in wanted]
 
 
+def _built_against(wheel: Path, work: Path) -> str:
+    """The torch release that a wheel of the farm was built against; empty for other wheels."""
+    if not (work / "jobs").is_dir():
+        return ""
+    from torch_build_farm.pipeline import records  # noqa: PLC0415 (slow to import)
+
+    return records.torch_built_against(wheel, work)
+
+
 def audit(context: Context) -> int:
     """`audit WHEEL...`: print findings. The exit code is AbiError's for a claim that is wider than the truth."""
     known = AuditTables.load(added_folder())
@@ -45,9 +53,8 @@ def audit(context: Context) -> int:
         context.runner.check()
         try:
             path = Path(name)
-            reports.append(
-                wheel_report.audit(read_wheel.read(path), known, releases, recorded.release(path, context.work))
-            )
+            built_against = _built_against(path, context.work)
+            reports.append(wheel_report.audit(read_wheel.read(path), known, releases, built_against))
         except AuditError as error:
             refused.append(error)
     if context.options.json:

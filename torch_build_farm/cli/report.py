@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -14,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from torch_build_farm.core.files import size_text
-from torch_build_farm.pipeline.results import JobResult, Status
+from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, SmokeFacts
+from torch_build_farm.pipeline.results import JobResult, RunResult, Status
 from torch_build_farm.project.plan import Job
 
 _STYLE = {"waiting": "dim", "running": "cyan", "done": "green", "kept": "green", "failed": "red"}
@@ -75,8 +78,8 @@ class Progress:
             self._rows[job.id] = _Row(stage, "running")
         self._plain(f"{job.id}: {stage} ...")
 
-    def said(self, job: Job, line: str) -> None:
-        """What a job's command just printed."""
+    def printed(self, job: Job, line: str) -> None:
+        """A job's command printed a line."""
         with self._lock:
             self._rows[job.id].line = line.strip()
 
@@ -93,51 +96,68 @@ class Progress:
         self._plain(f"{job.id}: {status}{': ' + line if line else ''}")
 
 
-def summary(console: Console, results: Sequence[JobResult], work: str, seconds: float) -> None:
-    """The closing summary: a block for each job, then one line for all."""
+def summary(console: Console, run: RunResult) -> None:
+    """The closing summary: a block for each job, the audit's table, then one line for all."""
 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     say("")
-    for result in results:
+    for result in run.jobs:
         if result.error:
             say(f"{result.job.id}  FAILED", "bold red")
             say("  " + str(result.error).replace("\n", "\n  "), "red")
-            continue
-        compiled = f", {float(told):.1f} s of it compiling" if (told := result.detail("build", "compile")) else ""
-        took = "kept from an earlier run" if result.kept else f"{result.seconds:.1f} s{compiled}"
-        say(f"{result.job.id}  {took}", "bold green")
-        if result.wheel:
-            say(f"  wheel   {work}/{result.wheel.path}")
-            say(f"  tag     {result.tag}    size {size_text(result.wheel.size)}")
-            say(f"  sha256  {result.wheel.sha256}")
-        if torch := result.detail("build", "built-with"):
-            say(f"  built   with {torch}")
-        if works := result.detail("audit", "range"):
-            say(f"  audit   works with torch {works}")
-        if torch := result.detail("smoke", "torch"):
-            facts = [
-                f"torch {torch} on {result.detail('smoke', 'devices')}",
-                f"imports {result.detail('smoke', 'imports')}",
-            ]
-            if refused := result.detail("smoke", "refuses"):
-                facts.append(f"refuses {refused}")
-            say(f"  smoke   {'; '.join(facts)}")
-            if script := result.detail("smoke", "script"):
-                say(f"          {script}")
-    _audit_table(console, results)
-    failed = sum(result.error is not None for result in results)
-    kept = sum(result.kept for result in results)
-    parts = [f"{len(results) - failed - kept} done", f"{kept} kept", f"{failed} failed"]
-    verdict = "nothing to do: every job is as it was" if kept == len(results) else ", ".join(parts)
-    say(f"\n{verdict}, in {seconds:.1f} s", "bold red" if failed else "bold")
+        else:
+            say(f"{result.job.id}  {_duration(result)}", "bold green")
+            for line in _lines(result, run.work):
+                say(f"  {line}")
+    _audit_table(console, run.jobs)
+
+    statuses = Counter(result.status for result in run.jobs)
+    if statuses["kept"] == len(run.jobs):
+        outcome = "nothing to do: every job is as it was"
+    else:
+        outcome = f"{statuses['done']} done, {statuses['kept']} kept, {statuses['failed']} failed"
+    say(f"\n{outcome}, in {run.seconds:.1f} s", "bold red" if statuses["failed"] else "bold")
+
+
+def _duration(result: JobResult) -> str:
+    if result.status == "kept":
+        return "kept from an earlier run"
+    build = result.facts(BuildFacts)
+    if build and build.compile_seconds is not None:
+        return f"{result.seconds:.1f} s, {build.compile_seconds:.1f} s of it compiling"
+    return f"{result.seconds:.1f} s"
+
+
+def _lines(result: JobResult, work: Path) -> list[str]:
+    """The wheel of a job, and what each stage found out about it."""
+    lines = []
+    if result.wheel:
+        lines.append(f"wheel   {work}/{result.wheel.path}")
+        lines.append(f"tag     {result.tag}    size {size_text(result.wheel.size)}")
+        lines.append(f"sha256  {result.wheel.sha256}")
+    build, audit, smoke = result.facts(BuildFacts), result.facts(AuditFacts), result.facts(SmokeFacts)
+    if build:
+        lines.append(f"built   with {build.built_with}")
+    if audit:
+        lines.append(f"audit   works with torch {audit.true_range}")
+        if audit.symbol_versions:
+            lines.append(f"        needs {', '.join(audit.symbol_versions)}")
+    if smoke:
+        parts = [f"torch {smoke.torch} on {', '.join(smoke.devices)}", f"imports {', '.join(smoke.imports)}"]
+        if smoke.refuses:
+            parts.append(f"refuses {smoke.refuses}")
+        lines.append(f"smoke   {'; '.join(parts)}")
+        if smoke.script:
+            lines.append(f"        {smoke.script}")
+    return lines
 
 
 def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
-    """What the audit says of every job and torch release; nothing where it did not run."""
-    found = {result.job.id: result.detail("audit", "releases") for result in results}
-    rows = {job: dict(one.split("=") for one in text.split()) for job, text in found.items() if text}
+    """The audit's verdict on every job and torch release; nothing where it did not run."""
+    audited = {result.job.id: result.facts(AuditFacts) for result in results}
+    rows = {job: audit.releases for job, audit in audited.items() if audit}
     if rows:
         from torch_build_farm.audit import output  # noqa: PLC0415 (a run without audit needs none of that room)
 

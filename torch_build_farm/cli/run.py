@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 from torch_build_farm.cli import report
 from torch_build_farm.cli.context import Context
 from torch_build_farm.cli.selection import selection
-from torch_build_farm.core.errors import UsageError, exit_code
-from torch_build_farm.pipeline.results import JobResult
+from torch_build_farm.core.errors import UsageError
+from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.run import Prepared, epoch_of, execute, prepare
 from torch_build_farm.pipeline.stage import Mode, Stage
-from torch_build_farm.pipeline.stages.order import WHEEL
-from torch_build_farm.pipeline.stages.render import RENDER
-from torch_build_farm.pipeline.stages.smoke import SMOKE
+from torch_build_farm.pipeline.stages.order import ALL, AUDITED_WHEEL, TREE
 
 
 def _prepare(context: Context) -> Prepared:
@@ -38,30 +35,21 @@ def show_plan(context: Context) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run came to; `document` is for programs."""
-
-    results: tuple[JobResult, ...]
-    document: dict[str, Any]
-    code: int
-
-
 def _run(context: Context, stages: Sequence[Stage], smoke: Mode) -> int:
-    outcome = carry_out(context, stages, smoke)
+    result = carry_out(context, stages, smoke)
     if context.options.json:
-        context.answer(outcome.document)
-    return outcome.code
+        context.answer(result.as_json())
+    return result.exit_code
 
 
-def carry_out(context: Context, stages: Sequence[Stage], smoke: Mode) -> Outcome:
+def carry_out(context: Context, stages: Sequence[Stage], smoke: Mode) -> RunResult:
     """Plan, check, run `stages`, report; then publish, where that is asked for and nothing failed."""
     start = time.monotonic()
     prepared = _prepare(context)
     context.say(prepared.why)
     for note in prepared.plan.notes:
         context.say(note)
-    results = execute(
+    jobs = execute(
         prepared,
         stages,
         smoke=smoke,
@@ -71,32 +59,35 @@ def carry_out(context: Context, stages: Sequence[Stage], smoke: Mode) -> Outcome
         most_builds=context.options.jobs,
         wait=context.options.wait,
     )
-    seconds = time.monotonic() - start
-    report.summary(context.console, results, str(context.work), seconds)
-    document = {"schema": 1, "seconds": round(seconds, 2), "jobs": [r.as_json(str(context.work)) for r in results]}
-    code = next((exit_code(result.error) for result in results if result.error), 0)
-    if code == 0 and getattr(context.options, "publish", None):
+    result = RunResult(jobs, time.monotonic() - start, context.work)
+    report.summary(context.console, result)
+    if result.exit_code == 0 and getattr(context.options, "publish", None):
         from torch_build_farm.cli import publish  # noqa: PLC0415 (slow to import)
 
-        document["publish"] = publish.carry_out(context)
-    return Outcome(results, document, code)
+        result = replace(result, published=publish.carry_out(context))
+    return result
+
+
+def stages_with(smoke: Mode) -> tuple[Stage, ...]:
+    """The stages that make and prove a wheel, the smoke test only where there is one."""
+    return AUDITED_WHEEL if smoke == "none" else ALL
 
 
 def run_all(context: Context) -> int:
     """The bare call: every stage up to the report."""
     smoke: Mode = context.options.smoke or "full"
-    return _run(context, [*WHEEL, *([SMOKE] if smoke != "none" else [])], smoke)
+    return _run(context, stages_with(smoke), smoke)
 
 
 def render(context: Context) -> int:
     """`render`: the source trees alone."""
-    return _run(context, [RENDER], "none")
+    return _run(context, TREE, "none")
 
 
 def build(context: Context) -> int:
     """`build`: repaired wheels; smoke-tested only where --smoke says so."""
     smoke: Mode = context.options.smoke or "none"
-    return _run(context, [*WHEEL, *([SMOKE] if smoke != "none" else [])], smoke)
+    return _run(context, stages_with(smoke), smoke)
 
 
 def smoke(context: Context) -> int:
@@ -104,4 +95,4 @@ def smoke(context: Context) -> int:
     mode: Mode = context.options.smoke or "full"
     if mode == "none":
         raise UsageError("smoke --smoke none has nothing to do", next_step="--smoke full or --smoke import")
-    return _run(context, [*WHEEL, SMOKE], mode)
+    return _run(context, ALL, mode)

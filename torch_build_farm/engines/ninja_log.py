@@ -51,10 +51,10 @@ def keep(build: Path, folder: Path) -> None:
         shutil.copyfile(build / NAME, folder / NAME)
 
 
-def details(folder: Path) -> dict[str, str]:
-    """The compile seconds, for the build's record, by the log kept in `folder`; nothing where there is none."""
+def compile_seconds(folder: Path) -> float | None:
+    """Seconds from the first command's start to the last one's end, by the log kept in `folder`; None without one."""
     try:
-        told = seconds((folder / NAME).read_text("utf-8", "replace"))
+        text = (folder / NAME).read_text("utf-8", "replace")
     except FileNotFoundError:
-        return {}
-    return {} if told is None else {"compile": f"{told:.2f}"}
+        return None
+    return seconds(text)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline.facts import BuildFacts
+from torch_build_farm.pipeline.records import Record
 from torch_build_farm.project.plan import Job
 
-PEAK = "peak-mb"  # in a build's record: the resident set of its largest process, MB (10^6 bytes)
 _SPARE = 1.25  # other sources, another minor's headers
 _LEAST_GB = 0.5
 
@@ -27,16 +28,29 @@ def longest_first(jobs: Sequence[Job], work: Path) -> list[Job]:
     return sorted(jobs, key=key)
 
 
-def peak(work: Path, job: Job, measured: str, *, reused: bool) -> str:
-    """What a build's record says of its largest process: no less than before where ccache may have done the work."""
-    before = records.read(records.path_of(work / "jobs" / job.id, "build")) if reused else None
-    return max(measured, (before.details.get(PEAK) if before else None) or "0", key=float)
+def peak_mb(work: Path, job: Job, measured: float, *, reused: bool) -> float:
+    """The largest process of a job's build for its record, in MB (10^6 bytes).
+
+    Where ccache may have done the compilers' work (`reused`), this build's `measured` says little: then it is no less
+    than what the last build's record has.
+    """
+    if not reused:
+        return measured
+    earlier = _peak_mb(records.read(records.path_of(work / "jobs" / job.id, "build")))
+    return max(measured, earlier)
+
+
+def _peak_mb(build: Record | None) -> float:
+    """The largest process by a build's record; 0 where none was measured."""
+    if build is None:
+        return 0.0
+    return build.facts(BuildFacts).peak_mb or 0.0
 
 
 def memory_per_compile_gb(work: Path) -> float:
     """GB (10^9 bytes) that a compiler takes: the largest process of any build in the work folder, and some spare."""
-    peaks = [0.0]
-    for path in work.glob("jobs/*/records/build.json"):
-        build = records.read(path)
-        peaks.append(float(build.details.get(PEAK) or 0) if build else 0.0)
-    return max(max(peaks) / 1e3 * _SPARE, _LEAST_GB) if max(peaks) else DEFAULT_GB
+    builds = [records.read(path) for path in work.glob("jobs/*/records/build.json")]
+    largest_mb = max(map(_peak_mb, builds), default=0.0)
+    if largest_mb == 0:
+        return DEFAULT_GB
+    return max(largest_mb / 1e3 * _SPARE, _LEAST_GB)

@@ -1,4 +1,4 @@
-"""What the isolated environment of a build held, told from its log, so that it can be built again in the same.
+"""What the isolated environment of a build held, read from its log, so that it can be built again in the same.
 
 The front end removes the environment as soon as the wheel is made, and the container is gone too; but what uv says that
 it installed is in the log of either engine.
@@ -18,15 +18,15 @@ _CHANGE = re.compile(r"^(?:\x1b\[[\d;]*m)?(?:< )? ([+~-]) ([\w.-]+)==([\w.+!]+)"
 
 def installed(log: str) -> dict[str, str]:
     """Distributions by name, with their versions, as uv installed and removed them one after the other."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for sign, name, version in _CHANGE.findall(log):
-        found.pop(name, None)
+        versions.pop(name, None)
         if sign != "-":
-            found[name] = version
-    return dict(sorted(found.items()))
+            versions[name] = version
+    return dict(sorted(versions.items()))
 
 
-def details(log: Path) -> dict[str, str]:
-    """The environment for a build's record, by the job's log."""
-    text = log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
-    return {"environment": " ".join(f"{name}=={version}" for name, version in installed(text).items())}
+def of_last_build(log: Path) -> tuple[tuple[str, str], ...]:
+    """The name and version of each distribution in the environment of a job's last build, by the job's log."""
+    last_build = log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
+    return tuple(installed(last_build).items())

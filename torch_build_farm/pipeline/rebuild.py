@@ -7,62 +7,64 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch_build_farm.core.files import sha256
-from torch_build_farm.pipeline.records import Record, Recorded
+from torch_build_farm.pipeline.facts import BuildFacts, RenderFacts
+from torch_build_farm.pipeline.records import Record, WheelRecords
 from torch_build_farm.project.settings import Project
 
 
-def at_commit(project: Project, recorded: Recorded) -> Project:
+def at_commit(project: Project, recorded: WheelRecords) -> Project:
     """The project with its git source, if it has one, at the recorded commit, wherever its branch is now."""
-    commit = recorded.commit
+    commit = recorded.rendered.commit
     return replace(project, settings=replace(project.settings, revision=commit)) if commit else project
 
 
-def in_environment(project: Project, recorded: Recorded) -> Project:
+def in_environment(project: Project, recorded: WheelRecords) -> Project:
     """The project with its build environment held to the recorded one."""
-    return replace(project, settings=replace(project.settings, build_constraints=recorded.environment))
+    return replace(project, settings=replace(project.settings, build_constraints=recorded.built.constraints))
 
 
 def changed_inputs(then: Record, now: Record) -> list[str]:
-    """What of a build's inputs, its source tree apart, is not what it was, a sentence each."""
+    """Which inputs of a build, apart from its source tree, differ between two records, a sentence each."""
     changed = [
         *_changes("toolchain", then.tools, now.tools),
-        *_changes("build environment", _environment(then), _environment(now)),
+        *_changes(
+            "build environment", dict(then.facts(BuildFacts).environment), dict(now.facts(BuildFacts).environment)
+        ),
     ]
-    named = {*then.inputs, *now.inputs} - {"tree", "toolchain"}  # those have their own tale
-    return changed + [
-        f"{name}: not what it was" for name in sorted(named) if then.inputs.get(name) != now.inputs.get(name)
-    ]
+    # The tree has a sentence of its own, by `changed_tree`, and the toolchain has its line above.
+    other_inputs = {*then.inputs, *now.inputs} - {"tree", "toolchain"}
+    for name in sorted(other_inputs):
+        if then.inputs.get(name) != now.inputs.get(name):
+            changed.append(f"{name}: not what it was")
+    return changed
 
 
 def _changes(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    return [
-        f"{what}: {name} was {then.get(name) or 'none'}, is {now.get(name) or 'none'}"
-        for name in sorted({*then, *now})
-        if then.get(name) != now.get(name)
-    ]
+    changes = []
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            changes.append(f"{what}: {name} was {then.get(name) or 'none'}, is {now.get(name) or 'none'}")
+    return changes
 
 
-def _environment(build: Record) -> dict[str, str]:
-    pairs = (line.partition("==") for line in build.details["environment"].split())
-    return {name: version for name, _, version in pairs}
+def changed_tree(recorded: WheelRecords, now: Record, trees: tuple[Path, Path]) -> str:
+    """How a rendered tree differs from the recorded one, in a sentence; empty for the same tree.
 
-
-def changed_tree(recorded: Recorded, now: Record, trees: tuple[Path, Path]) -> str:
-    """What a rendered tree has that the recorded one had not, in a sentence; empty for the same tree.
-
-    `trees` are the two on disk; of the older one there may be nothing left.
+    `trees` are the two on disk, the recorded one first; of that there may be nothing left.
     """
     if now.outputs[0].sha256 == recorded.render.outputs[0].sha256:
         return ""
     files = ", ".join(_changed_files(*trees)[:9]) or "unknown"
-    if now.details["content"] != recorded.render.details["content"]:
+    if now.facts(RenderFacts).content != recorded.rendered.content:
         return f"the source is not what the wheel was built from; changed: {files}"
     return f"the project's metadata or settings, a variants file or a template is not what it was; changed: {files}"
 
 
 def _changed_files(then: Path, now: Path) -> list[str]:
-    trees = [
-        {str(path.relative_to(tree)): path.is_file() and sha256(path) for path in tree.rglob("*")}
-        for tree in (then, now)
-    ]
-    return sorted(name for name in {*trees[0], *trees[1]} if trees[0].get(name) != trees[1].get(name))
+    before, after = _digests(then), _digests(now)
+    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+
+
+def _digests(tree: Path) -> dict[str, str]:
+    """SHA-256 of each file in a tree by its path, and an empty text for each folder."""
+    return {str(path.relative_to(tree)): sha256(path) if path.is_file() else "" for path in tree.rglob("*")}

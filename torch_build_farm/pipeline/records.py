@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path, PurePath
 
 from pydantic import TypeAdapter, ValidationError
 
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
-from torch_build_farm.releases.sdk.wheel import LOCAL
+from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts, SomeFacts
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had the facts as text
+WHEEL_STAGE = "relocate"  # the stage whose output is the finished wheel
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Record:
-    """How one stage of one job went. `details` are facts for people and for the report.
+    """How one stage of one job went.
 
-    `digest` is over all inputs; `inputs` has the digest of each by its name, to tell later which one changed.
+    `digest` is over all inputs; `inputs` has the digest of each by its name, so that a later run can name those that
+    changed. `details` are the stage's facts, None for a stage without any.
     """
 
     stage: str
@@ -39,17 +42,44 @@ class Record:
     seconds: float
     finished: str  # ISO 8601, UTC
     tools: dict[str, str] = field(default_factory=dict)
-    details: dict[str, str] = field(default_factory=dict)
+    details: Facts | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    def facts(self, kind: type[SomeFacts]) -> SomeFacts:
+        """The stage's facts. Raises TypeError where they are of another kind: the record is of another stage."""
+        if not isinstance(self.details, kind):
+            raise TypeError(f"the record of {self.stage} has no {kind.__name__}")
+        return self.details
 
 
 _ADAPTER = TypeAdapter(Record)
 
 
 def digest(inputs: object) -> str:
-    """SHA-256 of a stage's inputs, or of one of them, in canonical JSON; dataclasses in it count by their repr."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=repr).encode()).hexdigest()
+    """SHA-256 of a stage's inputs, or of one of them, over a canonical form that is the same in every process.
+
+    Raises TypeError for a value without one, such as a set or a function: its text may differ in the next process, and
+    the stage would run anew each time.
+    """
+    return hashlib.sha256(json.dumps(_canonical(inputs), sort_keys=True).encode()).hexdigest()
+
+
+def _canonical(value: object) -> object:
+    """`value` as JSON can have it: a dataclass as its class and fields, a path as its text, a tuple as a list."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__name__: {entry.name: _canonical(getattr(value, entry.name)) for entry in fields(value)}}
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("no canonical form for a mapping with keys other than text")
+        return {key: _canonical(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [_canonical(entry) for entry in value]
+    raise TypeError(f"no canonical form for {type(value).__name__}")
 
 
 def _tree_digest(folder: Path) -> tuple[str, int]:
@@ -72,19 +102,19 @@ def artifact(path: Path, work: Path) -> Artifact:
     return Artifact(name, sha256(path), path.stat().st_size)
 
 
-def intact(found: Artifact, work: Path) -> bool:
-    """Whether an artifact is still there, byte for byte."""
-    path = work / found.path
-    return path.exists() and artifact(path, work) == found
+def intact(expected: Artifact, work: Path) -> bool:
+    """Whether an artifact still exists, byte for byte."""
+    path = work / expected.path
+    return path.exists() and artifact(path, work) == expected
 
 
 def path_of(folder: Path, stage: str) -> Path:
-    """Where a job's record of a stage lies."""
+    """The file of a job's record of a stage."""
     return folder / "records" / f"{stage}.json"
 
 
 def read(path: Path) -> Record | None:
-    """The record in a file; None where there is none, or none that this version of the farm wrote."""
+    """The record in a file; None where the file is absent, damaged, or of a farm with another schema."""
     try:
         record = _ADAPTER.validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -97,52 +127,75 @@ def write(record: Record, path: Path) -> None:
     replace_text(path, json.dumps(asdict(record), indent=2) + "\n")
 
 
+# ---- which job made this wheel?
+
+
 @dataclass(frozen=True)
-class Recorded:
-    """The records of the job that made a wheel."""
+class JobRecords:
+    """The records in a job's folder."""
+
+    folder: Path
+
+    def read(self, stage: str) -> Record | None:
+        """The record of a stage; None as in `read`."""
+        return read(path_of(self.folder, stage))
+
+
+def by_wheel(work: Path) -> dict[str, JobRecords]:
+    """The records of every job in a work folder that has made a wheel, by the wheel's SHA-256."""
+    jobs = {}
+    for path in sorted(work.glob(f"jobs/*/records/{WHEEL_STAGE}.json")):
+        record = read(path)
+        if record:
+            for wheel in record.outputs:
+                jobs[wheel.sha256] = JobRecords(path.parent.parent)
+    return jobs
+
+
+@dataclass(frozen=True)
+class WheelRecords:
+    """The records of the job that made a wheel: what `verify` needs to build it again."""
 
     render: Record
     build: Record
-    relocate: Record
 
     @property
     def job(self) -> str:
-        return self.relocate.job
+        return self.build.job
 
     @property
-    def epoch(self) -> int:
-        """SOURCE_DATE_EPOCH of the build, Unix seconds."""
-        return int(self.render.details["epoch"])
+    def rendered(self) -> RenderFacts:
+        return self.render.facts(RenderFacts)
 
     @property
-    def commit(self) -> str:
-        """The commit that a git source was at; empty for other sources."""
-        kind, _, place = self.render.details["source"].partition(" ")
-        return place.rpartition("@")[2] if kind == "git" else ""
-
-    @property
-    def environment(self) -> tuple[str, ...]:
-        """The distributions of the build environment, name==version; torch's SDK counts as its torch."""
-        pins = self.build.details["environment"].split()
-        return tuple(pin.removesuffix(f"+{LOCAL}") if pin.startswith("torch==") else pin for pin in pins)
+    def built(self) -> BuildFacts:
+        return self.build.facts(BuildFacts)
 
 
-def find(wheel: Path, work: Path) -> Recorded:
+def find(wheel: Path, work: Path) -> WheelRecords:
     """The records of the job that made `wheel`, found in `work` by its SHA-256.
 
     Raises UsageError where there are none.
     """
     if not wheel.is_file():
         raise UsageError("there is no such wheel", where=str(wheel), next_step="work/dist holds finished wheels")
-    digest = sha256(wheel)
-    for path in sorted(work.glob("jobs/*/records/relocate.json")):
-        found = [read(path.with_name(f"{stage}.json")) for stage in ("render", "build", "relocate")]
-        render, build, relocate = found
-        known = render and "content" in render.details  # else of an older farm
-        if render and build and relocate and known and digest in [one.sha256 for one in relocate.outputs]:
-            return Recorded(render, build, relocate)
+    wheel_digest = sha256(wheel)
+    job = by_wheel(work).get(wheel_digest)
+    render = job.read("render") if job else None
+    build = job.read("build") if job else None
+    if render and build:
+        return WheelRecords(render, build)
     raise UsageError(
-        f"no record tells how this wheel was made (sha256 {digest})",
+        f"no record tells how this wheel was made (sha256 {wheel_digest})",
         where=str(work / "jobs"),
         next_step="name the work folder of the run that made it with --work DIR",
     )
+
+
+def torch_built_against(wheel: Path, work: Path) -> str:
+    """The torch release that the farm built a wheel against, by the records of a work folder; empty without one."""
+    if not wheel.is_file():
+        return ""
+    job = by_wheel(work).get(sha256(wheel))
+    build = job.read("build") if job else None
+    return build.facts(BuildFacts).torch_release if build else ""

@@ -1,14 +1,18 @@
-"""How stages and jobs ended."""
+"""How stages, jobs and runs ended, and who is shown how they come along."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from torch_build_farm.core.errors import FarmError, exit_code
+from torch_build_farm.pipeline.facts import SomeFacts
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.project.plan import Job
 
+SCHEMA = 1  # of the JSON document
 Status = Literal["waiting", "running", "done", "kept", "failed"]
 
 
@@ -19,10 +23,23 @@ class StageResult:
     record: Record
     kept: bool
 
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        facts = self.record.details
+        return {
+            "stage": self.record.stage,
+            "kept": self.kept,
+            "seconds": self.record.seconds,
+            "details": facts.text() if facts else {},
+        }
+
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended: its stages in order, its wheel if it came so far, and the error if it failed."""
+    """How a job ended: its stages in order, its wheel if one was made, and the error if it failed.
+
+    `stages` ends before the stage that failed.
+    """
 
     job: Job
     stages: tuple[StageResult, ...]
@@ -31,9 +48,11 @@ class JobResult:
     log: str
 
     @property
-    def kept(self) -> bool:
-        """Whether nothing had to be done."""
-        return self.error is None and all(stage.kept for stage in self.stages)
+    def status(self) -> Status:
+        """Failed, kept where nothing had to be done, else done."""
+        if self.error:
+            return "failed"
+        return "kept" if all(stage.kept for stage in self.stages) else "done"
 
     @property
     def seconds(self) -> float:
@@ -42,42 +61,79 @@ class JobResult:
 
     @property
     def tag(self) -> str:
-        """The wheel's platform tag as PEP 600 spells it, without the older aliases."""
-        tags = self.wheel.path.removesuffix(".whl").rsplit("-", 1)[1].split(".") if self.wheel else [""]
+        """The wheel's platform tag as PEP 600 spells it, without the older aliases; empty without a wheel."""
+        if self.wheel is None:
+            return ""
+        tags = self.wheel.path.removesuffix(".whl").rsplit("-", 1)[1].split(".")
         return next((tag for tag in tags if tag.startswith("manylinux_")), tags[0])
 
-    def detail(self, stage: str, key: str) -> str:
-        """A fact from a stage's record; "" where there is none."""
-        return next((s.record.details.get(key, "") for s in self.stages if s.record.stage == stage), "")
+    def facts(self, kind: type[SomeFacts]) -> SomeFacts | None:
+        """What the stage with facts of this kind found out; None where it did not run."""
+        for stage in self.stages:
+            if isinstance(stage.record.details, kind):
+                return stage.record.details
+        return None
 
-    def as_json(self, work: str) -> dict[str, Any]:
+    def as_json(self, work: Path) -> dict[str, Any]:
         """For programs; the wheel's path is absolute."""
+        wheel = None
+        if self.wheel:
+            wheel = {**asdict(self.wheel), "path": f"{work}/{self.wheel.path}", "tag": self.tag}
         return {
             "job": self.job.id,
-            "status": "failed" if self.error else "kept" if self.kept else "done",
+            "status": self.status,
             "seconds": round(self.seconds, 2),
             "log": self.log,
-            "wheel": {**asdict(self.wheel), "path": f"{work}/{self.wheel.path}", "tag": self.tag}
-            if self.wheel
-            else None,
-            "stages": [
-                {"stage": s.record.stage, "kept": s.kept, "seconds": s.record.seconds, "details": s.record.details}
-                for s in self.stages
-            ],
-            "error": {
-                "kind": type(self.error).__name__,
-                "exit_code": exit_code(self.error),
-                "what": self.error.what,
-                "where": self.error.where,
-                "next": self.error.next_step,
-            }
-            if self.error
-            else None,
+            "wheel": wheel,
+            "stages": [stage.as_json() for stage in self.stages],
+            "error": _error_as_json(self.error) if self.error else None,
         }
 
 
+def _error_as_json(error: FarmError) -> dict[str, Any]:
+    return {
+        "kind": type(error).__name__,
+        "exit_code": exit_code(error),
+        "what": error.what,
+        "where": error.where,
+        "next": error.next_step,
+    }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: its jobs in the order of the plan, and the seconds that it took as a whole.
+
+    `published` is the answer of a publication that followed; None where there was none.
+    """
+
+    jobs: tuple[JobResult, ...]
+    seconds: float
+    work: Path
+    published: Mapping[str, Any] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The first failed job's, 0 where no job failed."""
+        for job in self.jobs:
+            if job.error:
+                return exit_code(job.error)
+        return 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The run's JSON document."""
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "seconds": round(self.seconds, 2),
+            "jobs": [job.as_json(self.work) for job in self.jobs],
+        }
+        if self.published is not None:
+            document["publish"] = dict(self.published)
+        return document
+
+
 class Progress(Protocol):
-    """Who is told how jobs come along, from several threads; a context manager around the whole run."""
+    """Shows how jobs come along; called from several threads. A context manager around the whole run."""
 
     def __enter__(self) -> object:
         """The run begins."""
@@ -88,8 +144,8 @@ class Progress(Protocol):
     def started(self, job: Job, stage: str) -> None:
         """A stage begins."""
 
-    def said(self, job: Job, line: str) -> None:
-        """What a job's command just printed."""
+    def printed(self, job: Job, line: str) -> None:
+        """A job's command printed a line."""
 
     def finished(self, job: Job, stage: str, seconds: float) -> None:
         """A stage is done."""

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch_build_farm.core.errors import SourceError, UsageError
+from torch_build_farm.core.files import sha256
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import torch_downloads
 from torch_build_farm.engines.base import Engine
 from torch_build_farm.engines.choose import choose
-from torch_build_farm.pipeline import estimates, runner, workfolder
+from torch_build_farm.pipeline import estimates, rendered_tree, runner, workfolder
 from torch_build_farm.pipeline.jobserver import Jobserver
+from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.results import JobResult, Progress
 from torch_build_farm.pipeline.slots import Slots
-from torch_build_farm.pipeline.stage import Farm, Mode, Stage
+from torch_build_farm.pipeline.stage import Mode, RunContext, Stage
 from torch_build_farm.pipeline.stages import build
 from torch_build_farm.pipeline.stages.build import BUILD
+from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
 from torch_build_farm.project import tree as source
 from torch_build_farm.project.fetch import EARLIEST, Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, plan
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.tree import Source
+from torch_build_farm.releases.known import Knowledge, added_folder
 from torch_build_farm.releases.sdk import fallback
+
+if TYPE_CHECKING:
+    from torch_build_farm.audit.tables import AuditTables
 
 
 @dataclass(frozen=True)
@@ -109,31 +118,37 @@ def epoch_of(tree: Source) -> int:
     return int(text)
 
 
-def _check(farm: Farm, jobs: Sequence[Job], first: dict[str, str], say: Callable[[str], None]) -> None:
-    """Find out before anything starts whether what has to run can run."""
+def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage], say: Callable[[str], None]) -> None:
+    """Find out before anything starts whether what has to run can run; `first` has each job's first stage to run."""
     due = [job for job in jobs if job.id in first]
-    to_build = [job for job in due if first[job.id] in ("render", "build")]
-    smoke = farm.smoke != "none"
+    to_build = [job for job in due if first[job.id] in (RENDER, BUILD)]
+    smoke = context.smoke != "none"
     if to_build:
-        (farm.work / "logs").mkdir(parents=True, exist_ok=True)
-        log = farm.work / "logs" / "engine.log"
+        (context.work / "logs").mkdir(parents=True, exist_ok=True)
+        log = context.work / "logs" / "engine.log"
         log.unlink(missing_ok=True)
-        build.ahead(farm, to_build, log)
-        farm.engine.check(to_build, Shell(farm.runner, {}, farm.store.root, log, say))
-    store, full = farm.engine.store, bool(fallback.why_full(farm.project.settings, farm.source.root))
+        build.ahead(context, to_build, log)
+        context.engine.check(to_build, Shell(context.runner, {}, context.store.root, log, say))
+    store, full = context.engine.store, bool(fallback.why_full(context.project.settings, context.source.root))
     if due:
         torch_downloads.check_disk(
             store,
             due,
             smoke=smoke,
             full=full,
-            variants=farm.project.variants.values(),
-            free=farm.engine.free_gb(),
+            variants=context.project.variants.values(),
+            free=context.engine.free_gb(),
         )
     if missing := torch_downloads.missing(store, due, smoke, full):
-        torch_downloads.check_index(farm.store, *missing[0], farm.runner)
+        torch_downloads.check_index(context.store, *missing[0], context.runner)
     elif to_build and not full:
-        build.check_index(farm, to_build[0])
+        build.check_index(context, to_build[0])
+
+
+def _audit_tables() -> AuditTables:
+    from torch_build_farm.audit.tables import AuditTables  # noqa: PLC0415 (a run with nothing to do needs none)
+
+    return AuditTables.load(added_folder())
 
 
 def execute(
@@ -163,7 +178,7 @@ def execute(
         if swept := engine.sweep():
             place.say(f"removed {swept} containers that killed farms had left")
         jobserver = stack.enter_context(Jobserver(place.store.environment("jobserver"), slots))
-        farm = Farm(
+        context = RunContext(
             project=prepared.project,
             source=prepared.source,
             engine=engine,
@@ -176,9 +191,12 @@ def execute(
             jobserver=jobserver,
             build_slots=Slots(at_once),
             smoke_slots=Slots(at_once),  # environments are hard links: several take no more disk than one
-            share=max(1, slots // min(at_once, max(1, len(jobs)))),
+            compilers_per_build=max(1, slots // min(at_once, max(1, len(jobs)))),
+            trees={job.id: Once(partial(rendered_tree.render, prepared.project, prepared.source, job)) for job in jobs},
+            audit_tables=Once(_audit_tables),
+            audit_tables_sha256=Once(lambda: [sha256(path) for path in Knowledge.files(added_folder())]),
         )
-        first = runner.pending(farm, jobs, stages)
+        first = runner.pending(context, jobs, stages)
         if first and BUILD in stages:
-            _check(farm, jobs, first, place.say)
-        return runner.run(farm, jobs, stages, progress)
+            _check(context, jobs, first, place.say)
+        return runner.run(context, jobs, stages, progress)

@@ -18,42 +18,55 @@ from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.pipeline import estimates, records
 from torch_build_farm.pipeline.records import Record
 from torch_build_farm.pipeline.results import JobResult, Progress, StageResult
-from torch_build_farm.pipeline.stage import Farm, Stage, Step
+from torch_build_farm.pipeline.stage import RunContext, Stage, Step
 from torch_build_farm.project.plan import Job
 
 
-def _fresh(farm: Farm, path: Path, digest: str) -> Record | None:
-    """The stage's record, if it was made from the same inputs and its outputs are still there, byte for byte."""
+def _fresh(context: RunContext, path: Path, digest: str) -> Record | None:
+    """The stage's record, if it was made from the same inputs and its outputs still exist, byte for byte."""
     record = records.read(path)
-    if record and record.digest == digest and all(records.intact(output, farm.work) for output in record.outputs):
-        return record
-    return None
+    if record is None or record.digest != digest:
+        return None
+    if not all(records.intact(output, context.work) for output in record.outputs):
+        return None
+    return record
 
 
-def pending(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage]) -> dict[str, str]:
-    """Jobs that are not all fresh, by id, each with its first stage that has to run."""
-    found = {}
+def pending(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage]) -> dict[str, Stage]:
+    """The first stage that has to run of each job, by the job's id; jobs that are all fresh are left out."""
+    first_stages = {}
     for job in jobs:
         before: dict[str, Record] = {}
         for stage in stages:
-            step = Step(farm, job, before, lambda _: None)
-            path = records.path_of(farm.folder(job), stage.name)
-            record = None if farm.force else _fresh(farm, path, records.digest(stage.inputs(step)))
+            record = None
+            if not context.force:
+                step = Step(context, job, before, lambda _: None)
+                path = records.path_of(context.folder(job), stage.name)
+                record = _fresh(context, path, records.digest(stage.inputs(step)))
             if record is None:
-                found[job.id] = stage.name
+                # The inputs of later stages are not known before this one has run.
+                first_stages[job.id] = stage
                 break
             before[stage.name] = record
-    return found
+    return first_stages
 
 
 class _JobRun:
-    """One job through all its stages, in a thread of its own."""
+    """One job through all its stages, in a thread of its own.
 
-    def __init__(self, farm: Farm, job: Job, number: int, stages: Sequence[Stage], progress: Progress) -> None:
-        self.farm, self.job, self.number, self.stages, self.progress = farm, job, number, stages, progress
+    `rank` is the job's place in line for build and smoke slots, 0 first.
+    """
+
+    def __init__(self, context: RunContext, job: Job, rank: int, stages: Sequence[Stage], progress: Progress) -> None:
+        self.context = context
+        self.job = job
+        self.rank = rank
+        self.stages = stages
+        self.progress = progress
         self.results: list[StageResult] = []
 
     def run(self) -> JobResult:
+        """Run the stages, and put the wheel into the dist folder if all went well. Raises nothing: see the result."""
         error: FarmError | None = None
         wheel: Path | None = None
         try:
@@ -63,29 +76,34 @@ class _JobRun:
         except FarmError as caught:
             error = caught
         except OSError as caught:
-            error = _disk_or_bug(caught, self.job, self.farm)
+            error = _disk_or_bug(caught, self.job, self.context)
         except Exception as caught:  # one job's bug must not cost the others their report
-            error = _bug(caught, self.job, self.farm)
+            error = _bug(caught, self.job, self.context)
         if error:
             self._withdraw()
             self.progress.ended(self.job, "failed", error.what)
         else:
-            self.progress.ended(self.job, "kept" if all(r.kept for r in self.results) else "done")
-        wheel = wheel or self._finished()
-        artifact = records.artifact(wheel, self.farm.work) if wheel and wheel.exists() else None
-        return JobResult(self.job, tuple(self.results), artifact, error, str(self.farm.log(self.job)))
+            kept = all(result.kept for result in self.results)
+            self.progress.ended(self.job, "kept" if kept else "done")
+        wheel = wheel or self._finished_wheel()
+        artifact = records.artifact(wheel, self.context.work) if wheel and wheel.exists() else None
+        return JobResult(self.job, tuple(self.results), artifact, error, str(self.context.log(self.job)))
 
     def _stage(self, stage: Stage) -> StageResult:
-        self.farm.runner.check()
+        """Keep the stage's record if it is fresh, else do the stage's work and write a new one."""
+        self.context.runner.check()
         before = {result.record.stage: result.record for result in self.results}
-        step = Step(self.farm, self.job, before, lambda line: self.progress.said(self.job, line))
+        step = Step(self.context, self.job, before, lambda line: self.progress.printed(self.job, line))
         path = records.path_of(step.folder, stage.name)
         inputs = stage.inputs(step)
         digest = records.digest(inputs)
-        if not self.farm.force and (record := _fresh(self.farm, path, digest)):
-            return StageResult(record, kept=True)
+        fresh = None if self.context.force else _fresh(self.context, path, digest)
+        if fresh:
+            return StageResult(fresh, kept=True)
+
+        # From here on the wheel in the dist folder, if there is one, no longer belongs to what the records say.
         self._withdraw()
-        with stage.holding(self.farm, self.number):
+        with stage.holding(self.context, self.rank):
             self.progress.started(self.job, stage.name)
             start = time.monotonic()
             self._log_heading(stage)
@@ -95,11 +113,11 @@ class _JobRun:
             stage=stage.name,
             job=self.job.id,
             digest=digest,
-            outputs=tuple(records.artifact(output, self.farm.work) for output in outcome.outputs),
+            outputs=tuple(records.artifact(output, self.context.work) for output in outcome.outputs),
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            tools={**tools.versions(), **self.farm.engine.toolchain(self.job)},
-            details=outcome.details,
+            tools={**tools.versions(), **self.context.engine.toolchain(self.job)},
+            details=outcome.facts,
             inputs={name: records.digest(value) for name, value in inputs.items()},
         )
         records.write(record, path)
@@ -108,54 +126,64 @@ class _JobRun:
 
     def _log_heading(self, stage: Stage) -> None:
         """Begin the stage's part of the log; those of kept stages stay, those of this stage and later ones go."""
-        log = self.farm.log(self.job)
+        log = self.context.log(self.job)
         log.parent.mkdir(parents=True, exist_ok=True)
         text = log.read_text("utf-8", "replace") if log.exists() else ""
-        later = [s.name for s in self.stages[self.stages.index(stage) :]]
-        place = min((p for name in later if (p := text.find(f"{STAGE_MARK}{name} ")) >= 0), default=len(text))
+        end = len(text)
+        for later in self.stages[self.stages.index(stage) :]:
+            heading = text.find(f"{STAGE_MARK}{later.name} ")
+            if heading >= 0:
+                end = min(end, heading)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        log.write_text(f"{text[:place]}{STAGE_MARK}{stage.name} {self.job.id} {now}\n", "utf-8")
+        log.write_text(f"{text[:end]}{STAGE_MARK}{stage.name} {self.job.id} {now}\n", "utf-8")
 
-    def _finished(self) -> Path | None:
-        """The job's relocated wheel, in the job's own folder."""
-        made = [result.record.outputs for result in self.results if result.record.stage == "relocate"]
-        return self.farm.work / made[0][0].path if made else None
+    def _finished_wheel(self) -> Path | None:
+        """The job's finished wheel, in the job's own folder; None where no stage has made it."""
+        makers = {stage.name for stage in self.stages if stage.makes_wheel}
+        for result in self.results:
+            if result.record.stage in makers:
+                return self.context.work / result.record.outputs[0].path
+        return None
 
     def _deliver(self) -> Path | None:
         """Put the wheel of a job that went well into the dist folder, whole or not at all."""
-        wheel = self._finished()
+        wheel = self._finished_wheel()
         if wheel is None:
             return None
-        self.farm.claim(wheel.name, self.job)
-        final = self.farm.dist / wheel.name
-        if not (final.exists() and sha256(final) == sha256(wheel)):
-            copy_whole(wheel, final)
-        delivered = self.farm.folder(self.job) / "delivered"
-        if not delivered.exists() or delivered.read_text("utf-8") != wheel.name:
-            delivered.write_text(wheel.name, "utf-8")
-        return final
+        self.context.claim(wheel.name, self.job)
+        delivered = self.context.dist / wheel.name
+        if not (delivered.exists() and sha256(delivered) == sha256(wheel)):
+            copy_whole(wheel, delivered)
+        note = self._delivery_note()
+        if not note.exists() or note.read_text("utf-8") != wheel.name:
+            note.write_text(wheel.name, "utf-8")
+        return delivered
+
+    def _delivery_note(self) -> Path:
+        """The file with the name of the wheel that the job has put into the dist folder."""
+        return self.context.folder(self.job) / "delivered"
 
     def _withdraw(self) -> None:
-        """Take the job's wheel out of the dist folder: what lies there has passed every stage it was to pass."""
+        """Take the job's wheel out of the dist folder: a wheel that lies there has passed all its stages."""
+        note = self._delivery_note()
         with contextlib.suppress(OSError):
-            delivered = self.farm.folder(self.job) / "delivered"
-            (self.farm.dist / delivered.read_text("utf-8")).unlink(missing_ok=True)
-            delivered.unlink()
+            (self.context.dist / note.read_text("utf-8")).unlink(missing_ok=True)
+            note.unlink()
 
 
-def _disk_or_bug(error: OSError, job: Job, farm: Farm) -> FarmError:
+def _disk_or_bug(error: OSError, job: Job, context: RunContext) -> FarmError:
     # shutil.Error, which copytree raises, has no errno but the messages of all its files.
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return DiskError(
             f"{job.id}: the disk is full: {error.strerror or 'No space left on device'}",
-            where=str(farm.work),
+            where=str(context.work),
             next_step="free some and run again",
         )
-    return _bug(error, job, farm)
+    return _bug(error, job, context)
 
 
-def _bug(error: Exception, job: Job, farm: Farm) -> FarmError:
-    log = farm.log(job)
+def _bug(error: Exception, job: Job, context: RunContext) -> FarmError:
+    log = context.log(job)
     with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as stream:
         traceback.print_exception(error, file=stream)
     return InternalError(
@@ -163,22 +191,22 @@ def _bug(error: Exception, job: Job, farm: Farm) -> FarmError:
     )
 
 
-def run(farm: Farm, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress) -> tuple[JobResult, ...]:
+def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress) -> tuple[JobResult, ...]:
     """Run every job's stages, all jobs side by side. A job that fails does not stop the others.
 
     Raises Interrupted when the run was cancelled; finished stages keep their records.
     """
     with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
-        rank = {job.id: number for number, job in enumerate(estimates.longest_first(jobs, farm.work))}
-        runs = [_JobRun(farm, job, rank[job.id], stages, progress) for job in jobs]
-        futures = [pool.submit(one.run) for one in runs]
+        ranks = {job.id: rank for rank, job in enumerate(estimates.longest_first(jobs, context.work))}
+        job_runs = [_JobRun(context, job, ranks[job.id], stages, progress) for job in jobs]
+        futures = [pool.submit(job_run.run) for job_run in job_runs]
         try:
             while wait(futures, timeout=0.2).not_done:
                 pass
         except BaseException:
-            farm.runner.cancel(2)
+            context.runner.cancel(2)
             raise
     results = tuple(future.result() for future in futures)
-    if farm.runner.cancelled:
-        raise next((r.error for r in results if isinstance(r.error, Interrupted)), Interrupted())
+    if context.runner.cancelled:
+        raise next((result.error for result in results if isinstance(result.error, Interrupted)), Interrupted())
     return results

@@ -7,28 +7,36 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch_build_farm.core import tools
-from torch_build_farm.core.errors import (
-    RepairError,
-)
+from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.base import Engine
+from torch_build_farm.pipeline.facts import Facts, SomeFacts
 from torch_build_farm.pipeline.jobserver import Jobserver
+from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.records import Record
+from torch_build_farm.pipeline.rendered_tree import Tree
 from torch_build_farm.pipeline.slots import Slots
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.tree import Source
 
+if TYPE_CHECKING:
+    from torch_build_farm.audit.tables import AuditTables
+
 Mode = Literal["full", "import", "none"]
 
 
 @dataclass(frozen=True)
-class Farm:
-    """Everything that the stages of a run share."""
+class RunContext:
+    """What all jobs and stages of a run share.
+
+    `trees` has each job's rendered tree by the job's id; `audit_tables` take about 90 MB once they are loaded, and
+    `audit_tables_sha256` is over their files.
+    """
 
     project: Project
     source: Source
@@ -38,17 +46,24 @@ class Farm:
     work: Path
     smoke: Mode
     force: bool
-    epoch: int
+    epoch: int  # SOURCE_DATE_EPOCH, Unix seconds
     jobserver: Jobserver
     build_slots: Slots
     smoke_slots: Slots
-    share: int  # of the compilers, for a build that no jobserver reaches
+    compilers_per_build: int  # for a build that no jobserver reaches
+    trees: Mapping[str, Once[Tree]]
+    audit_tables: Once[AuditTables]
+    audit_tables_sha256: Once[list[str]]
     claimed: dict[str, str] = field(default_factory=dict)  # file name in dist -> job
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def folder(self, job: Job) -> Path:
         """The job's folder under the work folder."""
         return self.work / "jobs" / job.id
+
+    def tree(self, job: Job) -> Tree:
+        """The job's source tree, rendered in memory. Raises RenderError."""
+        return self.trees[job.id].get()
 
     @property
     def dist(self) -> Path:
@@ -73,57 +88,68 @@ class Farm:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage at work on a job: what it may read, and how it tells what it does.
+    """A stage at work on a job.
 
-    `before` are the records of the stages before it.
+    `before` has the records of the job's earlier stages by their names; `say` shows a line to people.
     """
 
-    farm: Farm
+    context: RunContext
     job: Job
     before: Mapping[str, Record]
     say: Callable[[str], None]
 
     @property
     def folder(self) -> Path:
-        return self.farm.folder(self.job)
+        """The job's folder."""
+        return self.context.folder(self.job)
 
     @property
     def log(self) -> Path:
-        return self.farm.log(self.job)
+        """The job's log."""
+        return self.context.log(self.job)
 
     @property
     def shell(self) -> Shell:
         """Where the stage's commands run: the store, which is outside every project, so that uv finds no settings."""
-        env = tools.environment(self.farm.store.uv_cache, self.farm.store.root)
-        return Shell(self.farm.runner, env, self.farm.store.root, self.log, self.say)
+        store = self.context.store
+        env = tools.environment(store.uv_cache, store.root)
+        return Shell(self.context.runner, env, store.root, self.log, self.say)
 
-    def output(self, stage: str) -> Path:
+    def output(self, stage: Stage) -> Path:
         """The one file or folder that an earlier stage made."""
-        (artifact,) = self.before[stage].outputs
-        return self.farm.work / artifact.path
+        (artifact,) = self.before[stage.name].outputs
+        return self.context.work / artifact.path
 
-    def digest_of(self, stage: str) -> str:
+    def digest_of(self, stage: Stage) -> str:
         """SHA-256 of what an earlier stage made."""
-        (artifact,) = self.before[stage].outputs
+        (artifact,) = self.before[stage.name].outputs
         return artifact.sha256
+
+    def facts(self, stage: Stage, kind: type[SomeFacts]) -> SomeFacts:
+        """What an earlier stage found out."""
+        return self.before[stage.name].facts(kind)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage made, and facts worth telling."""
+    """What a stage made, and its facts."""
 
     outputs: tuple[Path, ...] = ()
-    details: dict[str, str] = field(default_factory=dict)
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A named stage: its inputs, which decide whether it is fresh; its work; and what it must hold meanwhile.
+    """A named stage: its inputs, which decide whether it is fresh; its work; and what it holds meanwhile.
 
-    `holding` is given the job's place in the plan.
+    `holding` is given the job's rank, the lowest first in line. The first output of a stage that `makes_wheel` is the
+    job's finished wheel.
     """
 
     name: str
     inputs: Callable[[Step], Mapping[str, Any]]
     work: Callable[[Step], Outcome]
-    holding: Callable[[Farm, int], contextlib.AbstractContextManager[object]] = lambda *_: contextlib.nullcontext()
+    holding: Callable[[RunContext, int], contextlib.AbstractContextManager[object]] = lambda *_: (
+        contextlib.nullcontext()
+    )
+    makes_wheel: bool = False

@@ -67,17 +67,14 @@ def proven(wheels: Iterable[Path], work: Path) -> list[str]:
 
     No record of that hash, no audit of it, or no full smoke test.
     """
-    known: dict[str, Path] = {}
-    for path in sorted(work.glob("jobs/*/records/relocate.json")):
-        if record := records.read(path):
-            known |= {output.sha256: path.parent for output in record.outputs}
+    jobs = records.by_wheel(work)
     problems = []
     for wheel in wheels:
         digest = sha256(wheel)
-        folder = known.get(digest)
-        smoke = records.read(folder / "smoke.json") if folder else None
-        audit = records.read(folder / "audit.json") if folder else None
-        if folder is None:
+        job = jobs.get(digest)
+        smoke = job.read("smoke") if job else None
+        audit = job.read("audit") if job else None
+        if job is None:
             problems.append(f"{wheel.name}: no record has its SHA-256 {digest}")
         elif audit is None or audit.inputs.get("wheel") != records.digest(digest):
             problems.append(f"{wheel.name}: not audited")

@@ -6,45 +6,53 @@ from typing import Any
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import AbiError, AuditError
-from torch_build_farm.core.files import sha256
-from torch_build_farm.pipeline.recorded import built_against
+from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
-from torch_build_farm.releases.known import Knowledge, added_folder
+from torch_build_farm.pipeline.stages.build import BUILD
+from torch_build_farm.pipeline.stages.relocate import RELOCATE
+from torch_build_farm.releases.known import added_folder
 
 
-def _audit_inputs(step: Step) -> dict[str, Any]:
+def _inputs(step: Step) -> dict[str, Any]:
     return {
         "farm": __version__,
-        "wheel": step.digest_of("relocate"),
+        "wheel": step.digest_of(RELOCATE),
         "releases": step.job.variant.releases,
-        "built": built_against(step.before["build"]),
-        "knowledge": [sha256(path) for path in Knowledge.files(added_folder())],
+        "built": step.facts(BUILD, BuildFacts).torch_release,
+        "knowledge": step.context.audit_tables_sha256.get(),
     }
 
 
-def _audit(step: Step) -> Outcome:
+def _work(step: Step) -> Outcome:
     # Imported here: a run with nothing to do audits nothing, and this room takes a sixth of its time to import.
     from torch_build_farm.audit import output, read_wheel, wheel_report  # noqa: PLC0415
-    from torch_build_farm.audit.tables import AuditTables  # noqa: PLC0415
 
-    known, path, own = AuditTables.load(added_folder()), step.output("relocate"), step.job.variant.releases
-    if unknown := [release for release in own if release not in known.releases]:
+    tables = step.context.audit_tables.get()
+    releases_of_minor = step.job.variant.releases
+    unknown = [release for release in releases_of_minor if release not in tables.releases]
+    if unknown:
         raise AuditError(
             f"{step.job.id}: nothing is known of torch {', '.join(unknown)}",
             where=str(added_folder()),
             next_step=f"build_farm.py index add {' '.join(unknown)}",
         )
-    found = wheel_report.audit(read_wheel.read(path), known, known.releases, built_against(step.before["build"]))
-    if broken := [release for release in own if release in found.releases and not found.works(release)]:
-        reasons = "; ".join(f"torch {one}: {', '.join(output.reasons(found.releases[one]))}" for one in broken)
+
+    # All known releases are audited, since the record and the report show them; only the minor's own must work.
+    path, built_against = step.output(RELOCATE), step.facts(BUILD, BuildFacts).torch_release
+    report = wheel_report.audit(read_wheel.read(path), tables, tables.releases, built_against)
+    broken = [release for release in releases_of_minor if release in report.releases and not report.works(release)]
+    if broken:
+        reasons = "; ".join(
+            f"torch {release}: {', '.join(output.reasons(report.releases[release]))}" for release in broken
+        )
         raise AbiError(
             f"{step.job.id}: the wheel does not work with every release of its torch minor: {reasons}",
             where=str(path),
             next_step=f"build_farm.py audit {path} tells more",
         )
-    step.say(f"works with torch {found.true_range}")
-    matrix_text = " ".join(f"{release}={one.verdict.value}" for release, one in found.releases.items())
-    return Outcome(details={"range": found.true_range, "releases": matrix_text, "asks-for": "; ".join(found.floors)})
+    step.say(f"works with torch {report.true_range}")
+    verdicts = {release: on_release.verdict.value for release, on_release in report.releases.items()}
+    return Outcome(facts=AuditFacts(report.true_range, verdicts, tuple(report.floors)))
 
 
-AUDIT = Stage("audit", _audit_inputs, _audit)
+AUDIT = Stage("audit", _inputs, _work)

@@ -28,7 +28,9 @@ from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.pipeline import estimates, installed_packages
-from torch_build_farm.pipeline.stage import Farm, Outcome, Stage, Step
+from torch_build_farm.pipeline.facts import BuildFacts
+from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
+from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.project.plan import Job
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.sdk import cache, fallback
@@ -41,11 +43,11 @@ def with_torch(step: Step, request: BuildRequest) -> tuple[Path, str]:
 
     Raises what the engine's `build` does, or SdkError.
     """
-    settings, release = step.farm.project.settings, step.job.variant.release
+    settings, release = step.context.project.settings, step.job.variant.release
     if reason := fallback.why_full(settings, request.tree):
         return _built(step, request, None), f"all of torch {release}: {reason}"
     try:
-        sdk = _get(step.farm.store, step.job, step.shell)
+        sdk = _get(step.context.store, step.job, step.shell)
     except (PackageIndexError, UnknownTorchError, SdkError) as error:
         if settings.torch_build == "sdk":
             raise
@@ -73,37 +75,37 @@ def with_torch(step: Step, request: BuildRequest) -> tuple[Path, str]:
     return _built(step, request, None), f"all of torch {release}: {line}"
 
 
-def ahead(farm: Farm, jobs: Sequence[Job], log: Path) -> None:
+def ahead(context: RunContext, jobs: Sequence[Job], log: Path) -> None:
     """Make the SDKs of `jobs` in the background, one after the other, while images are made ready and builds run.
 
     A job whose SDK is not there yet makes it, or waits for it; what goes wrong here goes wrong there too, and is told.
     """
-    if fallback.why_full(farm.project.settings, farm.source.root):
+    if fallback.why_full(context.project.settings, context.source.root):
         return
-    env = tools.environment(farm.store.uv_cache, farm.store.root)
-    shell = Shell(farm.runner, env, farm.store.root, log, lambda _: None)
+    env = tools.environment(context.store.uv_cache, context.store.root)
+    shell = Shell(context.runner, env, context.store.root, log, lambda _: None)
 
     def make() -> None:
         with contextlib.suppress(FarmError, OSError):
             for job in jobs:
-                farm.runner.check()
-                _get(farm.store, job, shell)
+                context.runner.check()
+                _get(context.store, job, shell)
 
     threading.Thread(target=make, daemon=True).start()
 
 
-def check_index(farm: Farm, job: Job) -> None:
+def check_index(context: RunContext, job: Job) -> None:
     """Raise PackageIndexError where the job's torch, as an SDK or all of it, is neither there nor to be had."""
     release, python = job.variant.release, job.python
-    if farm.engine.store.has(release, python):
+    if context.engine.store.has(release, python):
         return  # what is built with where no SDK can be made
     index = PackageIndex.configured()
-    if cache.find(farm.store, release, python, index) is None:
+    if cache.find(context.store, release, python, index) is None:
         try:
             Listing.read(index)
         except PackageIndexError:
             # uv may know how to ask, and then all of torch is had.
-            torch_downloads.check_index(farm.store, release, python, farm.runner)
+            torch_downloads.check_index(context.store, release, python, context.runner)
 
 
 def _get(store: TorchStore, job: Job, shell: Shell) -> Sdk:
@@ -116,7 +118,7 @@ def _get(store: TorchStore, job: Job, shell: Shell) -> Sdk:
 def _built(step: Step, request: BuildRequest, sdk: Sdk | None) -> Path:
     clear(request.out)
     clear(request.scratch)
-    return step.farm.engine.build(replace(request, sdk=sdk))
+    return step.context.engine.build(replace(request, sdk=sdk))
 
 
 def _log(step: Step) -> str:
@@ -133,14 +135,14 @@ def _what_is_wrong(step: Step, request: BuildRequest, wheel: Path) -> str:
     return ""
 
 
-def _build_inputs(step: Step) -> dict[str, Any]:
-    settings = step.farm.project.settings
-    return {
-        "tree": step.digest_of("render"),
+def _inputs(step: Step) -> dict[str, Any]:
+    context, settings = step.context, step.context.project.settings
+    inputs = {
+        "tree": step.digest_of(RENDER),
         "variant": asdict(step.job.variant),
         "farm": __version__,
-        "engine": step.farm.engine.name,
-        "toolchain": dict(step.farm.engine.toolchain(step.job)),
+        "engine": context.engine.name,
+        "toolchain": dict(context.engine.toolchain(step.job)),
         "environment": dict(settings.environment),
         "cmake-defines": dict(settings.cmake_defines),
         "before-build": settings.before_build,
@@ -148,39 +150,48 @@ def _build_inputs(step: Step) -> dict[str, Any]:
         "cuda-arch-list": settings.cuda_arch_list,
         "torch-build": settings.torch_build,
         "network": settings.network,
-        "epoch": step.farm.epoch,
-        **({"policy": asdict(auditwheel.policy())} if step.farm.engine.repairs_itself else {}),
+        "epoch": context.epoch,
     }
+    if context.engine.repairs_itself:
+        inputs["policy"] = asdict(auditwheel.policy())
+    return inputs
 
 
-def _build(step: Step) -> Outcome:
-    farm = step.farm
+def _work(step: Step) -> Outcome:
+    context = step.context
     request = BuildRequest(
         job=step.job,
-        tree=step.output("render"),
+        tree=step.output(RENDER),
         scratch=step.folder / "scratch",
         out=step.folder / "raw",
-        makeflags=farm.jobserver.makeflags,
-        share=farm.share,
-        epoch=farm.epoch,
-        version_from_scm=farm.source.metadata.version_from_scm,
+        makeflags=context.jobserver.makeflags,
+        share=context.compilers_per_build,
+        epoch=context.epoch,
+        version_from_scm=context.source.metadata.version_from_scm,
         shell=step.shell,
-        reuse=not farm.force and os.environ.get("TORCH_BUILD_FARM_CCACHE", "").lower() != "off",
+        reuse=not context.force and os.environ.get("TORCH_BUILD_FARM_CCACHE", "").lower() != "off",
     )
     wheel, built_with = with_torch(step, request)
-    facts = {"engine": farm.engine.name, "base-image": farm.engine.base_image, "built-with": built_with}
+    peak_mb = None
     if request.peak.is_file():
-        facts[estimates.PEAK] = estimates.peak(
-            farm.work, step.job, request.peak.read_text("utf-8"), reused=request.reuse
-        )
-    return Outcome((wheel,), {**facts, **ninja_log.details(request.out), **installed_packages.details(step.log)})
+        measured_mb = float(request.peak.read_text("utf-8"))
+        peak_mb = estimates.peak_mb(context.work, step.job, measured_mb, reused=request.reuse)
+    facts = BuildFacts(
+        engine=context.engine.name,
+        base_image=context.engine.base_image,
+        built_with=built_with,
+        peak_mb=peak_mb,
+        compile_seconds=ninja_log.compile_seconds(request.out),
+        environment=installed_packages.of_last_build(step.log),
+    )
+    return Outcome((wheel,), facts)
 
 
 @contextlib.contextmanager
-def _build_slot(farm: Farm, number: int) -> Iterator[None]:
+def _build_slot(context: RunContext, rank: int) -> Iterator[None]:
     """Hold one of the --jobs places and one token of the jobserver."""
-    with farm.build_slots.hold(number, farm.runner), farm.jobserver.build(farm.runner):
+    with context.build_slots.hold(rank, context.runner), context.jobserver.build(context.runner):
         yield
 
 
-BUILD = Stage("build", _build_inputs, _build, _build_slot)
+BUILD = Stage("build", _inputs, _work, _build_slot)

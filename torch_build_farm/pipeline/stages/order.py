@@ -1,4 +1,4 @@
-"""The stages of a job, in order: render, build, repair, relocate, audit, smoke."""
+"""The stages of a job in their order, and the parts of it that commands run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.stages.repair import REPAIR
 from torch_build_farm.pipeline.stages.smoke import SMOKE
 
-MADE = (RENDER, BUILD, REPAIR, RELOCATE)  # what it takes to make a wheel
-WHEEL = (*MADE, AUDIT)
-ALL = (*WHEEL, SMOKE)
+ALL = (RENDER, BUILD, REPAIR, RELOCATE, AUDIT, SMOKE)
+TREE = (RENDER,)
+WHEEL = (RENDER, BUILD, REPAIR, RELOCATE)
+AUDITED_WHEEL = (*WHEEL, AUDIT)
+
+__all__ = ["ALL", "AUDIT", "AUDITED_WHEEL", "BUILD", "RELOCATE", "RENDER", "REPAIR", "SMOKE", "TREE", "WHEEL"]

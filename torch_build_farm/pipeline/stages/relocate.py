@@ -8,31 +8,33 @@ from typing import Any
 from torch_build_farm import __version__
 from torch_build_farm.core import tools
 from torch_build_farm.core.files import clear
+from torch_build_farm.pipeline.records import WHEEL_STAGE
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
+from torch_build_farm.pipeline.stages.repair import REPAIR
 from torch_build_farm.wheels.relocate import relocate
 
 
-def _relocate_inputs(step: Step) -> dict[str, Any]:
-    settings = step.farm.project.settings
+def _inputs(step: Step) -> dict[str, Any]:
+    settings = step.context.project.settings
     return {
         "farm": __version__,
-        "wheel": step.digest_of("repair"),
+        "wheel": step.digest_of(REPAIR),
         "packages": settings.packages,
         "name": settings.name,
         "patchelf": tools.versions()["patchelf"],
     }
 
 
-def _relocate(step: Step) -> Outcome:
+def _work(step: Step) -> Outcome:
     scratch, out = step.folder / "scratch", step.folder / "relocated"
     clear(out)
     clear(scratch)
+    settings, tag = step.context.project.settings, step.job.variant.tag
     try:
-        tag, settings = step.job.variant.tag, step.farm.project.settings
-        made = relocate(step.output("repair"), out, scratch, settings=settings, tag=tag, shell=step.shell)
+        wheel = relocate(step.output(REPAIR), out, scratch, settings=settings, tag=tag, shell=step.shell)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Outcome((made,))
+    return Outcome((wheel,))
 
 
-RELOCATE = Stage("relocate", _relocate_inputs, _relocate)
+RELOCATE = Stage(WHEEL_STAGE, _inputs, _work, makes_wheel=True)

@@ -1,261 +1,27 @@
-"""A job's source tree, from the project's own and templates/*.j2. `render` is pure; `write` puts a tree on disk."""
+"""A job's source tree on disk, from the project's own and templates/*.j2."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import jinja2
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
-from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.core.files import clear
-from torch_build_farm.engines.variables import CONSTRAINTS, FARM_FOLDER, PRELUDE, TOOLCHAIN
+from torch_build_farm.pipeline import rendered_tree
+from torch_build_farm.pipeline.facts import RenderFacts
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
-from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import TABLE, Project
-from torch_build_farm.project.toml import _table, inline
-from torch_build_farm.project.tree import Source
-from torch_build_farm.project.variant import Variant
-from torch_build_farm.project.variant_metadata import cut_requires_python, pin_torch, rename_own
-
-_DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"  # PEP 517's, where none is named
-_VARIANT_BACKEND = "variant_backend"
-# What that back end consists of; the tree gets copies of these files side by side. None imports another by package.
-_VARIANT_BACKEND_FILES = ("data/variant_backend.py", "core/wheel_archive.py", "project/variant_metadata.py")
-# Rendered file <- template. Everything else of the tree is the project's own.
-_RENDERED = {
-    "pyproject.toml": "pyproject.toml.j2",
-    PRELUDE: "prelude.cmake.j2",
-    TOOLCHAIN: "toolchain.cmake.j2",
-    CONSTRAINTS: "constraints.txt.j2",
-}
 
 
-@dataclass(frozen=True)
-class Tree:
-    """A source tree to be: the project's files, and over them the rendered ones (path -> text)."""
-
-    source: Source
-    rendered: Mapping[str, str]
+def _inputs(step: Step) -> dict[str, Any]:
+    tree = step.context.tree(step.job)
+    return {"source": tree.content, "rendered": dict(tree.rendered), "epoch": step.context.epoch}
 
 
-def python_bounds(variant: Variant) -> tuple[str, str]:
-    """The lowest CPython that the torch minor has wheels for, and the first that is too high."""
-    low, high = min(variant.cpython), max(variant.cpython)
-    return low.release, f"{high.major}.{high.minor + 1}"
-
-
-def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed: bool = True) -> list[str]:
-    """`requirements` with torch's replaced by one with `pin`, which is added where there is none and one is needed."""
-    texts = list(map(str, requirements))
-    try:
-        names = [canonicalize_name(Requirement(text).name) for text in texts]
-        pinned = [text for text in pin_torch(texts, pin) if text is not None]
-    except InvalidRequirement as error:
-        raise RenderError(f"no requirement: {error}", where=where) from None
-    return pinned if "torch" in names or not needed else [*pinned, f"torch{pin}"]
-
-
-def _tool(source: Source) -> dict[str, Any]:
-    """The project's [tool] tables, but for the farm's own.
-
-    scikit-build-core finds the packages of a wheel by the distribution's name unless it is told; since the variant has
-    another name, it is told what it would have found (its manual, "wheel.packages": src/, python/, the root).
-    """
-    tool = {name: table for name, table in source.pyproject.get("tool", {}).items() if name != TABLE}
-    settings = tool.get("scikit-build", {})
-    if (
-        not _backend(source).startswith("scikit_build_core")
-        or "packages" in settings.get("wheel", {})
-        or not _says_all(source)
-    ):
-        return tool
-    name = str(source.pyproject["project"]["name"]).replace("-", "_")
-    paths = {file.path for file in source.files}
-    for base in ("src/", "python/", ""):
-        for package in dict.fromkeys((name.replace(".", "_"), name.replace(".", "/"))):
-            if paths & {f"{base}{package}/__init__.py", f"{base}{package}/__init__.pyi"}:
-                found = {"packages": {package: f"{base}{package}"} if "/" in package else [f"{base}{package}"]}
-                tool["scikit-build"] = {**settings, "wheel": {**settings.get("wheel", {}), **found}}
-                return tool
-    return tool
-
-
-def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    environment.filters.update(toml=inline, toml_table=_table)
-    return environment
-
-
-def _says_all(source: Source) -> bool:
-    """Whether [project] alone decides what a variant changes: no part of it is dynamic, and nobody else has a say.
-
-    setuptools takes python_requires from setup.py although [project] says another. Back ends such as hatchling and flit
-    look for a package of the distribution's name, which a variant changes.
-    """
-    own = source.pyproject.get("project")
-    if own is None or {"dependencies", "optional-dependencies", "requires-python"} & set(own.get("dynamic", ())):
-        return False
-    back_end = _backend(source).partition(".")[0]
-    return back_end == "scikit_build_core" or (back_end == "setuptools" and not (source.root / "setup.py").is_file())
-
-
-def _backend(source: Source) -> str:
-    return str(source.pyproject.get("build-system", {}).get("build-backend", _DEFAULT_BACKEND))
-
-
-def _project_table(source: Source, job: Job, where: str) -> dict[str, Any]:
-    """[project] of the variant, where it alone decides: name, torch pin and requires-python changed."""
-    own, pin = source.pyproject["project"], job.variant.pin
-    extras = {
-        extra: [
-            rename_own(text, str(own["name"]), job.distribution)
-            for text in _with_torch(requirements, pin, where, needed=False)
-        ]
-        for extra, requirements in own.get("optional-dependencies", {}).items()
-    }
-    return {
-        **own,
-        "name": job.distribution,
-        "requires-python": cut_requires_python(str(own.get("requires-python", "")), *python_bounds(job.variant)),
-        "dependencies": _with_torch(own.get("dependencies", ()), pin, where),
-        **({"optional-dependencies": extras} if extras else {}),
-    }
-
-
-def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
-    """What the templates see."""
-    where = str(source.root / "pyproject.toml")
-    variant, own = job.variant, source.pyproject.get("build-system", {"requires": ["setuptools"]})
-    requires = _with_torch(own["requires"], f"=={variant.release}", where)
-    requires += variant.cuda_toolkit if project.settings.cuda_arch_list else ()
-    if _says_all(source):
-        build_system = {**own, "requires": requires}
-        metadata = _project_table(source, job, where)
-    else:
-        build_system = {
-            "requires": [*requires, "packaging"],
-            "build-backend": _VARIANT_BACKEND,
-            "backend-path": [FARM_FOLDER],
-        }
-        metadata = source.pyproject.get("project", {})
-    return {
-        "job": job,
-        "variant": variant,
-        "settings": project.settings,
-        "build_system": build_system,
-        "metadata": metadata,
-        "tool": _tool(source),
-    }
-
-
-def _backend_files(source: Source, job: Job) -> dict[str, str]:
-    """The variant's own back end and its facts, for a tree whose metadata only its project's back end knows."""
-    if _says_all(source):
-        return {}
-    facts = {
-        "distribution": job.distribution,
-        "pin": job.variant.pin,
-        "cpython": python_bounds(job.variant),
-        "build-backend": _backend(source),
-        "backend-path": source.pyproject.get("build-system", {}).get("backend-path", []),
-    }
-    rendered = {f"{FARM_FOLDER}/variant.json": json.dumps(facts, indent=2) + "\n"}
-    for path in _VARIANT_BACKEND_FILES:
-        rendered[f"{FARM_FOLDER}/{Path(path).name}"] = files("torch_build_farm").joinpath(path).read_text("utf-8")
-    return rendered
-
-
-def render(project: Project, source: Source, job: Job) -> Tree:
-    """The source tree of `job`: the variant's name, torch pinned, requires-python cut, all other metadata kept.
-
-    Where [project] does not say all of that, the variant's back end (data/variant_backend.py) sees to it in the wheel.
-
-    Pure and byte-stable. Raises RenderError where the metadata cannot be rendered or a template is wrong.
-    """
-    context = _context(project, source, job)
-    environment = _environment(project.template_folders)
-    try:
-        rendered = {path: environment.get_template(name).render(context) for path, name in _RENDERED.items()}
-        tomllib.loads(rendered["pyproject.toml"])
-    except jinja2.TemplateError as error:
-        place = getattr(error, "name", None) or "templates"
-        raise RenderError(
-            f"a template cannot be rendered: {error}", where=f"{place}, line {getattr(error, 'lineno', '?')}"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise RenderError(
-            f"the rendered pyproject.toml is not valid TOML: {error}", where="pyproject.toml.j2"
-        ) from None
-    return Tree(source, {**rendered, **_backend_files(source, job)})
-
-
-def _copy(path: Path, target: Path, expected: str) -> None:
-    """Copy a source file as it was when the run began: records speak of that content and of no other."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        content = b""
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise SourceError("a source file changed while the farm ran", where=str(path), next_step="run again")
-    target.write_bytes(content)
-
-
-def write(tree: Tree, folder: Path, epoch: int) -> None:
-    """Write `tree` to `folder`, which must not exist; every file gets the modification time `epoch` (Unix seconds)."""
-    for file in tree.source.files:
-        target = folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if file.link:
-            target.symlink_to(file.link)
-        elif file.path not in tree.rendered:
-            _copy(tree.source.root / file.path, target, file.sha256)
-            target.chmod(0o755 if file.executable else 0o644)
-            os.utime(target, (epoch, epoch))
-    for path, text in tree.rendered.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, "utf-8")
-        os.utime(target, (epoch, epoch))
-
-
-def _render_inputs(step: Step) -> dict[str, Any]:
-    tree = render(step.farm.project, step.farm.source, step.job)
-    return {
-        "source": tree.source.digest(without=tree.rendered),
-        "rendered": dict(tree.rendered),
-        "epoch": step.farm.epoch,
-    }
-
-
-def _render(step: Step) -> Outcome:
-    tree = render(step.farm.project, step.farm.source, step.job)
+def _work(step: Step) -> Outcome:
+    tree, epoch = step.context.tree(step.job), step.context.epoch
     folder = step.folder / "source"
     clear(folder)
-    write(tree, folder, step.farm.epoch)
-    facts = {
-        "version": step.job.version,
-        "source": tree.source.origin.identity,
-        "content": tree.source.digest(without=tree.rendered),
-        "epoch": str(step.farm.epoch),
-    }
+    rendered_tree.write(tree, folder, epoch)
+    facts = RenderFacts(version=step.job.version, source=tree.source.origin.identity, content=tree.content, epoch=epoch)
     return Outcome((folder,), facts)
 
 
-RENDER = Stage("render", _render_inputs, _render)
+RENDER = Stage("render", _inputs, _work)

@@ -13,7 +13,9 @@ from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.files import clear
 from torch_build_farm.core.process import Shell
-from torch_build_farm.pipeline.stage import Farm, Outcome, Stage, Step
+from torch_build_farm.pipeline.facts import RepairFacts
+from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
+from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
 from torch_build_farm.wheels import wheel as wheels
@@ -60,50 +62,50 @@ def repair(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _init_files(farm: Farm) -> list[str]:
+def _init_files(context: RunContext) -> list[str]:
     """The __init__.py of each of the project's packages that has one in the source."""
-    wanted = [f"{package.replace('.', '/')}/__init__.py" for package in farm.project.settings.packages]
-    return [init for init in wanted if any(f"/{file.path}".endswith(f"/{init}") for file in farm.source.files)]
+    wanted = [f"{package.replace('.', '/')}/__init__.py" for package in context.project.settings.packages]
+    return [init for init in wanted if any(f"/{file.path}".endswith(f"/{init}") for file in context.source.files)]
 
 
-def _builders_folders(farm: Farm) -> list[str]:
+def _build_folders(context: RunContext) -> list[str]:
     """Folders that a wheel must not name, each with a slash at its end: those in which the engine builds."""
-    source_folders = {file.path.partition("/")[0] for file in farm.source.files if "/" in file.path}
-    folders = [farm.engine.store.root, farm.work, *farm.engine.build_folders(sorted(source_folders))]
+    source_folders = {file.path.partition("/")[0] for file in context.source.files if "/" in file.path}
+    folders = [context.engine.store.root, context.work, *context.engine.build_folders(sorted(source_folders))]
     return [f"{folder}/" for folder in folders]
 
 
-def _repair_inputs(step: Step) -> dict[str, Any]:
-    settings = step.farm.project.settings
+def _inputs(step: Step) -> dict[str, Any]:
+    settings = step.context.project.settings
     return {
         "farm": __version__,
-        "wheel": step.digest_of("build"),
-        "name": step.output("build").name,
+        "wheel": step.digest_of(BUILD),
+        "name": step.output(BUILD).name,
         "policy": asdict(auditwheel.policy()),
         "packages": settings.packages,
         "grafted-libraries": settings.grafted_libraries,
         "size-limit-mb": settings.size_limit_mb,
         "torch-flavours": settings.torch_flavours,
-        "init-files": _init_files(step.farm),
+        "init-files": _init_files(step.context),
         "auditwheel": tools.versions()["auditwheel"],
     }
 
 
-def _repair(step: Step) -> Outcome:
-    farm, scratch, out = step.farm, step.folder / "scratch", step.folder / "repaired"
+def _work(step: Step) -> Outcome:
+    context, scratch, out = step.context, step.folder / "scratch", step.folder / "repaired"
     clear(out)
-    more = {"SOURCE_DATE_EPOCH": str(farm.epoch), "PATH": tools.search_path(tools.scripts())}
+    more = {"SOURCE_DATE_EPOCH": str(context.epoch), "PATH": tools.search_path(tools.scripts())}
     shell = replace(step.shell, env={**step.shell.env, **more})
     wheel = repair(
-        step.output("build"),
+        step.output(BUILD),
         out,
         scratch,
-        settings=farm.project.settings,
-        expected=_init_files(farm),
-        builders=_builders_folders(farm),
-        shell=None if farm.engine.repairs_itself else shell,
+        settings=context.project.settings,
+        expected=_init_files(context),
+        builders=_build_folders(context),
+        shell=None if context.engine.repairs_itself else shell,
     )
-    return Outcome((wheel.path,), {"tag": wheel.platform})
+    return Outcome((wheel.path,), RepairFacts(wheel.platform))
 
 
-REPAIR = Stage("repair", _repair_inputs, _repair)
+REPAIR = Stage("repair", _inputs, _work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from torch_build_farm.core.process import Completed
 from torch_build_farm.engines import torch_downloads, variables
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
-from torch_build_farm.pipeline.stage import Mode, Outcome, Stage, Step
+from torch_build_farm.pipeline.facts import SmokeFacts
+from torch_build_farm.pipeline.stage import Mode, Outcome, RunContext, Stage, Step
+from torch_build_farm.pipeline.stages.relocate import RELOCATE
+from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
@@ -45,8 +49,17 @@ print(json.dumps({
 """
 
 
-def _told(done: Completed) -> str:
-    """The line of _ASK_TORCH in what a command printed; "" where there is none."""
+@dataclass(frozen=True)
+class _Torch:
+    """An installed torch: `version` and `cuda` (torch.version.cuda) as it names them, and the devices it can use."""
+
+    version: str
+    cuda: str
+    devices: tuple[str, ...]
+
+
+def _torch_line(done: Completed) -> str:
+    """The line of _ASK_TORCH in what a command printed; empty if it is not there."""
     return next((line for line in reversed(done.tail) if line.startswith('{"torch"')), "")
 
 
@@ -101,26 +114,24 @@ class Smoke:
         """The environment's folder."""
         return self.site.store.environment(f"{self.job.id}-smoke")
 
-    def run(self) -> dict[str, str]:
-        """Facts of the test, for the record. Raises SmokeError, or what tells better why nothing could be installed."""
+    def run(self) -> SmokeFacts:
+        """Test the wheel. Raises SmokeError, or a more exact error where nothing could be installed."""
         wheel = wheels.read(self.wheel)
         if problems := metadata_problems(wheel, self.job, self.site.python.version):
             raise self._error("METADATA is wrong: " + "; ".join(problems))
         try:
-            there = [self.site.bring(path) for path in (self.wheel, *self.beside)]
-            self._install(there)
+            wheels_at_site = [self.site.bring(path) for path in (self.wheel, *self.beside)]
+            self._install(wheels_at_site)
             self._no_sdk()
             self._bytecode(_LINK_BYTECODE)
             first, *others = self._innermost()
-            facts = self._first_import(first)
+            torch = self._first_import(first)
             for name in others:
                 self._import(name)
-            facts["imports"] = ", ".join(self.project.imports)
-            if self.mode == "full":
-                facts |= self._script()
-                facts |= self._refusal(there)
+            script = self._script() if self.mode == "full" else None
+            refuses = self._refusal(wheels_at_site) if self.mode == "full" else None
             self._bytecode(_KEEP_BYTECODE)
-            return facts
+            return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports, script, refuses)
         finally:
             self.site.remove(self.home)
 
@@ -157,22 +168,23 @@ class Smoke:
         packages = variables.site_packages(self.home, python)
         self.site.shell.run("sh", "-c", script, "sh", self.site.store.root / "bytecode" / python.tag, packages)
 
-    def _first_import(self, name: str) -> dict[str, str]:
-        """Import `name` as all others; the same interpreter then tells of torch, which takes seconds to load.
+    def _first_import(self, name: str) -> _Torch:
+        """Import `name` like all others; the same interpreter then describes torch, which takes seconds to load.
 
         Where that fails torch is asked by itself: one that is broken, or not the wheel's, is the better reason.
         """
         done = self._imported(name, _ASK_TORCH)
-        if not (done.ok and _told(done)):
+        if not (done.ok and _torch_line(done)):
             self._torch(self._python("-c", _ASK_TORCH))
             raise self._import_error(name, done)
         return self._torch(done)
 
-    def _torch(self, done: Completed) -> dict[str, str]:
-        """What torch says of itself at the end of `done`. Raises SmokeError where it is none, or the wrong one."""
-        if not (done.ok and (told := _told(done))):
+    def _torch(self, done: Completed) -> _Torch:
+        """Torch as it describes itself at the end of `done`. Raises SmokeError where it is absent, or the wrong one."""
+        line = _torch_line(done)
+        if not (done.ok and line):
             raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
-        facts = json.loads(told)
+        facts = json.loads(line)
         if facts["torch"].endswith("+sdk"):
             raise self._error(f"this is no torch but its SDK, {facts['torch']}")
         if not SpecifierSet(self.job.variant.pin).contains(facts["torch"], prereleases=True):
@@ -183,7 +195,7 @@ class Smoke:
                 f"torch {facts['torch']} has CUDA {facts['cuda']}, where the variant says {wanted}",
                 "the index that uv is configured for serves another build; check UV_DEFAULT_INDEX and uv.toml",
             )
-        return {"torch": facts["torch"], "cuda": facts["cuda"], "devices": ", ".join(facts["devices"])}
+        return _Torch(facts["torch"], facts["cuda"], tuple(facts["devices"]))
 
     def _innermost(self) -> list[str]:
         """The imports but for packages of others: importing pkg.module in a fresh interpreter imports pkg first."""
@@ -205,15 +217,16 @@ class Smoke:
         hint = hint or "the log has the traceback"
         return self._error(f"import {name} fails in a fresh interpreter: {reason}", hint)
 
-    def _script(self) -> dict[str, str]:
+    def _script(self) -> str:
+        """Run the project's smoke script; returns its last line, "none" if the project has no script."""
         script = self.project.smoke_script
         if script is None:
-            return {"script": "none"}
+            return "none"
         done = self._python("-X", "faulthandler", self._script_there(script.resolve()))
         if not done.ok:
             last = next((line for line in reversed(done.tail) if line.strip()), f"status {done.returncode}")
             raise self._error(f"the smoke script {script.name} fails: {last}", "the log has its whole output")
-        return {"script": done.tail[-1] if done.tail else "passed"}
+        return done.tail[-1] if done.tail else "passed"
 
     def _script_there(self, script: Path) -> Path:
         """The script's path at the site: in the source tree, if it belongs to that, so that it finds its neighbours."""
@@ -221,11 +234,14 @@ class Smoke:
             return self.site.bring(self.tree) / script.relative_to(self.source)
         return self.site.bring(script)
 
-    def _refusal(self, wheels: list[Path]) -> dict[str, str]:
-        """The resolver must refuse the wheel beside another minor's torch, and for that reason."""
+    def _refusal(self, wheels: list[Path]) -> str | None:
+        """Have the resolver refuse the wheel beside another minor's torch, and for that reason; returns which torch.
+
+        None for a project with one minor.
+        """
         other = neighbour(self.project, self.job.variant)
         if other is None:
-            return {}
+            return None
         self.site.shell.say(f"torch {other.torch} must be refused")
         command: list[str | Path] = ["pip", "install", "--dry-run", "--python", self.home, *wheels, f"torch{other.pin}"]
         done = self.site.shell.run(self.site.uv, *command)
@@ -235,41 +251,47 @@ class Smoke:
         if not ("unsatisfiable" in text and re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)):
             error = diagnose(self.job.id, self.site.shell.log)
             raise error if type(error) is not BuildError else self._error(f"refused, but for another reason: {text}")
-        return {"refuses": f"torch {other.torch}"}
+        return f"torch {other.torch}"
 
 
-def _smoke_inputs(step: Step) -> dict[str, Any]:
-    farm = step.farm
-    script = farm.project.smoke_script
-    other = neighbour(farm.project, step.job.variant)
+def _inputs(step: Step) -> dict[str, Any]:
+    context = step.context
+    script = context.project.smoke_script
+    other = neighbour(context.project, step.job.variant)
     return {
         "farm": __version__,
-        "wheel": step.digest_of("relocate"),
-        "names": (farm.project.auto_name, farm.project.select_name),
-        "dispatcher": one_name.dispatcher_template(farm.project),
+        "wheel": step.digest_of(RELOCATE),
+        "names": (context.project.auto_name, context.project.select_name),
+        "dispatcher": one_name.dispatcher_template(context.project),
         "newest": step.job.variant.newest,
         "refused": other.pin if other else "",
-        "mode": farm.smoke,
-        "imports": farm.project.imports,
+        "mode": context.smoke,
+        "imports": context.project.imports,
         "script": sha256(script) if script and script.is_file() else "",
         "pin": step.job.variant.pin,
     }
 
 
-def _smoke(step: Step) -> Outcome:
-    farm = step.farm
-    wheel, tree = step.output("relocate"), step.output("render")
+def _work(step: Step) -> Outcome:
+    context = step.context
+    wheel, tree = step.output(RELOCATE), step.output(RENDER)
     names = step.folder / "one-name"
     clear(names)
     minor = step.job.variant.torch
-    family = one_name.Family.of(farm.project, wheel, {minor: step.job.version}, farm.epoch)
+    family = one_name.Family.of(context.project, wheel, {minor: step.job.version}, context.epoch)
     beside = one_name.write(family, names)
     try:
-        with farm.engine.site(step.job, step.shell) as site:
-            test = Smoke(farm.project, step.job, wheel, tuple(beside), farm.source.root, tree, farm.smoke, site)
-            return Outcome(details=test.run())
+        with context.engine.site(step.job, step.shell) as site:
+            test = Smoke(
+                context.project, step.job, wheel, tuple(beside), context.source.root, tree, context.smoke, site
+            )
+            return Outcome(facts=test.run())
     finally:
         shutil.rmtree(names, ignore_errors=True)
 
 
-SMOKE = Stage("smoke", _smoke_inputs, _smoke, lambda farm, number: farm.smoke_slots.hold(number, farm.runner))
+def _smoke_slot(context: RunContext, rank: int) -> AbstractContextManager[None]:
+    return context.smoke_slots.hold(rank, context.runner)
+
+
+SMOKE = Stage("smoke", _inputs, _work, _smoke_slot)

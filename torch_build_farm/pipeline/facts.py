@@ -1,0 +1,161 @@
+"""What each stage finds out about its job: typed for the farm, and as text for the JSON document.
+
+A record on disk holds these dataclasses. The JSON document of a run has had text values from its first schema on;
+`text` writes them, and nothing reads them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from pydantic import ConfigDict
+
+from torch_build_farm.releases.sdk.wheel import LOCAL
+
+# Each class has fields of its own, and refuses others: so pydantic finds out of which class a record's facts are.
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class RenderFacts:
+    """What a tree was rendered from.
+
+    `source` names the source, such as "git URL@COMMIT"; `content` is the SHA-256 of the files that it contributes;
+    `epoch` is SOURCE_DATE_EPOCH, in Unix seconds.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    version: str
+    source: str
+    content: str
+    epoch: int
+
+    @property
+    def commit(self) -> str:
+        """The commit of a git source; empty for other sources."""
+        kind, _, place = self.source.partition(" ")
+        return place.rpartition("@")[2] if kind == "git" else ""
+
+    def text(self) -> dict[str, str]:
+        """For the JSON document."""
+        return {"version": self.version, "source": self.source, "content": self.content, "epoch": str(self.epoch)}
+
+
+@dataclass(frozen=True)
+class BuildFacts:
+    """How a wheel was built.
+
+    `base_image` is what --base-image named, else empty; `built_with` is the part of torch that the build got, for
+    people; `peak_mb` is the resident set of the largest process in MB (10^6 bytes), `compile_seconds` the time from
+    ninja's first command to its last, None where they were not measured; `environment` holds the distributions of the
+    build environment with their versions.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    engine: str
+    base_image: str
+    built_with: str
+    peak_mb: float | None
+    compile_seconds: float | None
+    environment: tuple[tuple[str, str], ...]
+
+    @property
+    def torch_release(self) -> str:
+        """The torch release in the environment, without its local version; empty where there was none."""
+        return dict(self.environment).get("torch", "").partition("+")[0]
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """The environment as requirements, NAME==VERSION; torch's SDK counts as its torch."""
+        requirements = []
+        for name, version in self.environment:
+            pinned = version.removesuffix(f"+{LOCAL}") if name == "torch" else version
+            requirements.append(f"{name}=={pinned}")
+        return tuple(requirements)
+
+    def text(self) -> dict[str, str]:
+        """For the JSON document; what was not measured is left out."""
+        text = {"engine": self.engine, "base-image": self.base_image, "built-with": self.built_with}
+        if self.peak_mb is not None:
+            text["peak-mb"] = f"{self.peak_mb:.0f}"
+        if self.compile_seconds is not None:
+            text["compile"] = f"{self.compile_seconds:.2f}"
+        text["environment"] = " ".join(f"{name}=={version}" for name, version in self.environment)
+        return text
+
+
+@dataclass(frozen=True)
+class RepairFacts:
+    """`tag` is the wheel's platform tag as auditwheel wrote it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    tag: str
+
+    def text(self) -> dict[str, str]:
+        """For the JSON document."""
+        return {"tag": self.tag}
+
+
+@dataclass(frozen=True)
+class AuditFacts:
+    """Which torch releases a wheel works with.
+
+    `true_range` says it for people; `releases` has the verdict on each release, oldest first; `symbol_versions` are the
+    highest of glibc and the C++ library that the wheel needs, a line a family.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    true_range: str
+    releases: Mapping[str, str]
+    symbol_versions: tuple[str, ...]
+
+    def text(self) -> dict[str, str]:
+        """For the JSON document."""
+        return {
+            "range": self.true_range,
+            "releases": " ".join(f"{release}={verdict}" for release, verdict in self.releases.items()),
+            "asks-for": "; ".join(self.symbol_versions),
+        }
+
+
+@dataclass(frozen=True)
+class SmokeFacts:
+    """What a wheel did beside its torch.
+
+    `torch` and `cuda` are torch's own words for its version and its CUDA, `devices` what it ran on. A test of imports
+    alone has neither `script`, the last line of the smoke script ("none" for a project without one), nor `refuses`, the
+    torch that the resolver refused beside the wheel; a project with one minor has no torch to refuse.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    torch: str
+    cuda: str
+    devices: tuple[str, ...]
+    imports: tuple[str, ...]
+    script: str | None = None
+    refuses: str | None = None
+
+    def text(self) -> dict[str, str]:
+        """For the JSON document; what was not tested is left out."""
+        text = {
+            "torch": self.torch,
+            "cuda": self.cuda,
+            "devices": ", ".join(self.devices),
+            "imports": ", ".join(self.imports),
+        }
+        if self.script is not None:
+            text["script"] = self.script
+        if self.refuses is not None:
+            text["refuses"] = self.refuses
+        return text
+
+
+Facts = RenderFacts | BuildFacts | RepairFacts | AuditFacts | SmokeFacts
+SomeFacts = TypeVar("SomeFacts", RenderFacts, BuildFacts, RepairFacts, AuditFacts, SmokeFacts)
