@@ -34,7 +34,7 @@ Mode = Literal["full", "import", "none"]
 class RunContext:
     """What all jobs and stages of a run share.
 
-    `trees` has each job's rendered tree by the job's id; `audit_tables` take about 90 MB once they are loaded, and
+    `trees` has each job's rendered tree by the job's id; `audit_tables` take about 80 MB once an audit has used them, and
     `audit_tables_sha256` is over their files.
     """
 
