@@ -26,5 +26,5 @@ def test_a_url_and_its_secrets() -> None:
 
 @pytest.mark.parametrize("text", ["pipy", "ftp://index.example", "https://"])
 def test_what_is_no_index(text: str) -> None:
-    with pytest.raises(PublishError, match="is no index"):
+    with pytest.raises(PublishError, match="is not a package index"):
         Target.of(text)

@@ -34,8 +34,8 @@ Mode = Literal["full", "import", "none"]
 class RunContext:
     """What all jobs and stages of a run share.
 
-    `trees` has each job's rendered tree by the job's id; `audit_tables` take about 80 MB once an audit has used them, and
-    `audit_tables_sha256` is over their files.
+    `trees` has each job's rendered tree by the job's id; `audit_tables` take about 80 MB once an audit has used
+    them, and `audit_tables_sha256` is over their files.
     """
 
     project: Project

@@ -25,22 +25,22 @@ from torch_build_farm.project.variant import Variant
 
 
 def _project_file(project: Project, variant: Variant, version: str, python: CPython, index: PackageIndex) -> str:
-    """A project that depends on NAME[torchNN]; the farm's names come from the index, all else from uv's own."""
-    name = project.settings.name
-    names = [name, project.auto_name, project.select_name, project.distribution(variant)]
+    """A project that depends on NAME[torchNN]; the farm's names come from `index`, all others from uv's default."""
+    plain_name = project.settings.name
+    names = [plain_name, project.auto_name, project.select_name, project.distribution(variant)]
     document = {
         "project": {
             "name": "check-of-a-release",
             "version": "0",
             "requires-python": f"=={python.release}.*",
-            "dependencies": [f"{name}[{variant.tag}]=={version}", *names[1:]],
+            "dependencies": [f"{plain_name}[{variant.tag}]=={version}", *names[1:]],
         },
         "tool": {
             "uv": {
                 "package": False,
                 "environments": ["sys_platform == 'linux' and platform_machine == 'x86_64'"],
                 "index": [{"name": "target", "url": public(index.url or PYPI_SIMPLE_ENDPOINT), "explicit": True}],
-                "sources": {one: {"index": "target"} for one in names},
+                "sources": {name: {"index": "target"} for name in names},
             }
         },
     }
@@ -58,9 +58,13 @@ def _environment(store: TorchStore, index: PackageIndex, home: Path) -> dict[str
 
 
 def _foreign(lock: Path, expected: Mapping[str, str], names: set[str], index: PackageIndex) -> list[str]:
-    """What of the farm's names in a lock is not from the index, or not the file that was published."""
+    """Which of the farm's `names` in a lock do not come from the index, or are not the files that were published.
+
+    `expected` has the SHA-256 of each published file by its name. A sentence each.
+    """
     url = public(index.url or PYPI_SIMPLE_ENDPOINT).rstrip("/")
     problems = []
+    missing = set(names)
     for package in tomllib.loads(lock.read_text("utf-8"))["package"]:
         if package["name"] not in names:
             continue
@@ -70,8 +74,9 @@ def _foreign(lock: Path, expected: Mapping[str, str], names: set[str], index: Pa
             file = str(wheel.get("filename") or wheel["url"].rsplit("/", 1)[-1].partition("#")[0])
             if file in expected and wheel.get("hash", "").removeprefix("sha256:") != expected[file]:
                 problems.append(f"{file} has {wheel.get('hash')}, not sha256:{expected[file]}")
-            names = names - {package["name"]} if file in expected else names
-    return problems + [f"{name} is not what was published" for name in sorted(names)]
+            if file in expected:
+                missing.discard(package["name"])
+    return problems + [f"{name} is not what was published" for name in sorted(missing)]
 
 
 def check(

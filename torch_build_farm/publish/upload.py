@@ -23,7 +23,7 @@ _BUSY = {408, 425, 429}
 
 @dataclass(frozen=True)
 class Target:
-    """Where to publish: twine's words for it, and the index on which the files then appear.
+    """Where to publish: twine's options for it (`words`), and the index on which the files then appear.
 
     `secrets` are variables for twine alone: neither logs nor process lists show them.
     """
@@ -48,7 +48,9 @@ class Target:
             return cls(text, ("--repository", text), PackageIndex(index_url or _listing(TEST_REPOSITORY)))
         parts = urlsplit(text)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise PublishError(f"{text} is no index", where="--publish", next_step="pypi, testpypi, or its upload URL")
+            raise PublishError(
+                f"{text} is not a package index", where="--publish", next_step="pypi, testpypi, or its upload URL"
+            )
         given = {"TWINE_USERNAME": parts.username, "TWINE_PASSWORD": parts.password}
         secrets = tuple((name, unquote(value)) for name, value in given.items() if value)
         url = public(text)
@@ -71,32 +73,37 @@ def check(paths: list[Path], shell: Shell) -> None:
     """Let twine check the files. Raises PublishError."""
     done = shell.run(sys.executable, "-I", "-m", "twine", "check", *paths)
     if not done.ok:
-        said = "; ".join(line.strip() for line in done.tail if "ERROR" in line or "FAILED" in line)
-        raise PublishError(f"twine check refuses a file: {said}", where=str(shell.log))
+        reasons = "; ".join(line.strip() for line in done.tail if "ERROR" in line or "FAILED" in line)
+        raise PublishError(f"twine check refuses a file: {reasons}", where=str(shell.log))
 
 
 def upload(item: Item, target: Target, shell: Shell, known: bool) -> None:
-    """Upload one file, however busy the index is, and see it there. `known`: the index has the name already.
+    """Upload one file, however busy the index is, and wait until it appears. `known`: the index has the name already.
 
     Raises UploadRefusedError or PublishError.
     """
+    command = ("twine", "upload", "--non-interactive", "--disable-progress-bar", *target.words)
     pause = _FIRST_PAUSE_S
     for trial in range(_TRIES):
-        command = ("twine", "upload", "--non-interactive", "--disable-progress-bar", *target.words)
         done = shell.run(sys.executable, "-I", "-m", *command, item.path)
-        if done.ok or _there(item, target.index):
+        # An upload whose answer got lost has arrived all the same.
+        if done.ok or _published(item, target.index):
             break
         text = "\n".join(done.tail)
         match = re.search(r"HTTPError: (\d{3}) (.*)", text)
         status = int(match[1]) if match else 0
-        if nobody := re.search(r"TrustedPublishingFailure[\s\S]*|NonInteractive: Credential.*", text):
-            raise _no_publisher(item, target, nobody[0])
+        no_credentials = re.search(r"TrustedPublishingFailure[\s\S]*|NonInteractive: Credential.*", text)
+        if no_credentials:
+            raise _no_publisher(item, target, no_credentials[0])
         if match and not (status >= 500 or status in _BUSY):
             raise _refused(item, target, status, text, known)
         if trial == _TRIES - 1 or not (match or _unreachable(text)):
-            last = next((line for line in reversed(done.tail) if line.strip()), "twine said nothing")
-            raise PublishError(f"{item.path.name} cannot be uploaded: {last}", where=str(shell.log),
-                               next_step="run the same command again: what is there is not uploaded twice")  # fmt: skip
+            last_line = next((line for line in reversed(done.tail) if line.strip()), "twine printed nothing")
+            raise PublishError(
+                f"{item.path.name} cannot be uploaded: {last_line}",
+                where=str(shell.log),
+                next_step="run the same command again: what the index has is not uploaded twice",
+            )
         shell.say(f"the index is busy ({status or 'no answer'}): trying again in {pause:.0f} s")
         shell.runner.pause(pause)
         pause *= 2
@@ -109,25 +116,28 @@ def _unreachable(text: str) -> bool:
     )
 
 
-def _there(item: Item, index: PackageIndex) -> bool:
-    """Whether the index has the file by now. Raises PublishError where its bytes are others."""
+def _published(item: Item, index: PackageIndex) -> bool:
+    """Whether the index has the file by now. Raises PublishError where the index has other bytes under its name."""
     try:
-        found = next((file for file in index.files(item.name) if file.filename == item.path.name), None)
-        there = digest_of(found, index, item.path.parent) if found else ""
+        file = next((file for file in index.files(item.name) if file.filename == item.path.name), None)
+        if file is None:
+            return False
+        published_digest = digest_of(file, index, item.path.parent)
     except PackageIndexError:
-        return False  # busy, or between two states; asked again
-    if there and there != item.sha256:
+        return False  # busy, or between two states: the caller tries again
+    if published_digest != item.sha256:
         raise PublishError(
             f"the index serves another {item.path.name} than was uploaded",
-            where=f"sha256 here {item.sha256}, there {there}",
+            where=f"sha256 here {item.sha256}, there {published_digest}",
             next_step="find out who published it before anything else",
         )
-    return bool(there)
+    return True
 
 
 def _wait(item: Item, index: PackageIndex, runner: Runner) -> None:
+    """Wait until the index has the file. Raises PublishError after _VISIBLE_S seconds."""
     waited, pause = 0.0, 0.2
-    while not _there(item, index):
+    while not _published(item, index):
         if waited > _VISIBLE_S:
             raise PublishError(
                 f"{item.path.name} was uploaded and does not appear on the index",
@@ -139,9 +149,9 @@ def _wait(item: Item, index: PackageIndex, runner: Runner) -> None:
 
 
 def _no_publisher(item: Item, target: Target, text: str) -> FarmError:
-    said = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())
+    reason = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())  # without colours, on one line
     return UploadRefusedError(
-        f"{item.path.name}: no credentials, and no trusted publisher for this job: {said}",
+        f"{item.path.name}: no credentials, and no trusted publisher for this job: {reason}",
         where=target.name,
         next_step=f"register one for {item.name} (a pending one while the name is new) with this repository, workflow "
         "file and environment, or set TWINE_USERNAME and TWINE_PASSWORD",
@@ -149,19 +159,20 @@ def _no_publisher(item: Item, target: Target, text: str) -> FarmError:
 
 
 def _refused(item: Item, target: Target, status: int, text: str, known: bool) -> FarmError:
-    """What a refusal means, by its status, its words, and whether the name exists."""
+    """The error for a refusal, by its status, its text, and whether the name exists."""
     where = f"{target.name}, HTTP {status}"
     if status not in (401, 403):
-        said = next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-        return UploadRefusedError(f"{item.path.name} was refused: {said}", where=where)
-    ours = re.search(r"isn't allowed|not allowed|not have permission|no permission", text)
-    if known and ours:
+        reason = next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+        return UploadRefusedError(f"{item.path.name} was refused: {reason}", where=where)
+    # The credentials are valid, but not for this project.
+    not_permitted = re.search(r"isn't allowed|not allowed|not have permission|no permission", text)
+    if known and not_permitted:
         return UploadRefusedError(
             f"{item.name} is not a project of yours",
             where=where,
             next_step="ask its owners to add you, or rename yours: name in [tool.torch-build-farm]",
         )
-    if not known and ours:
+    if not known and not_permitted:
         return UploadRefusedError(
             f"the name {item.name} is not registered for these credentials",
             where=where,

@@ -1,11 +1,12 @@
-"""What is to be published and in which order; pure, but for the index that it reads.
+"""What is to be published and in which order. Pure, except that it reads the index.
 
 Variants come first, then the rungs and the middle wheel, the plain wheel last: at no moment does the index have a wheel
-whose requirements it has not.
+whose requirements it lacks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ State = Literal["new", "there", "kept"]
 
 @dataclass(frozen=True)
 class Item:
-    """A wheel on its way: `there`: the index has the same bytes; `kept`: it has an older wheel behind the one name.
+    """A wheel to be published, and where it stands.
 
-    `sha256` is that of the file that the index then has, `size` is in bytes.
+    `state` is "new"; "there", if the index has the same bytes; or "kept", if the index has an older wheel behind the
+    one name, which stays. `sha256` is that of the file that the index has afterwards, `size` is in bytes.
     """
 
     path: Path
@@ -46,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True)
 class PublishPlan:
-    """The items in order, names that the index does not know yet, and what the maintainer should know before."""
+    """The items in their order, names that the index does not know yet, and warnings for the maintainer."""
 
     items: tuple[Item, ...]
     new_names: tuple[str, ...]
@@ -54,18 +56,20 @@ class PublishPlan:
 
     @property
     def due(self) -> tuple[Item, ...]:
+        """The items to upload."""
         return tuple(item for item in self.items if item.state == "new")
 
     @property
     def waves(self) -> tuple[tuple[str, ...], ...]:
-        """The new names in groups that can wait for their first upload at one time."""
-        return tuple(self.new_names[n : n + _PENDING] for n in range(0, len(self.new_names), _PENDING))
+        """The new names, in groups that may have a pending publisher at the same time."""
+        starts = range(0, len(self.new_names), _PENDING)
+        return tuple(self.new_names[start : start + _PENDING] for start in starts)
 
 
 def proven(wheels: Iterable[Path], work: Path) -> list[str]:
-    """What speaks against publishing these variants, a sentence each.
+    """Reasons why these variants may not be published, one sentence each.
 
-    No record of that hash, no audit of it, or no full smoke test.
+    A variant needs a record of its hash, an audit and a full smoke test of the same bytes.
     """
     jobs = records.by_wheel(work)
     problems = []
@@ -96,28 +100,32 @@ def plan(project: Project, variants: Sequence[Path], behind: Sequence[Path], ind
         name, version, _, _ = parse_wheel_filename(path.name)
         if name not in listed:
             listed[name] = index.files(name)
-        there = next((file for file in listed[name] if file.filename == path.name), None)
-        state: State = "new"
+        published = next((file for file in listed[name] if file.filename == path.name), None)
         digest = sha256(path)
-        if there:
-            state = "there" if digest_of(there, index, path.parent) == digest else "kept"
-        if there and state == "kept" and not (path in behind and _consistent(path, there, index)):
-            raise PublishError(
-                f"the index has another {path.name}",
-                where=f"sha256 here {digest}, there {digest_of(there, index, path.parent)}",
-                next_step="a published file never changes: raise the version, or re-issue a broken variant with "
-                "--build-number 1",
-            )
-        if there and state == "kept":
-            digest = digest_of(there, index, path.parent)
+        state: State = "new"
+        if published:
+            published_digest = digest_of(published, index, path.parent)
+            if published_digest == digest:
+                state = "there"
+            elif path in behind and _consistent(path, published, index):
+                # It has the extras of the variants known when it was made; the new ones come with the next version.
+                state, digest = "kept", published_digest
+            else:
+                raise PublishError(
+                    f"the index has another {path.name}",
+                    where=f"sha256 here {digest}, there {published_digest}",
+                    next_step="a published file never changes: raise the version, or re-issue a broken variant with "
+                    "--build-number 1",
+                )
         items.append(Item(path, name, str(version), digest, path.stat().st_size, state))
-    new = tuple(dict.fromkeys(item.name for item in items if not listed[item.name]))
-    plain, auto = (listed.get(canonicalize_name(name), []) for name in (project.settings.name, project.auto_name))
-    return PublishPlan(tuple(items), new, tuple(_warnings(project, plain, auto, items[-1].version)))
+    new_names = tuple(dict.fromkeys(item.name for item in items if not listed[item.name]))
+    plain = listed.get(canonicalize_name(project.settings.name), [])
+    auto = listed.get(canonicalize_name(project.auto_name), [])
+    return PublishPlan(tuple(items), new_names, tuple(_warnings(project, plain, auto, items[-1].version)))
 
 
 def digest_of(file: DistributionPackage, index: PackageIndex, folder: Path) -> str:
-    """SHA-256 of a file on the index, as the index states it, else of what it serves."""
+    """SHA-256 of a file on the index: as the index states it, else of the file, downloaded to `folder` meanwhile."""
     if "sha256" in file.digests:
         return str(file.digests["sha256"])
     path = folder / f".{file.filename}.published"
@@ -135,37 +143,43 @@ def _metadata(path: Path) -> list[str]:
 
 def _consistent(path: Path, file: DistributionPackage, index: PackageIndex) -> bool:
     """Whether a published wheel behind the one name only lacks variants that came later."""
-    there = path.with_name(f".{path.name}.published")
+    published = path.with_name(f".{path.name}.published")
     try:
-        index.download(file, there)
-        older, newer = _metadata(there), _metadata(path)
+        index.download(file, published)
+        older, newer = _metadata(published), _metadata(path)
     finally:
-        there.unlink(missing_ok=True)
+        published.unlink(missing_ok=True)
     lacking = [line for line in newer if line not in older]
-    more = [line for line in older if line not in newer]
-    return not more and all("extra ==" in line or line.startswith("Provides-Extra") for line in lacking)
+    dropped = [line for line in older if line not in newer]
+    only_extras = all("extra ==" in line or line.startswith("Provides-Extra") for line in lacking)
+    return only_extras and not dropped
 
 
 def _warnings(
     project: Project, plain: Sequence[DistributionPackage], auto: Sequence[DistributionPackage], version: str
 ) -> list[str]:
-    """What on the index would get in the way of the one name; versions with a middle wheel are the farm's own."""
-    ours = {file.version for file in auto}
-    own = Version(version)
-    unyanked: dict[Version, None] = {}
+    """Versions on the index that get in the way of the one name.
+
+    `plain` and `auto` are the index's files of the one name and of the middle wheel; versions that have a middle wheel
+    are the farm's own, and get in nobody's way.
+    """
+    farm_versions = {file.version for file in auto}
+    unyanked = set()
     for file in plain:
-        try:
+        with contextlib.suppress(InvalidVersion):
             if not file.is_yanked:
-                unyanked[Version(file.version or "")] = None
-        except InvalidVersion:
-            continue
-    name = project.settings.name
-    found = []
-    if higher := [one for one in unyanked if one > own]:
-        found.append(f"{name} {max(higher)} is on the index: a plain `install {name}` takes that, not {version}")
-    if older := sorted(one for one in unyanked if one < own and not one.is_prerelease and str(one) not in ours):
-        found.append(
+                unyanked.add(Version(file.version or ""))
+
+    name, new = project.settings.name, Version(version)
+    warnings = []
+    higher = [other for other in unyanked if other > new]
+    if higher:
+        warnings.append(f"{name} {max(higher)} is on the index: a plain `install {name}` takes that, not {version}")
+    finals = sorted(other for other in unyanked if other < new and not other.is_prerelease)
+    older = [other for other in finals if str(other) not in farm_versions]
+    if older:
+        warnings.append(
             f"{len(older)} older versions of {name} are not yanked ({older[0]} to {older[-1]}): resolvers fall back to "
             "them wherever the new one refuses; see docs/how-to/publish.md#the-first-release"
         )
-    return found
+    return warnings
