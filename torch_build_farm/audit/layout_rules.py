@@ -14,6 +14,9 @@ from torch_build_farm.core.resources import DATA
 from torch_build_farm.releases.type_layouts import CALLS
 from torch_build_farm.wheels.elf.library import Elf
 
+# Types by their last component, each with the component before as a mangled name spells it, and its full name.
+TypesByName = Mapping[str, tuple[tuple[str, str], ...]]
+
 # A component of a mangled name is its length and itself (Itanium C++ ABI, "Mangling", <source-name>); one that was
 # there before is S_, S0_ and so on.
 _COMPONENT = re.compile(r"(?<!\d)([1-9]\d?)(?=[A-Za-z_])")
@@ -22,7 +25,7 @@ _SUBSTITUTION = re.compile(r"S[0-9A-Z]*_$")
 
 @dataclass(frozen=True)
 class Rule:
-    """A library with a name that `pattern` matches touches `types` inline."""
+    """A library that has, or asks for, a name that `pattern` matches touches `types` inline."""
 
     types: frozenset[str]
     pattern: re.Pattern[str]
@@ -31,14 +34,16 @@ class Rule:
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    return tuple(
-        Rule(frozenset(row["types"]), re.compile("|".join(f"(?:{name})" for name in row["names"])), row["evidence"])
-        for row in _table()["rule"]
-    )
+    """The rules of data/layout_rules.toml."""
+    rows = []
+    for row in _table()["rule"]:
+        pattern = "|".join(f"(?:{name})" for name in row["names"])
+        rows.append(Rule(frozenset(row["types"]), re.compile(pattern), row["evidence"]))
+    return tuple(rows)
 
 
 def harmless(name: str, change: str) -> bool:
-    """Whether no extension can see that change of a type."""
+    """Whether no extension can see that change of type `name`; `change` is in the words of Layouts.differences."""
     return any(name in row["types"] and re.fullmatch(row["change"], change) for row in _table()["harmless"])
 
 
@@ -47,30 +52,36 @@ def _table() -> dict[str, Any]:
     return tomllib.loads((DATA / "layout_rules.toml").read_text("utf-8"))
 
 
-def by_component(types: Iterable[str]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    """Types by their last component: each with the component before, as a mangled name spells it."""
-    found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+def by_component(types: Iterable[str]) -> TypesByName:
+    """Types by their last component, to be looked up in mangled names."""
+    types_by_last = defaultdict[str, list[tuple[str, str]]](list)
     for name in types:
         *_, before, last = ["", *name.removesuffix(f" {CALLS}").split("::")]
-        found[last].append((f"{len(before)}{before}" if before else "", name))
-    return {last: tuple(entries) for last, entries in found.items()}
+        types_by_last[last].append((f"{len(before)}{before}" if before else "", name))
+    return {last: tuple(entries) for last, entries in types_by_last.items()}
 
 
-def mentioned(names: Iterable[str], types: Mapping[str, tuple[tuple[str, str], ...]]) -> set[str]:
-    """The types that mangled names mention; `types` as `by_component` has them."""
-    found: set[str] = set()
+def mentioned(names: Iterable[str], types: TypesByName) -> set[str]:
+    """The types that mangled names mention."""
+    full_names: set[str] = set()
     for name in names:
         for match in _COMPONENT.finditer(name):
-            for before, full in types.get(name[match.end() : match.end() + int(match[1])], ()):
+            length = int(match[1])
+            component = name[match.end() : match.end() + length]
+            for before, full_name in types.get(component, ()):
+                # "Tensor" alone may be anybody's: the component before it has to fit, spelled out or substituted.
                 head = name[: match.start()]
                 if head.endswith(before) or _SUBSTITUTION.search(head):
-                    found.add(full)
-    return found
+                    full_names.add(full_name)
+    return full_names
 
 
-def types_of(elf: Elf, types: Mapping[str, tuple[tuple[str, str], ...]]) -> frozenset[str]:
-    """The types whose layout a library depends on, by the names that it takes and those that it has."""
-    names = [*(one.name for one in elf.undefined), *elf.exported]
+def types_of(elf: Elf, types: TypesByName) -> frozenset[str]:
+    """The types whose layout a library depends on, by the names that it asks for and those that it has."""
+    names = [*(symbol.name for symbol in elf.undefined), *elf.exported]
+    touched = mentioned(names, types)
     text = "\n".join(names)
-    ruled = (rule.types for rule in rules() if rule.pattern.search(text))
-    return frozenset().union(mentioned(names, types), *ruled)
+    for rule in rules():
+        if rule.pattern.search(text):
+            touched |= rule.types
+    return frozenset(touched)

@@ -34,8 +34,8 @@ class Policy:
     cuda: re.Pattern[str]
     optional: re.Pattern[str]
     cxx: re.Pattern[str]
-    own: re.Pattern[str]
-    torch: re.Pattern[str]
+    in_torch: re.Pattern[str]
+    mentions_torch: re.Pattern[str]
     functions: Mapping[str, re.Pattern[str]]
 
 

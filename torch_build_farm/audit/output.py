@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from torch_build_farm.audit.verdict import Finding, Kind, Verdict
+from torch_build_farm.audit.verdict import Finding, LibraryKind, Verdict
 from torch_build_farm.audit.wheel_report import LibraryReport, WheelReport, meant_for
 
 _STYLE = {Verdict.OK: "green", Verdict.ENV: "yellow", Verdict.UNKNOWN: "magenta", Verdict.BROKEN: "bold red"}
@@ -131,9 +131,11 @@ def lines(report: WheelReport) -> list[str]:
         said.append(f"asks for {', '.join(report.floors)}")
     for library in report.libraries:
         found = _by_reason(library)
-        if library.kind is Kind.NEUTRAL and not found:
+        if library.kind is LibraryKind.NEUTRAL and not found:
             continue
-        built = f", built against {library.built.words} ({library.built.how})" if library.kind is Kind.TORCH else ""
+        built = (
+            f", built against {library.built.words} ({library.built.how})" if library.kind is LibraryKind.TORCH else ""
+        )
         said.append(f"{library.path}: {library.kind.value}{built}")
         said += [f"  {why[0]} with {', '.join(who)}: {'; '.join(why[1:])}" for why, who in found.items()]
     return said

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -12,13 +13,21 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from torch_build_farm.audit import built_against
-from torch_build_farm.audit import verdict as judging
 from torch_build_farm.audit.built_against import Built, Evidence
 from torch_build_farm.audit.loader import Contents, TorchRelease
 from torch_build_farm.audit.read_wheel import AuditedWheel
 from torch_build_farm.audit.symbol_versions import floors
 from torch_build_farm.audit.tables import AuditTables
-from torch_build_farm.audit.verdict import Finding, Kind, Names, Verdict, worst
+from torch_build_farm.audit.verdict import (
+    Finding,
+    LibraryKind,
+    Names,
+    Verdict,
+    describe_library,
+    layout_finding,
+    link_finding,
+    worst,
+)
 
 # A library in such a folder, or of such a file name, is for one torch minor, or one release.
 _FOR_TORCH = re.compile(r"(?:^|[/_-])(?:py|lib)?torch[_-]?v?(\d+)\.(\d+)(?:\.(\d+))?(?=[/_.-]|$)")
@@ -32,11 +41,11 @@ Claim = Literal["true", "wider", "narrower", "wider and narrower", "unknown"]
 class LibraryReport:
     """A library's kind, what it was built against and how that is known, and a finding for each release.
 
-    `meant`: the torch minor or release that it is for by its path, empty for all; for others the wheel does not use it.
+    `meant`: the torch minor or release that it is for by its path, empty for all; the wheel uses it with no other.
     """
 
     path: str
-    kind: Kind
+    kind: LibraryKind
     built: Built
     meant: str
     releases: Mapping[str, Finding]
@@ -46,9 +55,9 @@ class LibraryReport:
 class WheelReport:
     """A wheel's findings; releases without a build for the wheel's CPython are in `left_out`.
 
-    `true_range` is a version specifier for what works of the releases that are known, and `claim` says how METADATA's,
-    `declared`, differs from that; `ok` is false where it promises what is not so. `floors` are the symbol versions that
-    it asks for of glibc and the C++ library.
+    `true_range` is a version specifier for those of the known releases that work, and `claim` says how METADATA's,
+    `declared`, differs from that; `ok` is false where METADATA promises more than is true. `floors` are the symbol
+    versions that the wheel asks of glibc and the C++ library.
     """
 
     file: str
@@ -62,6 +71,7 @@ class WheelReport:
     floors: tuple[str, ...]
 
     def works(self, release: str) -> bool:
+        """Whether the wheel can be used with a release that was judged."""
         return self.releases[release].verdict.works
 
 
@@ -70,18 +80,30 @@ def _meant(paths: Iterable[str]) -> dict[str, str]:
 
     "torch28" without a point may be a part of any name: it counts where libraries for several such lie together.
     """
-    with_point, without = ({path: _last(pattern, path) for path in paths} for pattern in (_FOR_TORCH, _FOR_TORCH_SHORT))
-    return without if not any(with_point.values()) and len({*without.values()} - {""}) > 1 else with_point
+    with_point, without_point = {}, {}
+    for path in paths:
+        with_point[path] = _last_number(_FOR_TORCH, path)
+        without_point[path] = _last_number(_FOR_TORCH_SHORT, path)
+    if any(with_point.values()):
+        return with_point
+    several = len(set(without_point.values()) - {""}) > 1
+    return without_point if several else with_point
 
 
-def _last(pattern: re.Pattern[str], path: str) -> str:
-    found = list(pattern.finditer(path))
-    return ".".join(number for number in found[-1].groups() if number) if found else ""
+def _last_number(pattern: re.Pattern[str], path: str) -> str:
+    """The last torch version in a path; empty where there is none."""
+    matches = list(pattern.finditer(path))
+    if not matches:
+        return ""
+    return ".".join(number for number in matches[-1].groups() if number)
 
 
 def meant_for(meant: str, release: str) -> bool:
-    """Whether a library with such a path is used with a release."""
-    return not meant or release == meant or (meant.count(".") == 1 and release.startswith(f"{meant}."))
+    """Whether a library that is for `meant` by its path is used with a release."""
+    if not meant or release == meant:
+        return True
+    is_minor = meant.count(".") == 1
+    return is_minor and release.startswith(f"{meant}.")
 
 
 class _Audit:
@@ -92,168 +114,219 @@ class _Audit:
         self.contents = Contents(wheel.libraries, wheel.requires)
         self.names = Names.of(known.index, wheel.libraries.values())
         self.libraries = {
-            path: judging.library(path, self.contents, self.names, known.types) for path in wheel.libraries
+            path: describe_library(path, self.contents, self.names, known.types) for path in wheel.libraries
         }
         self.meant = _meant(list(wheel.libraries))
-        self.torchs = [path for path, library in self.libraries.items() if library.kind is Kind.TORCH]
         self._releases: dict[tuple[str, str], TorchRelease] = {}
-        self._links: dict[tuple[str, str], Finding] = {}
+        self._link_findings: dict[tuple[str, str], Finding] = {}
 
     @cached_property
     def every(self) -> list[str]:
+        """Every known release, oldest first."""
         return [release.name for release in self.known.index.releases]
 
     def pythons(self, path: str, release: str) -> list[str]:
         """Tags of the CPythons that load a library and that a release has builds for."""
-        files = next(one.files for one in self.known.index.releases if one.name == release)
-        if found := _EXTENSION.search(path):
-            return [tag for tag in [f"cp{''.join(found.groups())}"] if tag in files]
-        exact = {tag.abi for tag in self.wheel.tags if tag.abi.startswith("cp")}
-        if exact:
-            return sorted(exact & set(files))
-        if any(re.fullmatch(r"py\d+", tag.interpreter) and tag.abi in ("none", "abi3") for tag in self.wheel.tags):
-            return sorted(files)
-        # cp39-abi3 and such; for PyPy and others torch has no wheels.
-        own = [tag for tag in self.wheel.tags if re.fullmatch(r"cp\d{2,}", tag.interpreter)]
-        stable = [int(tag.interpreter[3:]) for tag in own if tag.abi == "abi3"]
-        alone = {tag.interpreter for tag in own if tag.abi == "none"}
-        return sorted(
-            tag for tag in files if tag in alone or (stable and not tag.endswith("t") and int(tag[3:]) >= min(stable))
-        )
+        (torchs_tags,) = (known.files for known in self.known.index.releases if known.name == release)
+        # The file's own suffix is the most precise statement: .cpython-312-x86_64-linux-gnu.so.
+        extension = _EXTENSION.search(path)
+        if extension:
+            tag = f"cp{''.join(extension.groups())}"
+            return [tag] if tag in torchs_tags else []
+        return self._pythons_by_tags(torchs_tags)
 
-    def links(self, path: str, release: str) -> Finding:
+    def _pythons_by_tags(self, torchs_tags: Collection[str]) -> list[str]:
+        """Those of torch's CPythons that the wheel's tags allow."""
+        tags = self.wheel.tags
+        abis = {tag.abi for tag in tags if tag.abi.startswith("cp")}
+        if abis:
+            return sorted(abis & set(torchs_tags))
+        # py3-none: every CPython. For PyPy and others torch has no wheels.
+        if any(re.fullmatch(r"py\d+", tag.interpreter) and tag.abi in ("none", "abi3") for tag in tags):
+            return sorted(torchs_tags)
+        # cp312-none is one CPython, cp39-abi3 is 3.9 and every later one that has the GIL.
+        single, oldest_stable = set(), []
+        for tag in tags:
+            if not re.fullmatch(r"cp\d{2,}", tag.interpreter):
+                continue
+            if tag.abi == "none":
+                single.add(tag.interpreter)
+            elif tag.abi == "abi3":
+                oldest_stable.append(int(tag.interpreter[3:]))
+        allowed = []
+        for torchs_tag in torchs_tags:
+            has_gil = not torchs_tag.endswith("t")
+            stable = bool(oldest_stable) and has_gil and int(torchs_tag[3:]) >= min(oldest_stable)
+            if torchs_tag in single or stable:
+                allowed.append(torchs_tag)
+        return sorted(allowed)
+
+    def link_finding(self, path: str, release: str) -> Finding:
         """Whether the loader finds all that a library asks for, with every CPython that may load it."""
-        if (path, release) not in self._links:
+        key = (path, release)
+        if key not in self._link_findings:
             findings = []
             for python in self.pythons(path, release):
                 if (release, python) not in self._releases:
                     self._releases[release, python] = TorchRelease(self.known.index, release, python)
                 torch = self._releases[release, python]
-                findings.append(judging.links(self.libraries[path], self.contents, torch, self.names, self.known.ever))
-            self._links[path, release] = worst(findings)
-        return self._links[path, release]
+                library = self.libraries[path]
+                findings.append(link_finding(library, self.contents, torch, self.names, self.known.ever))
+            self._link_findings[key] = worst(findings)
+        return self._link_findings[key]
 
-    def built(self, paths: Sequence[str], meant: str) -> Built:
+    # ---- what it was built against
+
+    def built_together(self, paths: Sequence[str], meant: str) -> Built:
         """What these libraries were built against, taken together."""
-        marked, linked = set(self.every), set(self.every)
+        by_header_lines, by_names = set(self.every), set(self.every)
         for path in paths:
-            marked &= self.known.marks.releases(self.wheel.marks[path])
-            linked &= {one for one in self.every if self.links(path, one).verdict is not Verdict.BROKEN}
-        own = frozenset(one for one in self.every if meant and meant_for(meant, one))
-        return built_against.infer(
-            self.every, Evidence(frozenset(marked), frozenset(linked), own, self.wheel.declared, self.recorded)
+            by_header_lines &= self.known.marks.releases(self.wheel.marks[path])
+            for release in self.every:
+                if self.link_finding(path, release).verdict is Verdict.BROKEN:
+                    by_names.discard(release)
+        by_path = frozenset(release for release in self.every if meant and meant_for(meant, release))
+        evidence = Evidence(
+            marked=frozenset(by_header_lines),
+            linked=frozenset(by_names),
+            meant=by_path,
+            declared=self.wheel.declared,
+            recorded=self.recorded,
         )
+        return built_against.infer(self.every, evidence)
 
-    def builds(self, meant: str) -> dict[str, Built]:
-        """What each library was built against: those for one torch were built together, unless their bytes differ."""
-        group = [path for path in self.torchs if self.meant[path] == meant]
-        together = self.built(group, meant)
-        return {path: together if together.releases else self.built([path], meant) for path in group}
+    def builds(self) -> dict[str, Built]:
+        """What each library that uses torch's C++ interface was built against.
+
+        Those for one torch were built together, unless their bytes contradict each other.
+        """
+        groups = defaultdict[str, list[str]](list)
+        for path, library in self.libraries.items():
+            if library.kind is LibraryKind.TORCH:
+                groups[self.meant[path]].append(path)
+        builds = {}
+        for meant, paths in groups.items():
+            together = self.built_together(paths, meant)
+            for path in paths:
+                builds[path] = together if together.releases else self.built_together([path], meant)
+        return builds
+
+    # ---- findings
+
+    def own_finding(self, path: str, built: Built | None, release: str) -> Finding:
+        """A library's finding, without those of the libraries that it needs."""
+        linked = self.link_finding(path, release)
+        if built is None:
+            return linked
+        return worst([linked, layout_finding(self.libraries[path].types, built, release, self.known.layouts)])
+
+    def findings(self, builds: Mapping[str, Built], release: str) -> dict[str, Finding]:
+        """The findings of all libraries that some CPython loads with a release; by path."""
+        own = {}
+        for path in self.libraries:
+            if self.pythons(path, release):
+                own[path] = self.own_finding(path, builds.get(path), release)
+        # A library fails with those that it needs.
+        return {path: worst(own[inner] for inner in self.contents.closure(path) if inner in own) for path in own}
+
+    def whole(self, release: str, libraries: Sequence[LibraryReport]) -> Finding:
+        """The wheel's finding for a release: those of all libraries that it uses with it, taken together."""
+        minors = set(self.meant.values()) - {""}
+        if minors and not any(meant_for(minor, release) for minor in minors):
+            return Finding(Verdict.BROKEN, note=f"it has libraries for torch {', '.join(sorted(minors))} alone")
+        used = [one for one in libraries if meant_for(one.meant, release) and release in one.releases]
+        # Of several builds of one library, for different CUDAs say, the wheel takes the one that fits.
+        working = {_NUMBER.sub("#", library.path) for library in used if library.releases[release].verdict.works}
+        findings = []
+        for library in used:
+            finding = library.releases[release]
+            replaced = library.kind is LibraryKind.NEUTRAL and _NUMBER.sub("#", library.path) in working
+            if not (replaced and finding.verdict is Verdict.BROKEN):
+                findings.append(finding)
+        return worst(findings)
 
     def report(self, releases: Sequence[str]) -> WheelReport:
-        builds = {path: built for one in set(self.meant.values()) for path, built in self.builds(one).items()}
-        left_out = [one for one in releases if not self.pythons("", one)]
-        judged = [one for one in releases if one not in left_out]
-        own = {
-            (path, release): self.finding(path, builds.get(path), release)
-            for path in self.libraries
-            for release in judged
-            if self.pythons(path, release)
-        }
-        # A library fails with those that it needs.
-        found = {
-            key: worst(own[inner, key[1]] for inner in self.contents.closure(key[0]) if (inner, key[1]) in own)
-            for key in own
-        }
-        libraries = tuple(
-            LibraryReport(
-                path,
-                library.kind,
-                builds.get(path, Built((), "")),
-                self.meant[path],
-                {release: found[path, release] for release in judged if (path, release) in found},
-            )
-            for path, library in sorted(self.libraries.items())
-        )
+        """The wheel's report for these releases, oldest first."""
+        left_out = [release for release in releases if not self.pythons("", release)]
+        judged = [release for release in releases if release not in left_out]
+        builds = self.builds()
+        findings = {release: self.findings(builds, release) for release in judged}
+        libraries = []
+        for path, library in sorted(self.libraries.items()):
+            of_library = {release: findings[release][path] for release in judged if path in findings[release]}
+            built = builds.get(path, Built((), ""))
+            libraries.append(LibraryReport(path, library.kind, built, self.meant[path], of_library))
         wheel = {release: self.whole(release, libraries) for release in judged}
-        verdicts = {one: wheel[one].verdict for one in judged}
+        verdicts = {release: finding.verdict for release, finding in wheel.items()}
         claim = claim_of(self.wheel.declared, verdicts)
+        # Nothing is known of releases after the last: only what does not use torch's C++ interface works with them too.
+        open_ended = not builds and self.every[-1:] == judged[-1:]
         return WheelReport(
             file=self.wheel.path.name,
             declared="" if self.wheel.declared is None else f"torch{self.wheel.declared}",
             true_range=true_range(
                 judged,
-                {one: found.works for one, found in verdicts.items()},
-                open_ended=not self.torchs and self.every[-1:] == judged[-1:],
+                {release: verdict.works for release, verdict in verdicts.items()},
+                open_ended=open_ended,
                 whole=list(releases) == self.every,
             ),
             claim=claim,
             ok=claim in ("true", "narrower"),
-            libraries=libraries,
+            libraries=tuple(libraries),
             releases=wheel,
             left_out=tuple(left_out),
             floors=floors(self.wheel),
-        )
-
-    def finding(self, path: str, built: Built | None, release: str) -> Finding:
-        """A library's own finding."""
-        linked = self.links(path, release)
-        if built is None:
-            return linked
-        return worst([linked, judging.layout(self.libraries[path].types, built, release, self.known.layouts)])
-
-    def whole(self, release: str, libraries: Sequence[LibraryReport]) -> Finding:
-        """The wheel's finding: that of all its libraries for a release."""
-        meant = set(self.meant.values()) - {""}
-        if meant and not any(meant_for(one, release) for one in meant):
-            return Finding(Verdict.BROKEN, note=f"it has libraries for torch {', '.join(sorted(meant))} alone")
-        used = [one for one in libraries if meant_for(one.meant, release) and release in one.releases]
-        works = {_NUMBER.sub("#", one.path) for one in used if one.releases[release].verdict.works}
-        # Of several builds of one library, for different CUDAs say, the wheel takes the one that fits.
-        other = [one for one in used if one.kind is Kind.NEUTRAL and _NUMBER.sub("#", one.path) in works]
-        return worst(
-            one.releases[release]
-            for one in used
-            if one not in other or one.releases[release].verdict is not Verdict.BROKEN
         )
 
 
 def true_range(known: Sequence[str], works: Mapping[str, bool], open_ended: bool, whole: bool = True) -> str:
     """A version specifier for the releases that work, of all that are `known`, oldest first; "none" where none does.
 
-    Stretches are joined by "or". What is not known does not count: only where `open_ended` a stretch has no upper end,
-    and only a `whole` list of releases can be "any".
+    Stretches are joined by "or". Releases that are not known do not count: a stretch has no upper end only where
+    `open_ended`, and only a `whole` list of releases can be "any".
     """
     stretches: list[list[str]] = []
-    for before, release in zip([None, *known], known, strict=False):
-        if works.get(release):
-            if before is None or not works.get(before):
-                stretches.append([])
+    before_works = False
+    for release in known:
+        release_works = works.get(release, False)
+        if release_works and not before_works:
+            stretches.append([])
+        if release_works:
             stretches[-1].append(release)
-    if stretches and len(stretches[0]) == len(known) and open_ended and whole:
+        before_works = release_works
+    if not stretches:
+        return "none"
+    if len(stretches[0]) == len(known) and open_ended and whole:
         return "any"
-    return " or ".join(_stretch(one, open_ended and one[-1] == known[-1]) for one in stretches) or "none"
+    return " or ".join(_stretch(stretch, open_ended and stretch[-1] == known[-1]) for stretch in stretches)
 
 
 def _stretch(releases: Sequence[str], open_ended: bool) -> str:
     if open_ended:
         return f">={releases[0]}"
-    return f"=={releases[0]}" if len(releases) == 1 else f">={releases[0]},<={releases[-1]}"
+    if len(releases) == 1:
+        return f"=={releases[0]}"
+    return f">={releases[0]},<={releases[-1]}"
 
 
 def claim_of(declared: SpecifierSet | None, verdicts: Mapping[str, Verdict]) -> Claim:
-    """How the range that METADATA declares differs from the truth; no requirement on torch claims every release.
+    """How the range that METADATA declares differs from the truth. Without a requirement on torch it is every release.
 
-    Unknown where it names none of these releases.
+    Unknown where it covers none of these releases.
     """
-    claimed = {one for one in verdicts if declared is None or declared.contains(Version(one), prereleases=True)}
-    true = {one for one, verdict in verdicts.items() if verdict.works}
+    claimed, working = set(), set()
+    for release, verdict in verdicts.items():
+        if declared is None or declared.contains(Version(release), prereleases=True):
+            claimed.add(release)
+        if verdict.works:
+            working.add(release)
     if not claimed:
         return "unknown"
-    wider, narrower = bool(claimed - true), bool(true - claimed)
-    return "wider and narrower" if wider and narrower else "wider" if wider else "narrower" if narrower else "true"
+    if claimed - working:
+        return "wider and narrower" if working - claimed else "wider"
+    return "narrower" if working - claimed else "true"
 
 
 def audit(wheel: AuditedWheel, known: AuditTables, releases: Sequence[str], recorded: str = "") -> WheelReport:
-    """Judge a wheel by the releases named; `recorded` is the one that the farm built it against, if it did."""
+    """Judge a wheel by `releases`, oldest first; `recorded`: what the farm built it against, if it did."""
     return _Audit(wheel, known, recorded).report(releases)
