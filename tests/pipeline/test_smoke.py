@@ -13,7 +13,7 @@ from torch_build_farm.core.errors import SmokeError
 from torch_build_farm.core.process import Completed
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline.facts import SmokeFacts
-from torch_build_farm.pipeline.stages.smoke import Smoke, metadata_problems, neighbour
+from torch_build_farm.pipeline.smoke_test import SmokeTest, metadata_problems, neighbour
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
 
@@ -62,7 +62,7 @@ def test_the_next_minor_must_be_refused_or_the_one_before() -> None:
 TORCH = '{"torch": "2.9.1+cu128", "cuda": "12.8", "devices": ["cpu"]}'
 
 
-def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[Smoke, list[str]]:
+def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, list[str]]:
     """A smoke test whose commands answer as told, by a word in them, and what it runs."""
     ran: list[str] = []
 
@@ -75,7 +75,9 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[Smoke, list[st
     python = SimpleNamespace(version="3.11.7", path=Path("python"))
     bring: Any = SimpleNamespace(shell=shell, uv="uv", python=python, store=store, bring=str, remove=lambda _: None)
     project = replace(PROJECT, settings=replace(PROJECT.settings, imports=("demo", "demo.more", "other")))
-    return Smoke(project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, (), tmp_path, tmp_path, "import", bring), ran
+    return SmokeTest(
+        project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, (), tmp_path, tmp_path, "import", bring
+    ), ran
 
 
 def test_torch_is_loaded_once_for_each_import_and_no_more(tmp_path: Path) -> None:

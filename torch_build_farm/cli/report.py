@@ -124,9 +124,11 @@ def summary(console: Console, run: RunResult) -> None:
 def _duration(result: JobResult) -> str:
     if result.status == "kept":
         return "kept from an earlier run"
-    build = result.facts(BuildFacts)
-    if build and build.compile_seconds is not None:
-        return f"{result.seconds:.1f} s, {build.compile_seconds:.1f} s of it compiling"
+    for stage in result.stages:
+        facts = stage.record.details
+        # A build that was kept compiled in an earlier run.
+        if isinstance(facts, BuildFacts) and facts.compile_seconds is not None and not stage.kept:
+            return f"{result.seconds:.1f} s, {facts.compile_seconds:.1f} s of it compiling"
     return f"{result.seconds:.1f} s"
 
 

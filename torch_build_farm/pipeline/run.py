@@ -17,13 +17,12 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import torch_downloads
 from torch_build_farm.engines.base import Engine
 from torch_build_farm.engines.choose import choose
-from torch_build_farm.pipeline import estimates, rendered_tree, runner, workfolder
+from torch_build_farm.pipeline import estimates, rendered_tree, runner, sdk_build, workfolder
 from torch_build_farm.pipeline.jobserver import Jobserver
 from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.results import JobResult, Progress
 from torch_build_farm.pipeline.slots import Slots
 from torch_build_farm.pipeline.stage import Mode, RunContext, Stage
-from torch_build_farm.pipeline.stages import build
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
@@ -127,7 +126,7 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
         (context.work / "logs").mkdir(parents=True, exist_ok=True)
         log = context.work / "logs" / "engine.log"
         log.unlink(missing_ok=True)
-        build.ahead(context, to_build, log)
+        sdk_build.make_sdks_ahead(context, to_build, log)
         context.engine.check(to_build, Shell(context.runner, {}, context.store.root, log, say))
     store, full = context.engine.store, bool(fallback.why_full(context.project.settings, context.source.root))
     if due:
@@ -142,7 +141,7 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
     if missing := torch_downloads.missing(store, due, smoke, full):
         torch_downloads.check_index(context.store, *missing[0], context.runner)
     elif to_build and not full:
-        build.check_index(context, to_build[0])
+        sdk_build.check_index(context, to_build[0])
 
 
 def _audit_tables() -> AuditTables:

@@ -35,8 +35,8 @@ def repair(
 ) -> wheels.Wheel:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
-    `expected` and `builders` are as in `problems`. Without `shell` the engine has let auditwheel do so
-    already. Raises RepairError with every reason why the wheel is unfit.
+    `expected` and `builders` are as in `problems`. Without `shell` the engine has run auditwheel already. Raises
+    RepairError with every reason why the wheel is unfit.
     """
     if not wheels.read(raw).libraries:
         raise without_library(raw.name, raw)
@@ -49,14 +49,13 @@ def repair(
                 raise failure(shell.log, done.tail)
         else:
             shutil.copyfile(raw, scratch / raw.name)
-        (made,) = scratch.glob("*.whl")
-        wheel = wheels.read(made)
-        if found := problems(wheel, settings, expected, builders):
-            raise RepairError(
-                f"{raw.name} is not fit for users:\n" + "\n".join(f"  - {p}" for p in found), where=str(raw)
-            )
-        final = out / made.name
-        made.replace(final)
+        (repaired,) = scratch.glob("*.whl")
+        reasons = problems(wheels.read(repaired), settings, expected, builders)
+        if reasons:
+            listed = "\n".join(f"  - {reason}" for reason in reasons)
+            raise RepairError(f"{raw.name} is not fit for users:\n{listed}", where=str(raw))
+        final = out / repaired.name
+        repaired.replace(final)
         return wheels.read(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -64,8 +63,14 @@ def repair(
 
 def _init_files(context: RunContext) -> list[str]:
     """The __init__.py of each of the project's packages that has one in the source."""
-    wanted = [f"{package.replace('.', '/')}/__init__.py" for package in context.project.settings.packages]
-    return [init for init in wanted if any(f"/{file.path}".endswith(f"/{init}") for file in context.source.files)]
+    paths = [f"/{file.path}" for file in context.source.files]
+    init_files = []
+    for package in context.project.settings.packages:
+        init = f"{package.replace('.', '/')}/__init__.py"
+        # The source may have its packages in a folder, such as src/.
+        if any(path.endswith(f"/{init}") for path in paths):
+            init_files.append(init)
+    return init_files
 
 
 def _build_folders(context: RunContext) -> list[str]:
@@ -94,8 +99,8 @@ def _inputs(step: Step) -> dict[str, Any]:
 def _work(step: Step) -> Outcome:
     context, scratch, out = step.context, step.folder / "scratch", step.folder / "repaired"
     clear(out)
-    more = {"SOURCE_DATE_EPOCH": str(context.epoch), "PATH": tools.search_path(tools.scripts())}
-    shell = replace(step.shell, env={**step.shell.env, **more})
+    variables = {"SOURCE_DATE_EPOCH": str(context.epoch), "PATH": tools.search_path(tools.scripts())}
+    shell = replace(step.shell, env={**step.shell.env, **variables})
     wheel = repair(
         step.output(BUILD),
         out,

@@ -1,257 +1,18 @@
-"""A fresh environment with the wheel's own full torch: install, import, compute, and the refusal of another torch."""
+"""The wheel in a fresh environment with its own full torch."""
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
-
 from torch_build_farm import __version__
-from torch_build_farm.core.errors import BuildError, SmokeError
 from torch_build_farm.core.files import clear, sha256
-from torch_build_farm.core.process import Completed
-from torch_build_farm.engines import torch_downloads, variables
-from torch_build_farm.engines.base import Site
-from torch_build_farm.engines.diagnosis import diagnose
-from torch_build_farm.pipeline.facts import SmokeFacts
-from torch_build_farm.pipeline.stage import Mode, Outcome, RunContext, Stage, Step
+from torch_build_farm.pipeline.smoke_test import SmokeTest, neighbour
+from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.relocate import RELOCATE
 from torch_build_farm.pipeline.stages.render import RENDER
-from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant import Variant
 from torch_build_farm.wheels import one_name
-from torch_build_farm.wheels import wheel as wheels
-
-# Bytecode of torch's own modules: compiling it is half of the first import. $1 is the store's folder for it, $2 is
-# site-packages. Links, so that it takes no room twice; Python itself sees to it that none is older than its source, a
-# hard link too (PEP 3147). Of torch alone: a folder with nothing but bytecode, in an environment that lacks the rest of
-# the package, would be a namespace package.
-_BYTECODE = 'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$2/torch" && '
-_LINK_BYTECODE = _BYTECODE + 'if [ -d "$kept" ]; then cp -alf "$kept/." .; fi'
-_KEEP_BYTECODE = _BYTECODE + 'mkdir -p "$kept" && find . -name __pycache__ -exec cp -alf --parents -t "$kept" {} +'
-
-# What torch says of itself, as one line of JSON. It may follow another statement.
-_ASK_TORCH = """
-import json, torch
-print(json.dumps({
-    "torch": torch.__version__,
-    "cuda": str(torch.version.cuda),
-    "devices": ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
-}))
-"""
-
-
-@dataclass(frozen=True)
-class _Torch:
-    """An installed torch: `version` and `cuda` (torch.version.cuda) as it names them, and the devices it can use."""
-
-    version: str
-    cuda: str
-    devices: tuple[str, ...]
-
-
-def _torch_line(done: Completed) -> str:
-    """The line of _ASK_TORCH in what a command printed; empty if it is not there."""
-    return next((line for line in reversed(done.tail) if line.startswith('{"torch"')), "")
-
-
-def metadata_problems(wheel: wheels.Wheel, job: Job, python_version: str) -> list[str]:
-    """What in the wheel's METADATA is not as the job wants it: name, version, torch pin, requires-python.
-
-    `python_version` is the interpreter's full version, since requires-python may name patch releases.
-    """
-    problems = []
-    if canonicalize_name(wheel.metadata["Name"]) != canonicalize_name(job.distribution):
-        problems.append(f"Name is {wheel.metadata['Name']}, not {job.distribution}")
-    if wheel.metadata["Version"] != job.version:
-        problems.append(f"Version is {wheel.metadata['Version']}, not {job.version}")
-    pins = wheel.requirements("torch")
-    if [requirement.specifier for requirement in pins] != [SpecifierSet(job.variant.pin)]:
-        found = ", ".join(map(str, pins)) or "nothing"
-        problems.append(f"Requires-Dist asks for {found}, not torch{job.variant.pin}")
-    if not wheel.requires_python.contains(python_version, prereleases=True):
-        problems.append(f"Requires-Python {wheel.requires_python} leaves out {python_version}")
-    if wheel.requires_python.contains(f"3.{max(job.variant.cpython).minor + 1}"):
-        problems.append(f"Requires-Python {wheel.requires_python} admits CPythons that torch has no wheel for")
-    return problems
-
-
-def neighbour(project: Project, variant: Variant) -> Variant | None:
-    """The variant whose torch must be refused: the next minor's, else the one before."""
-    minors = list(project.variants)
-    place = minors.index(variant.torch)
-    others = minors[place + 1 : place + 2] or minors[max(place - 1, 0) : place]
-    return project.variants[others[0]] if others else None
-
-
-@dataclass(frozen=True)
-class Smoke:
-    """The smoke test of one wheel at `site`, in an environment that is made anew and removed afterwards.
-
-    `beside` are the wheels behind the one name, which it requires; the index may have others of these names, or none.
-    `source` is the project's source tree, `tree` the rendered one that the wheel was built from.
-    """
-
-    project: Project
-    job: Job
-    wheel: Path
-    beside: tuple[Path, ...]
-    source: Path
-    tree: Path
-    mode: Mode
-    site: Site
-
-    @property
-    def home(self) -> Path:
-        """The environment's folder."""
-        return self.site.store.environment(f"{self.job.id}-smoke")
-
-    def run(self) -> SmokeFacts:
-        """Test the wheel. Raises SmokeError, or a more exact error where nothing could be installed."""
-        wheel = wheels.read(self.wheel)
-        if problems := metadata_problems(wheel, self.job, self.site.python.version):
-            raise self._error("METADATA is wrong: " + "; ".join(problems))
-        try:
-            wheels_at_site = [self.site.bring(path) for path in (self.wheel, *self.beside)]
-            self._install(wheels_at_site)
-            self._no_sdk()
-            self._bytecode(_LINK_BYTECODE)
-            first, *others = self._innermost()
-            torch = self._first_import(first)
-            for name in others:
-                self._import(name)
-            script = self._script() if self.mode == "full" else None
-            refuses = self._refusal(wheels_at_site) if self.mode == "full" else None
-            self._bytecode(_KEEP_BYTECODE)
-            return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports, script, refuses)
-        finally:
-            self.site.remove(self.home)
-
-    def _error(self, what: str, next_step: str = "") -> SmokeError:
-        return SmokeError(f"{self.job.id}: {what}", where=str(self.site.shell.log), next_step=next_step)
-
-    def _python(self, *arguments: str | Path) -> Completed:
-        """Run the environment's interpreter: isolated (-I), so that neither folder nor variable lends it a module."""
-        return self.site.shell.run(self.home / "bin" / "python", "-I", *arguments)
-
-    def _install(self, wheels: list[Path]) -> None:
-        site = self.site
-        torch_downloads.fetch(site.store, self.job.variant.torch.any_release, self.job.python, site)
-        made = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
-        if not (made.ok and site.shell.run(site.uv, "pip", "install", "--python", self.home, *wheels).ok):
-            error = diagnose(self.job.id, self.site.shell.log)
-            if type(error) is BuildError:
-                raise self._error(f"the wheel does not install: {error.what}")
-            raise error
-
-    def _no_sdk(self) -> None:
-        """Raise SmokeError where what was installed is torch's SDK, which only builds."""
-        packages = variables.site_packages(self.home, self.job.python)
-        done = self.site.shell.run("find", packages, "-maxdepth", "1", "-name", "*+sdk.dist-info")
-        if leaked := [line.rpartition("/")[2] for line in done.tail if line.endswith("+sdk.dist-info")]:
-            raise self._error(
-                f"torch's SDK was installed in place of torch: {leaked[0]}",
-                "an index, or a folder of UV_FIND_LINKS, that uv is configured for has it; take it out",
-            )
-
-    def _bytecode(self, script: str) -> None:
-        """Take bytecode from the store, or keep it there; a test that has to do without only takes longer."""
-        python = self.job.python
-        packages = variables.site_packages(self.home, python)
-        self.site.shell.run("sh", "-c", script, "sh", self.site.store.root / "bytecode" / python.tag, packages)
-
-    def _first_import(self, name: str) -> _Torch:
-        """Import `name` like all others; the same interpreter then describes torch, which takes seconds to load.
-
-        Where that fails torch is asked by itself: one that is broken, or not the wheel's, is the better reason.
-        """
-        done = self._imported(name, _ASK_TORCH)
-        if not (done.ok and _torch_line(done)):
-            self._torch(self._python("-c", _ASK_TORCH))
-            raise self._import_error(name, done)
-        return self._torch(done)
-
-    def _torch(self, done: Completed) -> _Torch:
-        """Torch as it describes itself at the end of `done`. Raises SmokeError where it is absent, or the wrong one."""
-        line = _torch_line(done)
-        if not (done.ok and line):
-            raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
-        facts = json.loads(line)
-        if facts["torch"].endswith("+sdk"):
-            raise self._error(f"this is no torch but its SDK, {facts['torch']}")
-        if not SpecifierSet(self.job.variant.pin).contains(facts["torch"], prereleases=True):
-            raise self._error(f"the wheel brought torch {facts['torch']}, not {self.job.variant.pin}")
-        wanted = self.job.variant.cuda
-        if self.project.settings.torch_flavours == "cuda" and facts["cuda"] != wanted:
-            raise self._error(
-                f"torch {facts['torch']} has CUDA {facts['cuda']}, where the variant says {wanted}",
-                "the index that uv is configured for serves another build; check UV_DEFAULT_INDEX and uv.toml",
-            )
-        return _Torch(facts["torch"], facts["cuda"], tuple(facts["devices"]))
-
-    def _innermost(self) -> list[str]:
-        """The imports but for packages of others: importing pkg.module in a fresh interpreter imports pkg first."""
-        names = self.project.imports
-        return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
-
-    def _imported(self, name: str, then: str = "") -> Completed:
-        self.site.shell.say(f"import {name}")
-        return self._python("-X", "faulthandler", "-c", f"import {name}{then}")
-
-    def _import(self, name: str) -> None:
-        done = self._imported(name)
-        if not done.ok:
-            raise self._import_error(name, done)
-
-    def _import_error(self, name: str, done: Completed) -> SmokeError:
-        reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
-        hint = "import torch before the extension, in the package's __init__.py" if "libtorch" in reason else ""
-        hint = hint or "the log has the traceback"
-        return self._error(f"import {name} fails in a fresh interpreter: {reason}", hint)
-
-    def _script(self) -> str:
-        """Run the project's smoke script; returns its last line, "none" if the project has no script."""
-        script = self.project.smoke_script
-        if script is None:
-            return "none"
-        done = self._python("-X", "faulthandler", self._script_there(script.resolve()))
-        if not done.ok:
-            last = next((line for line in reversed(done.tail) if line.strip()), f"status {done.returncode}")
-            raise self._error(f"the smoke script {script.name} fails: {last}", "the log has its whole output")
-        return done.tail[-1] if done.tail else "passed"
-
-    def _script_there(self, script: Path) -> Path:
-        """The script's path at the site: in the source tree, if it belongs to that, so that it finds its neighbours."""
-        if script.is_relative_to(self.source) and (self.tree / script.relative_to(self.source)).is_file():
-            return self.site.bring(self.tree) / script.relative_to(self.source)
-        return self.site.bring(script)
-
-    def _refusal(self, wheels: list[Path]) -> str | None:
-        """Have the resolver refuse the wheel beside another minor's torch, and for that reason; returns which torch.
-
-        None for a project with one minor.
-        """
-        other = neighbour(self.project, self.job.variant)
-        if other is None:
-            return None
-        self.site.shell.say(f"torch {other.torch} must be refused")
-        command: list[str | Path] = ["pip", "install", "--dry-run", "--python", self.home, *wheels, f"torch{other.pin}"]
-        done = self.site.shell.run(self.site.uv, *command)
-        text = " ".join(" ".join(done.tail).split())
-        if done.ok:
-            raise self._error(f"the resolver accepts it together with torch {other.torch}")
-        if not ("unsatisfiable" in text and re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)):
-            error = diagnose(self.job.id, self.site.shell.log)
-            raise error if type(error) is not BuildError else self._error(f"refused, but for another reason: {text}")
-        return f"torch {other.torch}"
 
 
 def _inputs(step: Step) -> dict[str, Any]:
@@ -282,7 +43,7 @@ def _work(step: Step) -> Outcome:
     beside = one_name.write(family, names)
     try:
         with context.engine.site(step.job, step.shell) as site:
-            test = Smoke(
+            test = SmokeTest(
                 context.project, step.job, wheel, tuple(beside), context.source.root, tree, context.smoke, site
             )
             return Outcome(facts=test.run())

@@ -1,0 +1,142 @@
+"""A build with torch's SDK, and once more with all of torch where it turns out to run torch."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch_build_farm.core import tools
+from torch_build_farm.core.errors import (
+    BuildError,
+    FarmError,
+    PackageIndexError,
+    RepairError,
+    SdkError,
+    UnknownTorchError,
+)
+from torch_build_farm.core.files import clear
+from torch_build_farm.core.log import STAGE_MARK
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.process import Shell
+from torch_build_farm.core.store import TorchStore
+from torch_build_farm.engines import torch_downloads
+from torch_build_farm.engines.base import BuildRequest
+from torch_build_farm.pipeline.stage import RunContext, Step
+from torch_build_farm.project.plan import Job
+from torch_build_farm.releases.listing import Listing
+from torch_build_farm.releases.sdk import cache, fallback
+from torch_build_farm.releases.sdk.cache import Sdk
+
+
+def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
+    """Build the wheel with as much of torch as it takes; returns it, and what it was built with, for people.
+
+    Raises what the engine's `build` does, or SdkError.
+    """
+    settings, release = step.context.project.settings, step.job.variant.release
+    reason = fallback.why_full(settings, request.tree)
+    if reason:
+        return _build_with_all_of_torch(step, request, reason)
+    try:
+        sdk = _sdk_of(step.job, step.context.store, step.shell)
+    except (PackageIndexError, UnknownTorchError, SdkError) as error:
+        if settings.torch_build == "sdk":
+            raise
+        return _build_with_all_of_torch(step, request, error.what)
+
+    try:
+        wheel = _build(step, request, sdk)
+    except (BuildError, RepairError):  # RepairError: the repair finds that a wheel has no library
+        log = _log_of_this_build(step)
+        missing = fallback.asked(request.sdk_misses, log) or fallback.missed(log)
+        if settings.torch_build == "sdk" or not missing:
+            raise
+        reason = f"the build asks for {missing}, which torch's SDK has not"
+    else:
+        reason = _why_unfit(step, request, wheel)
+        if not reason:
+            return wheel, f"torch's SDK {release}"
+        if settings.torch_build == "sdk":
+            raise SdkError(
+                f"{step.job.id}: {reason}",
+                where=str(step.log),
+                next_step='torch-build = "auto" or "full" in [tool.torch-build-farm]',
+            )
+
+    # The heading ends what the log has of the build with the SDK, so that nothing in it is read again.
+    with step.log.open("a", encoding="utf-8") as stream:
+        stream.write(f"{STAGE_MARK}build {step.job.id} {reason}: again with all of torch\n")
+    return _build_with_all_of_torch(step, request, reason)
+
+
+def _build_with_all_of_torch(step: Step, request: BuildRequest, reason: str) -> tuple[Path, str]:
+    return _build(step, request, None), f"all of torch {step.job.variant.release}: {reason}"
+
+
+def _build(step: Step, request: BuildRequest, sdk: Sdk | None) -> Path:
+    clear(request.out)
+    clear(request.scratch)
+    return step.context.engine.build(replace(request, sdk=sdk))
+
+
+def _log_of_this_build(step: Step) -> str:
+    """The job's log from the last heading of a build on."""
+    return step.log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
+
+
+def _why_unfit(step: Step, request: BuildRequest, wheel: Path) -> str:
+    """Why a wheel that was built with the SDK does not count, in a sentence; empty if it does."""
+    missing = fallback.asked(request.sdk_misses, _log_of_this_build(step))
+    if missing:
+        return f"the build asks for {missing}, which torch's SDK has not, and goes on without"
+    member = fallback.leaked(wheel, step.job.variant.release)
+    if member:
+        return f"the build writes the version of torch's SDK into {member}"
+    return ""
+
+
+def _sdk_of(job: Job, store: TorchStore, shell: Shell) -> Sdk:
+    """The SDK of the job's torch, made now if need be. Raises PackageIndexError or SdkError."""
+    release, python = job.variant.release, job.python
+    with store.locked(cache.lock_of(release, python), shell):
+        return cache.get(store, release, python, PackageIndex.configured(), shell.say)
+
+
+# ---- before anything is built
+
+
+def make_sdks_ahead(context: RunContext, jobs: Sequence[Job], log: Path) -> None:
+    """Make the SDKs of `jobs` in the background, one after the other, while images are made ready and builds run.
+
+    A job whose SDK is not in the store yet waits for it or makes it, so an error here comes up again there, where it is
+    reported.
+    """
+    if fallback.why_full(context.project.settings, context.source.root):
+        return
+    env = tools.environment(context.store.uv_cache, context.store.root)
+    shell = Shell(context.runner, env, context.store.root, log, lambda _: None)
+
+    def make() -> None:
+        with contextlib.suppress(FarmError, OSError):
+            for job in jobs:
+                context.runner.check()
+                _sdk_of(job, context.store, shell)
+
+    threading.Thread(target=make, daemon=True).start()
+
+
+def check_index(context: RunContext, job: Job) -> None:
+    """Raise PackageIndexError where the job's torch can be had neither as an SDK nor whole, from store or index."""
+    release, python = job.variant.release, job.python
+    if context.engine.store.has(release, python):
+        return  # a build takes that where no SDK can be made
+    index = PackageIndex.configured()
+    if cache.find(context.store, release, python, index) is None:
+        try:
+            Listing.read(index)
+        except PackageIndexError:
+            # The farm cannot ask this index, but uv may be configured to, and then it gets all of torch.
+            torch_downloads.check_index(context.store, release, python, context.runner)
