@@ -30,7 +30,7 @@ SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
 SINGLETON = "_ZN3c1019UndefinedTensorImpl10_singletonE"
 CPP_FUNCTION = "_ZN5torch11CppFunctionD1Ev"
 TORCH = ["libtorch.so", "libtorch_cpu.so", "libc10.so", "libtorch_python.so", "libc.so.6"]
-# A line of an assertion that the headers of 2.8 alone have; see marks.
+# A line of an assertion that the headers of 2.8 alone have; see releases/header_lines.
 BUILT_ON_28 = b'include/ATen/core/ivalue.h":652\0include/c10/core/TensorImpl.h":1300\0'
 MINE = "demo/_core.cpython-312-x86_64-linux-gnu.so"
 
@@ -86,12 +86,12 @@ def test_a_layout_that_changed(tmp_path: Path) -> None:
 def test_what_it_was_built_against_is_not_known(tmp_path: Path) -> None:
     """Then the answer is no, unless the release cannot matter."""
     report = audit(tmp_path, {MINE: library([SINGLETON], [], TORCH)})
-    assert report.libraries[0].built.how == "nothing tells"
+    assert report.libraries[0].built.how == "no evidence"
     assert report.releases["2.8.0"].verdict is Verdict.UNKNOWN
     oldest, *_, newest = known().releases
     assert output.reasons(report.releases["2.8.0"]) == [
         "other layout of c10::TensorImpl, c10::intrusive_ptr_target",
-        f"it depends on the torch that it was built against, one of {oldest} to {newest} (nothing tells)",
+        f"it depends on the torch that it was built against, one of {oldest} to {newest} (no evidence)",
     ]
     pinned = audit(tmp_path / "pinned", {MINE: library([SINGLETON], [], TORCH)}, "Requires-Dist: torch==2.9.*")
     assert pinned.releases["2.9.1"].verdict is Verdict.OK

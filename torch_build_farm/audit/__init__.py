@@ -1,11 +1,12 @@
-"""Which torch releases a wheel loads and computes with, told from its libraries alone.
+"""Which torch releases a wheel loads and computes with, judged from its libraries alone.
 
 | step | modules |
 |---|---|
-| what is in the wheel | wheel, elf, marks |
-| what is known of torch's releases | knowledge, index, layout, marks; remote reads them from the package index |
-| where the loader would find what a library asks for | scope |
-| library by library, release by release | verdict, built, rules |
-| the wheel's own verdicts, and METADATA's claim | matrix, floors |
-| for people and programs | show, commands |
+| what is in the wheel | read_wheel |
+| what is known of torch's releases | tables, over releases.known (symbol_table, header_lines, type_layouts) |
+| where the loader would find what a library asks for | loader |
+| library by library, release by release | verdict, built_against, layout_rules |
+| the wheel's own verdicts, and METADATA's claim | wheel_report, symbol_versions |
+| what changed between two releases, and whom it hits | changes |
+| for people and programs | output |
 """

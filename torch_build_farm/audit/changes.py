@@ -1,4 +1,4 @@
-"""What broke from one torch release to another, in words: names that went, types that changed, whom it hits."""
+"""What broke from one torch release to another: names that are gone, types that changed, wheels that it hits."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from torch_build_farm.audit.wheel_report import WheelReport
 
 _SHOWN = 12
 # Functions and variables of torch's own namespaces (Itanium C++ ABI, "Mangling"), and its C shim: what headers declare.
-# What compilers and vendors' libraries leave behind besides, such as kernels' wrappers, no extension asks for.
+# No extension asks for what compilers and vendors' libraries leave behind besides, such as kernels' wrappers.
 _ASKED_FOR = re.compile(r"_Z(T[VTIS])?(N[VK]*[RO]?)?(3c10|2at|5torch|6caffe2)\d|(aoti_torch|torch)_")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """From release `old` to `new`: mangled names by library that is gone from all of torch, types and how they differ.
+    """From release `old` to `new`: names that are gone, types that differ, and the audit of the project's wheels.
 
-    `harmless` are changes of types that no extension can see. `wheels`: what the audit says of the project's wheels.
+    `gone` are mangled names that no library of torch has any more, by the library that had them. `types` and
+    `harmless` describe how types differ; no extension can see the harmless changes.
     """
 
     old: str
@@ -40,55 +41,69 @@ class Changes:
 
     @property
     def names(self) -> list[str]:
-        return sorted({name for names in self.gone.values() for name in names})
+        """The names that are gone, each once."""
+        return sorted(set().union(*self.gone.values()))
 
     @property
-    def _hits(self) -> list[tuple[WheelReport, Finding | None]]:
-        """Each wheel with its finding; none for one of a CPython that the new release has no wheel for."""
-        return [(one, one.releases.get(self.new)) for one in self.wheels]
+    def _findings(self) -> list[tuple[WheelReport, Finding | None]]:
+        """Each wheel with its finding; None for a wheel of a CPython that the new release has no wheel for."""
+        return [(report, report.releases.get(self.new)) for report in self.wheels]
 
     def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        wheels: dict[str, Any] = {}
+        for report, finding in self._findings:
+            if finding is None:
+                wheels[report.file] = None
+            else:
+                wheels[report.file] = {"verdict": finding.verdict.value, "reasons": reasons(finding)}
         return {
             "from": self.old,
             "to": self.new,
             "gone": {library: list(names) for library, names in self.gone.items()},
             "types": dict(self.types),
             "harmless": dict(self.harmless),
-            "wheels": {
-                one.file: {"verdict": found.verdict.value, "reasons": reasons(found)} if found else None
-                for one, found in self._hits
-            },
+            "wheels": wheels,
         }
 
     def markdown(self) -> str:
-        """For people: everything that is counted, and the first few of what is many."""
-        lines = [f"### What changed from torch {self.old} to {self.new}", ""]
+        """For people: everything is counted, and the first few of many are named."""
         total = len(self.names)
+        lines = [f"### What changed from torch {self.old} to {self.new}", ""]
         lines.append(f"{_count(total, 'name')} that extensions can ask for left torch{':' if total else '.'}")
         for library, names in self.gone.items():
-            lines += ["", f"- `{library}`: {len(names)}"]
-            # A constructor is several symbols with one name (complete object, base object: Itanium C++ ABI, 5.1.4.3).
-            spelled = Counter(map(demangled, names)).items()
-            shown = list(islice(spelled, _SHOWN))
-            lines += [f"  - `{textwrap.shorten(name, 160)}`{f' ({n} symbols)' if n > 1 else ''}" for name, n in shown]
-            left = len(names) - sum(n for _, n in shown)
-            lines += [f"  - and {left} more"] if left else []
-        lines += [
-            "",
-            f"{_count(len(self.types), 'type')} changed where extensions may touch them{':' if self.types else '.'}",
-            "",
-        ]
-        lines += [f"- `{name}`: {how}" for name, how in self.types.items()]
-        for report, found in self._hits:
-            if found is None:
-                lines += ["", f"`{report.file}` is for a CPython that torch {self.new} has no wheel for."]
+            lines += ["", f"- `{library}`: {len(names)}", *_names_lines(names)]
+        changed = _count(len(self.types), "type")
+        lines += ["", f"{changed} changed where extensions may touch them{':' if self.types else '.'}", ""]
+        for name, how in self.types.items():
+            lines.append(f"- `{name}`: {how}")
+        for report, finding in self._findings:
+            lines.append("")
+            if finding is None:
+                lines.append(f"`{report.file}` is for a CPython that torch {self.new} has no wheel for.")
                 continue
-            told = reasons(found)
-            lines += ["", f"`{report.file}` would be {found.verdict.value} with torch {self.new}{':' if told else '.'}"]
-            lines += [f"- {reason}" for reason in told]
+            why = reasons(finding)
+            end = ":" if why else "."
+            lines.append(f"`{report.file}` would be {finding.verdict.value} with torch {self.new}{end}")
+            lines += [f"- {reason}" for reason in why]
         if not self.wheels:
-            lines += ["", "No wheel of this project is at hand that could be hit."]
+            lines += ["", "There is no wheel of this project that could be hit."]
         return "\n".join(lines) + "\n"
+
+
+def _names_lines(names: Sequence[str]) -> list[str]:
+    """The first names, demangled, and how many more there are."""
+    # A constructor is several symbols with one name (complete object, base object: Itanium C++ ABI, 5.1.4.3).
+    symbols_by_name = Counter(map(demangled, names))
+    shown = list(islice(symbols_by_name.items(), _SHOWN))
+    lines = []
+    for name, count in shown:
+        several = f" ({count} symbols)" if count > 1 else ""
+        lines.append(f"  - `{textwrap.shorten(name, 160)}`{several}")
+    remaining = len(names) - sum(count for _, count in shown)
+    if remaining:
+        lines.append(f"  - and {remaining} more")
+    return lines
 
 
 def _count(number: int, what: str) -> str:
@@ -97,21 +112,24 @@ def _count(number: int, what: str) -> str:
 
 def between(known: AuditTables, old: str, new: str, wheels: Sequence[Path] = ()) -> Changes:
     """Compare two releases that the audit knows, and audit wheels for the new one. Raises AuditError for a wheel."""
-    pythons = known.index.pythons(old), known.index.pythons(new)
-    both = pythons[0] & pythons[1]
-    before, after = (known.index.exported(one, both or own) for one, own in zip((old, new), pythons, strict=True))
-    there = frozenset().union(*after.values())
+    pythons_of_old, pythons_of_new = known.index.pythons(old), known.index.pythons(new)
+    # libtorch_python differs between CPythons: those that both were read for are compared, else any against any.
+    common = pythons_of_old & pythons_of_new
+    before = known.index.exported(old, common or pythons_of_old)
+    after = known.index.exported(new, common or pythons_of_new)
+    exported_now = frozenset().union(*after.values())
     gone = {}
     for library, names in sorted(before.items()):
-        if left := sorted(name for name in names - there if _ASKED_FOR.match(name)):
-            gone[library] = tuple(left)
-    every = known.layouts.differences(old, new)
-    seen = known.layouts.differences(old, new, harmless)
+        gone_here = sorted(name for name in names - exported_now if _ASKED_FOR.match(name))
+        if gone_here:
+            gone[library] = tuple(gone_here)
+    every_change = known.layouts.differences(old, new)
+    visible = known.layouts.differences(old, new, harmless)
     return Changes(
         old,
         new,
         gone,
-        seen,
-        {name: how for name, how in every.items() if name not in seen},
-        tuple(wheel_report.audit(read_wheel.read(path), known, [new]) for path in wheels),
+        types=visible,
+        harmless={name: how for name, how in every_change.items() if name not in visible},
+        wheels=tuple(wheel_report.audit(read_wheel.read(path), known, [new]) for path in wheels),
     )

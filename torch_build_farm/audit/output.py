@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,68 +33,81 @@ def demangled(name: str) -> str:
         return name
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
+    """The first names, each of them shortened, and how many more there are."""
     shown = [name if len(name) <= _WIDTH else f"{name[:_WIDTH]}..." for name in names[:_NAMES]]
-    return ", ".join(shown) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
+    text = ", ".join(shown)
+    if len(names) > _NAMES:
+        text += f" and {len(names) - _NAMES} more"
+    return text
 
 
-def reasons(found: Finding) -> list[str]:
+def reasons(finding: Finding) -> list[str]:
     """Why a verdict is not OK, a sentence each."""
-    lines = []
-    if found.missing:
-        lines.append(f"missing {_some([demangled(name) for name in found.missing])}")
-    if found.libraries:
-        lines.append(f"neither the wheel nor this torch brings {_some(found.libraries)}")
-    if found.layout:
-        lines.append(f"other layout of {_some(found.layout)}")
-    if found.unknown:
-        lines.append(f"unknown {_some([demangled(name) for name in found.unknown])}")
-    return [*lines, *([found.note] if found.note else [])]
+    sentences = []
+    if finding.missing:
+        sentences.append(f"missing {_first_names([demangled(name) for name in finding.missing])}")
+    if finding.libraries:
+        sentences.append(f"neither the wheel nor this torch brings {_first_names(finding.libraries)}")
+    if finding.layout:
+        sentences.append(f"other layout of {_first_names(finding.layout)}")
+    if finding.unknown:
+        sentences.append(f"unknown {_first_names([demangled(name) for name in finding.unknown])}")
+    if finding.note:
+        sentences.append(finding.note)
+    return sentences
 
 
 def _span(releases: Sequence[str]) -> str:
-    return ", ".join(releases) if len(releases) < 3 else f"{releases[0]} to {releases[-1]}"
+    if len(releases) < 3:
+        return ", ".join(releases)
+    return f"{releases[0]} to {releases[-1]}"
 
 
 def stretches(releases: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     """Successive releases with the same verdict in every row, by their heading: so the table fits a terminal."""
-    found: list[list[str]] = []
+    columns: list[list[str]] = []
     for release in releases:
-        if found and all(row.get(found[-1][0]) == row.get(release) for row in rows):
-            found[-1].append(release)
+        if columns and all(row.get(columns[-1][0]) == row.get(release) for row in rows):
+            columns[-1].append(release)
         else:
-            found.append([release])
-    return {_span(one): one for one in found}
+            columns.append([release])
+    return {_span(column): column for column in columns}
 
 
 def cells(rows: Mapping[str, Mapping[str, str]]) -> tuple[list[str], dict[str, list[str]]]:
     """Headings, and for each row (by its name) a verdict under each; `rows` have verdicts by release."""
-    every = sorted({release for row in rows.values() for release in row}, key=Version)
-    found = stretches(every, list(rows.values()))
-    return list(found), {name: [row.get(one[0], "-") for one in found.values()] for name, row in rows.items()}
+    every = sorted(set().union(*rows.values()), key=Version)
+    columns = stretches(every, list(rows.values()))
+    body = {}
+    for name, row in rows.items():
+        body[name] = [row.get(releases[0], "-") for releases in columns.values()]
+    return list(columns), body
 
 
 def _rows(reports: Sequence[WheelReport]) -> dict[str, dict[str, str]]:
+    """Verdicts by wheel and release; wheels of the same file name are numbered."""
     rows: dict[str, dict[str, str]] = {}
-    for one in reports:
-        same = sum(name == one.file or name.startswith(f"{one.file} (") for name in rows)
-        rows[f"{one.file} ({same + 1})" if same else one.file] = {
-            release: found.verdict.value for release, found in one.releases.items()
-        }
+    seen = Counter[str]()
+    for report in reports:
+        seen[report.file] += 1
+        number = seen[report.file]
+        name = report.file if number == 1 else f"{report.file} ({number})"
+        rows[name] = {release: finding.verdict.value for release, finding in report.releases.items()}
     return rows
 
 
 def matrix_table(console: Console, rows: Mapping[str, Mapping[str, str]], what: str) -> None:
     """Releases across, rows of `what` down."""
     heads, body = cells(rows)
-    made = Table(box=None, pad_edge=False)
-    made.add_column(f"{what}, torch", overflow="fold", min_width=16)
+    matrix = Table(box=None, pad_edge=False)
+    matrix.add_column(f"{what}, torch", overflow="fold", min_width=16)
     for head in heads:
-        made.add_column(head, justify="center", min_width=7)
+        matrix.add_column(head, justify="center", min_width=7)
     for name, verdicts in body.items():
         styled = [Text(cell, _STYLE[Verdict(cell)] if cell != "-" else "dim") for cell in verdicts]
-        made.add_row(Text(name), *styled)
-    console.print(made)
+        matrix.add_row(Text(name), *styled)
+    console.print(matrix)
 
 
 def table(console: Console, reports: Sequence[WheelReport]) -> None:
@@ -108,37 +122,38 @@ def _claim(report: WheelReport) -> str:
         "wider": "wider than the truth",
         "narrower": "narrower than the truth",
         "wider and narrower": "wider than the truth, and narrower elsewhere",
-        "unknown": "of no release that was judged",
+        "unknown": "not about any release that was judged",
     }
     return f"declared: {declared}; true: {report.true_range}: the claim is {words[report.claim]}"
 
 
 def _by_reason(library: LibraryReport) -> dict[tuple[str, ...], list[str]]:
-    """Releases of a library that are not OK, those together that are so for the same reasons."""
-    found: dict[tuple[str, ...], list[str]] = {}
+    """Releases with which a library is not OK, by the verdict and its reasons."""
+    by_reason: dict[tuple[str, ...], list[str]] = {}
     for release, finding in library.releases.items():
         if finding.verdict is not Verdict.OK and meant_for(library.meant, release):
-            found.setdefault((finding.verdict.value, *reasons(finding)), []).append(release)
-    return found
+            by_reason.setdefault((finding.verdict.value, *reasons(finding)), []).append(release)
+    return by_reason
 
 
 def lines(report: WheelReport) -> list[str]:
-    """What there is to say of a wheel: its claim, and each library with its reasons."""
-    said = [_claim(report)]
+    """The lines about a wheel: its claim, and each library with its reasons."""
+    text = [_claim(report)]
     if report.left_out:
-        said.append(f"torch {_span(report.left_out)}: no build for this wheel's CPython")
+        text.append(f"torch {_span(report.left_out)}: no build for this wheel's CPython")
     if report.floors:
-        said.append(f"asks for {', '.join(report.floors)}")
+        text.append(f"asks for {', '.join(report.floors)}")
     for library in report.libraries:
-        found = _by_reason(library)
-        if library.kind is LibraryKind.NEUTRAL and not found:
+        by_reason = _by_reason(library)
+        if library.kind is LibraryKind.NEUTRAL and not by_reason:
             continue
-        built = (
-            f", built against {library.built.words} ({library.built.how})" if library.kind is LibraryKind.TORCH else ""
-        )
-        said.append(f"{library.path}: {library.kind.value}{built}")
-        said += [f"  {why[0]} with {', '.join(who)}: {'; '.join(why[1:])}" for why, who in found.items()]
-    return said
+        heading = f"{library.path}: {library.kind.value}"
+        if library.kind is LibraryKind.TORCH:
+            heading += f", built against {library.built.words} ({library.built.how})"
+        text.append(heading)
+        for (verdict, *why), releases in by_reason.items():
+            text.append(f"  {verdict} with {', '.join(releases)}: {'; '.join(why)}")
+    return text
 
 
 def details(console: Console, reports: Sequence[WheelReport]) -> None:
@@ -152,12 +167,15 @@ def details(console: Console, reports: Sequence[WheelReport]) -> None:
 def markdown(reports: Sequence[WheelReport]) -> str:
     """Table and lines, for a pull request."""
     heads, body = cells(_rows(reports))
-    out = [f"| wheel | {' | '.join(f'torch {head}' for head in heads)} |", f"|---|{'---|' * len(heads)}"]
-    out += [f"| {file} | {' | '.join(verdicts)} |" for file, verdicts in body.items()]
+    text = [f"| wheel | {' | '.join(f'torch {head}' for head in heads)} |", f"|---|{'---|' * len(heads)}"]
+    for file, verdicts in body.items():
+        text.append(f"| {file} | {' | '.join(verdicts)} |")
     for report in reports:
-        out += ["", f"**{report.file}**", ""]
-        out += [f"{'  ' if line.startswith('  ') else ''}- {line.strip()}" for line in lines(report)]
-    return "\n".join(out) + "\n"
+        text += ["", f"**{report.file}**", ""]
+        for line in lines(report):
+            indent = "  " if line.startswith("  ") else ""
+            text.append(f"{indent}- {line.strip()}")
+    return "\n".join(text) + "\n"
 
 
 @dataclass(frozen=True)
@@ -179,8 +197,8 @@ class Document:
     def as_json(self) -> dict[str, Any]:
         from pydantic import TypeAdapter  # noqa: PLC0415 (slow to import)
 
-        found: dict[str, Any] = TypeAdapter(Document).dump_python(self, mode="json")
-        return found
+        document: dict[str, Any] = TypeAdapter(Document).dump_python(self, mode="json")
+        return document
 
 
 def json_schema() -> dict[str, Any]:

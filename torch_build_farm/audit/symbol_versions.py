@@ -1,4 +1,4 @@
-"""The oldest glibc and C++ library that a wheel works with, beside those that its tag promises."""
+"""The oldest glibc and C++ library that a wheel works with, beside those that its platform tag promises."""
 
 from __future__ import annotations
 
@@ -19,30 +19,41 @@ _FAMILIES = ("GLIBC", "GLIBCXX", "CXXABI", "GCC")
 def _policies() -> list[dict[str, Any]]:
     """Auditwheel's policies: which symbol versions the systems of a manylinux tag have."""
     text = (resources.files("auditwheel.policy") / "manylinux-policy.json").read_text("utf-8")
-    found: list[dict[str, Any]] = json.loads(text)
-    return found
+    policies: list[dict[str, Any]] = json.loads(text)
+    return policies
 
 
 def _promised(wheel: AuditedWheel) -> dict[str, list[str]]:
     """The symbol versions of the oldest system that the wheel's tag names; empty for a tag without promise."""
     platforms = {tag.platform.rpartition("_x86_64")[0] for tag in wheel.tags}
-    policies = [one for one in _policies() if platforms & {one["name"], *one["aliases"]} and one["name"] != "linux"]
+    policies = []
+    for policy in _policies():
+        if policy["name"] != "linux" and platforms & {policy["name"], *policy["aliases"]}:
+            policies.append(policy)
     if not policies:
         return {}
-    oldest = max(policies, key=lambda one: int(one["priority"]))
+    oldest = max(policies, key=lambda policy: int(policy["priority"]))
     versions: dict[str, list[str]] = oldest["symbol_versions"]["x86_64"]
     return versions
 
 
 def floors(wheel: AuditedWheel) -> tuple[str, ...]:
     """The highest symbol version of each family that the wheel asks for, such as GLIBC_2.34, and what the tag lacks."""
-    asked = {version for elf in wheel.libraries.values() for _, version in elf.versions}
-    promised, lines = _promised(wheel), []
-    for family in _FAMILIES:
-        found = sorted((match[1] for one in asked if (match := re.fullmatch(rf"{family}_([\d.]+)", one))), key=Version)
-        if not found:
+    by_family: dict[str, set[str]] = {family: set() for family in _FAMILIES}
+    for elf in wheel.libraries.values():
+        for _, version in elf.versions:
+            family, _, number = version.rpartition("_")
+            if family in by_family and re.fullmatch(r"[\d.]+", number):
+                by_family[family].add(number)
+    promised = _promised(wheel)
+    lines = []
+    for family, numbers in by_family.items():
+        if not numbers:
             continue
-        beyond = [one for one in found if promised and one not in promised.get(family, [])]
-        more = f", beyond what the tag promises: {', '.join(beyond)}" if beyond else ""
-        lines.append(f"{family}_{found[-1]}{more}")
+        ascending = sorted(numbers, key=Version)
+        line = f"{family}_{ascending[-1]}"
+        beyond = [number for number in ascending if promised and number not in promised.get(family, [])]
+        if beyond:
+            line += f", beyond what the tag promises: {', '.join(beyond)}"
+        lines.append(line)
     return tuple(lines)
