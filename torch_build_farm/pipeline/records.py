@@ -188,7 +188,7 @@ def find(wheel: Path, work: Path) -> WheelRecords:
     raise UsageError(
         f"no record tells how this wheel was made (sha256 {wheel_digest})",
         where=str(work / "jobs"),
-        next_step="name the work folder of the run that made it with --work DIR",
+        next_step="name the work folder of the run that made it with --work DIR; records of an older farm do not count",
     )
 
 

@@ -1,4 +1,7 @@
-"""A job's source tree, from the project's own and templates/*.j2. `render` is pure; `write` puts a tree on disk."""
+"""A job's source tree, from the project's own and templates/*.j2.
+
+`render` is pure: the same project, source and job give the same tree, byte for byte. `write` puts a tree on disk.
+"""
 
 from __future__ import annotations
 
@@ -58,37 +61,43 @@ def python_bounds(variant: Variant) -> tuple[str, str]:
 
 
 def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed: bool = True) -> list[str]:
-    """`requirements` with torch's replaced by one with `pin`, which is added where there is none and one is needed."""
-    texts = list(map(str, requirements))
+    """`requirements` with torch's replaced by one with `pin`; with `needed`, that is added if torch's is missing."""
+    texts = [str(requirement) for requirement in requirements]
     try:
         names = [canonicalize_name(Requirement(text).name) for text in texts]
         pinned = [text for text in pin_torch(texts, pin) if text is not None]
     except InvalidRequirement as error:
-        raise RenderError(f"no requirement: {error}", where=where) from None
-    return pinned if "torch" in names or not needed else [*pinned, f"torch{pin}"]
+        raise RenderError(f"not a valid requirement: {error}", where=where) from None
+    if needed and "torch" not in names:
+        pinned.append(f"torch{pin}")
+    return pinned
 
 
 def _tool(source: Source) -> dict[str, Any]:
-    """The project's [tool] tables, but for the farm's own.
+    """The project's [tool] tables, except the farm's own.
 
-    scikit-build-core finds the packages of a wheel by the distribution's name unless it is told; since the variant has
-    another name, it is told what it would have found (its manual, "wheel.packages": src/, python/, the root).
+    Without `wheel.packages` scikit-build-core looks for packages with the distribution's name in src/, python/ and the
+    root (its manual, "wheel.packages"). The variant's name is another one, so the table gets what the search would have
+    found by the project's name.
     """
     tool = {name: table for name, table in source.pyproject.get("tool", {}).items() if name != TABLE}
     settings = tool.get("scikit-build", {})
     if (
         not _backend(source).startswith("scikit_build_core")
         or "packages" in settings.get("wheel", {})
-        or not _says_all(source)
+        or not _project_table_decides(source)
     ):
         return tool
     name = str(source.pyproject["project"]["name"]).replace("-", "_")
     paths = {file.path for file in source.files}
     for base in ("src/", "python/", ""):
-        for package in dict.fromkeys((name.replace(".", "_"), name.replace(".", "/"))):
-            if paths & {f"{base}{package}/__init__.py", f"{base}{package}/__init__.pyi"}:
-                found = {"packages": {package: f"{base}{package}"} if "/" in package else [f"{base}{package}"]}
-                tool["scikit-build"] = {**settings, "wheel": {**settings.get("wheel", {}), **found}}
+        for package in (name.replace(".", "_"), name.replace(".", "/")):
+            folder = f"{base}{package}"
+            if f"{folder}/__init__.py" in paths or f"{folder}/__init__.pyi" in paths:
+                # A list puts the folder's last part into the wheel, so a nested package needs a table.
+                packages = {package: folder} if "/" in package else [folder]
+                wheel = {**settings.get("wheel", {}), "packages": packages}
+                tool["scikit-build"] = {**settings, "wheel": wheel}
                 return tool
     return tool
 
@@ -106,17 +115,21 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
     return environment
 
 
-def _says_all(source: Source) -> bool:
-    """Whether [project] alone decides what a variant changes: no part of it is dynamic, and nobody else has a say.
+def _project_table_decides(source: Source) -> bool:
+    """Whether [project] alone decides what a variant changes: none of it is dynamic, and the back end adds nothing.
 
-    setuptools takes python_requires from setup.py although [project] says another. Back ends such as hatchling and flit
+    setuptools takes python_requires from setup.py even if [project] has another. Back ends such as hatchling and flit
     look for a package of the distribution's name, which a variant changes.
     """
-    own = source.pyproject.get("project")
-    if own is None or {"dependencies", "optional-dependencies", "requires-python"} & set(own.get("dynamic", ())):
+    project = source.pyproject.get("project")
+    if project is None:
+        return False
+    if {"dependencies", "optional-dependencies", "requires-python"} & set(project.get("dynamic", ())):
         return False
     back_end = _backend(source).partition(".")[0]
-    return back_end == "scikit_build_core" or (back_end == "setuptools" and not (source.root / "setup.py").is_file())
+    if back_end == "setuptools":
+        return not (source.root / "setup.py").is_file()
+    return back_end == "scikit_build_core"
 
 
 def _backend(source: Source) -> str:
@@ -125,31 +138,33 @@ def _backend(source: Source) -> str:
 
 def _project_table(source: Source, job: Job, where: str) -> dict[str, Any]:
     """[project] of the variant, where it alone decides: name, torch pin and requires-python changed."""
-    own, pin = source.pyproject["project"], job.variant.pin
-    extras = {
-        extra: [
-            rename_own(text, str(own["name"]), job.distribution)
-            for text in _with_torch(requirements, pin, where, needed=False)
-        ]
-        for extra, requirements in own.get("optional-dependencies", {}).items()
-    }
-    return {
-        **own,
+    project, pin = source.pyproject["project"], job.variant.pin
+    extras = {}
+    for extra, requirements in project.get("optional-dependencies", {}).items():
+        pinned = _with_torch(requirements, pin, where, needed=False)
+        extras[extra] = [rename_own(text, str(project["name"]), job.distribution) for text in pinned]
+    table = {
+        **project,
         "name": job.distribution,
-        "requires-python": cut_requires_python(str(own.get("requires-python", "")), *python_bounds(job.variant)),
-        "dependencies": _with_torch(own.get("dependencies", ()), pin, where),
-        **({"optional-dependencies": extras} if extras else {}),
+        "requires-python": cut_requires_python(str(project.get("requires-python", "")), *python_bounds(job.variant)),
+        "dependencies": _with_torch(project.get("dependencies", ()), pin, where),
     }
+    if extras:
+        table["optional-dependencies"] = extras
+    return table
 
 
 def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
-    """What the templates see."""
+    """The names that templates can use."""
     where = str(source.root / "pyproject.toml")
-    variant, own = job.variant, source.pyproject.get("build-system", {"requires": ["setuptools"]})
-    requires = _with_torch(own["requires"], f"=={variant.release}", where)
-    requires += variant.cuda_toolkit if project.settings.cuda_arch_list else ()
-    if _says_all(source):
-        build_system = {**own, "requires": requires}
+    variant = job.variant
+    # PEP 518: a project without the table builds with setuptools.
+    projects_build_system = source.pyproject.get("build-system", {"requires": ["setuptools"]})
+    requires = _with_torch(projects_build_system["requires"], f"=={variant.release}", where)
+    if project.settings.cuda_arch_list:
+        requires += variant.cuda_toolkit
+    if _project_table_decides(source):
+        build_system = {**projects_build_system, "requires": requires}
         metadata = _project_table(source, job, where)
     else:
         build_system = {
@@ -170,7 +185,7 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
 
 def _backend_files(source: Source, job: Job) -> dict[str, str]:
     """The variant's own back end and its facts, for a tree whose metadata only its project's back end knows."""
-    if _says_all(source):
+    if _project_table_decides(source):
         return {}
     facts = {
         "distribution": job.distribution,

@@ -22,16 +22,16 @@ from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.wheels import wheel as wheels
 
-# Bytecode of torch's own modules: compiling it is half of the first import. $1 is the store's folder for it, $2 is
-# site-packages. Links, so that it takes no room twice; Python itself sees to it that none is older than its source, a
-# hard link too (PEP 3147). Of torch alone: a folder with nothing but bytecode, in an environment that lacks the rest of
-# the package, would be a namespace package.
+# Bytecode of torch's own modules, since compiling it is half of the first import. $1 is the store's folder for it, $2
+# is site-packages. Hard links take no room twice, and Python itself ignores bytecode that is older than its source
+# (PEP 3147). Only torch's is kept: in an environment without some package, a folder with nothing but the bytecode of
+# that package would be a namespace package.
 _BYTECODE = 'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$2/torch" && '
 _LINK_BYTECODE = _BYTECODE + 'if [ -d "$kept" ]; then cp -alf "$kept/." .; fi'
 _KEEP_BYTECODE = _BYTECODE + 'mkdir -p "$kept" && find . -name __pycache__ -exec cp -alf --parents -t "$kept" {} +'
 
-# What torch says of itself, as one line of JSON. It may follow another statement.
-_ASK_TORCH = """
+# Prints torch's version, CUDA and devices as one line of JSON. It may follow another statement.
+_DESCRIBE_TORCH = """
 import json, torch
 print(json.dumps({
     "torch": torch.__version__,
@@ -51,12 +51,12 @@ class _Torch:
 
 
 def _torch_line(done: Completed) -> str:
-    """The line of _ASK_TORCH in what a command printed; empty if it is not there."""
+    """The line of _DESCRIBE_TORCH in what a command printed; empty if it is not there."""
     return next((line for line in reversed(done.tail) if line.startswith('{"torch"')), "")
 
 
 def metadata_problems(wheel: wheels.Wheel, job: Job, python_version: str) -> list[str]:
-    """What in the wheel's METADATA is not as the job wants it: name, version, torch pin, requires-python.
+    """How the wheel's METADATA differs from the job's name, version, torch pin and CPythons, a sentence each.
 
     `python_version` is the interpreter's full version, since requires-python may name patch releases.
     """
@@ -67,8 +67,8 @@ def metadata_problems(wheel: wheels.Wheel, job: Job, python_version: str) -> lis
         problems.append(f"Version is {wheel.metadata['Version']}, not {job.version}")
     pins = wheel.requirements("torch")
     if [requirement.specifier for requirement in pins] != [SpecifierSet(job.variant.pin)]:
-        found = ", ".join(map(str, pins)) or "nothing"
-        problems.append(f"Requires-Dist asks for {found}, not torch{job.variant.pin}")
+        required = ", ".join(map(str, pins)) or "nothing"
+        problems.append(f"Requires-Dist asks for {required}, not torch{job.variant.pin}")
     if not wheel.requires_python.contains(python_version, prereleases=True):
         problems.append(f"Requires-Python {wheel.requires_python} leaves out {python_version}")
     if wheel.requires_python.contains(f"3.{max(job.variant.cpython).minor + 1}"):
@@ -79,9 +79,12 @@ def metadata_problems(wheel: wheels.Wheel, job: Job, python_version: str) -> lis
 def neighbour(project: Project, variant: Variant) -> Variant | None:
     """The variant whose torch must be refused: the next minor's, else the one before."""
     minors = list(project.variants)
-    place = minors.index(variant.torch)
-    others = minors[place + 1 : place + 2] or minors[max(place - 1, 0) : place]
-    return project.variants[others[0]] if others else None
+    position = minors.index(variant.torch)
+    if position + 1 < len(minors):
+        return project.variants[minors[position + 1]]
+    if position > 0:
+        return project.variants[minors[position - 1]]
+    return None
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ class SmokeTest:
     def run(self) -> SmokeFacts:
         """Test the wheel. Raises SmokeError, or a more exact error where nothing could be installed."""
         wheel = wheels.read(self.wheel)
-        if problems := metadata_problems(wheel, self.job, self.site.python.version):
+        problems = metadata_problems(wheel, self.job, self.site.python.version)
+        if problems:
             raise self._error("METADATA is wrong: " + "; ".join(problems))
         try:
             wheels_at_site = [self.site.bring(path) for path in (self.wheel, *self.beside)]
@@ -137,25 +141,29 @@ class SmokeTest:
     def _install(self, wheels: list[Path]) -> None:
         site = self.site
         torch_downloads.fetch(site.store, self.job.variant.torch.any_release, self.job.python, site)
-        made = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
-        if not (made.ok and site.shell.run(site.uv, "pip", "install", "--python", self.home, *wheels).ok):
+        done = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
+        if done.ok:
+            done = site.shell.run(site.uv, "pip", "install", "--python", self.home, *wheels)
+        if not done.ok:
             error = diagnose(self.job.id, self.site.shell.log)
+            # A BuildError proper is what remains when nothing more exact, such as a full disk, is found in the log.
             if type(error) is BuildError:
                 raise self._error(f"the wheel does not install: {error.what}")
             raise error
 
     def _no_sdk(self) -> None:
-        """Raise SmokeError where what was installed is torch's SDK, which only builds."""
+        """Raise SmokeError if torch's SDK, which is for builds alone, was installed in place of torch."""
         packages = variables.site_packages(self.home, self.job.python)
         done = self.site.shell.run("find", packages, "-maxdepth", "1", "-name", "*+sdk.dist-info")
-        if leaked := [line.rpartition("/")[2] for line in done.tail if line.endswith("+sdk.dist-info")]:
-            raise self._error(
-                f"torch's SDK was installed in place of torch: {leaked[0]}",
-                "an index, or a folder of UV_FIND_LINKS, that uv is configured for has it; take it out",
-            )
+        for line in done.tail:
+            if line.endswith("+sdk.dist-info"):
+                raise self._error(
+                    f"torch's SDK was installed in place of torch: {line.rpartition('/')[2]}",
+                    "an index, or a folder of UV_FIND_LINKS, that uv is configured for has it; remove it from there",
+                )
 
     def _bytecode(self, script: str) -> None:
-        """Take bytecode from the store, or keep it there; a test that has to do without only takes longer."""
+        """Link bytecode from the store, or keep it there; without it a test only takes longer."""
         python = self.job.python
         packages = variables.site_packages(self.home, python)
         self.site.shell.run("sh", "-c", script, "sh", self.site.store.root / "bytecode" / python.tag, packages)
@@ -163,11 +171,11 @@ class SmokeTest:
     def _first_import(self, name: str) -> _Torch:
         """Import `name` like all others; the same interpreter then describes torch, which takes seconds to load.
 
-        Where that fails torch is asked by itself: one that is broken, or not the wheel's, is the better reason.
+        If that fails, torch is imported by itself: a torch that is broken or not the wheel's is the better reason.
         """
-        done = self._imported(name, _ASK_TORCH)
+        done = self._run_import(name, _DESCRIBE_TORCH)
         if not (done.ok and _torch_line(done)):
-            self._torch(self._python("-c", _ASK_TORCH))
+            self._torch(self._python("-c", _DESCRIBE_TORCH))
             raise self._import_error(name, done)
         return self._torch(done)
 
@@ -176,52 +184,55 @@ class SmokeTest:
         line = _torch_line(done)
         if not (done.ok and line):
             raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
-        facts = json.loads(line)
-        if facts["torch"].endswith("+sdk"):
-            raise self._error(f"this is no torch but its SDK, {facts['torch']}")
-        if not SpecifierSet(self.job.variant.pin).contains(facts["torch"], prereleases=True):
-            raise self._error(f"the wheel brought torch {facts['torch']}, not {self.job.variant.pin}")
-        wanted = self.job.variant.cuda
-        if self.project.settings.torch_flavours == "cuda" and facts["cuda"] != wanted:
+        document = json.loads(line)
+        torch = _Torch(document["torch"], document["cuda"], tuple(document["devices"]))
+        if torch.version.endswith("+sdk"):
+            raise self._error(f"this is not torch but its SDK, {torch.version}")
+        if not SpecifierSet(self.job.variant.pin).contains(torch.version, prereleases=True):
+            raise self._error(f"the wheel brought torch {torch.version}, not {self.job.variant.pin}")
+        expected_cuda = self.job.variant.cuda
+        if self.project.settings.torch_flavours == "cuda" and torch.cuda != expected_cuda:
             raise self._error(
-                f"torch {facts['torch']} has CUDA {facts['cuda']}, where the variant says {wanted}",
+                f"torch {torch.version} has CUDA {torch.cuda}, where the variant has {expected_cuda}",
                 "the index that uv is configured for serves another build; check UV_DEFAULT_INDEX and uv.toml",
             )
-        return _Torch(facts["torch"], facts["cuda"], tuple(facts["devices"]))
+        return torch
 
     def _innermost(self) -> list[str]:
-        """The imports but for packages of others: importing pkg.module in a fresh interpreter imports pkg first."""
+        """The imports without the packages of others: an interpreter that imports pkg.module imports pkg first."""
         names = self.project.imports
         return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
-    def _imported(self, name: str, then: str = "") -> Completed:
+    def _run_import(self, name: str, then: str = "") -> Completed:
+        """Import `name` in a fresh interpreter, and execute the statements `then` after it."""
         self.site.shell.say(f"import {name}")
         return self._python("-X", "faulthandler", "-c", f"import {name}{then}")
 
     def _import(self, name: str) -> None:
-        done = self._imported(name)
+        done = self._run_import(name)
         if not done.ok:
             raise self._import_error(name, done)
 
     def _import_error(self, name: str, done: Completed) -> SmokeError:
         reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
-        hint = "import torch before the extension, in the package's __init__.py" if "libtorch" in reason else ""
-        hint = hint or "the log has the traceback"
-        return self._error(f"import {name} fails in a fresh interpreter: {reason}", hint)
+        next_step = "the log has the traceback"
+        if "libtorch" in reason:
+            next_step = "import torch before the extension, in the package's __init__.py"
+        return self._error(f"import {name} fails in a fresh interpreter: {reason}", next_step)
 
     def _script(self) -> str:
         """Run the project's smoke script; returns its last line, "none" if the project has no script."""
         script = self.project.smoke_script
         if script is None:
             return "none"
-        done = self._python("-X", "faulthandler", self._script_there(script.resolve()))
+        done = self._python("-X", "faulthandler", self._script_at_site(script.resolve()))
         if not done.ok:
             last = next((line for line in reversed(done.tail) if line.strip()), f"status {done.returncode}")
             raise self._error(f"the smoke script {script.name} fails: {last}", "the log has its whole output")
         return done.tail[-1] if done.tail else "passed"
 
-    def _script_there(self, script: Path) -> Path:
-        """The script's path at the site: in the source tree, if it belongs to that, so that it finds its neighbours."""
+    def _script_at_site(self, script: Path) -> Path:
+        """The script's path at the site; one of the source tree stays in it, so that it finds its neighbours."""
         if script.is_relative_to(self.source) and (self.tree / script.relative_to(self.source)).is_file():
             return self.site.bring(self.tree) / script.relative_to(self.source)
         return self.site.bring(script)
@@ -237,10 +248,13 @@ class SmokeTest:
         self.site.shell.say(f"torch {other.torch} must be refused")
         command: list[str | Path] = ["pip", "install", "--dry-run", "--python", self.home, *wheels, f"torch{other.pin}"]
         done = self.site.shell.run(self.site.uv, *command)
-        text = " ".join(" ".join(done.tail).split())
         if done.ok:
             raise self._error(f"the resolver accepts it together with torch {other.torch}")
-        if not ("unsatisfiable" in text and re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)):
+        text = " ".join(" ".join(done.tail).split())  # uv wraps its lines
+        for_the_pin = re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)
+        if not ("unsatisfiable" in text and for_the_pin):
             error = diagnose(self.job.id, self.site.shell.log)
-            raise error if type(error) is not BuildError else self._error(f"refused, but for another reason: {text}")
+            if type(error) is BuildError:
+                raise self._error(f"refused, but for another reason: {text}")
+            raise error
         return f"torch {other.torch}"
