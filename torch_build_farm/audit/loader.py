@@ -1,7 +1,7 @@
-"""Where the loader looks: what a library of a wheel finds in the wheel, in a torch release and on the system.
+"""Where the loader looks: the libraries that one of a wheel finds in the wheel, in a torch release and on the system.
 
 An undefined name is looked for in the libraries that the loaded one needs, and those that they need in turn, breadth
-first (System V ABI, "Shared Object Dependencies"); torch's libraries are no part of the global scope. A library that
+first (System V ABI, "Shared Object Dependencies"); torch's libraries are not in the global scope. A library that
 others of the wheel need is looked up in their scope too, since it is loaded with them.
 """
 
@@ -41,6 +41,7 @@ class Policy:
 
 @cache
 def policy() -> Policy:
+    """The policy that ships with the farm."""
     table = tomllib.loads((DATA / "loader.toml").read_text("utf-8"))
     patterns = {name: re.compile(text) for name, text in table["patterns"].items()}
     functions = {library: re.compile(text) for library, text in table["functions"].items()}
@@ -51,8 +52,8 @@ def policy() -> Policy:
 class Reach:
     """What a library reaches outside of its wheel in a torch release: torch's units, and other libraries.
 
-    Of `others` nobody has listed what they export: CUDA's and the system's. `companions` are of distributions that the
-    wheel requires. `missing` are needed, and of none of these.
+    `others` are libraries whose names no table lists: CUDA's and some of the system's. `companions` belong to
+    distributions that the wheel requires. `missing` are needed and belong to none of these.
     """
 
     units: frozenset[Unit]
@@ -71,33 +72,42 @@ class Contents:
 
     @cached_property
     def by_name(self) -> dict[str, str]:
-        """File name -> path; a soname counts where no file has that name."""
-        names = {elf.soname: path for path, elf in sorted(self.libraries.items(), reverse=True) if elf.soname}
-        return names | {PurePosixPath(path).name: path for path in sorted(self.libraries, reverse=True)}
+        """Paths by file name; a soname counts where no file has that name. Of several the first path counts."""
+        by_name: dict[str, str] = {}
+        for path in sorted(self.libraries):
+            by_name.setdefault(PurePosixPath(path).name, path)
+        for path in sorted(self.libraries):
+            soname = self.libraries[path].soname
+            if soname:
+                by_name.setdefault(soname, path)
+        return by_name
 
     def find(self, user: str, needed: str) -> str:
         """The library of the wheel that the one at `user` gets for a name: its neighbour, else any; empty for none."""
-        beside = posixpath.join(posixpath.dirname(user), needed)  # asked for every name: a path object costs more
+        # Called for every name of every library: making a Path costs more than all the rest.
+        beside = posixpath.join(posixpath.dirname(user), needed)
         return beside if beside in self.libraries else self.by_name.get(needed, "")
 
     def comes_with(self, soname: str) -> bool:
-        """Whether a library is, by its name, one of a distribution that the wheel requires: libtbb.so.12 and tbb.
+        """Whether a library belongs, by its name, to a distribution that the wheel requires: libtbb.so.12 to tbb.
 
-        Such a wheel is installed together with this one, and loads the library before (metatensor-torch does so with
+        Such a wheel is installed together with this one, and loads the library first (metatensor-torch does so with
         metatensor-core's libmetatensor.so).
         """
         match = re.match(r"lib([\w-]{3,}?)[\d._-]*\.so", soname)
-        stem = canonicalize_name(match[1]) if match else ""
-        return bool(stem) and any(name == stem or name.startswith(f"{stem}-") for name in self.requires)
+        if not match:
+            return False
+        stem = canonicalize_name(match[1])
+        return any(name == stem or name.startswith(f"{stem}-") for name in self.requires)
 
     @cached_property
     def users(self) -> dict[str, frozenset[str]]:
         """For each library those of the wheel that need it, directly or not, and itself."""
-        found: defaultdict[str, set[str]] = defaultdict(set)
+        users = defaultdict[str, set[str]](set)
         for path in self.libraries:
-            for reached in self.closure(path):
-                found[reached].add(path)
-        return {path: frozenset(users) for path, users in found.items()}
+            for needed in self.closure(path):
+                users[needed].add(path)
+        return {path: frozenset(paths) for path, paths in users.items()}
 
     def closure(self, path: str) -> tuple[str, ...]:
         """A library and those of the wheel that it needs, directly or not."""
@@ -118,11 +128,11 @@ class TorchRelease:
     """One release for one CPython, as a wheel's libraries meet it once torch is imported. `units` are by file name."""
 
     def __init__(self, index: SymbolIndex, release: str, python: str) -> None:
-        every = [unit for unit in index.units if unit.release == release]
-        read = {unit.python for unit in every if unit.python}
-        # libtorch_python differs by a few names between CPythons; `index add` reads it for one unless told otherwise.
-        own = [unit for unit in every if unit.python in ("", python if python in read else min(read, default=""))]
-        self.units = {unit.library: unit for unit in own}
+        of_release = [unit for unit in index.units if unit.release == release]
+        pythons_read = {unit.python for unit in of_release if unit.python}
+        # libtorch_python differs by a few names between CPythons; `index add` reads it for one of them by default.
+        nearest = python if python in pythons_read else min(pythons_read, default="")
+        self.units = {unit.library: unit for unit in of_release if unit.python in ("", nearest)}
         self._closures: dict[str, frozenset[str]] = {}
         self._reaches: dict[str, Reach] = {}
 
@@ -141,24 +151,28 @@ class TorchRelease:
 
     @cached_property
     def loaded(self) -> frozenset[str]:
-        """What `import torch` loads.
+        """The libraries that `import torch` loads.
 
-        Beside what its libraries need it loads nvrtc and nvJitLink, the latter for cuSPARSE (torch/__init__.py,
+        Beside those that its own need these are nvrtc and nvJitLink, the latter for cuSPARSE (torch/__init__.py,
         _load_global_deps; seen in a process with torch 2.8).
         """
-        found = self.closure("libtorch_python.so") | self.closure("libtorch_global_deps.so")
-        nvrtc = [name for name in self.brought if name.startswith("libnvrtc.so.")]
-        return found | {*nvrtc, *(name.replace("nvrtc", "nvJitLink") for name in nvrtc)}
+        loaded = set(self.closure("libtorch_python.so") | self.closure("libtorch_global_deps.so"))
+        for name in self.brought:
+            if name.startswith("libnvrtc.so."):
+                loaded |= {name, name.replace("nvrtc", "nvJitLink")}
+        return frozenset(loaded)
 
     @cached_property
     def brought(self) -> frozenset[str]:
-        """Libraries that come with torch or with what it requires, loaded or not."""
-        needed = {name for unit in self.units.values() for name in unit.needed}
-        found = frozenset(needed | set(self.units)) - policy().system - policy().driver
-        return frozenset(name for name in found if not name.startswith("libpython"))  # the interpreter's, if shared
+        """Libraries that come with torch or with its requirements, loaded or not."""
+        names = set(self.units)
+        for unit in self.units.values():
+            names |= set(unit.needed)
+        names -= policy().system | policy().driver
+        return frozenset(name for name in names if not name.startswith("libpython"))  # the interpreter's, if shared
 
     def reach(self, contents: Contents, path: str) -> Reach:
-        """What the library at `path` of a wheel reaches; for one wheel only, whose answers are kept."""
+        """What the library at `path` of a wheel reaches. Answers are kept: one TorchRelease serves one wheel only."""
         if path not in self._reaches:
             self._reaches[path] = self._reach(contents, path)
         return self._reaches[path]
@@ -168,13 +182,15 @@ class TorchRelease:
         others: set[str] = set()
         missing: set[str] = set()
         companions: set[str] = set()
-        for own in contents.closure(path):
-            elf = contents.libraries[own]
+        for inner in contents.closure(path):
+            elf = contents.libraries[inner]
             # A file that versions are asked of has to be loaded, or the loader ends the process (glibc, dl-version.c).
-            asked = {*elf.needed, *(file for file, _ in elf.versions)}
-            there = self.loaded | (self.brought if _leads_to_torch(elf.run_paths) else frozenset())
-            for needed in sorted(name for name in asked if not contents.find(own, name)):
-                if needed in there:
+            required = {*elf.needed, *(file for file, _ in elf.versions)}
+            available = self.loaded | self.brought if _leads_to_torch(elf.run_paths) else self.loaded
+            for needed in sorted(required):
+                if contents.find(inner, needed):
+                    continue  # the wheel has it
+                if needed in available:
                     torch |= self.closure(needed)
                 elif needed in policy().system:
                     others.add(needed)
@@ -188,5 +204,5 @@ class TorchRelease:
 
 
 def _leads_to_torch(run_paths: Iterable[str]) -> bool:
-    """Whether a run path leads to where torch's libraries or CUDA's are installed."""
+    """Whether a run path leads to the folders of torch's libraries or of CUDA's."""
     return any(re.search(r"/(torch/lib|nvidia/[\w/-]+)/?$", path) for path in run_paths)

@@ -1,4 +1,4 @@
-"""A wheel as the audit takes it: its libraries, and what it asks of torch. Nothing of it is unpacked, or believed."""
+"""A wheel as the audit sees it: its libraries, and its requirement on torch. Nothing is unpacked, nothing trusted."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT", b"GROUP")  # texts in a librar
 _IN_MEMORY = 32 << 20  # larger libraries are read from a temporary file
 _TEXT_LIMIT = 64 << 20  # for METADATA and RECORD
 _LIMIT = 8 << 30  # for all libraries of a wheel; torch's own are 2 GB
-# No library shrinks so far: DEFLATE makes a thousandth of zeros, and code and CUDA binaries a twentieth at best.
+# No library compresses that well: DEFLATE makes a thousandth of zeros, a twentieth at best of code and CUDA binaries.
 _BOMB_RATIO, _BOMB_SIZE = 200, 256 << 20
 
 
 @dataclass(frozen=True)
 class AuditedWheel:
-    """What the audit reads of a wheel. `declared` is None where METADATA asks for no torch.
+    """What the audit reads of a wheel. `declared` is None where METADATA does not require torch.
 
-    `requires` are names of distributions. `libraries`, and `marks` of torch's headers in them, are by the paths that
-    they are installed to.
+    `requires` are names of distributions. `libraries`, and `marks`, the lines of torch's headers in them, are by the
+    paths that they are installed to.
     """
 
     path: Path
@@ -57,31 +57,34 @@ class AuditedWheel:
 
 
 def _refuse(path: Path, what: str) -> AuditError:
-    return AuditError(f"{path.name}: {what}", where=str(path), next_step="get the wheel anew, or build it again")
+    return AuditError(f"{path.name}: {what}", where=str(path), next_step="get the wheel again, or rebuild it")
 
 
 _PLATFORM = re.compile(r"any|(many)?linux.*_x86_64")  # PEP 600, PEP 513; musl's loader is another
 
 
 def _check_names(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+    """Raise AuditError for names that lead out of the wheel, or of which two are installed to one place."""
     seen: set[str] = set()
     for info in infos:
         parts = PurePosixPath(info.filename).parts
         if info.filename.startswith("/") or ".." in parts or "\\" in info.filename or "\0" in info.orig_filename:
             raise _refuse(path, f"a file that leads out of the wheel: {info.filename!r}")
-        if (place := _installed(info.filename)) in seen:
-            raise _refuse(path, f"two files named {place!r}")
-        seen.add(place)
+        target = _installed(info.filename)
+        if target in seen:
+            raise _refuse(path, f"two files named {target!r}")
+        seen.add(target)
 
 
 def _text(archive: zipfile.ZipFile, path: Path, name: str) -> str:
-    """A file of the .dist-info folder."""
-    found = [info for info in archive.infolist() if re.fullmatch(rf"[^/]+\.dist-info/{name}", info.filename)]
-    if len(found) != 1:
-        raise _refuse(path, f"it has {len(found)} {name} files, where a wheel has one")
-    if found[0].file_size > _TEXT_LIMIT:
-        raise _refuse(path, f"{name} has {found[0].file_size} bytes")
-    return archive.read(found[0]).decode("utf-8")
+    """The text of a file in the .dist-info folder."""
+    candidates = [info for info in archive.infolist() if re.fullmatch(rf"[^/]+\.dist-info/{name}", info.filename)]
+    if len(candidates) != 1:
+        raise _refuse(path, f"it has {len(candidates)} {name} files, where a wheel has one")
+    (info,) = candidates
+    if info.file_size > _TEXT_LIMIT:
+        raise _refuse(path, f"{name} has {info.file_size} bytes")
+    return archive.read(info).decode("utf-8")
 
 
 @contextlib.contextmanager
@@ -101,41 +104,48 @@ def _content(stream: IO[bytes], size: int) -> Iterator[tuple[bytes | mmap.mmap, 
             yield stack.enter_context(mmap.mmap(target.fileno(), 0, access=mmap.ACCESS_READ)), value
 
 
-def _elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+def _is_elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
     with archive.open(info) as stream:
         return stream.read(4) == b"\x7fELF"
 
 
 def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], dict[str, frozenset[Mark]]]:
-    """Each library, and its marks of torch's headers, by the path that it is installed to."""
+    """Each library, and the lines of torch's headers in it, by the path that it is installed to."""
     rows = csv.reader(io.StringIO(_text(archive, path, "RECORD"), newline=""))
-    recorded = {row[0]: row[1] for row in rows if len(row) > 1}
-    found: dict[str, Elf] = {}
+    recorded_hashes = {row[0]: row[1] for row in rows if len(row) > 1}
+    libraries: dict[str, Elf] = {}
     marks: dict[str, frozenset[Mark]] = {}
     total = 0
     for info in archive.infolist():
-        if not (named := bool(_LIBRARY_NAME.search(info.filename))) and not _elf(archive, info):
+        named_library = bool(_LIBRARY_NAME.search(info.filename))
+        if not named_library and not _is_elf(archive, info):
             continue
         total += info.file_size
-        if total > _LIMIT or (info.file_size > _BOMB_SIZE and info.file_size > _BOMB_RATIO * info.compress_size):
+        is_bomb = info.file_size > _BOMB_SIZE and info.file_size > _BOMB_RATIO * info.compress_size
+        if total > _LIMIT or is_bomb:
             raise _refuse(path, f"{info.filename} would have {info.file_size} bytes")
         with archive.open(info) as stream, _content(stream, info.file_size) as (content, digest):
-            noted = recorded.get(info.filename, "")
-            if noted and not noted.startswith("sha256="):
-                raise _refuse(path, f"RECORD lists {info.filename} with another hash than SHA-256")
-            if noted and noted != digest:
-                raise _refuse(path, f"{info.filename} is not the file that RECORD lists")
+            _check_hash(path, info.filename, digest, recorded_hashes.get(info.filename, ""))
             if content[:16].startswith(_LINKER_SCRIPTS):
                 continue
+            target = _installed(info.filename)
             try:
-                found[_installed(info.filename)] = library.read(content)
-                marks[_installed(info.filename)] = found_in(content)
+                libraries[target] = library.read(content)
+                marks[target] = found_in(content)
             except library.NotLoadedError as error:
-                if named:  # else a program, an object file, code for a GPU
+                if named_library:  # else a program, an object file, code for a GPU
                     raise _refuse(path, f"{info.filename}: {error}") from None
             except library.ElfError as error:
                 raise _refuse(path, f"{info.filename}: {error}") from None
-    return found, marks
+    return libraries, marks
+
+
+def _check_hash(path: Path, name: str, digest: str, recorded: str) -> None:
+    """Raise AuditError where RECORD has another hash for a file; without any hash there is nothing to compare."""
+    if recorded and not recorded.startswith("sha256="):
+        raise _refuse(path, f"RECORD lists {name} with another hash than SHA-256")
+    if recorded and recorded != digest:
+        raise _refuse(path, f"{name} is not the file that RECORD lists")
 
 
 def _installed(name: str) -> str:
@@ -144,24 +154,27 @@ def _installed(name: str) -> str:
 
 
 def _required(metadata: Message, tags: Iterable[Tag]) -> list[Requirement]:
-    """What METADATA asks for on x86-64 Linux with the newest CPython of the tags, extras left out."""
-    found = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    """METADATA's requirements on x86-64 Linux with the newest CPython of the tags, extras left out."""
+    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
     pythons = [int(tag.interpreter[3:]) for tag in tags if re.fullmatch(r"cp3\d+", tag.interpreter)]
-    place = {"extra": "", "platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
+    environment = {"extra": "", "platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
     if pythons:
-        place |= {"python_version": f"3.{max(pythons)}", "python_full_version": f"3.{max(pythons)}.0"}
-    return [one for one in found if one.marker is None or one.marker.evaluate(place)]
+        environment |= {"python_version": f"3.{max(pythons)}", "python_full_version": f"3.{max(pythons)}.0"}
+    return [one for one in requirements if one.marker is None or one.marker.evaluate(environment)]
 
 
 def _declared(required: Iterable[Requirement]) -> SpecifierSet | None:
-    """What is asked of torch; None where it is not named."""
-    found = [str(one.specifier) for one in required if canonicalize_name(one.name) == "torch"]
+    """The requirement on torch; None where there is none."""
+    specifiers = [str(one.specifier) for one in required if canonicalize_name(one.name) == "torch"]
+    if not specifiers:
+        return None
+    joined = ",".join(filter(None, specifiers))
     # A local version, such as 2.8.0+cu128, is a build of the release.
-    return SpecifierSet(re.sub(r"\+[\w.]+", "", ",".join(filter(None, found)))) if found else None
+    return SpecifierSet(re.sub(r"\+[\w.]+", "", joined))
 
 
 def read(path: Path) -> AuditedWheel:
-    """Read a wheel. Raises AuditError, which names the file, for whatever is none, is damaged, or is not for x86-64."""
+    """Read a wheel. Raises AuditError for a file that is not a wheel, is damaged, or is for another platform."""
     try:
         name, version, _, tags = parse_wheel_filename(path.name)
         if not any(_PLATFORM.fullmatch(tag.platform) for tag in tags):
