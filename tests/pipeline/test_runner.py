@@ -1,0 +1,154 @@
+"""The runner over stages of a test's own: what is kept, what runs again, and what gets into the dist folder."""
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.pipeline.test_smoke import JOB, PROJECT
+from torch_build_farm.core.errors import AbiError
+from torch_build_farm.core.process import Runner
+from torch_build_farm.core.store import TorchStore
+from torch_build_farm.pipeline import records, runner
+from torch_build_farm.pipeline.jobserver import Jobserver
+from torch_build_farm.pipeline.once import Once
+from torch_build_farm.pipeline.results import JobResult, Status
+from torch_build_farm.pipeline.slots import Slots
+from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
+from torch_build_farm.project.plan import Job
+
+NAME = "demo_torch29-1.0-cp311-cp311-manylinux_2_17_x86_64.whl"
+
+
+class Quiet:
+    """Progress that nobody sees."""
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def started(self, job: Job, stage: str) -> None: ...
+    def printed(self, job: Job, line: str) -> None: ...
+    def finished(self, job: Job, stage: str, seconds: float) -> None: ...
+    def ended(self, job: Job, status: Status, line: str = "") -> None: ...
+
+
+class Bench:
+    """A job with two stages of the test's own: `carve`, which makes the wheel, and `weigh`, which may refuse it."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.content = "wheel"
+        self.refuse = False
+        self.ran: list[str] = []
+        self.carve = Stage("carve", self._carve_inputs, self._carve, makes_wheel=True)
+        self.weigh = Stage("weigh", self._weigh_inputs, self._weigh)
+
+    def _carve_inputs(self, step: Step) -> Mapping[str, Any]:
+        return {"content": self.content}
+
+    def _carve(self, step: Step) -> Outcome:
+        self.ran.append("carve")
+        wheel = step.folder / "carved" / NAME
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        wheel.write_text(self.content)
+        return Outcome((wheel,))
+
+    def _weigh_inputs(self, step: Step) -> Mapping[str, Any]:
+        return {"wheel": step.digest_of(self.carve), "refuse": self.refuse}
+
+    def _weigh(self, step: Step) -> Outcome:
+        self.ran.append("weigh")
+        assert step.output(self.carve).read_text() == self.content
+        if self.refuse:
+            raise AbiError("too heavy", where="scales")
+        return Outcome()
+
+    def run(self, *, force: bool = False) -> JobResult:
+        engine: Any = SimpleNamespace(toolchain=lambda job: {"compiler": "g++"})
+        source: Any = None
+        context = RunContext(
+            project=PROJECT,
+            source=source,
+            engine=engine,
+            store=TorchStore.at(self.work / "store", self.work),
+            runner=Runner(),
+            work=self.work,
+            smoke="none",
+            force=force,
+            epoch=315532800,
+            jobserver=Jobserver(self.work / "fifo", 1),
+            build_slots=Slots(1),
+            smoke_slots=Slots(1),
+            compilers_per_build=1,
+            trees={},
+            audit_tables=Once(lambda: pytest.fail("no stage asks for them")),
+            audit_tables_sha256=Once(list),
+        )
+        (result,) = runner.run(context, [JOB], [self.carve, self.weigh], Quiet())
+        return result
+
+    @property
+    def delivered(self) -> list[str]:
+        return [path.name for path in self.work.glob("dist/*")]
+
+
+def test_the_stage_that_makes_the_wheel_is_found_by_its_mark(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    result = bench.run()
+    assert (result.status, bench.ran, bench.delivered) == ("done", ["carve", "weigh"], [NAME])
+    assert result.wheel is not None
+    assert result.wheel.path == f"dist/{NAME}"
+    again = bench.run()
+    assert (again.status, bench.ran) == ("kept", ["carve", "weigh"])
+    assert bench.run(force=True).status == "done"
+
+
+def test_a_wheel_that_a_later_stage_refuses_is_not_in_dist(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.run()
+    bench.refuse = True
+    result = bench.run()
+    assert (result.status, bench.ran[2:], bench.delivered) == ("failed", ["weigh"], [])
+    assert result.wheel is not None, "it lies in the job's folder, for whoever wants to look"
+    bench.refuse = False
+    assert bench.run().status == "kept", "the first run's record speaks of the same bytes"
+    assert bench.delivered == [NAME]
+
+
+def test_a_stage_runs_again_for_other_inputs_a_damaged_output_and_an_older_record(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.run()
+    bench.content = "another"
+    bench.run()
+    assert bench.ran[2:] == ["carve", "weigh"]
+
+    (tmp_path / "jobs" / JOB.id / "carved" / NAME).write_text("damaged")
+    bench.run()
+    assert bench.ran[4:] == ["carve"], "what came of it is the same again, so the next stage is kept"
+
+    path = records.path_of(tmp_path / "jobs" / JOB.id, "weigh")
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    bench.run()
+    assert bench.ran[5:] == ["weigh"]
+
+
+def test_jobs_that_wait_for_one_value_make_it_once() -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        time.sleep(0.05)
+        made.append(1)
+        return len(made)
+
+    value, values = Once(make), []
+    threads = [threading.Thread(target=lambda: values.append(value.get())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (values, made) == ([1] * 8, [1])
