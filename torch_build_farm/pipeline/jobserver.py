@@ -1,7 +1,7 @@
-"""A GNU jobserver that all builds share: so many compilers at once on the machine, whichever builds they belong to.
+"""A GNU jobserver that all builds share: it limits the compilers on the machine, whichever builds they belong to.
 
-The protocol is GNU make's (manual, "POSIX Jobserver Interaction"): a FIFO holds one byte a token. A build owns one
-token from its start, which it takes here; ninja 1.13 and make take more while others are free. An explicit -j, or
+The protocol is GNU make's (manual, "POSIX Jobserver Interaction"): a FIFO holds one byte for each token. A build owns
+one token from its start, which it takes here; ninja 1.13 and make take more while some are free. An explicit -j, or
 CMAKE_BUILD_PARALLEL_LEVEL, would turn that off.
 """
 
@@ -21,7 +21,7 @@ _POLL_S = 0.05
 
 
 class Jobserver:
-    """`slots` tokens in a FIFO at `path`, which lives as long as the `with` block."""
+    """`slots` tokens in a FIFO at `path`, which exists as long as the `with` block."""
 
     def __init__(self, path: Path, slots: int) -> None:
         self.path = path
@@ -55,7 +55,7 @@ class Jobserver:
     def _take(self) -> bool:
         with self._lock:
             if self._builds == 0:
-                # A build that was killed took the tokens it held along. With nobody holding any, count anew.
+                # A build that was killed took its tokens along. While no build holds any, put all of them back.
                 self._drain()
                 os.write(self._fd, b"+" * self.slots)
             try:

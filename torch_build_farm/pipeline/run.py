@@ -26,11 +26,12 @@ from torch_build_farm.pipeline.stage import Mode, RunContext, Stage
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
-from torch_build_farm.project import tree as source
+from torch_build_farm.project import tree
 from torch_build_farm.project.fetch import EARLIEST, Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, plan
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.tree import Source
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.known import Knowledge, added_folder
 from torch_build_farm.releases.sdk import fallback
 
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is planned and has touched nothing yet."""
+    """A run that is planned and has touched nothing yet. `why` names the engine, and why it is this one."""
 
     project: Project
     source: Source
     engine: Engine
-    why: str  # the engine, and why this one
+    why: str
     plan: Plan
     place: Workplace
 
@@ -61,15 +62,18 @@ def prepare(
 ) -> Prepared:
     """Load everything and plan, without touching the work folder.
 
-    `engine` is the name of one, or "auto". `not_source` are further folders of the farm that are no part of the source
-    tree, wherever they lie.
+    `engine` is an engine's name, or "auto". `not_source` are further folders of the farm that do not belong to the
+    source tree even if they lie in it. Raises what loading and planning raise: UsageError, SourceError, EngineError.
     """
-    fetched = project.settings.sdist or project.settings.git  # a path leaves the store alone
-    with place.store.in_use() if fetched else contextlib.nullcontext():
-        origin = Fetcher(place.store.root / "sources", place.runner, place.say).obtain(project)
-    farms_folders = (place.work, *not_source, project.root / "work", place.store.root)
-    exclude = (*_own_files(project, origin, farms_folders), *project.settings.exclude)
-    tree = source.read(origin, exclude, project.settings.version)
+    fetcher = Fetcher(place.store.root / "sources", place.runner, place.say)
+    if project.settings.sdist or project.settings.git:
+        with place.store.in_use():  # what is fetched is kept there
+            origin = fetcher.obtain(project)
+    else:
+        origin = fetcher.obtain(project)
+    farm_folders = (place.work, *not_source, project.root / "work", place.store.root)
+    exclude = (*_farm_files(project, origin, farm_folders), *project.settings.exclude)
+    source = tree.read(origin, exclude, project.settings.version)
     if project.smoke_script and not project.smoke_script.is_file():
         raise SourceError(
             "the smoke script does not exist",
@@ -77,27 +81,31 @@ def prepare(
             next_step="correct smoke-script in [tool.torch-build-farm]",
         )
     chosen, why = choose(engine, project, place.store, base_image)
+
+    def pythons(variant: Variant) -> dict[CPython, str]:
+        """The full versions of the CPythons that the engine has for a variant."""
+        return {python: interpreter.version for python, interpreter in chosen.interpreters(variant).items()}
+
     planned = plan(
         project,
         selection,
-        version=tree.version,
-        requires_python=tree.metadata.requires_python,
-        engine=lambda variant: {python: one.version for python, one in chosen.interpreters(variant).items()},
+        version=source.version,
+        requires_python=source.metadata.requires_python,
+        engine=pythons,
         running=CPython.running(),
     )
-    return Prepared(project, tree, chosen, why, planned, place)
+    return Prepared(project, source, chosen, why, planned, place)
 
 
-def _own_files(project: Project, origin: Origin, folders: Sequence[Path]) -> list[str]:
-    """Patterns for what of the farm lies inside the source tree: its folders, variants and templates.
+def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> list[str]:
+    """Patterns for files of the farm inside the source tree: its folders, variants and templates.
 
     Raises UsageError where the first of `folders`, the work folder, holds the source tree.
     """
     work = folders[0]
     if origin.root.is_relative_to(work):
         raise UsageError("the work folder holds the source tree", where=str(work), next_step="--work DIR elsewhere")
-    inside = [path for path in folders if path.is_relative_to(origin.root)]
-    patterns = [f"/{path.relative_to(origin.root)}/" for path in inside]
+    patterns = [f"/{path.relative_to(origin.root)}/" for path in folders if path.is_relative_to(origin.root)]
     if project.root.is_relative_to(origin.root):
         root = project.root.relative_to(origin.root)
         patterns += [f"/{root / 'variants' / (variant.tag + '.toml')}" for variant in project.variants.values()]
@@ -105,12 +113,12 @@ def _own_files(project: Project, origin: Origin, folders: Sequence[Path]) -> lis
     return patterns
 
 
-def epoch_of(tree: Source) -> int:
-    """SOURCE_DATE_EPOCH of the caller, else the source's own."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", str(tree.origin.epoch))
+def epoch_of(source: Source) -> int:
+    """SOURCE_DATE_EPOCH in Unix seconds, from the environment, else the source's own. Raises UsageError."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", str(source.origin.epoch))
     if not text.isdigit() or int(text) < EARLIEST:
         raise UsageError(
-            f"SOURCE_DATE_EPOCH={text} is no date that a wheel can hold",
+            f"SOURCE_DATE_EPOCH={text} is not a date that a wheel can store",
             where="environment",
             next_step=f"Unix seconds from {EARLIEST} (1980-01-01) on, or unset it",
         )
@@ -118,7 +126,11 @@ def epoch_of(tree: Source) -> int:
 
 
 def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage], say: Callable[[str], None]) -> None:
-    """Find out before anything starts whether what has to run can run; `first` has each job's first stage to run."""
+    """Find out before anything starts whether the stages that have to run can run.
+
+    `first` has the first stage to run of each job that is not all fresh. Raises what is missing: ToolError, DiskError,
+    PackageIndexError and their kin.
+    """
     due = [job for job in jobs if job.id in first]
     to_build = [job for job in due if first[job.id] in (RENDER, BUILD)]
     smoke = context.smoke != "none"
@@ -138,7 +150,9 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
             variants=context.project.variants.values(),
             free=context.engine.free_gb(),
         )
-    if missing := torch_downloads.missing(store, due, smoke, full):
+    # One request shows whether the index answers; each job's own download shows the rest.
+    missing = torch_downloads.missing(store, due, smoke, full)
+    if missing:
         torch_downloads.check_index(context.store, *missing[0], context.runner)
     elif to_build and not full:
         sdk_build.check_index(context, to_build[0])
@@ -163,8 +177,8 @@ def execute(
 ) -> tuple[JobResult, ...]:
     """Run `stages` over the plan: what is fresh is kept, everything else is checked and run.
 
-    At most `most_builds` run side by side; `wait` is for another farm in the same work folder, where LockedError would
-    be raised.
+    `epoch` is SOURCE_DATE_EPOCH in Unix seconds. With `force` nothing is kept. At most `most_builds` builds run side by
+    side. With `wait`, wait for another farm in the same work folder instead of raising LockedError.
     """
     engine, jobs, place = prepared.engine, prepared.plan.jobs, prepared.place
     slots = engine.slots(estimates.memory_per_compile_gb(place.work))
@@ -174,7 +188,8 @@ def execute(
         stack.enter_context(workfolder.locked(place.work, place.runner, wait, place.say))
         stack.enter_context(place.store.in_use())
         stack.enter_context(place.store.environments())
-        if swept := engine.sweep():
+        swept = engine.sweep()
+        if swept:
             place.say(f"removed {swept} containers that killed farms had left")
         jobserver = stack.enter_context(Jobserver(place.store.environment("jobserver"), slots))
         context = RunContext(

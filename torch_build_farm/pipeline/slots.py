@@ -1,4 +1,4 @@
-"""Places that jobs wait for."""
+"""Slots that jobs wait for."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch_build_farm.core.process import Runner
 
 
 class Slots:
-    """So many places, given to those who wait in the order of their numbers, lowest first."""
+    """A semaphore of `slots` that serves waiting jobs by their rank, the lowest first."""
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(self, slots: int) -> None:
+        self._free = slots
         self._waiting: set[int] = set()
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def hold(self, number: int, runner: Runner) -> Iterator[None]:
-        """Hold a place; waits for one. Raises Interrupted when the run is cancelled."""
+    def hold(self, rank: int, runner: Runner) -> Iterator[None]:
+        """Hold a slot; waits for one. Raises Interrupted when the run is cancelled."""
         with self._changed:
-            self._waiting.add(number)
+            self._waiting.add(rank)
             try:
-                while not (self._free and number == min(self._waiting)):
+                while not (self._free and rank == min(self._waiting)):
                     self._changed.wait(0.2)
                     runner.check()
                 self._free -= 1
             finally:
-                self._waiting.remove(number)
+                self._waiting.remove(rank)
                 self._changed.notify_all()
         try:
             yield
