@@ -160,12 +160,12 @@ def _required(metadata: Message, tags: Iterable[Tag]) -> list[Requirement]:
     environment = {"extra": "", "platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
     if pythons:
         environment |= {"python_version": f"3.{max(pythons)}", "python_full_version": f"3.{max(pythons)}.0"}
-    return [one for one in requirements if one.marker is None or one.marker.evaluate(environment)]
+    return [wanted for wanted in requirements if wanted.marker is None or wanted.marker.evaluate(environment)]
 
 
 def _declared(required: Iterable[Requirement]) -> SpecifierSet | None:
     """The requirement on torch; None where there is none."""
-    specifiers = [str(one.specifier) for one in required if canonicalize_name(one.name) == "torch"]
+    specifiers = [str(wanted.specifier) for wanted in required if canonicalize_name(wanted.name) == "torch"]
     if not specifiers:
         return None
     joined = ",".join(filter(None, specifiers))
@@ -183,7 +183,7 @@ def read(path: Path) -> AuditedWheel:
             _check_names(path, archive.infolist())
             metadata = HeaderParser().parsestr(_text(archive, path, "METADATA"))
             required = _required(metadata, tags)
-            names = frozenset(canonicalize_name(one.name) for one in required)
+            names = frozenset(canonicalize_name(wanted.name) for wanted in required)
             libraries, marks = _libraries(archive, path)
             return AuditedWheel(path, name, str(version), tags, _declared(required), names, libraries, marks)
     except AuditError:

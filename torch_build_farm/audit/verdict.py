@@ -194,8 +194,8 @@ class _Reached:
         return bool(self.unlisted - policy().system)
 
 
-def _reached(own: Library, contents: Contents, release: TorchRelease, names: Names) -> _Reached:
-    reaches = [release.reach(contents, user) for user in own.users]
+def _reached(library: Library, contents: Contents, release: TorchRelease, names: Names) -> _Reached:
+    reaches = [release.reach(contents, user) for user in library.users]
     # Names are found in the scope of every library that it is loaded with; what it needs itself counts for the rest.
     units = {unit for reach in reaches for unit in reach.units}
     itself = reaches[0]
@@ -207,11 +207,11 @@ def _reached(own: Library, contents: Contents, release: TorchRelease, names: Nam
     )
 
 
-def _classified(own: Library, reached: _Reached, names: Names) -> Mapping[_Missing, list[str]]:
+def _classified(library: Library, reached: _Reached, names: Names) -> Mapping[_Missing, list[str]]:
     """The names that the loader does not find, by what that means; what need not be found is left out."""
     by_meaning = defaultdict[_Missing, list[str]](list)
     systems_patterns = [policy().functions[name] for name in reached.unlisted if name in policy().functions]
-    for symbol in own.open:
+    for symbol in library.open:
         name = symbol.name
         if names.masks.get(name, 0) & reached.exporters:
             continue
@@ -230,16 +230,16 @@ def _classified(own: Library, reached: _Reached, names: Names) -> Mapping[_Missi
     return by_meaning
 
 
-def stem(library: str) -> str:
+def stem(soname: str) -> str:
     """A library's name without its version."""
-    return library.partition(".so")[0]
+    return soname.partition(".so")[0]
 
 
-def _lost_versions(own: Library, contents: Contents) -> tuple[str, ...]:
+def _lost_versions(library: Library, contents: Contents) -> tuple[str, ...]:
     """Versions that a library asks of another of the wheel, which has versions, but not these (glibc, dl-version.c)."""
     lost = []
-    for file, version in own.elf.versions:
-        path = contents.find(own.path, file)
+    for file, version in library.elf.versions:
+        path = contents.find(library.path, file)
         defined = contents.libraries[path].defines if path else frozenset[str]()
         if defined and version not in defined:
             lost.append(f"{version} of {path}")
@@ -247,15 +247,15 @@ def _lost_versions(own: Library, contents: Contents) -> tuple[str, ...]:
 
 
 def link_finding(
-    own: Library, contents: Contents, release: TorchRelease, names: Names, ever: frozenset[str]
+    library: Library, contents: Contents, release: TorchRelease, names: Names, ever: frozenset[str]
 ) -> Finding:
     """Whether the loader finds all that a library asks for in a release.
 
     `ever` are the libraries that any release of torch brings: one of another version is torch's to bring.
     """
-    lost = _lost_versions(own, contents)
-    reached = _reached(own, contents, release, names)
-    missing = _classified(own, reached, names)
+    lost = _lost_versions(library, contents)
+    reached = _reached(library, contents, release, names)
+    missing = _classified(library, reached, names)
     unknown = tuple(sorted(missing[_Missing.UNKNOWN]))
     if lost:
         return Finding(Verdict.BROKEN, unknown=lost, note="the wheel's own library has no such version")

@@ -222,19 +222,22 @@ class _Audit:
 
     def findings(self, builds: Mapping[str, Built], release: str) -> dict[str, Finding]:
         """The findings of all libraries that some CPython loads with a release; by path."""
-        own = {}
+        alone = {}
         for path in self.libraries:
             if self.pythons(path, release):
-                own[path] = self.own_finding(path, builds.get(path), release)
+                alone[path] = self.own_finding(path, builds.get(path), release)
         # A library fails with those that it needs.
-        return {path: worst(own[inner] for inner in self.contents.closure(path) if inner in own) for path in own}
+        with_needed = {}
+        for path in alone:
+            with_needed[path] = worst(alone[inner] for inner in self.contents.closure(path) if inner in alone)
+        return with_needed
 
     def whole(self, release: str, libraries: Sequence[LibraryReport]) -> Finding:
         """The wheel's finding for a release: those of all libraries that it uses with it, taken together."""
         minors = set(self.meant.values()) - {""}
         if minors and not any(meant_for(minor, release) for minor in minors):
             return Finding(Verdict.BROKEN, note=f"it has libraries for torch {', '.join(sorted(minors))} alone")
-        used = [one for one in libraries if meant_for(one.meant, release) and release in one.releases]
+        used = [library for library in libraries if meant_for(library.meant, release) and release in library.releases]
         # Of several builds of one library, for different CUDAs say, the wheel takes the one that fits.
         working = {_NUMBER.sub("#", library.path) for library in used if library.releases[release].verdict.works}
         findings = []

@@ -15,19 +15,22 @@ from torch_build_farm.engines.base import Interpreter
 
 
 def find_interpreters(environment: Mapping[str, str]) -> dict[CPython, Interpreter]:
-    """Every CPython of this machine as uv finds them, and those that pyenv and the manylinux images keep apart."""
+    """Every CPython of this machine that uv finds, with those that pyenv and the manylinux images keep apart.
+
+    Raises ToolError where uv cannot list them.
+    """
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     kept_apart = [*sorted(pyenv.glob("versions/*/bin")), *sorted(Path("/opt/python").glob("cp*/bin"))]
-    # pyenv's shims only say which of its versions is switched on, one slow process each.
+    # pyenv's shims only start whichever of its versions is switched on, one slow process each.
     path = [entry for entry in environment["PATH"].split(os.pathsep) if Path(entry).name != "shims"]
-    found = capture(
+    listed = capture(
         [tools.uv(), "python", "list", "--only-installed", "--output-format", "json"],
         env={**environment, "PATH": os.pathsep.join([*path, *map(str, kept_apart)])},
     )
-    if not found.ok:
-        raise ToolError("uv cannot list this machine's interpreters", where="\n".join(found.tail))
+    if not listed.ok:
+        raise ToolError("uv cannot list this machine's interpreters", where="\n".join(listed.tail))
     interpreters: dict[CPython, Interpreter] = {}
-    for entry in json.loads("\n".join(found.tail)):
+    for entry in json.loads("\n".join(listed.tail)):
         if entry["implementation"] != "cpython" or entry["version_parts"]["major"] != 3:
             continue
         python = CPython(3, entry["version_parts"]["minor"], entry["variant"] == "freethreaded")

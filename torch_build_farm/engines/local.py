@@ -64,7 +64,7 @@ class LocalEngine:
         return ()
 
     def free_gb(self) -> float:
-        """Free in the store, GB."""
+        """Free in the store, GB (10^9 bytes)."""
         return self.store.free_gb()
 
     def sweep(self) -> int:
@@ -72,7 +72,7 @@ class LocalEngine:
         return 0
 
     def slots(self, compile_gb: float = DEFAULT_GB) -> int:
-        """So many compilers as fit this machine."""
+        """By this machine's CPUs and free memory."""
         return compile_slots(self.project.settings.memory_per_compile_gb or compile_gb)
 
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:  # noqa: ARG002 (one set for all)
@@ -134,9 +134,9 @@ class LocalEngine:
 
     def has_headers(self, python: CPython) -> bool:
         """Whether something can be compiled for this CPython: whether its Python.h is there."""
-        ask = "import sysconfig; print(sysconfig.get_path('include'))"
-        asked = capture([self._interpreters[python].path, "-I", "-c", ask], env=self._environment)
-        return asked.ok and (Path(asked.tail[0]) / "Python.h").is_file()
+        code = "import sysconfig; print(sysconfig.get_path('include'))"
+        answer = capture([self._interpreters[python].path, "-I", "-c", code], env=self._environment)
+        return answer.ok and (Path(answer.tail[0]) / "Python.h").is_file()
 
     def _check_headers(self, python: CPython) -> None:
         if not self.has_headers(python):
@@ -149,18 +149,22 @@ class LocalEngine:
 
     @cached_property
     def _nvcc(self) -> tuple[str, str]:
-        """The nvcc of CUDA_HOME, else of PATH, and the line that tells its release; empty where there is none."""
+        """The nvcc of CUDA_HOME, else of PATH, and the line with its release; empty where there is none."""
         home = os.environ.get("CUDA_HOME")
-        nvcc = str(Path(home) / "bin" / "nvcc") if home else shutil.which("nvcc") or ""
-        answer = capture([nvcc, "--version"], env=self._environment).tail if nvcc else ()
-        return nvcc, next((line for line in answer if "release" in line), "")
+        nvcc = str(Path(home) / "bin" / "nvcc") if home else shutil.which("nvcc")
+        if not nvcc:
+            return "", ""
+        for line in capture([nvcc, "--version"], env=self._environment).tail:
+            if "release" in line:
+                return nvcc, line
+        return nvcc, ""
 
     def _check_cuda(self, job: Job) -> None:
         nvcc, release = self._nvcc
         match = re.search(r"release (\d+)\.", release)
         if not match or match[1] != job.variant.cuda_major:
-            found = f"{nvcc} is CUDA {match[1]}" if match else "no nvcc is on PATH or in CUDA_HOME"
-            raise no_cuda_toolkit(job, found, f"install CUDA {job.variant.cuda_major} and point CUDA_HOME at it")
+            installed = f"{nvcc} is CUDA {match[1]}" if match else "no nvcc is on PATH or in CUDA_HOME"
+            raise no_cuda_toolkit(job, installed, f"install CUDA {job.variant.cuda_major} and point CUDA_HOME at it")
 
     def build(self, request: BuildRequest) -> Path:
         """Build one wheel; the environment is gone afterwards, the log stays."""
@@ -207,8 +211,10 @@ class _LocalBuild:
             "PATH": tools.search_path(self.home / "bin"),
         }
         if self.settings.cuda_arch_list:
-            passed = {"CUDA_HOME": "CUDA_HOME", "CXX": "CUDAHOSTCXX"}  # nvcc would take the first gcc of PATH
-            variables |= {there: os.environ[here] for here, there in passed.items() if here in os.environ}
+            passed = {"CUDA_HOME": "CUDA_HOME", "CXX": "CUDAHOSTCXX"}  # else nvcc takes the first gcc on PATH
+            for callers_name, builds_name in passed.items():
+                if callers_name in os.environ:
+                    variables[builds_name] = os.environ[callers_name]
         return {**variables, **build_variables(self.settings, request, places)}
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
@@ -263,17 +269,19 @@ class _LocalBuild:
 
 
 def _check_system_packages(settings: Settings) -> None:
-    wanted = {"apt": settings.system_packages.apt, "dnf": settings.system_packages.dnf}
-    for manager, packages in wanted.items():
+    """Raise ToolError where a package manager of this machine lacks a package of the project."""
+    by_manager = {"apt": settings.system_packages.apt, "dnf": settings.system_packages.dnf}
+    for manager, packages in by_manager.items():
         query = _QUERY[manager]
-        if not packages or not shutil.which(query[0]):
+        if not shutil.which(query[0]):  # another distribution's manager
             continue
-        answers = {package: capture([*query, package]) for package in packages}
-        missing = [
-            package
-            for package, answer in answers.items()
-            if not answer.ok or (manager == "apt" and "ok installed" not in answer.tail[0])
-        ]
+        missing = []
+        for package in packages:
+            answer = capture([*query, package])
+            # dpkg knows packages that were removed, too.
+            installed = answer.ok and (manager != "apt" or "ok installed" in answer.tail[0])
+            if not installed:
+                missing.append(package)
         if missing:
             raise ToolError(
                 f"system packages are missing: {', '.join(missing)}",

@@ -1,4 +1,7 @@
-"""What ninja's log of a build says: when its commands ran. Projects that do not build with ninja have none."""
+"""When the commands of a build ran, by ninja's log. Projects that do not build with ninja have none.
+
+Own code, 60 lines: no maintained library reads the format.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 NAME = ".ninja_log"
 # Five columns: start and end (ms since that ninja began), mtime (ns), output, hash of the command (ninja's
-# build_log.cc). Version 4 counted mtimes in seconds, and nothing tells what a later one will count.
+# build_log.cc). Version 4 counted mtimes in seconds; what a later one will count is unknown.
 _FORMATS = tuple(f"# ninja log v{version}" for version in (5, 6, 7))
 
 
@@ -30,19 +33,24 @@ def edges(text: str) -> list[Edge]:
     header, *lines = text.split("\n")
     if header not in _FORMATS:
         return []
-    found = {}
+    by_output = {}
     for line in lines:
         columns = line.split("\t")
-        if len(columns) == 5:
-            with contextlib.suppress(ValueError):
-                found[columns[3]] = Edge(*map(int, columns[:3]))
-    return list(found.values())
+        if len(columns) != 5:
+            continue  # ninja was killed while it wrote
+        start, end, mtime, output, _ = columns
+        with contextlib.suppress(ValueError):
+            by_output[output] = Edge(int(start), int(end), int(mtime))
+    return list(by_output.values())
 
 
 def seconds(text: str) -> float | None:
-    """From the first command's start to the last one's end; None where the log tells of none."""
-    found = edges(text)
-    return (max(edge.end for edge in found) - min(edge.start for edge in found)) / 1000 if found else None
+    """From the first command's start to the last one's end; None where the log has no command."""
+    commands = edges(text)
+    if not commands:
+        return None
+    first, last = min(edge.start for edge in commands), max(edge.end for edge in commands)
+    return (last - first) / 1000
 
 
 def keep(build: Path, folder: Path) -> None:

@@ -35,8 +35,11 @@ def fetch(store: TorchStore, release: str, python: CPython, site: Site) -> None:
         home = store.environment(f"fetch-{release.replace('*', 'x')}-{python.tag}")
         shell.say(f"downloading torch {release} with its CUDA libraries")
         try:
-            made = shell.run(site.uv, "venv", "--clear", "--python", site.python.path, home)
-            if not (made.ok and shell.run(site.uv, "pip", "install", "--python", home, f"torch=={release}").ok):
+            # Installing fills uv's cache, which is what later environments link from; this one is thrown away.
+            done = shell.run(site.uv, "venv", "--clear", "--python", site.python.path, home)
+            if done.ok:
+                done = shell.run(site.uv, "pip", "install", "--python", home, f"torch=={release}")
+            if not done.ok:
                 raise diagnose(f"torch {release}", shell.log)
         finally:
             site.remove(home)
@@ -47,55 +50,66 @@ def check_index(store: TorchStore, release: str, python: CPython, runner: Runner
     """Raise PackageIndexError where the index that uv is configured for does not answer for torch `release`."""
     store.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store.root) as folder:
-        wanted, log = Path(folder) / "torch.in", Path(folder) / "log"
-        wanted.write_text(f"torch=={release}\n", "utf-8")
+        requirement, log = Path(folder) / "torch.in", Path(folder) / "log"
+        requirement.write_text(f"torch=={release}\n", "utf-8")
         env = {**tools.environment(store.uv_cache, Path(folder)), "UV_HTTP_RETRIES": "1"}
         shell = Shell(runner, env, store.root, log, lambda _: None)
-        done = shell.run(tools.uv(), "pip", "compile", "--no-deps", "--python-version", python.release, wanted)
+        done = shell.run(tools.uv(), "pip", "compile", "--no-deps", "--python-version", python.release, requirement)
         if not done.ok:
             error = diagnose(f"torch {release}", log)
-            said = " ".join(line.strip() for line in done.tail[-3:])
+            if isinstance(error, PackageIndexError):
+                what = error.what
+            else:
+                what = f"torch {release} is not available: {' '.join(line.strip() for line in done.tail[-3:])}"
             raise PackageIndexError(
-                error.what if isinstance(error, PackageIndexError) else f"no torch {release} to be had: {said}",
+                what,
                 where="the index that uv is configured for",
                 next_step="check the network, proxy and certificates, or name an index in UV_DEFAULT_INDEX",
             )
 
 
-def missing(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool) -> list[tuple[str, CPython]]:
-    """Torch releases of which `jobs` need all, `full`: to build with too, and that are not in the store yet."""
-    wanted = [(job.variant.release, job.python) for job in jobs if full]
-    wanted += [(job.variant.torch.any_release, job.python) for job in jobs if smoke]
-    return [(release, python) for release, python in wanted if not store.has(release, python)]
+def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> list[tuple[str, CPython]]:
+    """Full torch releases that `jobs` need and the store lacks: for smoke tests, and with `full` to build against."""
+    needed: list[tuple[str, CPython]] = []
+    if full:
+        needed += [(job.variant.release, job.python) for job in jobs]
+    if smoke:
+        needed += [(job.variant.torch.any_release, job.python) for job in jobs]
+    return [(release, python) for release, python in needed if not store.has(release, python)]
 
 
 def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, variants: Iterable[Variant]) -> float:
     """Estimate of what `jobs` still have to unpack, in GB (10^9 bytes).
 
-    The CUDA wheels count once for all minors that require the same runtime, torch once for each release and
-    CPython: the release built against, if with all of it, and the minor's newest for the smoke test. A runtime that
-    one of `variants` brought before counts as there.
+    The CUDA wheels count once for all minors that require the same runtime, torch once for each release and CPython:
+    the release built against, with `full`, and the minor's newest for the smoke test. The runtime of a variant whose
+    torch is in the store does not count.
     """
-    torch: dict[tuple[str, str], float] = {}
-    cuda: dict[str, float] = {}
-    there = {variant.cuda_runtime for variant in variants if any(store.torch_folder.glob(f"{variant.torch}.*"))}
+    torch_gb: dict[tuple[str, str], float] = {}
+    cuda_gb: dict[str, float] = {}
+    runtimes_in_store = {
+        variant.cuda_runtime for variant in variants if any(store.torch_folder.glob(f"{variant.torch}.*"))
+    }
     for job in jobs:
         variant = job.variant
-        wanted = {variant.release: variant.release} if full else {}
+        # By release, the name under which the store remembers it.
+        needed = {variant.release: variant.release} if full else {}
         if smoke:
-            wanted[variant.newest] = variant.torch.any_release
-        for release, key in wanted.items():
-            if not store.has(release, job.python) and not store.has(key, job.python):
-                torch[release, job.python.tag] = variant.torch_gb
-                if variant.cuda_runtime not in there:
-                    cuda[variant.cuda_runtime] = max(variant.cuda_runtime_gb, cuda.get(variant.cuda_runtime, 0))
-    return sum(torch.values()) + sum(cuda.values())
+            needed[variant.newest] = variant.torch.any_release
+        for release, remembered_as in needed.items():
+            if store.has(release, job.python) or store.has(remembered_as, job.python):
+                continue
+            torch_gb[release, job.python.tag] = variant.torch_gb
+            runtime = variant.cuda_runtime
+            if runtime not in runtimes_in_store:
+                cuda_gb[runtime] = max(variant.cuda_runtime_gb, cuda_gb.get(runtime, 0))
+    return sum(torch_gb.values()) + sum(cuda_gb.values())
 
 
 def check_disk(
     store: TorchStore, jobs: Sequence[Job], *, smoke: bool, full: bool, variants: Iterable[Variant], free: float
 ) -> None:
-    """Raise DiskError where `free` GB are less than `jobs` need."""
+    """Raise DiskError where `jobs` need more than `free` GB (10^9 bytes)."""
     sdks = 0 if full else _SDK_GB * len(jobs)
     need = missing_gb(store, jobs, smoke, full, variants) + sdks + _SLACK_GB
     if need > free:
