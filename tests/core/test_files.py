@@ -1,5 +1,6 @@
 """Files and locks: whole or not at all, and one holder at a time."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,16 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path: Path, mon
         replace_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    dead, live, other = (tmp_path / name for name in (".a[1].whl.0123.new", ".a[1].whl.4567.new", ".b.whl.0123.new"))
+    for path in (dead, live, other):
+        path.touch()
+    for path in (dead, other):
+        os.utime(path, (0, 0))
+    replace_bytes(tmp_path / "a[1].whl", b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [live.name, other.name, "a[1].whl"]
 
 
 def test_a_copy_without_its_source_leaves_nothing(tmp_path: Path) -> None:

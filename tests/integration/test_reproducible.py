@@ -95,7 +95,7 @@ def test_container_builds_agree(tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     assert (answer.document["identical"], answer.document["changed"]) == (True, [])
     (record,) = first.work.glob("jobs/*/records/build.json")
-    assert "scikit-build-core==" in json.loads(record.read_text())["details"]["environment"]
+    assert "scikit-build-core" in dict(json.loads(record.read_text())["details"]["environment"])
     assert not list(first.work.glob("verify-*"))
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
+import os
 import shutil
-import uuid
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+_LEFT_BEHIND_S = 3600.0  # since the last write to a scratch file; writing a wheel takes seconds
 
 
 def sha256(path: Path) -> str:
@@ -46,12 +50,21 @@ def _scratch_for(path: Path) -> Iterator[Path]:
     Renaming within a folder is atomic (rename(2)). The name is a random one: several farms may write the same file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    _remove_leftovers(path)
+    scratch = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
     try:
         yield scratch
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the new names that killed processes left beside `path`: those that nobody has written to for long."""
+    for scratch in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        with contextlib.suppress(OSError):
+            if time.time() - scratch.stat().st_mtime > _LEFT_BEHIND_S:
+                scratch.unlink()
 
 
 def replace_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
@@ -83,7 +96,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    scratch = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
     try:
         scratch.mkdir()
         yield scratch

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import DiskError, FarmError, InternalError, Interrupted
-from torch_build_farm.core.files import copy_whole, sha256
+from torch_build_farm.core.files import copy_whole, replace_text, sha256
 from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.pipeline import estimates, records
 from torch_build_farm.pipeline.records import Record
@@ -156,7 +156,7 @@ class _JobRun:
             copy_whole(wheel, delivered)
         note = self._delivery_note()
         if not note.exists() or note.read_text("utf-8") != wheel.name:
-            note.write_text(wheel.name, "utf-8")
+            replace_text(note, wheel.name)
         return delivered
 
     def _delivery_note(self) -> Path:
