@@ -1,6 +1,6 @@
-"""What a build requires, installed once with network, so that the build itself finds it in uv's cache without.
+"""Install a build's requirements once, with network: the build itself has none, and finds them in uv's cache.
 
-Run by an interpreter of the container that has `build`: TREE HOME UV PYTHON.
+An interpreter of the container that has `build` runs this with the arguments TREE HOME UV PYTHON.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ def call(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str,
 
 
 def install(requirements: Iterable[str]) -> None:
-    if wanted := sorted(requirements):
-        call([uv, "pip", "install", "--python", home, *wanted])
+    names = sorted(requirements)
+    if names:
+        call([uv, "pip", "install", "--python", home, *names])
 
 
 call([uv, "venv", "--clear", "--python", python, home])
 builder = build.ProjectBuilder(tree, python_executable=str(Path(home, "bin", "python")), runner=call)
 install(builder.build_system_requires)
 try:
-    more = builder.get_requires_for_build("wheel")
-except build.BuildException as error:  # the build itself, which `before-build` comes before, tells it better
-    sys.stderr.write(f"torch-build-farm: what else the build requires cannot be told yet: {error}\n")
+    additional = builder.get_requires_for_build("wheel")
+except build.BuildException as error:
+    # `before-build` has not run yet. If the error stays, the build itself reports it, with more around it.
+    sys.stderr.write(f"torch-build-farm: the back end's further requirements are unknown as yet: {error}\n")
 else:
-    install(more)
+    install(additional)

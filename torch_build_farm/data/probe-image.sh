@@ -1,4 +1,4 @@
-# Run in a base image: what is in it, a fact a line, fields separated by tabs.
+# Runs in a base image and prints what is in it: one fact a line, fields separated by tabs.
 for python in /opt/python/*/bin/python; do
   [ -x "$python" ] || continue
   "$python" -I -c '
@@ -21,5 +21,5 @@ done
 [ -x /opt/python/cp39-cp39/bin/python ] || printf 'lacking\t%s\n' /opt/python/cp39-cp39/bin/python
 printf 'compiler\t%s\n' "$(c++ --version 2> /dev/null | head -n 1)"
 printf 'auditwheel\t%s\n' "$(auditwheel --version 2> /dev/null | head -n 1 | cut -d' ' -f2)"
-# Only one on PATH counts: that is where a build finds it.
+# Only an nvcc on PATH counts: that is where a build looks for it.
 printf 'nvcc\t%s\n' "$(nvcc --version 2> /dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p')"
