@@ -48,18 +48,15 @@ def test_its_own_variants_and_templates_win(tiny: Farm) -> None:
         (tiny.project / folder).mkdir()
     text = (CHECKOUT / "variants" / "torch28.toml").read_text()
     (tiny.project / "variants" / "torch28.toml").write_text(text.replace("cxx-standard = 17", "cxx-standard = 20"))
-    template = (CHECKOUT / "templates" / "pyproject.toml.j2").read_text()
-    mark = '{{ metadata | toml_table("project"'
-    assert mark in template
-    own = template.replace(mark, 'keywords = ["torch-{{ variant.torch }}"]\n' + mark)
-    (tiny.project / "templates" / "pyproject.toml.j2").write_text(own)
+    template = (CHECKOUT / "templates" / "prelude.cmake.j2").read_text()
+    own = template + 'message(STATUS "a template for torch {{ variant.torch }}")\n'
+    (tiny.project / "templates" / "prelude.cmake.j2").write_text(own)
     tiny.edit("CMakeLists.txt", "install(", 'message(STATUS "the standard is ${CMAKE_CXX_STANDARD}")\ninstall(')
     answer = tiny("build", "--torch", "2.8")
     assert answer.code == 0, answer.err
-    (path,) = tiny.work.glob("dist/*.whl")
-    assert wheel.read(path).metadata["Keywords"] == "torch-2.8"
     (log,) = tiny.work.glob("logs/*.log")
     assert "the standard is 20" in log.read_text()
+    assert "a template for torch 2.8" in log.read_text()
 
 
 def other_pythons() -> list[CPython]:

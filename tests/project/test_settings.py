@@ -106,6 +106,12 @@ def test_no_table_of_ours(tmp_path: Path) -> None:
     assert "did you mean 'torch-build-fram'" in complaint(tmp_path, "[tool.torch-build-fram]\n")
 
 
+def test_a_template_for_pyproject_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "pyproject.toml.j2").write_text("[project]\n")
+    assert "pyproject.toml.j2: the farm no longer takes a template" in complaint(tmp_path)
+
+
 def test_no_pyproject(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no pyproject"):
         load(tmp_path, CHECKOUT)

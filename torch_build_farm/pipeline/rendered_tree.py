@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import tomli_w
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -23,7 +23,6 @@ from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.engines.variables import CONSTRAINTS, FARM_FOLDER, PRELUDE, TOOLCHAIN
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import TABLE, Project
-from torch_build_farm.project.toml import _table, inline
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.project.variant_metadata import cut_requires_python, pin_torch, rename_own
@@ -32,9 +31,8 @@ _DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"  # PEP 517's, where none i
 _VARIANT_BACKEND = "variant_backend"
 # What that back end consists of; the tree gets copies of these files side by side. None imports another by package.
 _VARIANT_BACKEND_FILES = ("data/variant_backend.py", "core/wheel_archive.py", "project/variant_metadata.py")
-# Rendered file <- template. Everything else of the tree is the project's own.
+# Rendered file <- template. Besides these the farm renders pyproject.toml; all else of the tree is the project's own.
 _RENDERED = {
-    "pyproject.toml": "pyproject.toml.j2",
     PRELUDE: "prelude.cmake.j2",
     TOOLCHAIN: "toolchain.cmake.j2",
     CONSTRAINTS: "constraints.txt.j2",
@@ -103,7 +101,7 @@ def _tool(source: Source) -> dict[str, Any]:
 
 
 def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
@@ -111,8 +109,6 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters.update(toml=inline, toml_table=_table)
-    return environment
 
 
 def _project_table_decides(source: Source) -> bool:
@@ -183,6 +179,17 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
     }
 
 
+def _pyproject(context: Mapping[str, Any]) -> str:
+    """The variant's pyproject.toml. The project's tables are passed through; its comments are lost."""
+    document = {"build-system": context["build_system"]}
+    for name, table in (("project", context["metadata"]), ("tool", context["tool"])):
+        if table:
+            document[name] = table
+    distribution = context["job"].distribution
+    comment = f"# Rendered by torch-build-farm for {distribution} from the project's own metadata.\n"
+    return comment + tomli_w.dumps(document)
+
+
 def _backend_files(source: Source, job: Job) -> dict[str, str]:
     """The variant's own back end and its facts, for a tree whose metadata only its project's back end knows."""
     if _project_table_decides(source):
@@ -211,17 +218,12 @@ def render(project: Project, source: Source, job: Job) -> Tree:
     environment = _environment(project.template_folders)
     try:
         rendered = {path: environment.get_template(name).render(context) for path, name in _RENDERED.items()}
-        tomllib.loads(rendered["pyproject.toml"])
     except jinja2.TemplateError as error:
         place = getattr(error, "name", None) or "templates"
         raise RenderError(
             f"a template cannot be rendered: {error}", where=f"{place}, line {getattr(error, 'lineno', '?')}"
         ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise RenderError(
-            f"the rendered pyproject.toml is not valid TOML: {error}", where="pyproject.toml.j2"
-        ) from None
-    return Tree(source, {**rendered, **_backend_files(source, job)})
+    return Tree(source, {"pyproject.toml": _pyproject(context), **rendered, **_backend_files(source, job)})
 
 
 def _copy(path: Path, target: Path, expected: str) -> None:

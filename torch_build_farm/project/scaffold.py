@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import VersionError
 from torch_build_farm.project import metadata
 from torch_build_farm.project.settings import TABLE
-from torch_build_farm.project.toml import inline
 from torch_build_farm.project.variant import Variant
 
 MARK = "CHECK:"
@@ -86,34 +86,25 @@ def _packages(root: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def project_file(found: Found, origin: Mapping[str, str], variants: Sequence[Variant]) -> str:
-    """The table [tool.torch-build-farm]; `origin` holds its keys that say where the source is."""
-
-    def line(key: str, value: object, mark: str = "") -> str:
-        return f"{key} = {inline(value)}" + (f"  # {MARK} {mark}" if mark else "")
-
+    """The table [tool.torch-build-farm]; `origin` holds those of its keys that state where the source is."""
     name = canonicalize_name(found.name) or "name-it"
-    minors = [variant for variant in variants if _admits(found.torch, variant)] or variants
+    requirement = f"requires {found.torch!r}" if found.torch else "names no torch"
     lines = [
-        f"# By `init` from {found.name or 'a source'} {found.version}: {found.backend}, "
-        f"{f'requires {found.torch!r}' if found.torch else 'names no torch'}. {MARK} marks what it could not tell.",
+        f"# By `init` from {found.name or 'a source'} {found.version}: {found.backend}, {requirement}. "
+        f"{MARK} marks what it could not tell.",
         f"[tool.{TABLE}]",
-        line("name", name, "" if found.name else "the source does not say its name"),
-        *(line(key, value) for key, value in origin.items()),
-        *([] if found.version else [line("version", "0", "the source does not say its version without being run")]),
-        line(
-            "packages",
-            list(found.packages or (name.replace("-", "_"),)),
-            "" if len(found.packages) == 1 else "which packages does the wheel install?",
-        ),
-        line(
-            "torch",
-            [str(variant.torch) for variant in minors],
-            ""
-            if found.torch and _admits(found.torch, minors[0])
-            else f"{'the source names no torch' if not found.torch else 'no known minor is admitted'}: "
-            "which does it compile for?",
-        ),
+        _line("name", name, "" if found.name else "the source does not say its name"),
     ]
+    for key, value in origin.items():
+        lines.append(_line(key, value))
+    if not found.version:
+        lines.append(_line("version", "0", "the source does not say its version without being run"))
+    packages = found.packages or (name.replace("-", "_"),)
+    lines.append(
+        _line("packages", packages, "" if len(found.packages) == 1 else "which packages does the wheel install?")
+    )
+    lines.append(_torch_line(found, variants))
+
     if found.cuda_sources:
         lines.append(
             f"# {MARK} {found.cuda_sources[0]} and {len(found.cuda_sources) - 1} more need nvcc. "
@@ -122,9 +113,28 @@ def project_file(found: Found, origin: Mapping[str, str], variants: Sequence[Var
     if found.variables:
         lines.append(f"# setup.py reads {', '.join(found.variables)}; the table environment sets them.")
     if found.cuda_sources and "FORCE_ONLY_CPU" in found.variables:
-        lines.append(line("environment", {"FORCE_ONLY_CPU": "1"}, "builds what needs no CUDA"))
+        lines.append(f'environment = {{ FORCE_ONLY_CPU = "1" }}  # {MARK} builds what needs no CUDA')
     lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
     return "\n".join(lines) + "\n"
+
+
+def _torch_line(found: Found, variants: Sequence[Variant]) -> str:
+    """The minors to build for: those that the source's requirement admits, else all of them, marked."""
+    admitted = [variant for variant in variants if _admits(found.torch, variant)]
+    minors = [str(variant.torch) for variant in admitted or variants]
+    if not found.torch:
+        mark = "the source names no torch: which minors does it compile for?"
+    elif not admitted:
+        mark = "no known minor is admitted: which does it compile for?"
+    else:
+        mark = ""
+    return _line("torch", minors, mark)
+
+
+def _line(key: str, value: str | Sequence[str], mark: str = "") -> str:
+    """A line of TOML; with `mark`, one that asks to be checked."""
+    item = tomlkit.item(value if isinstance(value, str) else list(value)).as_string()
+    return f"{key} = {item}  # {MARK} {mark}" if mark else f"{key} = {item}"
 
 
 def _admits(requirement: str, variant: Variant) -> bool:

@@ -268,6 +268,12 @@ def load(root: Path, builtin: Path) -> Project:
         )
     problems: list[str] = []
     settings = _read_settings(path, problems)
+    template = root / "templates" / "pyproject.toml.j2"
+    if template.is_file():
+        problems.append(
+            f"{template}: the farm no longer takes a template for pyproject.toml: put what it adds into {path}, and "
+            "remove it"
+        )
     variants = collect_variants((root / "variants", builtin / "variants"), problems)
     if problems or settings is None:
         raise ConfigError("\n".join(problems), next_step=REFERENCE)
