@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, Farm
-from tests.integration.conftest import Environment, MainRun
+from tests.integration.conftest import Built, Environment
 from torch_build_farm.core.errors import AbiError, AuditError
 from torch_build_farm.releases import header_lines, symbol_table, type_layouts
 from torch_build_farm.releases.known import LAYOUTS, MARKS, SHIPPED, SYMBOLS
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.torch
 SYM_NE, MANGLED = "c10::SymInt::sym_ne(c10::SymInt const&) const", "_ZNK3c106SymInt6sym_neERKS0_"
 
 
-def test_the_embedded_projects_wheel(main_run: MainRun, tmp_path: Path) -> None:
+def test_the_embedded_projects_wheel(main_run: Built, tmp_path: Path) -> None:
     """OK for 2.8.0 and not for 2.9.0, for the reason that users saw; and the real loader agrees on both."""
     job, wheel = main_run.job("2.8"), main_run.wheel("2.8")
     (stage,) = [stage for stage in job["stages"] if stage["stage"] == "audit"]

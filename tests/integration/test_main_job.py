@@ -12,7 +12,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from tests.conftest import CHECKOUT, Farm
-from tests.integration.conftest import Environment, MainRun, beside
+from tests.integration.conftest import Built, Environment, beside
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.slots import compile_slots
@@ -24,7 +24,7 @@ SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
 PYTHON = CPython.running()
 
 
-def test_two_wheels_and_exit_code_0(main_run: MainRun) -> None:
+def test_two_wheels_and_exit_code_0(main_run: Built) -> None:
     assert main_run.answer.code == 0, main_run.answer.err
     names = {path.name for path in (main_run.farm.work / "dist").iterdir()}
     assert names == {main_run.wheel(torch).name for torch in ("2.8", "2.9")}
@@ -43,7 +43,7 @@ def test_two_wheels_and_exit_code_0(main_run: MainRun) -> None:
 
 
 @pytest.mark.parametrize("torch", ["2.8", "2.9"])
-def test_metadata(main_run: MainRun, torch: str) -> None:
+def test_metadata(main_run: Built, torch: str) -> None:
     wheel = wheels.read(main_run.wheel(torch))
     assert wheel.metadata["Name"] == f"pymomentum-gpu-torch{torch.replace('.', '')}"
     assert [str(requirement) for requirement in wheel.requirements("torch")] == [f"torch=={torch}.*"]
@@ -60,7 +60,7 @@ def test_metadata(main_run: MainRun, torch: str) -> None:
 
 
 @pytest.mark.parametrize("torch", ["2.8", "2.9"])
-def test_nothing_of_torch_or_the_builder_is_inside(main_run: MainRun, torch: str) -> None:
+def test_nothing_of_torch_or_the_builder_is_inside(main_run: Built, torch: str) -> None:
     wheel = wheels.read(main_run.wheel(torch))
     assert len(wheel.libraries) == 2
     for library in wheel.libraries:
@@ -75,7 +75,7 @@ def test_nothing_of_torch_or_the_builder_is_inside(main_run: MainRun, torch: str
             assert b"/site-packages/torch/" not in content, member
 
 
-def test_smoke_saw_each_torch_and_the_refusal(main_run: MainRun) -> None:
+def test_smoke_saw_each_torch_and_the_refusal(main_run: Built) -> None:
     for torch, refused in (("2.8", "2.9"), ("2.9", "2.10")):
         details = main_run.job(torch)["stages"][-1]["details"]
         assert details["torch"].startswith(f"{torch}.")
@@ -85,7 +85,7 @@ def test_smoke_saw_each_torch_and_the_refusal(main_run: MainRun) -> None:
         assert "values and gradients agree on cpu" in details["script"]
 
 
-def test_the_builds_share_one_jobserver(main_run: MainRun) -> None:
+def test_the_builds_share_one_jobserver(main_run: Built) -> None:
     fifos = set()
     for torch in ("2.8", "2.9"):
         log = Path(main_run.job(torch)["log"]).read_text()
@@ -93,7 +93,7 @@ def test_the_builds_share_one_jobserver(main_run: MainRun) -> None:
     assert len(fifos) == 1
 
 
-def test_a_second_run_does_nothing_within_a_second(main_run: MainRun) -> None:
+def test_a_second_run_does_nothing_within_a_second(main_run: Built) -> None:
     seconds = []
     for _ in range(3):
         start = time.monotonic()
@@ -104,9 +104,7 @@ def test_a_second_run_does_nothing_within_a_second(main_run: MainRun) -> None:
     assert min(seconds) < 1, seconds
 
 
-def test_pip_refuses_the_wheel_beside_another_torch(
-    main_run: MainRun, environment: Environment, tmp_path: Path
-) -> None:
+def test_pip_refuses_the_wheel_beside_another_torch(main_run: Built, environment: Environment, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", environment.home], check=True)
     wheel = main_run.wheel("2.8")
     refused = environment.pip("install", "--dry-run", "--no-deps", wheel)
@@ -128,7 +126,7 @@ print(torch.__version__, "loads")
 """
 
 
-def test_the_torch28_extension_fails_on_torch_29(main_run: MainRun, environment: Environment, tmp_path: Path) -> None:
+def test_the_torch28_extension_fails_on_torch_29(main_run: Built, environment: Environment, tmp_path: Path) -> None:
     with zipfile.ZipFile(main_run.wheel("2.8")) as archive:
         (member,) = [name for name in archive.namelist() if "geometry" in name and name.endswith(".so")]
         library = archive.extract(member, tmp_path)
@@ -153,7 +151,7 @@ def test_a_cpu_only_library_tells_nothing_of_cuda_but_torch_213_does(tiny: Farm)
     assert job["stages"][-1]["details"]["cuda"] == "13.0"
 
 
-def test_records_hold_digest_hashes_seconds_and_tools(main_run: MainRun) -> None:
+def test_records_hold_digest_hashes_seconds_and_tools(main_run: Built) -> None:
     for stage in ("render", "build", "repair", "relocate", "audit", "smoke"):
         (path,) = main_run.farm.work.glob(f"jobs/*torch28*/records/{stage}.json")
         record = json.loads(path.read_text())
@@ -169,7 +167,7 @@ def test_records_hold_digest_hashes_seconds_and_tools(main_run: MainRun) -> None
     )
 
 
-def test_bytecode_of_torch_is_used_again(main_run: MainRun) -> None:
+def test_bytecode_of_torch_is_used_again(main_run: Built) -> None:
     release = main_run.job("2.9")["stages"][-1]["details"]["torch"].partition("+")[0]
     kept = default_folder() / "bytecode" / PYTHON.tag / f"torch-{release}.dist-info"
     (compiled,) = (kept / "__pycache__").glob("__init__.*.pyc")

@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 
 from tests import small_torch
 from tests.conftest import CHECKOUT, Farm
-from tests.integration.conftest import Environment, MainRun
+from tests.integration.conftest import Built, Environment
 from tests.made_up import Front
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore, default_folder
@@ -49,7 +49,7 @@ def wheel_of(farm: Farm) -> tuple[str, str]:
     return path.name, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_embedded_project_is_the_same_with_all_of_torch(main_run: MainRun, tmp_path: Path) -> None:
+def test_the_embedded_project_is_the_same_with_all_of_torch(main_run: Built, tmp_path: Path) -> None:
     sdk = main_run.job("2.9")
     assert sdk["stages"][1]["details"]["built-with"] == "torch's SDK 2.9.0"
     folder = tmp_path / "full"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import CHECKOUT, Farm
 from tests.index import Index
-from tests.integration.conftest import Environment, MainRun
+from tests.integration.conftest import Built, Environment
 
 pytestmark = pytest.mark.torch
 
@@ -22,7 +22,7 @@ SMOKE = CHECKOUT / "examples" / "pymomentum" / "smoke.py"
 
 
 @pytest.fixture(scope="module")
-def index(main_run: MainRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+def index(main_run: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     """The farm's names alone: uv asks it first, and for what it lacks (torch) the real one."""
     work = tmp_path_factory.mktemp("users") / "work"
     work.mkdir()

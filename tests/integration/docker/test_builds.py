@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, Farm
-from tests.integration.conftest import MainRun
+from tests.integration.conftest import Built
 from tests.integration.docker.conftest import Docker, hold, left_behind, release
 from tests.integration.test_bad_input import GRAFT, until, waiting
 from torch_build_farm.core.store import default_folder
@@ -18,7 +18,7 @@ from torch_build_farm.pipeline import records
 from torch_build_farm.wheels import wheel as wheels
 
 
-class ContainedRun(MainRun):
+class ContainedRun(Built):
     """`python build_farm.py --torch 2.8 2.9` with the engine that answers, and what the engine tells of it."""
 
     def __init__(self, farm: Farm) -> None:
