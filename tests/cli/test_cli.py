@@ -19,7 +19,7 @@ from torch_build_farm.cli.main import main
     [
         (["--torch", "2.7"], 4, "torch 2.7 has no variant"),
         (["plan"], 2, "--torch 2.8 2.9"),
-        (["--torch", "2.8", "--python", "3.x"], 2, "'3.x' is no CPython"),
+        (["--torch", "2.8", "--python", "3.x"], 2, "'3.x' is not a CPython"),
         (["--torch", "2.8", "--python", "3.99"], 5, "no CPython for torch 2.8"),
         (["--torch", "2.8", "--only", "nothing"], 2, "matches no job"),
         (["--torch", "2.8", "--forse"], 2, "did you mean '--force'?"),
@@ -46,7 +46,7 @@ def test_bad_calls(tiny: Farm, words: list[str], code: int, said: str) -> None:
         ("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nsource = "src"', 6, "does not exist"),
         ("pyproject.toml", 'version = "1.0"', 'dynamic = ["version"]', 7, "does not say its version"),
         ("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nsmoke-script = "x.py"', 6, "x.py"),
-        ("pyproject.toml", '"torch>=2.8"', '"torch>=2.8 oops"', 12, "no requirement"),
+        ("pyproject.toml", '"torch>=2.8"', '"torch>=2.8 oops"', 12, "not a valid requirement"),
     ],
 )
 def test_bad_projects(tiny: Farm, file: str, old: str, new: str, code: int, said: str) -> None:

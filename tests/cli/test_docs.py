@@ -5,33 +5,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import fields
 from pathlib import Path
 
 from tests.conftest import CHECKOUT, PROJECTS, need
-from torch_build_farm.core import errors
-from torch_build_farm.project.settings import Ci, Settings
-from torch_build_farm.project.variant import Variant
-
-REFERENCE = CHECKOUT / "docs" / "reference"
-
-
-def test_every_key_is_in_the_reference() -> None:
-    for shape, page in ((Settings, "settings.md"), (Variant, "variants.md"), (Ci, "settings.md")):
-        text = (REFERENCE / page).read_text()
-        for field in fields(shape):
-            assert f"`{field.name.replace('_', '-')}`" in text, field.name
-
-
-def test_every_exit_code_is_in_the_reference_and_belongs_to_one_error() -> None:
-    listed = dict(re.findall(r"^\| (\d+) \| (\w+) \|", (REFERENCE / "errors.md").read_text(), re.MULTILINE))
-    defined = {
-        str(error.exit_code): name
-        for name, error in vars(errors).items()
-        if isinstance(error, type) and issubclass(error, errors.FarmError)
-        and error not in (errors.FarmError, errors.Interrupted)
-    }  # fmt: skip
-    assert listed == defined
 
 
 def test_the_reference_of_commands_is_what_the_parser_says() -> None:

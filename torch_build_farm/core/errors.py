@@ -1,10 +1,17 @@
-"""One class per failure, each with an exit code of its own: what failed, where, and what to do next."""
+"""One class per failure, each with an exit code of its own: what failed, where, and what to do next.
+
+docs/reference/errors.md is generated from this file (project/reference.py): the first paragraph of a class's docstring
+is its meaning there, the second what to do.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
+
+ERRORS_PAGE = "docs/reference/errors.md"
 
 
 class FarmError(Exception):
@@ -14,6 +21,12 @@ class FarmError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    @classmethod
+    def anchor(cls) -> str:
+        """The error's anchor in docs/reference/errors.md: OutOfMemoryError -> "out-of-memory"."""
+        words = re.findall(r"[A-Z][a-z]*", cls.__name__.removesuffix("Error"))
+        return "-".join(words).lower()
 
     def __init__(self, what: str, *, where: str = "", next_step: str = "") -> None:
         super().__init__(what)
@@ -27,59 +40,91 @@ class FarmError(Exception):
             lines.append(f"  where: {self.where}")
         if self.next_step:
             lines.append(f"  next:  {self.next_step}")
+        lines.append(f"  docs:  {ERRORS_PAGE}#{self.anchor()}")
         return "\n".join(lines)
 
 
 class InternalError(FarmError):
-    """A bug in the farm itself; the traceback is in the job's log."""
+    """A bug in the farm itself.
+
+    Report it, with the traceback in the job's log.
+    """
 
     exit_code = 1
 
 
 class UsageError(FarmError):
-    """The command line asks for something that makes no sense."""
+    """The command line makes no sense.
+
+    The message names the word that is wrong; `--help` after a command lists what it takes.
+    """
 
     exit_code = 2
 
 
 class ConfigError(FarmError):
-    """A settings or variants file is wrong; every problem found in it is in `what`, a line each."""
+    """The settings or a variants file are wrong, or contradict themselves.
+
+    The message lists every problem in every file, a line each. Settings and variants each have a page of this
+    reference.
+    """
 
     exit_code = 3
 
 
 class UnknownTorchError(FarmError):
-    """A torch minor is asked for that no variants file describes."""
+    """No variants file describes the torch minor.
+
+    Name another minor, or describe this one: `add MINOR` writes its variants file.
+    """
 
     exit_code = 4
 
 
 class NoPythonError(FarmError):
-    """A variant is left without a CPython that project, torch and engine all have."""
+    """No CPython is left for a variant: project, torch and machine (or image) have none in common.
+
+    Name another with `--python`, install one with its headers, or widen the project's requires-python.
+    """
 
     exit_code = 5
 
 
 class SourceError(FarmError):
-    """The project's source is missing or is no Python project."""
+    """The source tree or smoke script is missing or not a Python project, or git or an sdist gives another tree than
+    the pinned one.
+
+    Correct `source`, `git` and `revision`, or `sdist` in the settings.
+    """
 
     exit_code = 6
 
 
 class VersionError(FarmError):
-    """The source does not say its version."""
+    """The source does not state its version.
+
+    Write `version` into `[project]`, use setuptools-scm, or set `version` in the farm's settings.
+    """
 
     exit_code = 7
 
 
 class ToolError(FarmError):
-    """Something that the build needs on this machine is not there: a compiler, headers, a CUDA toolkit, a package."""
+    """The machine lacks something that the build needs: a compiler, Python headers, a system package.
+
+    Install what the message names; `doctor` lists everything at once. In containers, `system-packages` installs
+    packages.
+    """
 
     exit_code = 8
 
 
 class DiskError(FarmError):
-    """The disk is too small, became full, or does not let the farm use a folder of its own."""
+    """The disk is too small or became full, or the system does not let the farm use one of its folders.
+
+    Free some space (`clean`), or name other folders: `--work DIR`, `TORCH_BUILD_FARM_STORE=DIR`. Where the disk is
+    too small the farm stops before it starts anything.
+    """
 
     exit_code = 9
 
@@ -94,130 +139,195 @@ def out_of_reach(error: OSError) -> DiskError:
 
 
 class PackageIndexError(FarmError):
-    """The package index cannot be reached, or lacks what it should have."""
+    """The package index does not answer, or lacks what it should have.
+
+    Check the network, proxy and certificates, and which index uv is configured for.
+    """
 
     exit_code = 10
 
 
 class LockedError(FarmError):
-    """Another farm works in the same work folder."""
+    """Another farm works in the same work folder or store.
+
+    Wait for it (`--wait`), or use another `--work`.
+    """
 
     exit_code = 11
 
 
 class RenderError(FarmError):
-    """A template or the project's own metadata cannot be rendered."""
+    """A template, or the project's own metadata, cannot be rendered.
+
+    Correct the template or the requirement that the message names.
+    """
 
     exit_code = 12
 
 
 class BuildError(FarmError):
-    """The build stopped for a reason that is none of the more telling ones below."""
+    """The build failed for another reason than those with a code of their own.
+
+    The job's log has the whole output of the build.
+    """
 
     exit_code = 13
 
 
 class CompileError(BuildError):
-    """The compiler, the linker or CMake refused the sources."""
+    """The compiler, the linker or CMake refused the sources.
+
+    The message has the first error, the job's log all of them. Fix the source and run again; other jobs are kept.
+    """
 
     exit_code = 14
 
 
 class OutOfMemoryError(BuildError):
-    """A compiler was killed, or gave up, for want of memory."""
+    """A compiler was killed, or gave up, for want of memory.
+
+    Use `--jobs 1`, or set a truer `memory-per-compile-gb`; in containers it sets their memory limit too.
+    """
 
     exit_code = 15
 
 
 class RepairError(FarmError):
-    """The wheel is not fit for users; every reason is in `what`, a line each."""
+    """The wheel is not fit for users; the message has every reason, a line each.
+
+    When a build fails (how-to) says what to change for each of them.
+    """
 
     exit_code = 16
 
 
 class SmokeError(FarmError):
-    """The wheel does not install, import or compute as it should, or is not refused where it should be."""
+    """The wheel does not install, import or compute as it should, or is not refused beside another torch.
+
+    The job's log has the output of the test. The wheel stays, so that you can look at it.
+    """
 
     exit_code = 17
 
 
 class EngineError(FarmError):
-    """The Docker engine does not answer, cannot be used, or went away; or somebody killed a container of the farm."""
+    """The Docker engine does not answer, cannot be used or went away, or somebody stopped a container of the farm.
+
+    Start the engine and check that `docker version` works for you; `--engine local` does without.
+    """
 
     exit_code = 18
 
 
 class ImageError(FarmError):
-    """A container image cannot be pulled or made, or lacks what builds need."""
+    """A container image cannot be pulled or made, or lacks what builds need.
+
+    Check its name and the way to its registry. `ci/base-image` makes an image here; `--engine local` needs none.
+    """
 
     exit_code = 19
 
 
 class CudaToolkitError(FarmError):
-    """A project with CUDA sources finds no CUDA toolkit of torch's major."""
+    """The project has CUDA sources, and there is no CUDA toolkit of torch's major version.
+
+    Name an image with one in the variant's `image`, or install one on the machine. For CUDA 13 the toolkit comes as
+    wheels.
+    """
 
     exit_code = 20
 
 
 class NotReproducedError(FarmError):
-    """A wheel that was built again from its record differs; everything in which it does is in `what`, a line each."""
+    """A wheel that was built again from its record differs; the message has every difference, a line each.
+
+    Compare the toolchain and the build environment, which the message names first where they changed.
+    """
 
     exit_code = 21
 
 
 class RelocationError(FarmError):
-    """A wheel has files that every variant would own, or cannot be moved into the variant's folder."""
+    """A wheel has files that every variant would own, such as scripts, or cannot be moved into its variant's folder.
+
+    Install those files inside a package; replace a script by an entry point.
+    """
 
     exit_code = 22
 
 
 class MetaError(FarmError):
-    """The wheels behind the one name cannot be made of what there is."""
+    """The wheels behind the one name cannot be made: a development version, or no variant of the version.
+
+    Build the variants of a released version first.
+    """
 
     exit_code = 23
 
 
 class PublishError(FarmError):
-    """What is built may not be published, or is not what the index then has."""
+    """A wheel lacks its records, the index has another file of its name, or what the index serves does not install.
+
+    Build and test what is missing; where the index has another file, publish as another build number or version.
+    """
 
     exit_code = 24
 
 
 class UploadRefusedError(FarmError):
-    """The index refused an upload for good: credentials, a name of somebody else's, a name that is not registered."""
+    """The index refuses an upload for good: credentials, a name of somebody else, a name that is not registered.
+
+    Correct the credentials, or register the name with the index first.
+    """
 
     exit_code = 25
 
 
 class AuditError(FarmError):
-    """A wheel, or what the farm knows of torch's releases, cannot be read."""
+    """A wheel, or what the farm knows of torch's releases, cannot be read.
+
+    Check that the file is a whole wheel; `index add RELEASE` reads a release's tables anew.
+    """
 
     exit_code = 26
 
 
 class AbiError(FarmError):
-    """A wheel does not work with a torch release that it claims to work with."""
+    """A wheel does not work with a torch release that it claims to work with.
+
+    Audit verdicts (reference) explains the reasons. Build for that minor too, or narrow what the wheel claims.
+    """
 
     exit_code = 27
 
 
-NEWS_EXIT_CODE = 28  # of `discover`, which fails at nothing: the package index has something new
+NEWS_EXIT_CODE = 28  # of `discover`, which does not fail: a minor is missing, changed or yanked
 
 
 class EditedError(FarmError):
-    """A file that the farm rendered earlier was changed since, or is somebody else's."""
+    """A file that the farm rendered earlier was changed since, or is not the farm's.
+
+    Keep the change elsewhere, or write over it with `--force`.
+    """
 
     exit_code = 29
 
 
 class SdkError(FarmError):
-    """torch's SDK cannot be made, or is not as it was made; nothing is built with it."""
+    """torch's SDK cannot be made, is not as it was made, or lacks what a build with `torch-build = "sdk"` asked for.
+
+    Set `torch-build` to `"auto"` or `"full"`.
+    """
 
     exit_code = 30
 
 
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
-    """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + the signal's number."""
+    """SIGINT or SIGTERM arrived: everything is stopped, and finished stages are kept.
+
+    Run the same command again; it continues where it stopped. The exit code follows the shell's convention: 128 and
+    the signal's number.
+    """
 
     def __init__(self, signal_number: int = 2) -> None:
         super().__init__(

@@ -191,7 +191,7 @@ class Settings:
     """Files that are not part of the source, as patterns in gitignore's syntax; `!pattern` includes them again."""
 
     ci: Ci = Ci()
-    """What the workflows that `ci` writes do where projects differ."""
+    """Keys for the workflows that `ci` writes; a table of its own."""
 
 
 @dataclass(frozen=True)
