@@ -77,22 +77,23 @@ def _table(actions: list[argparse.Action]) -> str:
 
 def page() -> str:
     """The whole page."""
-    commands = next(action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
-    if unknown := set(NOTES) - set(commands.choices):
+    unknown = set(NOTES) - set(cli.COMMANDS)
+    if unknown:
         raise SystemExit(f"NOTES has commands that do not exist: {', '.join(sorted(unknown))}")
     common: dict[str, argparse.Action] = {}
     sections = []
-    for name, command in commands.choices.items():
+    for name, entry in cli.COMMANDS.items():
+        parser = cli.command_parser(name)
+        cli.load_command(name).configure_parser(parser)
         own = []
-        for action in command._actions:
-            if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS:
+        for action in parser.arguments:
+            if "--help" in action.option_strings or action.help == argparse.SUPPRESS:
                 continue
             if set(action.option_strings) & set(_COMMON):
                 common[action.option_strings[0]] = action
             else:
                 own.append(action)
-        summary = (command.description or "").strip().rstrip(".")
-        parts = [f"## {name}\n", f"{summary[:1].upper()}{summary[1:]}.\n"]
+        parts = [f"## {name}\n", f"{entry.summary[:1].upper()}{entry.summary[1:]}.\n"]
         parts += [f"{NOTES[name]}\n"] if name in NOTES else []
         parts += [_table(own)] if own else []
         sections.append("\n".join(parts))

@@ -1,23 +1,35 @@
-"""`add`: write a torch minor's variant from the release itself."""
+"""`add`: write a torch minor's variant from the release itself, and build and prove it."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch_build_farm.audit import changes
 from torch_build_farm.audit.changes import Changes
 from torch_build_farm.audit.tables import AuditTables
-from torch_build_farm.cli import evidence, run
-from torch_build_farm.cli import index as indexing
+from torch_build_farm.cli import evidence, index, run
+from torch_build_farm.cli.arguments import (
+    CommonOptions,
+    Parser,
+    add_common_arguments,
+    add_engine_arguments,
+    add_list_argument,
+    add_pre_argument,
+)
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
+from torch_build_farm.cli.run import StageOptions
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
+from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.publish import inventory
 from torch_build_farm.releases import facts, variant_file
 from torch_build_farm.releases.facts import Facts
@@ -26,68 +38,107 @@ from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.variant_file import Edit
 
 
-def add(context: Context) -> int:
-    """`add`: write or bring up to date variants, learn their releases, and with --build build and prove them."""
-    index = PackageIndex.configured()
-    listing = Listing.read(index)
-    minors = _minors(context, listing)
-    texts, document = [], []
-    served = context.project.variants
-    every = [
-        facts.read(minor, listing, index, pre=context.options.pre) for minor in minors
-    ]  # all, or nothing is written
-    for minor, read in zip(minors, every, strict=True):
-        edit = variant_file.edit(
-            context.root / "variants" / f"{minor.tag}.toml",
-            read,
-            listing,
-            datetime.datetime.now(datetime.UTC).date().isoformat(),
-        )
-        _show(context, minor, edit)
-        if not context.options.dry_run:
+@dataclass(frozen=True, kw_only=True)
+class AddOptions(CommonOptions):
+    """Options of `add`; those of the build count with --build only."""
+
+    minors: tuple[str, ...]
+    latest: bool
+    pre: bool
+    dry_run: bool
+    build: bool
+    python: tuple[str, ...]
+    engine: str
+    base_image: str | None
+    jobs: int | None
+    smoke: Mode | None
+    force: bool
+    wait: bool
+
+
+def _configure_parser(parser: Parser) -> None:
+    add_common_arguments(parser)
+    parser.add_argument("minors", nargs="*", metavar="MINOR", help="torch minors such as 2.16")
+    parser.add_argument("--latest", action="store_true", help="add the newest minor that the package index has")
+    add_pre_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
+    parser.add_argument(
+        "--build", action="store_true", help="then build, audit and smoke-test it; evidence in work/evidence.md"
+    )
+    add_list_argument(parser, "--python", "X.Y", "with --build: CPythons, or all")
+    add_engine_arguments(parser)
+    run.add_stage_arguments(parser)
+
+
+@dataclass(frozen=True)
+class _Addition:
+    """A minor whose variant is written or brought up to date.
+
+    `changes` is what broke since the newest release of the minor before; None where the audit does not know both.
+    `previous` is the variant of the minor before, None for the oldest.
+    """
+
+    facts: Facts
+    edit: Edit
+    changes: Changes | None
+    previous: Variant | None
+
+    def as_json(self) -> dict[str, Any]:
+        facts_document = {}
+        for key, fact in self.facts.facts.items():
+            value = list(fact.value) if isinstance(fact.value, tuple) else fact.value
+            facts_document[key] = {"value": value, "source": fact.source}
+        return {
+            "torch": str(self.facts.minor),
+            "file": str(self.edit.path),
+            "diff": self.edit.diff,
+            "kept": list(self.edit.kept),
+            "facts": facts_document,
+            "changes": self.changes.as_json() if self.changes else None,
+        }
+
+
+def _add(context: Context, options: AddOptions) -> int:
+    """`add`: write or update variants, learn their releases, and with --build build and prove them."""
+    package_index = PackageIndex.configured()
+    listing = Listing.read(package_index)
+    minors = _minors(options, listing)
+    variants = context.load_project().variants
+    # The facts of all minors are read before the first file is written: a failure leaves every file as it was.
+    facts_by_minor = {minor: facts.read(minor, listing, package_index, pre=options.pre) for minor in minors}
+    additions = []
+    for minor, minor_facts in facts_by_minor.items():
+        path = context.root / "variants" / f"{minor.tag}.toml"
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        edit = variant_file.edit(path, minor_facts, listing, today)
+        _show_edit(context, minor, edit, dry_run=options.dry_run)
+        if not options.dry_run:
             if edit.diff:
                 edit.write()
-            indexing.learn(context, [str(one) for one in _releases(read)], index)
-        told = _changes(context, read)
-        before = max((one for one in served.values() if one.torch < minor), key=lambda one: one.torch, default=None)
-        texts.append(evidence.of_variant(read, edit, told, before))
-        for line in evidence.against(read, before) if before else ():
-            context.say(f"  {line}")
-        if told:
-            context.say(told.markdown())
-        document.append(_as_json(read, edit, told))
-    return _finish(context, minors, texts, document)
-
-
-def _finish(context: Context, minors: Sequence[Minor], texts: list[str], document: list[dict[str, Any]]) -> int:
-    """Build, where that is asked for, and write the evidence."""
-    answer: dict[str, Any] = {"schema": 1, "variants": document}
+            index.learn(context, _releases(minor_facts), package_index, options.python)
+        older = [variant for variant in variants.values() if variant.torch < minor]
+        addition = _Addition(
+            minor_facts,
+            edit,
+            _changes(context, minor_facts),
+            max(older, key=lambda variant: variant.torch, default=None),
+        )
+        _show_changes(context, addition)
+        additions.append(addition)
+    document: dict[str, Any] = {"schema": 1, "variants": [addition.as_json() for addition in additions]}
     code = 0
-    if context.options.build and not context.options.dry_run:
-        context.options.torch, context.options.only = [str(minor) for minor in minors], None
-        smoke: Mode = context.options.smoke or "full"
-        result = run.carry_out(context, run.stages_with(smoke), smoke)
-        texts.append(evidence.of_build(result.jobs))
-        answer["run"], code = result.as_json(), result.exit_code
-        path = context.work / "evidence.md"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(texts), "utf-8")
-        answer["evidence"] = str(path)
+    if options.build and not options.dry_run:
+        result = _build(context, options, minors)
+        path = _write_evidence(context, additions, result)
         context.say(f"evidence: {path}")
-    if context.options.json:
-        context.answer(answer)
+        document |= {"run": result.as_json(), "evidence": str(path)}
+        code = result.exit_code
+    context.answer(document)
     return code
 
 
-def _releases(read: Facts) -> tuple[str, ...]:
-    value = read["releases"].value
-    assert isinstance(value, tuple)
-    return value
-
-
-def _minors(context: Context, listing: Listing) -> list[Minor]:
-    """Raises UsageError for a call that names none, or no minor."""
-    options = context.options
+def _minors(options: AddOptions, listing: Listing) -> list[Minor]:
+    """The minors to add, oldest first. Raises UsageError if none is named, or a word is not a minor."""
     if options.latest == bool(options.minors):
         raise UsageError("add: which torch minor?", where="add", next_step="add 2.16, or add --latest")
     if options.latest:
@@ -98,27 +149,44 @@ def _minors(context: Context, listing: Listing) -> list[Minor]:
         raise UsageError(str(error), where="add", next_step="such as add 2.16") from None
 
 
-def _show(context: Context, minor: Minor, edit: Edit) -> None:
+def _releases(minor_facts: Facts) -> tuple[str, ...]:
+    """The minor's releases that can be built against, oldest first."""
+    releases = minor_facts["releases"].value
+    assert isinstance(releases, tuple)
+    return releases
+
+
+def _show_edit(context: Context, minor: Minor, edit: Edit, *, dry_run: bool) -> None:
     name = f"variants/{edit.path.name}"
     if edit.diff:
         context.say(edit.diff)
-        context.say(
-            f"torch {minor}: {name} would be written" if context.options.dry_run else f"torch {minor}: wrote {name}"
-        )
+        context.say(f"torch {minor}: {name} would be written" if dry_run else f"torch {minor}: wrote {name}")
     else:
-        context.say(f"torch {minor}: {name} is as the index has it")
+        context.say(f"torch {minor}: {name} agrees with the package index")
     for line in edit.kept:
         context.say(f"  kept: {line}")
 
 
-def _changes(context: Context, read: Facts) -> Changes | None:
+def _show_changes(context: Context, addition: _Addition) -> None:
+    """Print what is new in the minor, and what broke since the one before."""
+    if addition.previous:
+        for line in evidence.against(addition.facts, addition.previous):
+            context.say(f"  {line}")
+    if addition.changes:
+        context.say(addition.changes.markdown())
+
+
+def _changes(context: Context, minor_facts: Facts) -> Changes | None:
     """What broke since the newest release of the minor before; None where the audit does not know both."""
-    known = AuditTables.load(added_folder())
-    new = _releases(read)[0]
-    before = [one for one in known.index.releases if Minor(one.version.major, one.version.minor) < read.minor]
-    if not before or new not in known.releases:
+    tables = AuditTables.load(added_folder())
+    new = _releases(minor_facts)[0]
+    older = []
+    for release in tables.index.releases:
+        if Minor(release.version.major, release.version.minor) < minor_facts.minor:
+            older.append(release.name)
+    if not older or new not in tables.releases:
         return None
-    return changes.between(known, before[-1].name, new, _last_wheels(context.project, context.work))
+    return changes.between(tables, older[-1], new, _last_wheels(context.load_project(), context.work))
 
 
 def _last_wheels(project: Project, work: Path) -> list[Path]:
@@ -126,20 +194,37 @@ def _last_wheels(project: Project, work: Path) -> list[Path]:
     built = [file for file in inventory.built(project, work / "dist") if file.path]
     if not built:
         return []
-    last = max(file.minor for file in built)
-    return [file.path for file in built if file.path and file.minor == last]
+    newest = max(file.minor for file in built)
+    return [file.path for file in built if file.path and file.minor == newest]
 
 
-def _as_json(read: Facts, edit: Edit, told: Changes | None) -> dict[str, Any]:
-    values = {
-        key: {"value": list(fact.value) if isinstance(fact.value, tuple) else fact.value, "source": fact.source}
-        for key, fact in read.facts.items()
-    }
-    return {
-        "torch": str(read.minor),
-        "file": str(edit.path),
-        "diff": edit.diff,
-        "kept": list(edit.kept),
-        "facts": values,
-        "changes": told.as_json() if told else None,
-    }
+def _build(context: Context, options: AddOptions, minors: Sequence[Minor]) -> RunResult:
+    """Build, audit and smoke-test the minors, by the variants as they are now."""
+    smoke = options.smoke or "full"
+    stage_options = StageOptions(
+        torch=tuple(map(str, minors)),
+        python=options.python,
+        only=(),
+        engine=options.engine,
+        base_image=options.base_image,
+        jobs=options.jobs,
+        smoke=smoke,
+        force=options.force,
+        wait=options.wait,
+    )
+    return run.run_stages(context, stage_options, run.stages_with(smoke), smoke)
+
+
+def _write_evidence(context: Context, additions: Sequence[_Addition], result: RunResult) -> Path:
+    """Write what there is to know about the variants and their builds, as Markdown for a pull request."""
+    sections = []
+    for addition in additions:
+        sections.append(evidence.of_variant(addition.facts, addition.edit, addition.changes, addition.previous))
+    sections.append(evidence.of_build(result.jobs))
+    path = context.work / "evidence.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(sections), "utf-8")
+    return path
+
+
+COMMANDS = {"add": Command(AddOptions, _configure_parser, _add)}

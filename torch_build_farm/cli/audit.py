@@ -1,37 +1,61 @@
-"""What `audit` does."""
+"""`audit`: report which torch releases wheels load and compute with. It imports little: it is over in a second."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch_build_farm.audit import output, read_wheel, wheel_report
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.wheel_report import WheelReport
+from torch_build_farm.cli.arguments import CommonOptions, Parser, add_common_arguments, add_list_argument
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import AbiError, AuditError, UnknownTorchError, nearest
 from torch_build_farm.releases.known import added_folder
 
 
-def chosen(asked: Iterable[str], known: Sequence[str]) -> list[str]:
-    """The releases that are meant by 2.8 (a minor), 2.9.1 (a release) or all, oldest first.
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(CommonOptions):
+    """Options of `audit`."""
 
-    Raises UnknownTorchError for one that the farm knows nothing of.
+    wheels: tuple[Path, ...]
+    torch: tuple[str, ...]
+    markdown: bool
+
+
+def _configure_parser(parser: Parser) -> None:
+    add_common_arguments(parser)
+    parser.add_argument("wheels", type=Path, nargs="+", metavar="WHEEL", help="wheels for x86-64 Linux")
+    add_list_argument(parser, "--torch", "RELEASE", "releases (2.9.1), minors (2.8), or all (default: all)")
+    parser.add_argument("--markdown", action="store_true", help="print the table and the reasons as Markdown")
+
+
+def select_releases(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The known releases that 2.8 (a minor), 2.9.1 (a release) or all select, oldest first; all for no word.
+
+    Raises UnknownTorchError for a word that selects none.
     """
-    wanted: set[str] = set()
-    for text in asked or ["all"]:
-        found = [one for one in known if text in ("all", one) or one.startswith(f"{text}.")]
-        if not found:
-            raise UnknownTorchError(
-                f"nothing is known of torch {text}; {nearest(text, known)}",
-                where="--torch",
-                next_step=f"index add {text if text.count('.') > 1 else text + '.0'} reads it from the package index"
-                if re.fullmatch(r"\d+\.\d+(\.\d+)?", text)
-                else "releases such as 2.9.1, minors such as 2.9, or all",
-            )
-        wanted.update(found)
-    return [one for one in known if one in wanted]
+    selected: set[str] = set()
+    for word in words or ["all"]:
+        matches = [release for release in known if word in ("all", release) or release.startswith(f"{word}.")]
+        if not matches:
+            raise _unknown_release(word, known)
+        selected.update(matches)
+    return [release for release in known if release in selected]
+
+
+def _unknown_release(word: str, known: Sequence[str]) -> UnknownTorchError:
+    if re.fullmatch(r"\d+\.\d+(\.\d+)?", word):
+        release = word if word.count(".") == 2 else f"{word}.0"
+        next_step = f"index add {release} reads it from the package index"
+    else:
+        next_step = "releases such as 2.9.1, minors such as 2.9, or all"
+    return UnknownTorchError(
+        f"nothing is known of torch {word}; {nearest(word, known)}", where="--torch", next_step=next_step
+    )
 
 
 def _built_against(wheel: Path, work: Path) -> str:
@@ -43,30 +67,35 @@ def _built_against(wheel: Path, work: Path) -> str:
     return records.torch_built_against(wheel, work)
 
 
-def audit(context: Context) -> int:
-    """`audit WHEEL...`: print findings. The exit code is AbiError's for a claim that is wider than the truth."""
+def _audit(context: Context, options: AuditOptions) -> int:
+    """`audit`: print findings. Returns AbiError's exit code for a wheel that claims more releases than it works with.
+
+    Where a file cannot be read the others are still audited, and the exit code is AuditError's.
+    """
     known = AuditTables.load(added_folder())
-    releases = chosen(context.options.torch or (), known.releases)
+    releases = select_releases(options.torch, known.releases)
     reports: list[WheelReport] = []
-    refused: list[AuditError] = []
-    for name in context.options.wheels:
+    unreadable: list[AuditError] = []
+    for path in options.wheels:
         context.runner.check()
         try:
-            path = Path(name)
             built_against = _built_against(path, context.work)
             reports.append(wheel_report.audit(read_wheel.read(path), known, releases, built_against))
         except AuditError as error:
-            refused.append(error)
-    if context.options.json:
-        failed = [output.Unread(Path(one.where).name, one.what) for one in refused]
-        context.answer(output.Document(tuple(reports), tuple(failed)).as_json())
-    if context.options.markdown:
+            unreadable.append(error)
+    if context.json:
+        unread = tuple(output.Unread(Path(problem.where).name, problem.what) for problem in unreadable)
+        context.answer(output.Document(tuple(reports), unread).as_json())
+    if options.markdown:
         context.say(output.markdown(reports))
     elif reports:
         output.table(context.console, reports)
         output.details(context.console, reports)
-    for one in refused:
-        context.console.print(f"error: {one}", style="red", markup=False, soft_wrap=True)
-    if refused:
+    for problem in unreadable:
+        context.console.print(f"error: {problem}", style="red", markup=False, soft_wrap=True)
+    if unreadable:
         return AuditError.exit_code
     return 0 if all(report.ok for report in reports) else AbiError.exit_code
+
+
+COMMANDS = {"audit": Command(AuditOptions, _configure_parser, _audit)}

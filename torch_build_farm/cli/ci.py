@@ -1,7 +1,7 @@
 """`ci`: workflows of GitHub Actions, or a script for other systems, rendered into the maintainer's project.
 
-A rendered file carries the SHA-256 of its own text. So the farm tells a file that it may write anew from one that
-somebody changed, or wrote, by hand: that it leaves alone unless it is told otherwise.
+A rendered file carries the SHA-256 of its own text. With it the farm distinguishes a file that it may overwrite from
+one that somebody changed, or wrote, by hand: it leaves that one alone, unless --force is given.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,24 +21,49 @@ from typing import Any, Literal
 import jinja2
 from pydantic import TypeAdapter
 
+from torch_build_farm.cli.arguments import CommonOptions, Parser, add_common_arguments, optional_path
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import EditedError, RenderError, UsageError, nearest
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.project.settings import Project
 
-# What is rendered for each system: file <- template; and the folder where it belongs.
+# For each CI system: the folder where its files belong, and the template of each file.
 SYSTEMS = {
     "github": (".github/workflows", {"torch-wheels.yml": "wheels.yml.j2", "torch-watch.yml": "watch.yml.j2"}),
     "shell": ("ci", {"torch-wheels.sh": "wheels.sh.j2"}),
 }
-FARMS_PYTHON = "3.12"  # that the farm itself runs with, and builds for where `python` names none
+FARMS_PYTHON = "3.12"  # runs the farm itself; also the CPython to build for, where `python` names none
 _SEAL = re.compile(r"^# sha256 of the rest: ([0-9a-f]{64})\n", re.MULTILINE)
 State = Literal["new", "changed", "same", "edited"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CiOptions(CommonOptions):
+    """Options of `ci`."""
+
+    system: str
+    out: Path | None
+    dry_run: bool
+    force: bool
+
+
+def _configure_parser(parser: Parser) -> None:
+    add_common_arguments(parser)
+    parser.add_argument("system", nargs="?", default="github", metavar="SYSTEM", help="github (default) or shell")
+    parser.add_argument(
+        "--out",
+        type=optional_path,
+        metavar="DIR",
+        help="where to write (default: .github/workflows for github, ci for shell)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would change, and write nothing")
+    parser.add_argument("--force", action="store_true", help="overwrite files that were changed by hand, too")
+
+
 @dataclass(frozen=True)
 class Pin:
-    """An action, as data/actions.toml has it."""
+    """An action of GitHub Actions, as data/actions.toml pins it."""
 
     uses: str
     commit: str
@@ -49,7 +75,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A file to be, and how the one that is there compares."""
+    """A file to write: its new text, and the text that it has now, None if it does not exist."""
 
     path: Path
     text: str
@@ -57,11 +83,12 @@ class Rendered:
 
     @property
     def state(self) -> State:
+        """How the file compares: "changed" by the farm, which may overwrite it, or "edited" by somebody else."""
         if self.old is None:
             return "new"
         if self.old == self.text:
             return "same"
-        return "changed" if is_ours(self.old) else "edited"
+        return "changed" if is_sealed(self.old) else "edited"
 
     @property
     def diff(self) -> str:
@@ -82,7 +109,7 @@ def _digest(text: str) -> str:
 
 
 def sealed(text: str) -> str:
-    """`text` with the digest of what follows filled in, at its line for that."""
+    """`text` with its digest line filled in: the SHA-256 of everything after that line."""
     head, line, rest = text.partition("# sha256 of the rest:\n")
     return f"{head}{line.rstrip()} {_digest(rest)}\n{rest}"
 
@@ -91,25 +118,32 @@ def _shell_quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def is_ours(text: str) -> bool:
-    """Whether a file is as the farm rendered it."""
+def is_sealed(text: str) -> bool:
+    """Whether a file is as the farm rendered it: its digest line is true."""
     match = _SEAL.search(text)
     return match is not None and match[1] == _digest(text[match.end() :])
 
 
 def repository(root: Path) -> Path:
-    """The folder of version control around a project: only there are workflows found. The project itself without."""
-    return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)
+    """The folder of version control around a project, the only place where workflows are found; else the project."""
+    for folder in (root, *root.parents):
+        if (folder / ".git").exists():
+            return folder
+    return root
 
 
 def _template_values(project: Project, out: Path) -> dict[str, Any]:
+    """The names that the templates use."""
     settings, top = project.settings.ci, repository(project.root)
     pythons = [str(python) for python in settings.python]
-    options = [f"--engine {settings.engine}", *([f"--python {' '.join(pythons)}"] if pythons else [])]
-    others = [python for python in pythons if python != FARMS_PYTHON]
+    options = f"--engine {settings.engine}"
+    if pythons:
+        options += f" --python {' '.join(pythons)}"
+    other_pythons = [python for python in pythons if python != FARMS_PYTHON]
     folder = "" if project.root == top else project.root.relative_to(top).as_posix()
     index = "inputs.publish"
     if settings.index != settings.environment:
+        # In the form one chooses an environment; where that goes by another name than its index, translate it.
         index = f"inputs.publish == '{settings.environment}' && '{settings.index}' || inputs.publish"
     return {
         "actions": pins(),
@@ -118,19 +152,21 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
         "folder": folder,
         "prefix": f"{folder}/" if folder else "",
         "index": f"${{{{ {index} }}}}",
-        "options": " ".join(options),
+        "options": options,
         "torch": "" if project.settings.torch else "all",
-        "pythons": [*(others if settings.engine == "local" else []), FARMS_PYTHON],
-        "all_pythons": [*others, FARMS_PYTHON],
+        # Containers bring their own CPythons; the local engine builds with those that the workflow sets up.
+        "pythons": [*other_pythons, FARMS_PYTHON] if settings.engine == "local" else [FARMS_PYTHON],
+        "all_pythons": [*other_pythons, FARMS_PYTHON],
         "trusted": settings.credentials == "trusted-publisher",
         "to_project": os.path.relpath(project.root, out),
+        # Spread over the hour, so that not all projects ask the index at the same minute.
         "minute": int(_digest(project.settings.name), 16) % 60,
     }
 
 
 def render(project: Project, system: str, out: Path) -> list[Rendered]:
-    """The files for a system, to be written to `out`. Raises RenderError where a template is wrong."""
-    # GitHub's own expressions have jinja's usual braces
+    """Render the files of a CI system for the folder `out`. Raises RenderError where a template is wrong."""
+    # GitHub's own expressions use Jinja's usual braces: ${{ ... }}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(project.template_folders),
         undefined=jinja2.StrictUndefined,
@@ -157,41 +193,49 @@ def render(project: Project, system: str, out: Path) -> list[Rendered]:
     return rendered
 
 
-def _store(file: Rendered) -> None:
+def _write(file: Rendered) -> None:
+    mode = 0o755 if file.text.startswith("#!") else 0o644
     try:
-        replace_text(file.path, file.text, 0o755 if file.text.startswith("#!") else 0o644)
+        replace_text(file.path, file.text, mode)
     except OSError as error:
         raise UsageError(
             f"cannot be written: {error.strerror}", where=str(file.path), next_step="name another folder with --out"
         ) from None
 
 
-def write(context: Context) -> int:
-    """`ci`: render, and write what changed; nothing at all where a file was edited, unless --force."""
-    options, project = context.options, context.project
+def _show_diff(context: Context, files: Sequence[Rendered]) -> None:
+    for file in files:
+        context.say(file.diff or f"{file.path}: no change")
+
+
+def _ci(context: Context, options: CiOptions) -> int:
+    """`ci`: render, and write what changed; nothing at all if a file was edited by hand, unless --force is given."""
+    project = context.load_project()
     if options.system not in SYSTEMS:
-        raise UsageError(f"{options.system!r} is no system; {nearest(options.system, SYSTEMS)}", where="ci SYSTEM")
-    folder = SYSTEMS[options.system][0]
-    out = Path(options.out).resolve() if options.out else repository(project.root) / folder
-    rendered = render(project, options.system, out)
-    edited = [file for file in rendered if file.state == "edited"]
-    refused = bool(edited) and not options.force and not options.dry_run
-    for file in rendered:
-        if options.dry_run or (refused and file in edited):
-            context.say(file.diff or f"{file.path}: no change")
-    if refused:
+        raise UsageError(f"unknown CI system {options.system!r}; {nearest(options.system, SYSTEMS)}", where="ci SYSTEM")
+    default_folder, _ = SYSTEMS[options.system]
+    out = options.out.resolve() if options.out else repository(project.root) / default_folder
+    files = render(project, options.system, out)
+    edited = [file for file in files if file.state == "edited"]
+    outdated = [file for file in files if file.state != "same"]
+    if options.dry_run:
+        _show_diff(context, files)
+    elif edited and not options.force:
+        _show_diff(context, edited)
         raise EditedError(
             f"{', '.join(file.path.name for file in edited)}: changed by hand, or not written by the farm",
             where=str(out),
-            next_step="what the diff takes away would be lost: move it to templates/ of your project, or --force",
+            next_step="to keep the lines that the diff removes, move them to templates/ of your project; else --force",
         )
-    for file in rendered:
-        if file.state != "same" and not options.dry_run:
-            _store(file)
+    else:
+        for file in outdated:
+            _write(file)
             context.say(f"wrote {file.path}")
-    if options.json:
-        context.answer({"schema": 1, "files": [{"path": str(file.path), "state": file.state} for file in rendered],
-                     "dry_run": options.dry_run})  # fmt: skip
-    elif not options.dry_run and all(file.state == "same" for file in rendered):
-        context.say("nothing to do: every file is as it was")
+    context.answer({"schema": 1, "files": [{"path": str(file.path), "state": file.state} for file in files],
+                    "dry_run": options.dry_run})  # fmt: skip
+    if not outdated and not options.dry_run and not context.json:
+        context.say("nothing to do: every file is up to date")
     return 0
+
+
+COMMANDS = {"ci": Command(CiOptions, _configure_parser, _ci)}

@@ -1,4 +1,4 @@
-"""What every command works from: options, project, work folder, store, and where answers go.
+"""What every command works with: project, work folder, store, and where its output goes.
 
 Every start of the farm imports this: what only some commands need is imported where they need it.
 """
@@ -6,7 +6,6 @@ Every start of the farm imports this: what only some commands need is imported w
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,23 +23,28 @@ if TYPE_CHECKING:
 
 
 def builtin_folder() -> Path:
-    """Where the built-in variants/ and templates/ lie: in the installed package, or in the checkout around it."""
+    """The folder of the built-in variants/ and templates/: in the installed package, or the checkout around it."""
     package = DATA.parent
     return package / "builtin" if (package / "builtin").is_dir() else package.parent
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every command has at hand. With --json, standard output is for the document alone."""
+    """What every command works with.
 
-    options: Namespace
+    `root` is the project's folder, `work_option` what --work names. With `json`, standard output is for the command's
+    document alone, and `console` writes to standard error.
+    """
+
     root: Path
+    work_option: Path | None
+    json: bool
     builtin: Path
     runner: Runner
     console: Console
 
-    @property
-    def project(self) -> Project:
+    def load_project(self) -> Project:
+        """Read the project's settings and variants, anew at each call. Raises ConfigError."""
         from torch_build_farm.project import settings  # noqa: PLC0415 (slow to import)
 
         return settings.load(self.root, self.builtin)
@@ -48,31 +52,33 @@ class Context:
     @property
     def work(self) -> Path:
         """The work folder. Raises UsageError for a place that cannot be one."""
-        work = Path(self.options.work).resolve() if self.options.work else self.root / "work"
+        work = self.work_option.resolve() if self.work_option else self.root / "work"
         if work.exists() and not work.is_dir():
             raise UsageError("the work folder is a file", where=str(work), next_step="name a folder with --work")
-        for path, way in ((work, "--work DIR"), (default_folder(), f"{STORE_VARIABLE}=DIR")):
+        for path, option in ((work, "--work DIR"), (default_folder(), f"{STORE_VARIABLE}=DIR")):
             if any(character.isspace() for character in str(path)):
                 raise UsageError(
                     f"a path with a space: {path}",
                     where="MAKEFLAGS and compiler options cannot carry it",
-                    next_step=f"use another folder: {way}",
+                    next_step=f"use another folder: {option}",
                 )
         return work
 
     @property
     def store(self) -> TorchStore:
+        """Torch, tools and caches, shared by all projects."""
         return TorchStore.at(default_folder(), self.work)
-
-    def say(self, text: str) -> None:
-        """A line for people."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def answer(self, document: dict[str, Any]) -> None:
-        """The document for programs."""
-        print(json.dumps(document, indent=2), flush=True)  # noqa: T201
 
     @property
     def place(self) -> Workplace:
         """Where runs of this command work."""
         return Workplace(self.work, self.store, self.runner, self.say)
+
+    def say(self, text: str) -> None:
+        """Print a line for people."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def answer(self, document: dict[str, Any]) -> None:
+        """Print the command's document for programs, if --json asks for it."""
+        if self.json:
+            print(json.dumps(document, indent=2), flush=True)  # noqa: T201

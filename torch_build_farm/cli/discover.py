@@ -1,14 +1,16 @@
-"""`discover`: what the package index has of torch, beside the variants."""
+"""`discover`: compare torch on the package index with the variants."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 from rich.text import Text
 
+from torch_build_farm.cli.arguments import CommonOptions, Parser, add_common_arguments, add_pre_argument
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import NEWS_EXIT_CODE, FarmError
 from torch_build_farm.core.package_index import PackageIndex
@@ -20,46 +22,64 @@ from torch_build_farm.releases.listing import Listing
 _STYLE = {Status.SERVED: "green", Status.MISSING: "bold red", Status.CHANGED: "yellow", Status.YANKED: "bold red"}
 
 
-def discover(context: Context) -> int:
+@dataclass(frozen=True, kw_only=True)
+class DiscoverOptions(CommonOptions):
+    """Options of `discover`."""
+
+    pre: bool
+
+
+def _configure_parser(parser: Parser) -> None:
+    add_common_arguments(parser)
+    add_pre_argument(parser)
+
+
+def _discover(context: Context, options: DiscoverOptions) -> int:
     """`discover`: compare every minor of the index with its variant. Returns NEWS_EXIT_CODE if there is work to do."""
     start = time.monotonic()
     index = PackageIndex.configured()
     listing = Listing.read(index)
-    known = {one.name: one.files for one in Knowledge.load(added_folder()).index.releases}
-    found = [
-        _with_facts(one, listing, index, pre=context.options.pre)
-        for one in discovery.compare(listing, context.project.variants, known, pre=context.options.pre)
-    ]
-    news = [one for one in found if one.status in NEWS]
+    known_files = {release.name: release.files for release in Knowledge.load(added_folder()).index.releases}
+    minors = []
+    for minor in discovery.compare(listing, context.load_project().variants, known_files, pre=options.pre):
+        if minor.status is Status.MISSING:
+            minors.append(_with_facts(minor, listing, index, pre=options.pre))
+        else:
+            minors.append(minor)
     seconds, size = time.monotonic() - start, index.traffic.fetched
-    if context.options.json:
-        rows = [one.as_json() for one in found]
-        context.answer({"schema": 1, "minors": rows, "seconds": round(seconds, 2), "bytes": size})
-    _table(context, found)
-    todo = [str(one.minor) for one in news]
-    context.say(f"\nnext: python build_farm.py add {' '.join(todo)}" if todo else "\nnothing to do")
+    rows = [minor.as_json() for minor in minors]
+    context.answer({"schema": 1, "minors": rows, "seconds": round(seconds, 2), "bytes": size})
+    _show(context, minors)
+    to_add = [str(minor.minor) for minor in minors if minor.status in NEWS]
+    context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}" if to_add else "\nnothing to do")
     context.say(f"{size / 1e6:.1f} MB in {seconds:.1f} s")
-    return NEWS_EXIT_CODE if news else 0
+    return NEWS_EXIT_CODE if to_add else 0
 
 
-def _with_facts(found: Found, listing: Listing, index: PackageIndex, *, pre: bool) -> Found:
-    if found.status is not Status.MISSING:
-        return found
+def _with_facts(missing: Found, listing: Listing, index: PackageIndex, *, pre: bool) -> Found:
+    """A minor without a variant, with the facts that its wheel states; with the reason if they cannot be read."""
     try:
-        read = facts.read(found.minor, listing, index, pre=pre, sizes=False)
+        read = facts.read(missing.minor, listing, index, pre=pre, sizes=False)
     except FarmError as error:
-        return replace(found, news=(*found.news, error.what))
-    return Found(found.minor, found.status, found.releases, found.cpython, str(read["cuda"].value), found.news, read)
+        return replace(missing, news=(*missing.news, error.what))
+    return replace(missing, cuda=str(read["cuda"].value), facts=read)
 
 
-def _table(context: Context, found: Sequence[Found]) -> None:
+def _show(context: Context, minors: Sequence[Found]) -> None:
+    """Print the minors as a table."""
     table = Table(box=None, pad_edge=False)
     for column in ("torch", "", "releases", "CUDA", "CPython", "news"):
         table.add_column(column, overflow="fold")
-    for one in found:
-        pythons = " ".join(tag.removeprefix("cp") for tag in one.cpython)
-        state = Text(str(one.status), _STYLE.get(one.status, "dim"))
+    for minor in minors:
         table.add_row(
-            str(one.minor), state, " ".join(one.releases), one.cuda, pythons, Text("; ".join(one.news))
-        )  # fmt: skip
+            str(minor.minor),
+            Text(str(minor.status), _STYLE.get(minor.status, "dim")),
+            " ".join(minor.releases),
+            minor.cuda,
+            " ".join(tag.removeprefix("cp") for tag in minor.cpython),
+            Text("; ".join(minor.news)),
+        )
     context.console.print(table)
+
+
+COMMANDS = {"discover": Command(DiscoverOptions, _configure_parser, _discover)}

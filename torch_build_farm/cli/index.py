@@ -1,103 +1,149 @@
-"""`index`: what the audit knows of torch's releases, listed, added to, and made anew for a release of the farm."""
+"""`index`: the torch releases that the audit knows. List them, add one, and make the tables that the farm ships."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from torch_build_farm.cli.arguments import (
+    CommonOptions,
+    Parser,
+    add_common_arguments,
+    add_list_argument,
+    optional_path,
+    parse_pythons,
+)
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, UsageError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
-from torch_build_farm.core.versions import CPython
 from torch_build_farm.releases import collect
-from torch_build_farm.releases.collect import Gathered, write
+from torch_build_farm.releases.collect import Gathered
 from torch_build_farm.releases.known import SHIPPED, Knowledge, added_folder
 
 
-def _pythons(context: Context, files: Iterable[str]) -> list[str]:
-    """The CPythons of --python, as tags. Raises UsageError for what is none, NoPythonError for one torch has not."""
-    asked = getattr(context.options, "python", None) or []
-    if "all" in asked:
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions(CommonOptions):
+    """Options of `index`."""
+
+    action: str
+    releases: tuple[str, ...]
+    python: tuple[str, ...]
+    out: Path | None
+
+
+def _configure_parser(parser: Parser) -> None:
+    add_common_arguments(parser)
+    # `make`, and --out, which only `make` takes, are for maintainers of the farm: docs/reference/commands.md has it.
+    parser.add_argument(
+        "action",
+        choices=("list", "add", "learn", "make"),
+        metavar="{list,add,learn}",
+        help="list the releases; add a release, read from the package index; learn: add those that are unknown",
+    )
+    parser.add_argument("releases", nargs="*", metavar="RELEASE", help="such as 2.16.0")
+    add_list_argument(parser, "--python", "X.Y", "further CPythons to read libtorch_python for, or all")
+    parser.add_argument("--out", type=optional_path, metavar="DIR", help=argparse.SUPPRESS)
+
+
+def _tags(pythons: Sequence[str], files: Iterable[str]) -> list[str]:
+    """The tags of the CPythons that --python names. `files` are the tags that the release has wheels for.
+
+    Raises UsageError for a word that does not name a CPython, NoPythonError for a CPython that has no wheel.
+    """
+    if "all" in pythons:
         return list(files)
-    try:
-        tags = [CPython.parse(text).tag for text in asked]
-    except ValueError as error:
-        raise UsageError(str(error), where="--python", next_step="such as --python 3.12 3.13t, or all") from None
-    if missing := [tag for tag in tags if tag not in files]:
-        raise NoPythonError(f"torch has no wheel for {', '.join(missing)}", where="--python")
+    tags = [python.tag for python in parse_pythons(pythons)]
+    without_wheel = [tag for tag in tags if tag not in files]
+    if without_wheel:
+        raise NoPythonError(f"torch has no wheel for {', '.join(without_wheel)}", where="--python")
     return tags
 
 
-def _gather(context: Context, release: str, index: PackageIndex) -> Gathered:
+def _gather(context: Context, release: str, index: PackageIndex, pythons: Sequence[str]) -> Gathered:
+    """Read a release from the package index, for the CPythons that `pythons` names."""
     log = added_folder() / "index.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     shell = Shell(context.runner, {"PATH": tools.search_path(), "LC_ALL": "C"}, log.parent, log, lambda _: None)
     start = time.monotonic()
-    pythons = _pythons(context, collect.wheels_of(release, index))
-    found = collect.gather(release, index, shell, lambda line: context.say(f"{release}: {line}"), pythons)
-    context.say(f"{release}: {found.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
-    return found
+    tags = _tags(pythons, collect.wheels_of(release, index))
+    gathered = collect.gather(release, index, shell, lambda line: context.say(f"{release}: {line}"), tags)
+    context.say(f"{release}: {gathered.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
+    return gathered
 
 
-def add(context: Context) -> int:
+def _add(context: Context, options: IndexOptions) -> None:
     """`index add`: read releases into the user's cache."""
-    if not context.options.releases:
+    if not options.releases:
         raise UsageError("index add: which release?", next_step="index add 2.16.0")
     index = PackageIndex.configured()
-    for release in context.options.releases:
-        write(added_folder() / release, [_gather(context, release, index)], {})
-    return 0
+    for release in options.releases:
+        gathered = _gather(context, release, index, options.python)
+        collect.write(added_folder() / release, [gathered], {})
 
 
-def learn(context: Context, releases: Sequence[str], index: PackageIndex) -> None:
-    """Read those of the releases into the user's cache that are not known yet, or were uploaded again."""
-    known = {one.name: one.files for one in Knowledge.load(added_folder()).index.releases}
+def learn(context: Context, releases: Sequence[str], index: PackageIndex, pythons: Sequence[str]) -> None:
+    """Read into the user's cache those of the releases that are unknown, or that were uploaded again.
+
+    `pythons` are the words of --python. Raises UsageError and NoPythonError.
+    """
+    known_files = {release.name: release.files for release in Knowledge.load(added_folder()).index.releases}
     for release in releases:
-        there = {tag: file.filename for tag, file in collect.wheels_of(release, index).items()}
-        if (
-            any(known.get(release, {}).get(tag) not in (None, name) for tag, name in there.items())
-            or release not in known
-        ):
-            write(added_folder() / release, [_gather(context, release, index)], {})
+        known = known_files.get(release)
+        if known is not None and not _uploaded_again(known, release, index):
+            continue
+        gathered = _gather(context, release, index, pythons)
+        collect.write(added_folder() / release, [gathered], {})
 
 
-def add_unknown(context: Context) -> int:
-    """`index learn`: as `index add`, but for what is not known yet."""
-    learn(context, context.options.releases, PackageIndex.configured())
-    return 0
+def _uploaded_again(known: Mapping[str, str], release: str, index: PackageIndex) -> bool:
+    """Whether the index now has another file for a CPython tag than the one that `known` names."""
+    files = {tag: file.filename for tag, file in collect.wheels_of(release, index).items()}
+    return any(tag in files and files[tag] != filename for tag, filename in known.items())
 
 
-def show(context: Context) -> int:
-    """`index list`: the releases that are known, and where from."""
-    known = Knowledge.load(added_folder())
-    shipped = {release.name for release in known.index.tables[-1].releases}
-    if context.options.json:
-        rows = {
-            one.name: {"shipped": one.name in shipped, "cpython": sorted(one.files)} for one in known.index.releases
-        }
-        context.answer({"schema": 1, "releases": rows})
-    for release in known.index.releases:
-        where = "shipped" if release.name in shipped else "added"
-        context.say(f"{release.name:8} {where:8} {' '.join(sorted(release.files))}")
-    return 0
+def _list(context: Context) -> None:
+    """`index list`: the releases that are known, and whether the farm ships them or the user added them."""
+    symbols = Knowledge.load(added_folder()).index
+    shipped = {release.name for release in symbols.tables[-1].releases}
+    rows = {}
+    for release in symbols.releases:
+        rows[release.name] = {"shipped": release.name in shipped, "cpython": sorted(release.files)}
+    context.answer({"schema": 1, "releases": rows})
+    for release in symbols.releases:
+        origin = "shipped" if release.name in shipped else "added"
+        context.say(f"{release.name:8} {origin:8} {' '.join(sorted(release.files))}")
 
 
-def make(context: Context) -> int:
-    """`index make`: the tables that the farm ships, made anew from the package index."""
+def _make(context: Context, options: IndexOptions) -> None:
+    """`index make`: make the tables that the farm ships anew from the package index."""
     index = PackageIndex.configured()
-    context.options.python = ["all"]
-    releases = context.options.releases or Knowledge.load(Path(os.devnull)).releases
-    out = Path(context.options.out) if context.options.out else SHIPPED
-    write(out, [_gather(context, release, index) for release in releases], collect.system_units())
+    only_shipped = Knowledge.load(Path(os.devnull))
+    releases = options.releases or only_shipped.releases
+    out = options.out or SHIPPED
+    gathered = [_gather(context, release, index, ["all"]) for release in releases]
+    collect.write(out, gathered, collect.system_units())
     for path in sorted(out.glob("*")):
         context.say(f"wrote {path}, {path.stat().st_size} bytes")
+
+
+def _index(context: Context, options: IndexOptions) -> int:
+    """`index list`, `index add`, `index learn`, `index make`."""
+    if options.action == "list":
+        _list(context)
+    elif options.action == "add":
+        _add(context, options)
+    elif options.action == "learn":
+        learn(context, options.releases, PackageIndex.configured(), options.python)
+    else:
+        _make(context, options)
     return 0
 
 
-def index(context: Context) -> int:
-    """`index add|learn|list|make`."""
-    return {"add": add, "learn": add_unknown, "list": show, "make": make}[context.options.action](context)
+COMMANDS = {"index": Command(IndexOptions, _configure_parser, _index)}

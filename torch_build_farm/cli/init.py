@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from torch_build_farm.cli.arguments import CommonOptions, Parser, optional_path
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
@@ -18,58 +21,100 @@ from torch_build_farm.project.settings import TABLE
 from torch_build_farm.project.variant import read_variants
 
 
-def init(context: Context) -> int:
+@dataclass(frozen=True, kw_only=True)
+class InitOptions(CommonOptions):
+    """Options of `init`, which works before there is a project: it takes none of the common ones."""
+
+    source: str
+    folder: Path | None
+
+
+def _configure_parser(parser: Parser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a source tree, an sdist on the package index (NAME==VERSION) or its file"
+    )
+    parser.add_argument(
+        "folder",
+        type=optional_path,
+        metavar="DIR",
+        nargs="?",
+        help="where to write the project file (default: the tree itself, else ./NAME)",
+    )
+
+
+def _init(context: Context, options: InitOptions) -> int:
     """`init`: write a project file for a source tree or an sdist."""
-    what = Path(context.options.what)
-    if what.is_dir():
-        return _write_project(context, scaffold.look(what), {}, Path(context.options.folder or what), what)
+    if Path(options.source).is_dir():
+        _init_tree(context, Path(options.source), options.folder)
+    else:
+        _init_sdist(context, options.source, options.folder)
+    return 0
+
+
+def _init_tree(context: Context, tree: Path, folder: Path | None) -> None:
+    """Write the project file into the tree, or into `folder` with the way from there to the tree."""
+    origin = {}
+    if folder and folder.resolve() != tree.resolve():
+        origin["source"] = os.path.relpath(tree, folder)
+    _write_project(context, scaffold.look(tree), origin, folder or tree)
+
+
+def _init_sdist(context: Context, source: str, folder: Path | None) -> None:
+    """Write a project file with the sdist's name, version and hash into `folder`, by default a folder of its name."""
     fetcher = Fetcher(context.store.root / "sources", context.runner, context.say)
     with context.store.in_use(), fetcher.scratch() as scratch:
-        archive = what
-        if not what.is_file():
-            try:
-                wanted = Requirement(context.options.what)
-            except InvalidRequirement:
-                raise UsageError(
-                    f"{what} is neither a folder, nor a file, nor the name of an sdist",
-                    next_step="such as `init .`, `init torch-cluster==1.6.3`, `init torch_cluster-1.6.3.tar.gz`",
-                ) from None
-            archive = fetcher.download(wanted, scratch)
+        archive = Path(source)
+        if not archive.is_file():
+            archive = fetcher.download(_requirement(source), scratch)
         unpack(archive, scratch / "tree")
-        found = scaffold.look(only_folder(scratch / "tree"))
-        if not (found.name and found.version):
+        tree = scaffold.look(only_folder(scratch / "tree"))
+        if not (tree.name and tree.version):
             raise UsageError(
-                f"{archive.name} does not say its name and version, so it is no sdist",
+                f"{archive.name} is not an sdist: it does not state its name and version",
                 next_step="unpack it and init the folder, or use git and revision",
             )
-        origin = {"sdist": f"{canonicalize_name(found.name)}=={found.version}", "sdist-sha256": sha256(archive)}
-        return _write_project(context, found, origin, Path(context.options.folder or canonicalize_name(found.name)))
+        name = canonicalize_name(tree.name)
+        origin = {"sdist": f"{name}=={tree.version}", "sdist-sha256": sha256(archive)}
+        _write_project(context, tree, origin, folder or Path(name))
 
 
-def _write_project(
-    context: Context, found: scaffold.Found, origin: dict[str, str], folder: Path, source: Path | None = None
-) -> int:
-    """Write the table to the folder's pyproject.toml: a new one, or at the end of one that has none."""
-    if source and folder.resolve() != source.resolve():
-        origin = {"source": os.path.relpath(source, folder)}
+def _requirement(source: str) -> Requirement:
+    try:
+        return Requirement(source)
+    except InvalidRequirement:
+        raise UsageError(
+            f"{Path(source)} is neither a folder, nor a file, nor the name of an sdist",
+            next_step="such as `init .`, `init torch-cluster==1.6.3`, `init torch_cluster-1.6.3.tar.gz`",
+        ) from None
+
+
+def _write_project(context: Context, tree: scaffold.Found, origin: dict[str, str], folder: Path) -> None:
+    """Write the table to the folder's pyproject.toml: a new file, or at the end of one that lacks the table."""
     variants = list(read_variants([context.builtin / "variants"]).values())
-    text = scaffold.project_file(found, origin, variants)
+    table_text = scaffold.project_file(tree, origin, variants)
     path = folder / "pyproject.toml"
     try:
         old = path.read_bytes().decode("utf-8") if path.is_file() else ""
-        table = tomllib.loads(old).get("tool", {})
+        tables = tomllib.loads(old).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"not valid TOML: {error}", where=str(path), next_step="mend it, then init again") from None
-    if TABLE in table:
+        raise UsageError(f"not valid TOML: {error}", where=str(path), next_step="correct it, then init again") from None
+    if TABLE in tables:
         raise UsageError(f"there is a [tool.{TABLE}] already", where=str(path), next_step="edit it, or remove it")
-    added = f"\n{text}".replace("\n", "\r\n") if "\r\n" in old else f"\n{text}"
+    new = table_text
+    if old:
+        addition = f"\n{table_text}"
+        if "\r\n" in old:
+            addition = addition.replace("\n", "\r\n")
+        new = old + addition
     try:
-        replace_text(path, old + added if old else text)
+        replace_text(path, new)
     except OSError as error:
         raise UsageError(
             f"cannot be written: {error.strerror}", where=str(path), next_step="name another DIR"
         ) from None
-    context.say(f"wrote {path}:\n\n{text}")
-    marks = text.count(scaffold.MARK) - 1
+    context.say(f"wrote {path}:\n\n{table_text}")
+    marks = table_text.count(scaffold.MARK) - 1  # the text explains the mark once itself
     context.say(f"{marks} lines to check; then: build_farm.py --project {folder} --torch {variants[-1].torch}")
-    return 0
+
+
+COMMANDS = {"init": Command(InitOptions, _configure_parser, _init)}

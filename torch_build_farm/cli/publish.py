@@ -1,17 +1,31 @@
-"""`publish`: gate, plan, uploads in order, and the check of what users then get; `meta`: what the one name is."""
+"""`publish` and `meta`.
+
+`publish` checks that everything is proven, plans, uploads in order, and checks what users then get. `meta` makes the
+wheels behind the one name.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from torch_build_farm.cli.arguments import (
+    CommonOptions,
+    Parser,
+    add_common_arguments,
+    add_list_argument,
+    add_upload_arguments,
+    add_wait_argument,
+    positive,
+)
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, PublishError, UsageError, nearest
@@ -28,19 +42,63 @@ from torch_build_farm.publish.upload_plan import Item, PublishPlan
 from torch_build_farm.wheels import one_name, wheel
 from torch_build_farm.wheels.one_name import Family
 
+_STATES = {"new": "new", "there": "already there", "kept": "published earlier, stays as it is"}
 
-def _chosen(context: Context, family: Family, here: Sequence[VariantFile]) -> list[Path]:
-    """The variants to publish, proven; with --build-number their re-issues. Raises PublishError."""
-    options = context.options
-    patterns = options.files or ["*"]
-    paths = [
-        file.path
-        for file in here
-        if file.path and file.version == family.version and any(fnmatchcase(file.name, one) for one in patterns)
-    ]
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions(CommonOptions):
+    """Options of `publish`; `run --publish` gives the first four."""
+
+    index: str
+    index_url: str | None
+    yes: bool
+    wait: bool
+    only: tuple[str, ...] = ()
+    build_number: int | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaOptions(CommonOptions):
+    """Options of `meta`."""
+
+    offline: bool
+    wait: bool
+
+
+def _configure_publish(parser: Parser) -> None:
+    add_common_arguments(parser)
+    parser.add_argument("index", metavar="INDEX", help="pypi, testpypi, or the URL that twine uploads to")
+    add_list_argument(parser, "--only", "FILE", "only variants with such file names; * and ? match")
+    parser.add_argument("--build-number", type=positive, metavar="N", help="re-issue those of --only as build N")
+    add_list_argument(parser, "--names", "NAME", "upload only these distributions")
+    add_upload_arguments(parser)
+    add_wait_argument(parser)
+
+
+def _configure_meta(parser: Parser) -> None:
+    add_common_arguments(parser)
+    parser.add_argument("--offline", action="store_true", help="do not ask the index for variants published earlier")
+    add_wait_argument(parser)
+
+
+def _select_variants(
+    context: Context, options: PublishOptions, family: Family, built: Sequence[VariantFile]
+) -> list[Path]:
+    """The wheels of the variants to publish, all proven; with --build-number their re-issues.
+
+    Raises UsageError if --only matches none, PublishError if one is not proven.
+    """
+    patterns = options.only or ["*"]
+    paths = []
+    for file in built:
+        named = any(fnmatchcase(file.name, pattern) for pattern in patterns)
+        if named and file.path and file.version == family.version:
+            paths.append(file.path)
     if not paths:
         raise UsageError("no built variant matches", where="--only", next_step="wheels are in work/dist")
-    if problems := upload_plan.proven(paths, context.work):
+    problems = upload_plan.proven(paths, context.work)
+    if problems:
         raise PublishError(
             "not everything is proven:\n" + "\n".join(f"  - {line}" for line in problems),
             where=str(context.work),
@@ -48,136 +106,171 @@ def _chosen(context: Context, family: Family, here: Sequence[VariantFile]) -> li
         )
     if options.build_number is None:
         return paths
-    if not options.files:
+    if not options.only:
         raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
-    out = context.work / "reissued"
-    clear(out)
-    return [wheel.reissued(path, options.build_number, out) for path in paths]
+    folder = context.work / "reissued"
+    clear(folder)
+    return [wheel.reissued(path, options.build_number, folder) for path in paths]
 
 
-def _show(context: Context, target: Target, planned: PublishPlan, without: str) -> None:
+def _show_plan(context: Context, target: Target, plan: PublishPlan, warnings: Sequence[str]) -> None:
     context.say(f"publish to {target.name}, in this order:")
-    for number, item in enumerate(planned.items, 1):
-        words = {"new": "new", "there": "already there", "kept": "published earlier, stays as it is"}
-        context.say(f"  {number:2}  {item.path.name}  {size_text(item.size)}  {words[item.state]}")
-    for number, wave in enumerate(planned.waves, 1):
+    for number, item in enumerate(plan.items, 1):
+        context.say(f"  {number:2}  {item.path.name}  {size_text(item.size)}  {_STATES[item.state]}")
+    for number, wave in enumerate(plan.waves, 1):
         names = ", ".join(wave)
         context.say(f"  names not on the index yet, wave {number} of pending publishers: {names}")
-    for warning in filter(None, (*planned.warnings, without)):
+    for warning in warnings:
         context.say(f"  warning: {warning}")
 
 
-def _named(names: Sequence[str] | None, planned: PublishPlan) -> list[Item]:
-    """What is due, of these names alone where some are given.
+def _select_uploads(names: Sequence[str], plan: PublishPlan) -> list[Item]:
+    """The items to upload: all that are due, or with --names those of these distributions.
 
     Raises UsageError for a name that is not in the plan, PublishError where something else has to go first.
     """
     if not names:
-        return list(planned.due)
-    asked = {canonicalize_name(name) for name in names}
-    if unknown := asked - {item.name for item in planned.items}:
-        known = dict.fromkeys(item.name for item in planned.items)
-        raise UsageError(f"{min(unknown)} is not published here; {nearest(min(unknown), known)}", where="--names")
-    chosen = [item for item in planned.due if item.name in asked]
-    for item in planned.due[: planned.due.index(chosen[-1])] if chosen else ():
-        if item not in chosen:
+        return list(plan.due)
+    selected_names = {canonicalize_name(name) for name in names}
+    planned_names = {item.name for item in plan.items}
+    unknown = selected_names - planned_names
+    if unknown:
+        name = min(unknown)
+        in_order = dict.fromkeys(item.name for item in plan.items)
+        raise UsageError(f"{name} is not published here; {nearest(name, in_order)}", where="--names")
+    selected = [item for item in plan.due if item.name in selected_names]
+    if not selected:
+        return []
+    # Wheels go after what they require: nothing that is due may be left out before the last that is selected.
+    last = selected[-1]
+    for item in plan.due[: plan.due.index(last)]:
+        if item not in selected:
             raise PublishError(
-                f"{item.path.name} has to be on the index before {chosen[-1].path.name}",
+                f"{item.path.name} has to be on the index before {last.path.name}",
                 where=f"--names {' '.join(names)}",
                 next_step=f"publish {item.name} first, or both: wheels go after what they require",
             )
-    return chosen
+    return selected
 
 
-def _verify(context: Context, project: Project, family: Family, planned: PublishPlan, target: Target) -> None:
-    """Install NAME[torchNN] of each published minor. Raises PublishError."""
+def _check_installs(context: Context, project: Project, family: Family, plan: PublishPlan, target: Target) -> None:
+    """Install NAME[torchNN] of each published minor from the index, and import it.
+
+    Raises PublishError, and NoPythonError where no CPython on this machine can install a variant.
+    """
     shell = upload.shell_for(target, context.runner, context.work)
     interpreters = find_interpreters(tools.environment(context.store.uv_cache, context.store.root))
-    expected = {item.path.name: item.sha256 for item in planned.items}
+    sha256_by_file = {item.path.name: item.sha256 for item in plan.items}
     for variant in project.variants.values():
         name = canonicalize_name(project.distribution(variant))
-        files = [item.path.name for item in planned.items if item.name == name]
-        usable = [python for python in variant.cpython if python in interpreters]
-        fitting = [p for p in usable if any(file.split("-")[-3] in (p.tag, "py3") for file in files)]
+        files = [item.path.name for item in plan.items if item.name == name]
         if not files:
             continue
-        if not fitting:
+        tags = {file.split("-")[-3] for file in files}
+        pythons = []
+        for python in variant.cpython:
+            if python in interpreters and (python.tag in tags or "py3" in tags):
+                pythons.append(python)
+        if not pythons:
             raise NoPythonError(f"published, but no CPython here can install {name}", where=", ".join(files))
         running = CPython.running()
-        python = running if running in fitting else max(fitting)
+        python = running if running in pythons else max(pythons)
         install_check.check(
-            project, variant, family.version, expected,
-            python=python, interpreter=interpreters[python], index=target.index, store=context.store, shell=shell,
-        )  # fmt: skip
+            project,
+            variant,
+            family.version,
+            sha256_by_file,
+            python=python,
+            interpreter=interpreters[python],
+            index=target.index,
+            store=context.store,
+            shell=shell,
+        )
         context.say(f"installed from {target.name}: {project.settings.name}[{variant.tag}]=={family.version}, imports")
 
 
-def carry_out(context: Context) -> dict[str, Any]:
-    """Publish what is built; a dry run unless --yes or CI. Returns what happened, for programs."""
-    target = Target.of(context.options.publish, context.options.index_url or "")
-    project, dist = context.project, context.work / "dist"
+def publish_built(context: Context, options: PublishOptions) -> dict[str, Any]:
+    """Publish what is built; only show the plan unless --yes is given or CI is set. Returns a document for programs."""
+    target = Target.of(options.index, options.index_url or "")
+    project, dist = context.load_project(), context.work / "dist"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workfolder.locked(context.work, context.runner, context.options.wait, context.say))
-        here = inventory.built(project, dist)
-        family = inventory.family(project, here, inventory.published(project, target.index))
-        variants = _chosen(context, family, here)
-        behind = one_name.write(family, dist)
-        planned = upload_plan.plan(project, variants, behind, target.index)
-        without = one_name.without_rungs(family)
-        _show(context, target, planned, without)
-        due = _named(context.options.names, planned)
-        real = context.options.yes or os.environ.get("CI", "").lower() in ("true", "1")
-        if real:
+        stack.enter_context(workfolder.locked(context.work, context.runner, options.wait, context.say))
+        built = inventory.built(project, dist)
+        family = inventory.family(project, built, inventory.published(project, target.index))
+        variants = _select_variants(context, options, family, built)
+        wheels_behind_name = one_name.write(family, dist)
+        plan = upload_plan.plan(project, variants, wheels_behind_name, target.index)
+        warnings = list(plan.warnings)
+        without_rungs = one_name.without_rungs(family)
+        if without_rungs:
+            warnings.append(without_rungs)
+        _show_plan(context, target, plan, warnings)
+        uploads = _select_uploads(options.names, plan)
+        dry_run = not options.yes and os.environ.get("CI", "").lower() not in ("true", "1")
+        if dry_run:
+            context.say("a dry run: nothing was uploaded; --yes uploads")
+        else:
             shell = upload.shell_for(target, context.runner, context.work)
-            upload.check([item.path for item in planned.items], shell)
-            for item in due:
+            upload.check([item.path for item in plan.items], shell)
+            for item in uploads:
                 context.runner.check()
-                upload.upload(item, target, shell, item.name not in planned.new_names)
+                upload.upload(item, target, shell, item.name not in plan.new_names)
                 context.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
-            if not context.options.names:
+            # With --names the family on the index may still be incomplete: what users get cannot be installed yet.
+            if not options.names:
                 stack.enter_context(context.store.in_use())
                 stack.enter_context(context.store.environments())
-                _verify(context, project, family, planned, target)
-        else:
-            context.say("a dry run: nothing was uploaded; --yes does it")
+                _check_installs(context, project, family, plan, target)
     return {
         "target": target.name,
         "version": family.version,
-        "dry_run": not real,
-        "files": [{**asdict(item), "path": str(item.path)} for item in planned.items],
-        "waves": planned.waves,
-        "warnings": [*planned.warnings, *filter(None, [without])],
+        "dry_run": dry_run,
+        "files": [{**asdict(item), "path": str(item.path)} for item in plan.items],
+        "waves": plan.waves,
+        "warnings": warnings,
     }
 
 
-def meta(context: Context) -> int:
-    """`meta`: the wheels behind the one name and COMPATIBILITY.md, of the variants in work/dist and on the index."""
-    project, dist = context.project, context.work / "dist"
-    here = inventory.built(project, dist)
-    there = [] if context.options.offline else inventory.published(project, PackageIndex.configured())
-    family = inventory.family(project, here, there)
-    with workfolder.locked(context.work, context.runner, context.options.wait, context.say):
-        made = one_name.write(family, dist)
-        table = inventory.compatibility(family, [*there, *here])
-        (context.work / "COMPATIBILITY.md").write_text(table, "utf-8")
-    left_out = sorted({f"{file.name}" for file in here if family.last[file.minor] != file.version})
-    if context.options.json:
-        last = {str(minor): version for minor, version in family.last.items()}
-        context.answer({"schema": 1, "version": family.version, "variants": last, "wheels": list(map(str, made)),
-                     "left_out": left_out})  # fmt: skip
-    for path in made:
+def _publish(context: Context, options: PublishOptions) -> int:
+    """`publish`: upload variants that are built and proven, and the wheels behind the one name."""
+    document = publish_built(context, options)
+    context.answer({"schema": 1, **document})
+    return 0
+
+
+def _meta(context: Context, options: MetaOptions) -> int:
+    """`meta`: make the wheels behind the one name and COMPATIBILITY.md, for the variants built here and published."""
+    project, dist = context.load_project(), context.work / "dist"
+    built = inventory.built(project, dist)
+    published = [] if options.offline else inventory.published(project, PackageIndex.configured())
+    family = inventory.family(project, built, published)
+    compatibility_file = context.work / "COMPATIBILITY.md"
+    with workfolder.locked(context.work, context.runner, options.wait, context.say):
+        wheels = one_name.write(family, dist)
+        compatibility = inventory.compatibility(family, [*published, *built])
+        compatibility_file.write_text(compatibility, "utf-8")
+    left_out = sorted({file.name for file in built if family.last[file.minor] != file.version})
+    context.answer(
+        {
+            "schema": 1,
+            "version": family.version,
+            "variants": {str(minor): version for minor, version in family.last.items()},
+            "wheels": [str(path) for path in wheels],
+            "left_out": left_out,
+        }
+    )
+    for path in wheels:
         context.say(f"wrote {path}")
-    if without := one_name.without_rungs(family):
-        context.say(without)
+    without_rungs = one_name.without_rungs(family)
+    if without_rungs:
+        context.say(without_rungs)
     for name in left_out:
         context.say(f"left out {name}: {family.version} is newer")
-    context.say(f"wrote {context.work / 'COMPATIBILITY.md'}:\n\n{table}")
+    context.say(f"wrote {compatibility_file}:\n\n{compatibility}")
     return 0
 
 
-def publish(context: Context) -> int:
-    """`publish`: variants that are built and proven, and the wheels behind the one name, to an index."""
-    document = carry_out(context)
-    if context.options.json:
-        context.answer({"schema": 1, **document})
-    return 0
+COMMANDS = {
+    "publish": Command(PublishOptions, _configure_publish, _publish),
+    "meta": Command(MetaOptions, _configure_meta, _meta),
+}

@@ -1,14 +1,16 @@
-"""`run`, `plan`, `render`, `build` and `smoke`: a run over jobs, or a part of one."""
+"""`run`, `plan`, `render`, `build` and `smoke`: a run of all stages over jobs, or of some."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch_build_farm.cli import report
+from torch_build_farm.cli.arguments import Parser, add_upload_arguments, add_wait_argument, positive
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
-from torch_build_farm.cli.selection import selection
+from torch_build_farm.cli.selection import SelectionOptions, add_selection_arguments, selection
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.run import Prepared, epoch_of, execute, prepare
@@ -16,36 +18,72 @@ from torch_build_farm.pipeline.stage import Mode, Stage
 from torch_build_farm.pipeline.stages.order import ALL, AUDITED_WHEEL, TREE
 
 
-def _prepare(context: Context) -> Prepared:
-    """The run that the command line asks for, planned."""
-    project, options = context.project, context.options
-    asked = selection(context, project)
-    return prepare(project, asked, context.place, engine=options.engine, base_image=options.base_image)
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(SelectionOptions):
+    """Options of a command that runs stages."""
+
+    jobs: int | None
+    smoke: Mode | None
+    force: bool
+    wait: bool
 
 
-def show_plan(context: Context) -> int:
-    """`plan`: the jobs, nothing run."""
-    planned = _prepare(context).plan
-    if context.options.json:
-        context.answer(planned.matrix())
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(StageOptions):
+    """Options of `run`: it can publish what it built."""
+
+    publish: str | None
+    index_url: str | None
+    yes: bool
+
+
+def add_stage_arguments(parser: Parser) -> None:
+    """Add the arguments that StageOptions has beyond SelectionOptions."""
+    parser.add_argument("--jobs", type=positive, metavar="N", help="run at most N builds side by side")
+    parser.add_argument("--smoke", choices=("full", "import", "none"), help="how much to test (default: full)")
+    parser.add_argument("--force", action="store_true", help="do everything anew, whatever the records say")
+    add_wait_argument(parser)
+
+
+def _configure_stages(parser: Parser) -> None:
+    add_selection_arguments(parser)
+    add_stage_arguments(parser)
+
+
+def _configure_run(parser: Parser) -> None:
+    _configure_stages(parser)
+    parser.add_argument("--publish", metavar="INDEX", help="then publish to pypi, testpypi, or a URL for uploads")
+    add_upload_arguments(parser)
+
+
+def _prepare(context: Context, options: SelectionOptions) -> Prepared:
+    """Plan the run that the options select."""
+    project = context.load_project()
+    return prepare(
+        project,
+        selection(options, project),
+        context.place,
+        engine=options.engine,
+        base_image=options.base_image,
+    )
+
+
+def _show_plan(context: Context, options: SelectionOptions) -> int:
+    """`plan`: show the jobs; nothing runs."""
+    plan = _prepare(context, options).plan
+    if context.json:
+        context.answer(plan.matrix())
     else:
-        report.plan_table(context.console, planned.jobs)
-        for note in planned.notes:
+        report.plan_table(context.console, plan.jobs)
+        for note in plan.notes:
             context.say(note)
     return 0
 
 
-def _run(context: Context, stages: Sequence[Stage], smoke: Mode) -> int:
-    result = carry_out(context, stages, smoke)
-    if context.options.json:
-        context.answer(result.as_json())
-    return result.exit_code
-
-
-def carry_out(context: Context, stages: Sequence[Stage], smoke: Mode) -> RunResult:
-    """Plan, check, run `stages`, report; then publish, where that is asked for and nothing failed."""
+def run_stages(context: Context, options: StageOptions, stages: Sequence[Stage], smoke: Mode) -> RunResult:
+    """Plan, check, run `stages`, and print a summary."""
     start = time.monotonic()
-    prepared = _prepare(context)
+    prepared = _prepare(context, options)
     context.say(prepared.why)
     for note in prepared.plan.notes:
         context.say(note)
@@ -55,44 +93,63 @@ def carry_out(context: Context, stages: Sequence[Stage], smoke: Mode) -> RunResu
         smoke=smoke,
         epoch=epoch_of(prepared.source),
         progress=report.Progress(context.console, prepared.plan.jobs),
-        force=context.options.force,
-        most_builds=context.options.jobs,
-        wait=context.options.wait,
+        force=options.force,
+        most_builds=options.jobs,
+        wait=options.wait,
     )
     result = RunResult(jobs, time.monotonic() - start, context.work)
     report.summary(context.console, result)
-    if result.exit_code == 0 and getattr(context.options, "publish", None):
-        from torch_build_farm.cli import publish  # noqa: PLC0415 (slow to import)
-
-        result = replace(result, published=publish.carry_out(context))
     return result
 
 
 def stages_with(smoke: Mode) -> tuple[Stage, ...]:
-    """The stages that make and prove a wheel, the smoke test only where there is one."""
+    """The stages that make and prove a wheel; without the smoke test for the mode "none"."""
     return AUDITED_WHEEL if smoke == "none" else ALL
 
 
-def run_all(context: Context) -> int:
-    """The bare call: every stage up to the report."""
-    smoke: Mode = context.options.smoke or "full"
-    return _run(context, stages_with(smoke), smoke)
+def _answer(context: Context, result: RunResult) -> int:
+    """Print the run's document for programs; returns the exit code."""
+    context.answer(result.as_json())
+    return result.exit_code
 
 
-def render(context: Context) -> int:
-    """`render`: the source trees alone."""
-    return _run(context, TREE, "none")
+def _run(context: Context, options: RunOptions) -> int:
+    """`run`: all stages; then publish, if --publish asks for it and no job failed."""
+    smoke = options.smoke or "full"
+    result = run_stages(context, options, stages_with(smoke), smoke)
+    if options.publish and result.exit_code == 0:
+        from torch_build_farm.cli import publish  # noqa: PLC0415 (slow to import)
+
+        upload = publish.PublishOptions(
+            index=options.publish, index_url=options.index_url, yes=options.yes, wait=options.wait
+        )
+        result = replace(result, published=publish.publish_built(context, upload))
+    return _answer(context, result)
 
 
-def build(context: Context) -> int:
-    """`build`: repaired wheels; smoke-tested only where --smoke says so."""
-    smoke: Mode = context.options.smoke or "none"
-    return _run(context, stages_with(smoke), smoke)
+def _render(context: Context, options: StageOptions) -> int:
+    """`render`: only the source trees."""
+    return _answer(context, run_stages(context, options, TREE, "none"))
 
 
-def smoke(context: Context) -> int:
-    """`smoke`: test wheels, building those that are not there or not fresh."""
-    mode: Mode = context.options.smoke or "full"
-    if mode == "none":
+def _build(context: Context, options: StageOptions) -> int:
+    """`build`: repaired and audited wheels; smoke-tested only if --smoke asks for it."""
+    smoke = options.smoke or "none"
+    return _answer(context, run_stages(context, options, stages_with(smoke), smoke))
+
+
+def _smoke(context: Context, options: StageOptions) -> int:
+    """`smoke`: test wheels, building those that are missing or out of date."""
+    smoke = options.smoke or "full"
+    if smoke == "none":
         raise UsageError("smoke --smoke none has nothing to do", next_step="--smoke full or --smoke import")
-    return _run(context, ALL, mode)
+    return _answer(context, run_stages(context, options, ALL, smoke))
+
+
+COMMANDS = {
+    "run": Command(RunOptions, _configure_run, _run),
+    "plan": Command(SelectionOptions, add_selection_arguments, _show_plan),
+    "render": Command(StageOptions, _configure_stages, _render),
+    "build": Command(StageOptions, _configure_stages, _build),
+    "smoke": Command(StageOptions, _configure_stages, _smoke),
+}

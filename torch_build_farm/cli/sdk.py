@@ -1,14 +1,23 @@
-"""`sdk`: torch's SDK of a release, for people who want it by itself."""
+"""`sdk`: an SDK of a torch release, for people who want it by itself."""
 
 from __future__ import annotations
 
 import time
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
+from torch_build_farm.cli.arguments import (
+    CommonOptions,
+    Parser,
+    add_common_arguments,
+    add_list_argument,
+    optional_path,
+    parse_pythons,
+)
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_folder
@@ -20,8 +29,26 @@ from torch_build_farm.releases.sdk import cache
 from torch_build_farm.releases.sdk.cache import Sdk
 
 
+@dataclass(frozen=True, kw_only=True)
+class SdkOptions(CommonOptions):
+    """Options of `sdk`."""
+
+    torch: str
+    python: tuple[str, ...]
+    out: Path | None
+
+
+def _configure_parser(parser: Parser) -> None:
+    add_common_arguments(parser)
+    parser.add_argument("torch", metavar="RELEASE", help="a torch release (2.9.1) or minor (2.9: its oldest release)")
+    add_list_argument(parser, "--python", "X.Y", "CPythons (default: the running one)")
+    parser.add_argument(
+        "--out", type=optional_path, metavar="DIR", help="unpack the SDK into this folder, for CMAKE_PREFIX_PATH"
+    )
+
+
 def _release(text: str, index: PackageIndex) -> str:
-    """The release that is meant: of a minor the one that the farm builds against, its oldest."""
+    """The torch release that `text` names; for a minor, the one that the farm builds against: its oldest."""
     try:
         minor = Minor.parse(text)
     except ValueError:
@@ -31,20 +58,13 @@ def _release(text: str, index: PackageIndex) -> str:
     try:
         return str(Version(text))
     except InvalidVersion:
-        raise UsageError(f"{text!r} is no version", where="sdk", next_step="such as sdk 2.9 or sdk 2.9.1") from None
+        raise UsageError(f"{text!r} is not a version", where="sdk", next_step="such as sdk 2.9 or sdk 2.9.1") from None
 
 
-def _pythons(asked: list[str]) -> list[CPython]:
-    try:
-        return [CPython.parse(text) for text in asked] or [CPython.running()]
-    except ValueError as error:
-        raise UsageError(str(error), where="--python", next_step="such as --python 3.12 3.13t") from None
-
-
-def _unpacked(sdk: Sdk, out: Path) -> Path:
-    """The SDK's files in a folder of their own, whole or not at all; returns CMake's prefix."""
+def _unpack(sdk: Sdk, out: Path) -> Path:
+    """Unpack the SDK into an empty or new folder, whole or not at all; returns CMake's prefix."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("there is something already", where=str(out), next_step="name an empty folder with --out")
+        raise UsageError("the folder is not empty", where=str(out), next_step="name an empty folder with --out")
     try:
         with replace_folder(out) as scratch, zipfile.ZipFile(sdk.wheel) as archive:
             archive.extractall(scratch)
@@ -53,29 +73,30 @@ def _unpacked(sdk: Sdk, out: Path) -> Path:
     return out / "torch" / "share" / "cmake"
 
 
-def sdk(context: Context) -> int:
-    """`sdk`: make one, or take the store's; with --out unpack it."""
-    options, index = context.options, PackageIndex.configured()
-    pythons = _pythons(options.python or [])
+def _sdk(context: Context, options: SdkOptions) -> int:
+    """`sdk`: make an SDK for each CPython, or take the store's; with --out, unpack it."""
+    index = PackageIndex.configured()
+    pythons = parse_pythons(options.python) or (CPython.running(),)
     if options.out and len(pythons) > 1:
         raise UsageError("one folder holds one SDK", where="--out", next_step="name one CPython with --python")
     start = time.monotonic()
     release = _release(options.torch, index)
-    made = []
     store = context.store
+    sdks = []
     with store.in_use():
+        shell = Shell(context.runner, {}, store.root, store.root / "sdk.log", context.say)
         for python in pythons:
-            log = store.root / "sdk.log"
-            shell = Shell(context.runner, {}, store.root, log, context.say)
             with store.locked(cache.lock_of(release, python), shell):
-                made.append(cache.get(store, release, python, index, context.say))
-        prefix = _unpacked(made[0], Path(options.out).resolve()) if options.out else None
-    rows = [{**asdict(one), "wheel": str(one.wheel)} for one in made]
-    if options.json:
-        context.answer({"schema": 1, "sdks": rows, "cmake_prefix_path": str(prefix) if prefix else None})
-    for one in made:
-        context.say(f"{one.wheel}\n  of {one.made_of}, sha256 {one.sha256}")
+                sdks.append(cache.get(store, release, python, index, context.say))
+        prefix = _unpack(sdks[0], options.out.resolve()) if options.out else None
+    rows = [{**asdict(sdk), "wheel": str(sdk.wheel)} for sdk in sdks]
+    context.answer({"schema": 1, "sdks": rows, "cmake_prefix_path": str(prefix) if prefix else None})
+    for sdk in sdks:
+        context.say(f"{sdk.wheel}\n  of {sdk.made_of}, sha256 {sdk.sha256}")
     if prefix:
         context.say(f"find_package(Torch) finds it with CMAKE_PREFIX_PATH={prefix}")
     context.say(f"{index.traffic.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
     return 0
+
+
+COMMANDS = {"sdk": Command(SdkOptions, _configure_parser, _sdk)}

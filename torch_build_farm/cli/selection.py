@@ -1,30 +1,62 @@
-"""Which jobs the command line asks for."""
+"""The options that select jobs: --torch, --python, --only and the engine's."""
 
 from __future__ import annotations
 
-from torch_build_farm.cli.context import Context
+from dataclasses import dataclass
+
+from torch_build_farm.cli.arguments import (
+    CommonOptions,
+    Parser,
+    add_common_arguments,
+    add_engine_arguments,
+    add_list_argument,
+    parse_pythons,
+)
 from torch_build_farm.core.errors import UsageError
-from torch_build_farm.core.versions import CPython
-from torch_build_farm.project.plan import Selection
+from torch_build_farm.project.plan import Pythons, Selection
 from torch_build_farm.project.settings import Project
 
 
-def selection(context: Context, project: Project) -> Selection:
-    """What --torch, --python and --only ask for. Raises UsageError where no minor is named."""
-    asked = tuple(context.options.torch or map(str, project.settings.torch))
-    if not asked:
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions(CommonOptions):
+    """Options of a command that plans jobs; values are as typed."""
+
+    torch: tuple[str, ...]
+    python: tuple[str, ...]
+    only: tuple[str, ...]
+    engine: str
+    base_image: str | None
+
+
+def add_selection_arguments(parser: Parser) -> None:
+    """Add the arguments of SelectionOptions."""
+    add_common_arguments(parser)
+    add_list_argument(parser, "--torch", "MINOR", "torch minors such as 2.8 2.9, or all")
+    add_list_argument(
+        parser,
+        "--python",
+        "X.Y",
+        "CPythons such as 3.11 3.12 3.13t, or all (default: the running one if torch supports it, else the newest)",
+    )
+    add_list_argument(parser, "--only", "JOB", "only jobs with such ids; * and ? match")
+    add_engine_arguments(parser)
+
+
+def selection(options: SelectionOptions, project: Project) -> Selection:
+    """The jobs that the options select; the project's settings name the minors where --torch does not.
+
+    Raises UsageError if neither names a minor, and for a --python that is not a CPython.
+    """
+    minors = options.torch or tuple(map(str, project.settings.torch))
+    if not minors:
         raise UsageError(
-            "which torch minors? none is named",
+            "no torch minor is named",
             where="--torch",
             next_step=f"--torch {' '.join(map(str, project.variants))}, some of these, or --torch all",
         )
-    pythons = context.options.python
-    if not pythons:
-        return Selection(asked, only=tuple(context.options.only or ()))
-    if "all" in pythons:
-        return Selection(asked, "all", tuple(context.options.only or ()))
-    try:
-        named = tuple(CPython.parse(text) for text in pythons)
-    except ValueError as error:
-        raise UsageError(str(error), where="--python", next_step="such as --python 3.11 3.12, or all") from None
-    return Selection(asked, named, tuple(context.options.only or ()))
+    pythons: Pythons = "default"
+    if "all" in options.python:
+        pythons = "all"
+    elif options.python:
+        pythons = parse_pythons(options.python)
+    return Selection(minors, pythons, options.only)

@@ -1,13 +1,21 @@
-"""`verify`: build a wheel again from its record, and compare."""
+"""`verify`: rebuild a wheel from its record, and compare the two."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch_build_farm.cli import report
+from torch_build_farm.cli.arguments import (
+    CommonOptions,
+    Parser,
+    add_base_image_argument,
+    add_common_arguments,
+    add_wait_argument,
+)
+from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import NotReproducedError, UsageError, exit_code
 from torch_build_farm.core.files import sha256
@@ -18,58 +26,95 @@ from torch_build_farm.pipeline.run import Prepared, execute, prepare
 from torch_build_farm.pipeline.stage import Stage
 from torch_build_farm.pipeline.stages.order import TREE, WHEEL
 from torch_build_farm.project.plan import Selection
+from torch_build_farm.project.settings import Project
 from torch_build_farm.wheels.compare import differences
 
 
-def verify(context: Context) -> int:
-    """`verify`: build a wheel again from its record, in another folder, and compare."""
-    wheel = Path(context.options.wheel).resolve()
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(CommonOptions):
+    """Options of `verify`."""
+
+    wheel: Path
+    base_image: str | None
+    wait: bool
+
+
+def _configure_parser(parser: Parser) -> None:
+    add_common_arguments(parser)
+    parser.add_argument("wheel", type=Path, metavar="WHEEL", help="a wheel that the farm built")
+    add_base_image_argument(parser)
+    add_wait_argument(parser)
+
+
+def _selection_of(job: str, project: Project) -> Selection:
+    """What selects one job, by its id. Raises UsageError if the project has no such job."""
+    for variant in project.variants.values():
+        for python in variant.cpython:
+            if job == f"{project.distribution(variant)}-{python.tag}":
+                return Selection((str(variant.torch),), (python,))
+    raise UsageError(
+        f"this project has no job {job}, which built the wheel",
+        where=str(project.root),
+        next_step="name the project that it was built from with --project DIR",
+    )
+
+
+def _run_again(context: Context, prepared: Prepared, stages: Sequence[Stage], recorded: WheelRecords) -> list[Record]:
+    """Run `stages` anew; returns their records in order. Raises the job's own error."""
+    (result,) = execute(
+        prepared,
+        stages,
+        smoke="none",
+        epoch=recorded.rendered.epoch,
+        progress=report.Progress(context.console, prepared.plan.jobs),
+        force=True,
+    )
+    if result.error:
+        raise result.error
+    return [stage.record for stage in result.stages]
+
+
+def _verify(context: Context, options: VerifyOptions) -> int:
+    """`verify`: rebuild a wheel in another folder from its record, and compare."""
+    wheel = options.wheel.resolve()
     recorded = records.find(wheel, context.work)
-    project = rebuild.at_commit(context.project, recorded)
-    selections = {
-        f"{project.distribution(variant)}-{python.tag}": Selection((str(variant.torch),), (python,))
-        for variant in project.variants.values()
-        for python in variant.cpython
-    }
-    if recorded.job not in selections:
-        raise UsageError(
-            f"the wheel is of job {recorded.job}, which this project has not",
-            where=str(context.root),
-            next_step="name the project that it was built from with --project DIR",
-        )
+    project = rebuild.at_commit(context.load_project(), recorded)
+    selected = _selection_of(recorded.job, project)
     context.work.mkdir(exist_ok=True)
     with (
-        workfolder.locked(context.work, context.runner, context.options.wait, context.say),
+        workfolder.locked(context.work, context.runner, options.wait, context.say),
         tempfile.TemporaryDirectory(prefix="verify-", dir=context.work) as folder,
     ):
         place = replace(context.place, work=Path(folder), store=TorchStore.at(context.store.root, Path(folder)))
         prepared = prepare(
             project,
-            selections[recorded.job],
+            selected,
             place,
             engine=recorded.built.engine,
-            base_image=recorded.built.base_image or context.options.base_image,
+            base_image=recorded.built.base_image or options.base_image,
             not_source=(context.work,),
         )
-        (render,) = _again(context, prepared, TREE, recorded)
-        trees = (context.work / recorded.render.outputs[0].path, prepared.place.work / render.outputs[0].path)
-        if moved := rebuild.changed_tree(recorded, render, trees):
+        # Render first, and compare the trees: where the source has moved on, a build is a waste of time.
+        render = _run_again(context, prepared, TREE, recorded)[-1]
+        trees = (context.work / recorded.render.outputs[0].path, place.work / render.outputs[0].path)
+        tree_change = rebuild.changed_tree(recorded, render, trees)
+        if tree_change:
             raise UsageError(
-                moved,
+                tree_change,
                 where=f"{prepared.source.root}, version {prepared.source.version}; it was "
                 f"{recorded.rendered.source}, version {recorded.rendered.version}",
                 next_step="check out what it was built from, and verify again",
             )
         prepared = replace(prepared, project=rebuild.in_environment(project, recorded))
-        again = _again(context, prepared, WHEEL, recorded)
-        found = differences(wheel, prepared.place.work / again[-1].outputs[0].path)
-    (build,) = (record for record in again if record.stage == recorded.build.stage)
-    changed = rebuild.changed_inputs(recorded.build, build)
-    if context.options.json:
-        context.answer({"schema": 1, "wheel": wheel.name, "job": recorded.job, "identical": not found,
-                     "differences": found, "changed": changed})  # fmt: skip
-    if found:
-        lines = "\n".join(f"  - {line}" for line in [*changed, *found])
+        new_records = _run_again(context, prepared, WHEEL, recorded)
+        new_wheel = place.work / new_records[-1].outputs[0].path
+        wheel_differences = differences(wheel, new_wheel)
+    (new_build,) = (record for record in new_records if record.stage == recorded.build.stage)
+    changed_inputs = rebuild.changed_inputs(recorded.build, new_build)
+    context.answer({"schema": 1, "wheel": wheel.name, "job": recorded.job, "identical": not wheel_differences,
+                    "differences": wheel_differences, "changed": changed_inputs})  # fmt: skip
+    if wheel_differences:
+        lines = "\n".join(f"  - {line}" for line in [*changed_inputs, *wheel_differences])
         error = NotReproducedError(f"{wheel.name}, built again, differs:\n{lines}", where=str(wheel))
         context.say(f"error: {error}")
         return exit_code(error)
@@ -77,10 +122,4 @@ def verify(context: Context) -> int:
     return 0
 
 
-def _again(context: Context, prepared: Prepared, stages: Sequence[Stage], recorded: WheelRecords) -> list[Record]:
-    """The records of `stages`, run anew. Raises the job's own error."""
-    progress = report.Progress(context.console, prepared.plan.jobs)
-    (result,) = execute(prepared, stages, smoke="none", epoch=recorded.rendered.epoch, progress=progress, force=True)
-    if result.error:
-        raise result.error
-    return [stage.record for stage in result.stages]
+COMMANDS = {"verify": Command(VerifyOptions, _configure_parser, _verify)}

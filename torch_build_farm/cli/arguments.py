@@ -1,0 +1,132 @@
+"""The parser of a command's arguments, and the arguments that several commands share.
+
+Every start of the farm imports this, so it imports little.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch_build_farm.core.errors import UsageError, nearest
+from torch_build_farm.core.versions import ENGINES, CPython
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that suggests the nearest option for an unknown one. `arguments` are its own, in order."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.arguments: list[argparse.Action] = []  # set first: argparse's own constructor adds --help
+        super().__init__(**settings)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        action = super().add_argument(*names, **settings)
+        self.arguments.append(action)
+        return action
+
+    def parse(self, words: Sequence[str], other_names: Sequence[str] = ()) -> argparse.Namespace:
+        """Parse `words`, or end the process with exit code 2 and a message.
+
+        For an unknown word the message suggests the nearest of this parser's options and of `other_names`.
+        """
+        namespace, unknown = self.parse_known_args(words)
+        if unknown:
+            names = list(other_names)
+            for argument in self.arguments:
+                names.extend(argument.option_strings)
+            self.error(f"{unknown[0]}: unknown; {nearest(unknown[0], names)}")
+        return namespace
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """The options of every command. A command adds its own as further fields, named as argparse names them."""
+
+    project: Path | None = None
+    work: Path | None = None
+    json: bool = False
+
+
+def add_common_arguments(parser: Parser) -> None:
+    """Add --project, --work and --json: the fields of CommonOptions."""
+    parser.add_argument(
+        "--project",
+        type=optional_path,
+        metavar="DIR",
+        help="folder of the project: its pyproject.toml, variants/ and templates/",
+    )
+    parser.add_argument(
+        "--work",
+        type=optional_path,
+        metavar="DIR",
+        help="work folder: records, logs, wheels (default: PROJECT/work)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON document on standard output, everything else on stderr"
+    )
+
+
+def add_list_argument(parser: Parser, option: str, metavar: str, help_text: str) -> None:
+    """Add an option that takes one or more values; where it is given several times, the values add up."""
+    parser.add_argument(option, nargs="+", action="extend", default=[], metavar=metavar, help=help_text)
+
+
+def add_engine_arguments(parser: Parser) -> None:
+    """Add --engine and --base-image."""
+    parser.add_argument(
+        "--engine",
+        choices=("auto", *ENGINES),
+        default="auto",
+        help="where to build: in Docker containers or on this machine (default: auto, Docker if an engine answers)",
+    )
+    add_base_image_argument(parser)
+
+
+def add_base_image_argument(parser: Parser) -> None:
+    """Add --base-image."""
+    parser.add_argument(
+        "--base-image",
+        metavar="IMAGE",
+        help="the containers' base image: a name that cibuildwheel pins, such as manylinux_2_28, or any image",
+    )
+
+
+def add_pre_argument(parser: Parser) -> None:
+    """Add --pre."""
+    parser.add_argument("--pre", action="store_true", help="include pre-releases of minors without a final release")
+
+
+def add_upload_arguments(parser: Parser) -> None:
+    """Add --index-url and --yes."""
+    parser.add_argument("--index-url", metavar="URL", help="where that index lists its files, if it is not obvious")
+    parser.add_argument("--yes", action="store_true", help="upload; without it, outside CI, only the plan is shown")
+
+
+def add_wait_argument(parser: Parser) -> None:
+    """Add --wait."""
+    parser.add_argument(
+        "--wait", action="store_true", help="wait if another farm works in the same work folder, instead of failing"
+    )
+
+
+def optional_path(text: str) -> Path | None:
+    """The path that `text` names; None for the empty string, which scripts pass for an unset variable."""
+    return Path(text) if text else None
+
+
+def positive(text: str) -> int:
+    """A positive integer, such as a number of jobs."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def parse_pythons(words: Sequence[str]) -> tuple[CPython, ...]:
+    """The CPythons that --python names, such as 3.12 and 3.13t. Raises UsageError for a word that does not name one."""
+    try:
+        return tuple(CPython.parse(word) for word in words)
+    except ValueError as error:
+        raise UsageError(str(error), where="--python", next_step="such as --python 3.12 3.13t") from None
