@@ -23,13 +23,13 @@ from torch_build_farm.cli.main import main
         (["--torch", "2.8", "--python", "3.99"], 5, "no CPython for torch 2.8"),
         (["--torch", "2.8", "--only", "nothing"], 2, "matches no job"),
         (["--torch", "2.8", "--forse"], 2, "did you mean '--force'?"),
-        (["--torch", "2.8", "--jobs", "0"], 2, "no whole number from 1 on"),
+        (["--torch", "2.8", "--jobs", "0"], 2, "is not a positive integer"),
         (["--torch", "2.8", "--engine", "podman"], 2, "podman"),
         (["paln", "--torch", "2.8"], 2, "did you mean 'plan'?"),
         (["--torch", "2.8,2.9"], 4, "separate minors with spaces"),
         (["--torch", "2.8.0"], 4, "did you mean 2.8?"),
         (["smoke", "--torch", "2.8", "--smoke", "none"], 2, "nothing to do"),
-        (["sdk", "../../2.9"], 2, "is no version"),
+        (["sdk", "../../2.9"], 2, "is not a version"),
     ],
 )
 def test_bad_calls(tiny: Farm, words: list[str], code: int, said: str) -> None:
