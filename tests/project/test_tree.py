@@ -70,7 +70,7 @@ def test_git_tags_without_a_tag_or_repository(tmp_path: Path) -> None:
 
 
 def test_invalid_version(tmp_path: Path) -> None:
-    with pytest.raises(VersionError, match="no valid version"):
+    with pytest.raises(VersionError, match="not a valid version"):
         read(tree(tmp_path, pyproject_dot_toml=STATIC.replace("1.2", "one")))
 
 

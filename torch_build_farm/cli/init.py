@@ -88,7 +88,7 @@ def _requirement(source: str) -> Requirement:
         ) from None
 
 
-def _write_project(context: Context, tree: scaffold.Found, origin: dict[str, str], folder: Path) -> None:
+def _write_project(context: Context, tree: scaffold.SourceFacts, origin: dict[str, str], folder: Path) -> None:
     """Write the table to the folder's pyproject.toml: a new file, or at the end of one that lacks the table."""
     variants = list(read_variants([context.builtin / "variants"]).values())
     table_text = scaffold.project_file(tree, origin, variants)

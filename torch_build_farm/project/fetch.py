@@ -75,22 +75,20 @@ class Fetcher:
         """The project's source tree. Raises SourceError or PackageIndexError where it cannot be had."""
         settings = project.settings
         if settings.sdist:
-            found = self.sdist(Requirement(settings.sdist), settings.sdist_sha256)
-        elif settings.git:
+            return self.sdist(Requirement(settings.sdist), settings.sdist_sha256)
+        if settings.git:
             local = project.root / settings.git
-            found = self.git(str(local.resolve()) if local.exists() else settings.git, settings.revision)
-        else:
-            found = Origin((project.root / settings.source).resolve())
-        return found
+            return self.git(str(local.resolve()) if local.exists() else settings.git, settings.revision)
+        return Origin((project.root / settings.source).resolve())
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for what is not whole yet; removes those that killed farms left here days ago."""
+        """A folder for what is not complete yet. Removes those that killed farms left here more than a day ago."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob("fetch-*"):
+        for leftover in self.folder.glob("fetch-*"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > _A_DAY:
-                    shutil.rmtree(left, ignore_errors=True)
+                if time.time() - leftover.stat().st_mtime > _A_DAY:
+                    shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=self.folder) as folder:
             yield Path(folder)
 
@@ -108,26 +106,27 @@ class Fetcher:
         return Origin(only_folder(home), f"sdist {requirement} sha256:{sha256}", newest(home), sealed=True)
 
     def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
-        """Download the newest sdist that `requirement` admits; with `sha256` no other than that."""
+        """Download the newest sdist that `requirement` admits; with `sha256`, the one with that hash."""
         index = PackageIndex.configured()
         packages = index.files(requirement.name)
         if not packages:
             raise PackageIndexError(
                 f"the package index has no {requirement.name}", next_step="correct sdist in [tool.torch-build-farm]"
             )
-        sdists = [one for one in packages if one.package_type == "sdist" and _valid(one.version)]
-        fitting = set(requirement.specifier.filter(str(one.version) for one in sdists))
-        offered = [one for one in sdists if one.version in fitting]
-        if not offered:
-            raise _no_sdist(requirement, [str(one.version) for one in sdists])
-        chosen = max(offered, key=lambda one: _preference(one, sha256))
+        sdists = [file for file in packages if file.package_type == "sdist" and _valid(file.version)]
+        versions = [str(file.version) for file in sdists]
+        admitted = set(requirement.specifier.filter(versions))
+        candidates = [file for file in sdists if file.version in admitted]
+        if not candidates:
+            raise _no_sdist(requirement, versions)
+        chosen = max(candidates, key=lambda file: _preference(file, sha256))
         path = folder / chosen.filename
         index.download(chosen, path)
         self.runner.check()
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if sha256 and found != sha256:
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 and actual != sha256:
             raise SourceError(
-                f"{path.name} is not the file that sdist-sha256 names: the index has {found}",
+                f"{path.name} is not the file that sdist-sha256 names: the index has {actual}",
                 where="[tool.torch-build-farm] sdist-sha256",
                 next_step="find out why it changed before you write the new one down",
             )
@@ -152,10 +151,14 @@ class Fetcher:
 
     def _resolve(self, repository: str, revision: str) -> str:
         lines = self._git(repository, "ls-remote", "--", repository, revision, f"{revision}^{{}}")
-        found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
-        names = (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}")
-        if match := next((found[name] for name in names if name in found), None):
-            return match
+        commits = {}
+        for line in lines:
+            commit, _, name = line.partition("\t")
+            commits[name] = commit
+        # An annotated tag has an object of its own; NAME^{} is the commit that it stands for.
+        for name in (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}"):
+            if name in commits:
+                return commits[name]
         raise SourceError(
             f"{public(repository)} has no tag or branch {revision}",
             where="[tool.torch-build-farm] revision",
@@ -171,9 +174,10 @@ class Fetcher:
         shell = Shell(self.runner, env, self.folder, self.folder / "git.log", lambda _: None)
         done = shell.run("git", "-c", "core.autocrlf=false", "-c", "log.showSignature=false", *words)
         if not done.ok:
-            said = next((line for line in done.tail if line.startswith(("fatal:", "error:"))), (*done.tail, "")[0])
+            errors = [line for line in done.tail if line.startswith(("fatal:", "error:"))]
+            reason = [*errors, *done.tail, ""][0]
             raise SourceError(
-                f"git cannot fetch the source: {said.replace(repository, public(repository))}",
+                f"git cannot fetch the source: {reason.replace(repository, public(repository))}",
                 where=public(repository),
                 next_step="correct git and revision in [tool.torch-build-farm]; try the same with `git clone`",
             )
@@ -199,7 +203,7 @@ def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Ver
 
 
 def _valid(version: str | None) -> TypeGuard[str]:
-    """Whether a version is one; old files on an index have others too, which no requirement admits."""
+    """Whether `version` follows PEP 440. Old files on an index may have others, which no requirement admits."""
     try:
         return Version(version or "") is not None
     except InvalidVersion:
@@ -234,7 +238,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _date_of(member: zipfile.ZipInfo) -> int:
-    """A zip member's date, Unix seconds; the earliest for a member whose date is none."""
+    """A zip member's date, Unix seconds; the earliest one where the date is invalid."""
     try:
         return calendar.timegm((*member.date_time, 0, 0, 0))
     except ValueError:

@@ -1,7 +1,7 @@
-"""What a source tree says of itself, told without running any of it.
+"""The name, version and requirements that a source tree states, read without running any of it.
 
-Sources, the first that says something wins: [project] in pyproject.toml (PEP 621), PKG-INFO (an unpacked sdist), the
-build back end's settings for a dynamic version, setup.cfg, and what setup.py passes to setup() as plain values.
+Sources, of which the first that has a value wins: [project] in pyproject.toml (PEP 621), PKG-INFO (an unpacked sdist),
+the build back end's settings for a dynamic version, setup.cfg, and what setup.py passes to setup() as plain values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch_build_farm.project.variant_metadata import without_stars
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the source says; empty where it does not. `requires` is as Requires-Dist in METADATA."""
+    """What the source states; empty where it states nothing. `requires` is as Requires-Dist in METADATA."""
 
     name: str
     version: str
@@ -37,7 +37,7 @@ class Metadata:
     requires: tuple[str, ...]
 
 
-# What the farm reads of [project] and [build-system], and its types (PEP 621, PEP 518); all else is passed through.
+# The keys of [project] and [build-system] that the farm reads, and their types (PEP 621, PEP 518); others pass through.
 _Project = TypedDict(
     "_Project",
     {
@@ -61,14 +61,14 @@ _Document = TypedDict(
 
 
 def _table(value: object, *names: str) -> dict[str, Any]:
-    """The table under `names` in another; empty where there is none, whatever stands there instead."""
+    """The table under `names` in another one; empty where something else, or nothing, is there."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
 
 
 def document(root: Path) -> dict[str, Any]:
-    """The tree's pyproject.toml, empty where a setup.py does without. Raises SourceError where there is no project."""
+    """The tree's pyproject.toml, empty for a tree with a setup.py alone. Raises SourceError without a project."""
     path = root / "pyproject.toml"
     if not path.is_file() and not (root / "setup.py").is_file():
         what = "has neither pyproject.toml nor setup.py" if root.is_dir() else "does not exist"
@@ -76,24 +76,26 @@ def document(root: Path) -> dict[str, Any]:
             f"the source tree {what}", where=str(root), next_step="set source in [tool.torch-build-farm] to its folder"
         )
     try:
-        found = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+        pyproject = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SourceError("the source's pyproject.toml is not valid TOML", where=f"{path}: {error}") from None
-    _check_shape(found, root)
-    return found
+    _check_shape(pyproject, root)
+    return pyproject
 
 
-def _check_shape(found: Mapping[str, Any], root: Path) -> None:
-    """Raise SourceError where what the farm needs of pyproject.toml is missing or of a wrong type."""
+def _check_shape(pyproject: Mapping[str, Any], root: Path) -> None:
+    """Raise SourceError where a key that the farm needs is missing or has the wrong type."""
     problems = []
     try:
-        TypeAdapter(_Document).validate_python(found)
-        SpecifierSet(found.get("project", {}).get("requires-python", ""))
+        TypeAdapter(_Document).validate_python(pyproject)
+        SpecifierSet(pyproject.get("project", {}).get("requires-python", ""))
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
     except InvalidSpecifier as error:
         problems.append(f"project.requires-python: {error}")
-    if "project" not in found and not any((root / name).is_file() for name in ("setup.py", "setup.cfg", "PKG-INFO")):
+    if "project" not in pyproject and not any(
+        (root / name).is_file() for name in ("setup.py", "setup.cfg", "PKG-INFO")
+    ):
         problems.append("project: Field required")
     if problems:
         raise SourceError(
@@ -127,26 +129,45 @@ def _regex_version(root: Path, provider: Mapping[str, Any]) -> str | None:
 
 
 def _parsed(path: Path) -> tuple[ast.Module, dict[str, Any]]:
-    """A Python file, not run, and the names that it gives plain values to; both empty where there is none to parse."""
+    """The syntax tree of a Python file, and the plain values that it assigns to names.
+
+    Both are empty for a file that is missing or cannot be parsed. The first assignment to a name counts.
+    """
     try:
-        tree = ast.parse(path.read_bytes())  # by its own coding, and with a byte order mark
+        tree = ast.parse(path.read_bytes())  # bytes: the parser obeys a coding comment and a byte order mark
     except (OSError, SyntaxError, ValueError):
         return ast.Module([], []), {}
-    names: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for node in ast.walk(tree):
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(target, ast.Name) and node.value:
-            names.setdefault(target.id, _value(node.value, names))
-    return tree, names
+        if isinstance(node, ast.Assign):
+            target: ast.expr = node.targets[0]
+        elif isinstance(node, ast.AnnAssign) and node.value:
+            target = node.target
+        else:
+            continue
+        if isinstance(target, ast.Name) and node.value:
+            values.setdefault(target.id, _value(node.value, values))
+    return tree, values
 
 
 def setup_arguments(path: Path) -> dict[str, Any]:
-    """What a setup.py passes to setup() by keyword, as far as it is plain: values, names of them, f-strings, sums."""
-    tree, names = _parsed(path)
+    """The keyword arguments that a setup.py passes to setup(), as far as their values are plain.
+
+    Plain are literals, names of plain values, f-strings and sums of them.
+    """
+    tree, values = _parsed(path)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "setup":
-            values = {word.arg: _value(word.value, names) for word in node.keywords if word.arg}
-            return {name: value for name, value in values.items() if value is not None}
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if function != "setup":
+            continue
+        arguments = {}
+        for keyword in node.keywords:
+            value = _value(keyword.value, values)
+            if keyword.arg and value is not None:
+                arguments[keyword.arg] = value
+        return arguments
     return {}
 
 
@@ -159,8 +180,7 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             texts = [_value(part.value if isinstance(part, ast.FormattedValue) else part, names) for part in parts]
             return None if None in texts else "".join(map(str, texts))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            sides = _value(left, names), _value(right, names)
-            return sides[0] + sides[1] if type(sides[0]) is type(sides[1]) in (str, list) else None
+            return _sum(_value(left, names), _value(right, names))
         case ast.List(elts=elements):
             items = [_value(element, names) for element in elements]
             return None if None in items else items
@@ -170,32 +190,53 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
         return None
 
 
+def _sum(left: Any, right: Any) -> str | list[Any] | None:
+    """`left` + `right` for two strings or two lists; None for anything else."""
+    if isinstance(left, str) and isinstance(right, str):
+        return left + right
+    if isinstance(left, list) and isinstance(right, list):
+        return left + right
+    return None
+
+
 def _directed(root: Path, way: str, value: str) -> str:
-    """A version that setuptools is directed to: `file` VERSION, or `attr` package.__version__ where that is plain."""
+    """The version where setuptools is told to look: `file` VERSION, or `attr` package.__version__ if that is plain."""
     if way == "file":
         path = root / value
         return path.read_text("utf-8", "replace").strip() if path.is_file() else ""
     module, _, name = value.rpartition(".")
     stem = module.replace(".", "/")
-    paths = [root / base / file for base in ("", "src") for file in (f"{stem}/__init__.py", f"{stem}.py")]
-    return str(next((found for path in paths if (found := _parsed(path)[1].get(name))), ""))
+    for base in ("", "src"):
+        for file in (f"{stem}/__init__.py", f"{stem}.py"):
+            _, values = _parsed(root / base / file)
+            if values.get(name):
+                return str(values[name])
+    return ""
 
 
 def _setup_cfg(root: Path) -> dict[str, Any]:
-    """What setup.cfg says, by setup()'s own names."""
+    """The values of setup.cfg, under the names of setup()'s arguments."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read(root / "setup.cfg", "utf-8")
     except (configparser.Error, UnicodeDecodeError):
         return {}
-    both = {name: value for part in ("metadata", "options") if part in parser for name, value in parser[part].items()}
-    found: dict[str, Any] = {name: both[name] for name in ("name", "version", "python_requires") if name in both}
-    way, colon, value = str(found.get("version", "")).partition(":")
+    options: dict[str, str] = {}
+    for section in ("metadata", "options"):
+        if section in parser:
+            options.update(parser[section])
+    arguments: dict[str, Any] = {}
+    for name in ("name", "version", "python_requires"):
+        if name in options:
+            arguments[name] = options[name]
+    # `version = file: VERSION` and `version = attr: package.__version__`
+    way, colon, value = options.get("version", "").partition(":")
     if colon:
-        found["version"] = _directed(root, way.strip(), value.strip())
-    if "install_requires" in both:
-        found["install_requires"] = [line.strip() for line in both["install_requires"].splitlines() if line.strip()]
-    return found
+        arguments["version"] = _directed(root, way.strip(), value.strip())
+    if "install_requires" in options:
+        lines = [line.strip() for line in options["install_requires"].splitlines()]
+        arguments["install_requires"] = [line for line in lines if line]
+    return arguments
 
 
 def _package_info(root: Path) -> Message:
@@ -203,37 +244,45 @@ def _package_info(root: Path) -> Message:
     return HeaderParser().parsestr(path.read_text("utf-8", "replace") if path.is_file() else "")
 
 
-def _version(root: Path, found: Mapping[str, Any], setup: Mapping[str, Any]) -> tuple[str, bool]:
-    project, tool = found.get("project", {}), found.get("tool", {})
-    if said := project.get("version") or _package_info(root)["Version"]:
-        return str(said), False
+def _version(root: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any]) -> tuple[str, bool]:
+    """The version that the source states, and whether it comes from git; "" where there is none."""
+    project, tool = pyproject.get("project", {}), pyproject.get("tool", {})
+    version = project.get("version") or _package_info(root)["Version"]
+    if version:
+        return str(version), False
     provider = _table(tool, "scikit-build", "metadata", "version")
-    if "setuptools_scm" in tool or str(provider.get("provider", "")).endswith("setuptools_scm"):
+    provider_name = str(provider.get("provider", ""))
+    if "setuptools_scm" in tool or provider_name.endswith("setuptools_scm"):
         return _scm_version(root, _table(tool, "setuptools_scm")), True
-    if str(provider.get("provider", "")).endswith("regex") and (by_regex := _regex_version(root, provider)):
-        return by_regex, False
+    if provider_name.endswith("regex"):
+        matched = _regex_version(root, provider)
+        if matched:
+            return matched, False
     for way, value in _table(tool, "setuptools", "dynamic", "version").items():
         return _directed(root, way, str(value[0] if isinstance(value, list) else value)), False
     return str(setup.get("version", "")), False
 
 
-def _requires_python(said: str, root: Path) -> str:
+def _requires_python(requires_python: str, root: Path) -> str:
+    specifiers = without_stars(requires_python)
     try:
-        SpecifierSet(without_stars(said))
+        SpecifierSet(specifiers)
     except InvalidSpecifier as error:
         raise SourceError(f"requires-python makes no sense: {error}", where=str(root)) from None
-    return without_stars(said)
+    return specifiers
 
 
-def read(root: Path, found: Mapping[str, Any], version: str = "") -> Metadata:
-    """What the tree at `root` with pyproject.toml `found` says; `version` is for one that does not say its own.
+def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadata:
+    """The metadata of the tree at `root`, whose pyproject.toml is `pyproject`; `version` replaces the source's own.
 
-    Raises VersionError for a tree without a version, or with one that is none.
+    Raises VersionError for a tree without a version or with an invalid one, SourceError for an invalid
+    requires-python.
     """
-    project, info = found.get("project", {}), _package_info(root)
+    project, info = pyproject.get("project", {}), _package_info(root)
     setup = {**_setup_cfg(root), **setup_arguments(root / "setup.py")}  # setup.py wins, as with setuptools
-    said, from_scm = (version, True) if version else _version(root, found, setup)
-    if not said:
+    # A version from the settings counts like one from git: no file of the tree states it.
+    stated, from_scm = (version, True) if version else _version(root, pyproject, setup)
+    if not stated:
         raise VersionError(
             "the source does not say its version",
             where=str(root / "pyproject.toml"),
@@ -241,15 +290,15 @@ def read(root: Path, found: Mapping[str, Any], version: str = "") -> Metadata:
             "or set version in [tool.torch-build-farm] to what the source computes",
         )
     try:
-        said = str(Version(said))  # as back ends write it
+        normalized = str(Version(stated))  # as back ends write it
     except InvalidVersion:
         raise VersionError(
-            f"{said!r} is no valid version", where=str(root), next_step="write one as PEP 440 has it, such as 1.2.3"
+            f"{stated!r} is not a valid version", where=str(root), next_step="write one by PEP 440, such as 1.2.3"
         ) from None
     requires = project.get("dependencies") or info.get_all("Requires-Dist") or setup.get("install_requires", ())
     return Metadata(
         name=str(project.get("name") or info["Name"] or setup.get("name", "")),
-        version=said,
+        version=normalized,
         version_from_scm=from_scm,
         requires_python=_requires_python(
             str(project.get("requires-python") or info["Requires-Python"] or setup.get("python_requires", "")), root

@@ -1,4 +1,4 @@
-"""Variants x selection -> jobs. Pure: nothing is run, read or written here."""
+"""Variants x selection -> jobs. Pure: this module runs, reads and writes nothing."""
 
 from __future__ import annotations
 
@@ -68,33 +68,38 @@ class Plan:
         }
 
 
-def choose_variants(project: Project, asked: Sequence[str]) -> tuple[Variant, ...]:
-    """The variants of the minors `asked` for ("all" is every one), in order of version, each once.
+def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, ...]:
+    """The variants of `minors` as typed ("all" stands for every one), in order of version, each once.
 
     Raises UnknownTorchError for a minor that no variants file describes.
     """
     known = {str(minor): variant for minor, variant in project.variants.items()}
-    if "all" in asked:
+    if "all" in minors:
         return tuple(project.variants.values())
-    for text in asked:
+    for text in minors:
         if text not in known:
-            near = [
-                str(minor)
-                for minor in project.variants
-                if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}.")
-            ]
-            raise UnknownTorchError(
-                f"torch {text} has no variant" + ("; did you mean " + near[0] + "?" if near else ""),
-                where=f"known minors: {', '.join(known) or 'none'}",
-                next_step="separate minors with spaces: --torch 2.8 2.9"
-                if "," in text
-                else f"use one of these, or describe it in {project.root / 'variants'}",
-            )
-    return tuple(sorted({known[text] for text in asked}, key=lambda variant: variant.torch))
+            raise _unknown(project, text)
+    chosen = {known[text] for text in minors}
+    return tuple(sorted(chosen, key=lambda variant: variant.torch))
+
+
+def _unknown(project: Project, text: str) -> UnknownTorchError:
+    what = f"torch {text} has no variant"
+    for minor in project.variants:
+        # torch29, 29 and 2.9.1 for 2.9
+        if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}."):
+            what += f"; did you mean {minor}?"
+            break
+    if "," in text:
+        next_step = "separate minors with spaces: --torch 2.8 2.9"
+    else:
+        next_step = f"use one of these, or describe it in {project.root / 'variants'}"
+    known = ", ".join(str(minor) for minor in project.variants)
+    return UnknownTorchError(what, where=f"known minors: {known or 'none'}", next_step=next_step)
 
 
 def _usable(variant: Variant, requires_python: SpecifierSet, engine: Mapping[CPython, str]) -> list[CPython]:
-    """CPythons that torch, project and engine all have, in order; `engine` maps each to its full version."""
+    """The CPythons that torch, project and engine have in common, in order; `engine` has their full versions."""
     return sorted(
         python
         for python, version in engine.items()
@@ -130,52 +135,53 @@ def plan(
     lacking: list[NoPythonError] = []
     accepted = SpecifierSet(requires_python)
     for variant in choose_variants(project, selection.torch):
-        there = engine(variant)
-        usable = _usable(variant, accepted, there)
+        interpreters = engine(variant)
+        usable = _usable(variant, accepted, interpreters)
         picked = _pick(usable, selection.pythons, running)
         if not picked:
-            lacking.append(_no_python(variant, requires_python, there, selection.pythons))
+            lacking.append(_no_python(variant, requires_python, interpreters, selection.pythons))
             continue
         if not isinstance(selection.pythons, str):
-            left_out = sorted(set(selection.pythons) - set(picked))
-            notes += [f"torch {variant.torch}: no job for CPython {p}, {_why(p, variant, there)}" for p in left_out]
+            for python in sorted(set(selection.pythons) - set(picked)):
+                why = _why_left_out(python, variant, interpreters)
+                notes.append(f"torch {variant.torch}: no job for CPython {python}, {why}")
         jobs += [Job(project.distribution(variant), version, variant, python) for python in picked]
     if lacking and not selection.only:
         raise lacking[0]
     if selection.only:
-        kept = [job for job in jobs if any(fnmatchcase(job.id, pattern) for pattern in selection.only)]
-        if lacking and not kept:
+        matching = [job for job in jobs if any(fnmatchcase(job.id, pattern) for pattern in selection.only)]
+        if lacking and not matching:
             raise lacking[0]
-        if not kept:
+        if not matching:
             ids = [job.id for job in jobs]
             raise UsageError(
                 f"--only {' '.join(selection.only)} matches no job; {nearest(selection.only[0], ids)}",
                 next_step="`plan` lists the jobs; patterns may hold * and ?",
             )
-        jobs = kept
+        jobs = matching
     return Plan(tuple(jobs), tuple(notes))
 
 
-def _why(python: CPython, variant: Variant, engine: Mapping[CPython, str]) -> str:
+def _why_left_out(python: CPython, variant: Variant, engine: Mapping[CPython, str]) -> str:
     if python not in variant.cpython:
         return f"which torch {variant.torch} has no wheel for"
     if python not in engine:
-        return "which the engine has not"
-    return "which the project's requires-python leaves out"
+        return "which the engine does not provide"
+    return "which the project's requires-python excludes"
 
 
 def _no_python(
     variant: Variant, requires_python: str, engine: Mapping[CPython, str], pythons: Pythons
 ) -> NoPythonError:
-    def listed(found: Sequence[CPython]) -> str:
-        return ", ".join(map(str, sorted(found))) or "none"
+    def listed(interpreters: Sequence[CPython]) -> str:
+        return ", ".join(map(str, sorted(interpreters))) or "none"
 
-    asked = pythons if isinstance(pythons, str) else listed(pythons)
-    wanted = [python for python in variant.cpython if not python.free_threaded]
+    requested = pythons if isinstance(pythons, str) else listed(pythons)
+    with_gil = [python for python in variant.cpython if not python.free_threaded]
     return NoPythonError(
-        f"no CPython for torch {variant.torch} (asked for: {asked})",
+        f"no CPython for torch {variant.torch} (asked for: {requested})",
         where=f"torch has wheels for {listed(variant.cpython)}; the project requires {requires_python or 'any'}; "
         f"the engine has: {listed(list(engine))}",
         next_step="ask for another with --python, or install one with its headers, such as `uv python install "
-        f"{wanted[-1] if wanted else '3.12'}` (in Docker: name an image that has it with --base-image)",
+        f"{with_gil[-1] if with_gil else '3.12'}` (in Docker: name an image that has it with --base-image)",
     )

@@ -1,4 +1,4 @@
-"""A project file from a source tree: what can be told without running it, and marks at what cannot."""
+"""A project file for a source tree: what the tree states without being run, and marks where it states nothing."""
 
 from __future__ import annotations
 
@@ -25,36 +25,38 @@ _VARIABLE = re.compile(r"""(?:getenv\(|environ\.get\(|environ\[)\s*["'](\w+)["']
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a source tree says; empty where it does not."""
+class SourceFacts:
+    """What a source tree states; empty where it states nothing."""
 
     name: str
     version: str
     backend: str
     packages: tuple[str, ...]
-    torch: str  # its requirement
+    torch: str  # the requirement on torch
     cuda_sources: tuple[str, ...]
-    variables: tuple[str, ...]  # that setup.py reads
+    variables: tuple[str, ...]  # environment variables that setup.py reads
 
 
-def look(root: Path) -> Found:
-    """Look into the tree at `root`. Raises SourceError where there is no Python project."""
+def look(root: Path) -> SourceFacts:
+    """The facts of the tree at `root`. Raises SourceError where there is no Python project."""
     document = metadata.document(root)
     try:
-        said = metadata.read(root, document)
+        stated = metadata.read(root, document)
+        version = stated.version
     except VersionError:
-        said = metadata.read(root, document, "0")
+        stated = metadata.read(root, document, "0")
+        version = ""
     build_system = document.get("build-system", {})
     script = root / "setup.py"
-    read = _VARIABLE.findall(script.read_text("utf-8", "replace")) if script.is_file() else []
-    return Found(
-        name=said.name,
-        version="" if said.version == "0" else said.version,
+    variables = set(_VARIABLE.findall(script.read_text("utf-8", "replace"))) if script.is_file() else set()
+    return SourceFacts(
+        name=stated.name,
+        version=version,
         backend=str(build_system.get("build-backend", "setuptools")),
         packages=_packages(root, document),
-        torch=_torch([*said.requires, *map(str, build_system.get("requires", ()))]),
+        torch=_torch([*stated.requires, *map(str, build_system.get("requires", ()))]),
         cuda_sources=tuple(sorted(str(path.relative_to(root)) for path in root.rglob("*.cu"))),
-        variables=tuple(sorted(set(read))),
+        variables=tuple(sorted(variables)),
     )
 
 
@@ -69,60 +71,62 @@ def _torch(requirements: Iterable[str]) -> str:
 
 
 def _packages(root: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
-    """Import names of packages: what scikit-build-core or an sdist of setuptools lists, else what looks like one."""
+    """Import names of packages: those that scikit-build-core or an sdist of setuptools lists, else likely folders."""
     listed = document.get("tool", {}).get("scikit-build", {}).get("wheel", {}).get("packages")
     if listed:
         return tuple(sorted(Path(name).name for name in listed))
-    there = {
-        path.parent.name: path
-        for base in ("", "src", "python")
-        for path in sorted((root / base).glob("*/__init__.py"))
-        if path.parent.name not in _BESIDE and path.parent.name.isidentifier()
-    }
+    likely = set()
+    for base in ("", "src", "python"):
+        for path in (root / base).glob("*/__init__.py"):
+            name = path.parent.name
+            if name not in _BESIDE and name.isidentifier():
+                likely.add(name)
     for path in root.glob("*.egg-info/top_level.txt"):
-        names = path.read_text("utf-8").split()
-        return tuple(sorted(name for name in names if name in there or not there)) or tuple(sorted(there))
-    return tuple(sorted(there))
+        # The list has modules too; where folders are known, those are the packages.
+        names = set(path.read_text("utf-8").split())
+        packages = names & likely if likely else names
+        return tuple(sorted(packages or likely))
+    return tuple(sorted(likely))
 
 
-def project_file(found: Found, origin: Mapping[str, str], variants: Sequence[Variant]) -> str:
+def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequence[Variant]) -> str:
     """The table [tool.torch-build-farm]; `origin` holds those of its keys that state where the source is."""
-    name = canonicalize_name(found.name) or "name-it"
-    requirement = f"requires {found.torch!r}" if found.torch else "names no torch"
+    name = canonicalize_name(facts.name) or "name-it"
+    requirement = f"requires {facts.torch!r}" if facts.torch else "names no torch"
     lines = [
-        f"# By `init` from {found.name or 'a source'} {found.version}: {found.backend}, {requirement}. "
+        f"# By `init` from {facts.name or 'a source'} {facts.version}: {facts.backend}, {requirement}. "
         f"{MARK} marks what it could not tell.",
         f"[tool.{TABLE}]",
-        _line("name", name, "" if found.name else "the source does not say its name"),
+        _line("name", name, "" if facts.name else "the source does not say its name"),
     ]
     for key, value in origin.items():
         lines.append(_line(key, value))
-    if not found.version:
+    if not facts.version:
         lines.append(_line("version", "0", "the source does not say its version without being run"))
-    packages = found.packages or (name.replace("-", "_"),)
+    packages = facts.packages or (name.replace("-", "_"),)
     lines.append(
-        _line("packages", packages, "" if len(found.packages) == 1 else "which packages does the wheel install?")
+        _line("packages", packages, "" if len(facts.packages) == 1 else "which packages does the wheel install?")
     )
-    lines.append(_torch_line(found, variants))
+    lines.append(_torch_line(facts, variants))
 
-    if found.cuda_sources:
+    if facts.cuda_sources:
         lines.append(
-            f"# {MARK} {found.cuda_sources[0]} and {len(found.cuda_sources) - 1} more need nvcc. "
+            f"# {MARK} {facts.cuda_sources[0]} and {len(facts.cuda_sources) - 1} more need nvcc. "
             'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
         )
-    if found.variables:
-        lines.append(f"# setup.py reads {', '.join(found.variables)}; the table environment sets them.")
-    if found.cuda_sources and "FORCE_ONLY_CPU" in found.variables:
+    if facts.variables:
+        lines.append(f"# setup.py reads {', '.join(facts.variables)}; the table environment sets them.")
+    if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.variables:
         lines.append(f'environment = {{ FORCE_ONLY_CPU = "1" }}  # {MARK} builds what needs no CUDA')
     lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
     return "\n".join(lines) + "\n"
 
 
-def _torch_line(found: Found, variants: Sequence[Variant]) -> str:
+def _torch_line(facts: SourceFacts, variants: Sequence[Variant]) -> str:
     """The minors to build for: those that the source's requirement admits, else all of them, marked."""
-    admitted = [variant for variant in variants if _admits(found.torch, variant)]
+    admitted = [variant for variant in variants if _admits(facts.torch, variant)]
     minors = [str(variant.torch) for variant in admitted or variants]
-    if not found.torch:
+    if not facts.torch:
         mark = "the source names no torch: which minors does it compile for?"
     elif not admitted:
         mark = "no known minor is admitted: which does it compile for?"

@@ -1,4 +1,4 @@
-"""The project's source tree: which files it has, and what it says of itself."""
+"""The project's source tree: its files, and the metadata that it states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch_build_farm.project import metadata
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.metadata import Metadata
 
-# Never part of a source tree, in gitignore's syntax: version control, caches, environments, what builds leave behind.
+# Never part of a source tree, in gitignore's syntax: version control, caches, environments, and what builds leave.
 _NEVER = [
     ".git/",
     ".hg/",
@@ -68,7 +68,7 @@ class Source:
         return self.metadata.version
 
     def digest(self, without: Container[str] = ()) -> str:
-        """SHA-256 over the files' names, modes and contents (but for some) and the version, which may be git's."""
+        """SHA-256 over the version, which may be git's, and names, modes and contents of the files except `without`."""
         total = hashlib.sha256(self.version.encode())
         for file in self.files:
             if file.path in without:
@@ -103,16 +103,16 @@ def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
 def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> Source:
     """The source tree of `origin`; `exclude` holds further patterns in gitignore's syntax.
 
-    `version` is for a source that does not say its own. Raises SourceError for a tree that is missing or no Python
-    project, VersionError for one without a version.
+    `version` is for a source that does not state its own. Raises SourceError for a tree that is missing or not a Python
+    project, VersionError for one without a version, ConfigError for an invalid pattern.
     """
     document = metadata.document(origin.root)
-    said = metadata.read(origin.root, document, version)
+    stated = metadata.read(origin.root, document, version)
     # An sdist's list of files (SOURCES.txt in its .egg-info) decides what setuptools installs as package data.
     sdist = (origin.root / "PKG-INFO").is_file()
     never = [] if origin.sealed else [pattern for pattern in _NEVER if not (sdist and pattern == "*.egg-info/")]
     try:
         excluded = PathSpec.from_lines("gitignore", [*never, *exclude])
     except ValueError as error:
-        raise ConfigError(f"exclude holds a pattern that is none: {error}", where="[tool.torch-build-farm]") from None
-    return Source(origin, tuple(_walk(origin.root, excluded)), said, document)
+        raise ConfigError(f"invalid pattern in exclude: {error}", where="[tool.torch-build-farm]") from None
+    return Source(origin, tuple(_walk(origin.root, excluded)), stated, document)
