@@ -26,7 +26,7 @@ def test_tags() -> None:
 
 @pytest.mark.parametrize("text", ["2", "2.8.0", "2.08", "v2.8", "", "2.8 "])
 def test_no_minor(text: str) -> None:
-    with pytest.raises(ValueError, match="no torch minor"):
+    with pytest.raises(ValueError, match="not a torch minor"):
         Minor.parse(text)
 
 

@@ -1,4 +1,4 @@
-"""Utilities that know nothing of torch: errors, processes, files, the store, the package index.
+"""Errors, processes, files, locks, the store, the package index, and the names of torch minors and CPythons.
 
-Nothing in this room may know what a variant is, and nothing here imports another room.
+Nothing in this room knows what a variant is, and nothing here imports another room.
 """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from torch_build_farm.core.errors import PackageIndexError
 from torch_build_farm.core.http_ranges import DEFAULT_LIMITS, Limits
-from torch_build_farm.core.urls import _url, public
+from torch_build_farm.core.urls import public, without_index_name
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage, PyPISimple
@@ -34,9 +34,9 @@ def uv_settings() -> Path | None:
 
 
 def _configured() -> tuple[list[str], str]:
-    """URLs by uv's own order (its manual, "Package indexes"): those that are asked first, and the default one's.
+    """The URLs of package indexes in uv's order (its manual, "Package indexes"): those before the default, the default.
 
-    The latter is empty for uv's own default.
+    The default's URL is empty where uv's own default applies.
     """
     first = os.environ.get("UV_INDEX", "").split()
     named = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
@@ -46,12 +46,15 @@ def _configured() -> tuple[list[str], str]:
             table = tomllib.loads(settings.read_text("utf-8"))
         except (OSError, ValueError):
             table = {}  # uv itself says better what is wrong with it
-        indexes = table.get("index", ())
-        first += [str(one["url"]) for one in indexes if not one.get("default") and not one.get("explicit")]
-        defaults = [str(one["url"]) for one in indexes if one.get("default")]
-        others = next(iter(defaults), "") or table.get("index-url") or table.get("pip", {}).get("index-url") or ""
-        named = named or str(others)
-    return [_url(one) for one in first], _url(named)
+        defaults = []
+        for index in table.get("index", ()):
+            if index.get("default"):
+                defaults.append(str(index["url"]))
+            elif not index.get("explicit"):
+                first.append(str(index["url"]))
+        default = next(iter(defaults), "") or table.get("index-url") or table.get("pip", {}).get("index-url") or ""
+        named = named or str(default)
+    return [without_index_name(url) for url in first], without_index_name(named)
 
 
 @dataclass
@@ -100,9 +103,9 @@ class PackageIndex:
                 client.s.hooks["response"].append(self.traffic.count)
                 yield client
         except known as error:
-            said = str(error).replace(self.url, public(self.url)) if self.url else str(error)
+            reason = str(error).replace(self.url, public(self.url)) if self.url else str(error)
             raise PackageIndexError(
-                f"{what} cannot be fetched: {said}",
+                f"{what} cannot be fetched: {reason}",
                 where=public(self.url) or "the index that uv is configured for",
                 next_step="check the network, proxy and certificates, then run again",
             ) from None
@@ -112,8 +115,9 @@ class PackageIndex:
         from pypi_simple import NoSuchProjectError  # noqa: PLC0415
 
         for url in self.first:
-            if found := PackageIndex(url, traffic=self.traffic, limits=self.limits).files(name):
-                return found
+            files = PackageIndex(url, traffic=self.traffic, limits=self.limits).files(name)
+            if files:
+                return files
         with self._client(f"the list of {name}") as client:
             try:
                 return client.get_project_page(name, timeout=_SECONDS).packages

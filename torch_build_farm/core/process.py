@@ -48,7 +48,7 @@ class Completed:
 class Runner:
     """Starts commands, each under a supervisor that dies with the farm and takes the command along.
 
-    Thread-safe. After `cancel`, whatever runs is ended and nothing starts any more.
+    Thread-safe. `cancel` ends every command that runs; after it nothing starts any more.
     """
 
     def __init__(self) -> None:
@@ -116,22 +116,22 @@ class Runner:
     def _supervised(
         self, words: tuple[str, ...], env: Mapping[str, str], cwd: Path | None, ending: Ending
     ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        """The supervisor, and the file descriptor on which it tells the largest process's size."""
-        read, lifeline = os.pipe()
-        peak, told = os.pipe()
+        """The supervisor, and the file descriptor on which it reports the largest process's size."""
+        supervisors_stdin, lifeline = os.pipe()
+        peak, supervisors_report = os.pipe()
         try:
             with self._lock:
                 self.check()
-                how = (str(int(ending.number)), str(ending.grace_s), str(told))
+                how = (str(int(ending.number)), str(ending.grace_s), str(supervisors_report))
                 child = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(_SUPERVISOR), *how, *words],
-                    stdin=read,
+                    stdin=supervisors_stdin,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     cwd=cwd,
                     env=dict(env),
                     start_new_session=True,
-                    pass_fds=(told,),
+                    pass_fds=(supervisors_report,),
                     umask=0o022,  # the caller's would be in the permissions of a wheel's members
                 )
                 self._lifelines.add(lifeline)
@@ -140,8 +140,8 @@ class Runner:
             os.close(peak)
             raise
         finally:
-            os.close(read)
-            os.close(told)
+            os.close(supervisors_stdin)
+            os.close(supervisors_report)
         try:
             with child:
                 yield child, peak
@@ -171,10 +171,11 @@ class Shell:
 
 
 def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> Completed:
-    """Run a short question such as `g++ --version`; a command that is not there answers with status 127."""
+    """Run a short command such as `g++ --version`; the status is 127 for one that is missing or takes over a minute."""
     words = tuple(os.fspath(word) for word in command)
     try:
-        done = subprocess.run(  # a session of its own: Ctrl-C in the terminal is the farm's to answer
+        # A new session: Ctrl-C in the terminal reaches the farm alone, which ends what it started.
+        done = subprocess.run(
             words, capture_output=True, text=True, env=env, check=False, timeout=60, errors="replace",
             start_new_session=True,
         )  # fmt: skip

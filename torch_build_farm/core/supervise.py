@@ -24,7 +24,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 def descendants(pid: int) -> list[int]:
     """All live processes below `pid`, nearest first."""
-    found: list[int] = []
+    pids: list[int] = []
     queue = [pid]
     while queue:
         parent = queue.pop(0)
@@ -33,9 +33,9 @@ def descendants(pid: int) -> list[int]:
                 below = [int(child) for child in children.read_text().split()]
             except OSError:
                 continue
-            found += below
+            pids += below
             queue += below
-    return found
+    return pids
 
 
 def kill_all(number: int) -> None:
@@ -81,7 +81,8 @@ def main() -> int:
             return 128 + signal.SIGTERM
         os.read(wake_read, 512)
     take_down(number, grace_s)  # what the command left in the background
-    # Not for the farm to ask: its own size would be in the answer, as a child begins with what its parent has.
+    # Measured here and not in the farm: a forked child starts with its parent's resident size, so the farm would
+    # measure itself.
     os.write(peak, b"%d" % resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     code = child.returncode
     return code if code >= 0 else 128 - code

@@ -14,7 +14,7 @@ from uv import find_uv_bin
 
 from torch_build_farm import __version__
 
-# What a command may see of the caller's environment: who and where it is, certificates, proxies, compilers. Everything
+# What a command sees of the caller's environment: user and home, certificates, proxies, compilers. Everything
 # else (PYTHONPATH, PIP_*, CMAKE_*, MAKEFLAGS, CFLAGS, CUDA_*, LD_LIBRARY_PATH) would make a build depend on the shell.
 _PASSED = {
     "HOME", "USER", "LOGNAME", "TZ", "NETRC", "CC", "CXX", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
@@ -61,8 +61,8 @@ def search_path(*first: Path) -> str:
     """PATH with `first`, then the farm's CMake and ninja, then the caller's (ninja 1.13 is the jobserver's floor)."""
     import ninja  # noqa: PLC0415
 
-    own = [*first, _cmake_folder(), Path(ninja.BIN_DIR)]
-    return os.pathsep.join([*map(str, own), os.environ.get("PATH", os.defpath)])
+    folders = [*first, _cmake_folder(), Path(ninja.BIN_DIR)]
+    return os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
 
 
 def environment(uv_cache: Path, scratch: Path) -> dict[str, str]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    pass
 
 
 def public(url: str) -> str:
-    """A URL without the name and password that it may hold: messages and records are for others too."""
+    """`url` without the name and password that it may hold: other people read messages and records too."""
     user = urlsplit(url).netloc.rpartition("@")[0]
     return url.replace(f"{user}@", "") if user else url
 
 
-def _url(text: str) -> str:
-    return re.sub(r"^[\w.-]+=", "", text)  # uv takes name=URL too
+def without_index_name(text: str) -> str:
+    """The URL of a package index that uv is configured for: uv takes both URL and NAME=URL."""
+    return re.sub(r"^[\w.-]+=", "", text)

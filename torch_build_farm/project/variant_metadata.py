@@ -16,14 +16,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 
-def cut_requires_python(own: str, low: str, high: str) -> str:
-    """The specifiers of requires-python `own`, narrowed to CPythons from `low` up to and excluding `high`.
+def cut_requires_python(requires_python: str, low: str, high: str) -> str:
+    """The specifiers of `requires_python`, narrowed to CPythons from `low` up to and excluding `high`.
 
     `low` and `high` are versions such as "3.10". Raises InvalidSpecifier.
     """
     lower, upper = Version(low), Version(high)
     others = []
-    for specifier in SpecifierSet(without_stars(own)):
+    for specifier in SpecifierSet(without_stars(requires_python)):
         if specifier.operator == ">=":
             lower = max(lower, Version(specifier.version))
         elif specifier.operator == "<":
@@ -70,10 +70,10 @@ def _bracketed(extras: set[str]) -> str:
     return f"[{','.join(sorted(extras))}]" if extras else ""
 
 
-def rename_own(text: str, own: str, distribution: str) -> str:
+def rename_own(text: str, project: str, distribution: str) -> str:
     """Requirement `text`; where it names the project itself (as in `all = ["name[test]"]`) it names `distribution`."""
     requirement = Requirement(text)
-    if canonicalize_name(requirement.name) != canonicalize_name(own):
+    if canonicalize_name(requirement.name) != canonicalize_name(project):
         return text
     requirement.name = distribution
     return str(requirement)
