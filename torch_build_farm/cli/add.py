@@ -12,6 +12,7 @@ from torch_build_farm.audit import changes
 from torch_build_farm.audit.changes import Changes
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.cli import evidence, index, run
+from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import (
     CommonOptions,
     Parser,
@@ -32,7 +33,7 @@ from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.publish import inventory
 from torch_build_farm.releases import facts, variant_file
-from torch_build_farm.releases.facts import Facts
+from torch_build_farm.releases.facts import Fact, Facts
 from torch_build_farm.releases.known import added_folder
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.variant_file import Edit
@@ -71,6 +72,33 @@ def _configure_parser(parser: Parser) -> None:
 
 
 @dataclass(frozen=True)
+class VariantRow:
+    """A variant that was written or brought up to date. `changes` is what broke in torch since the minor before."""
+
+    torch: str
+    file: Path
+    diff: str
+    kept: tuple[str, ...]
+    facts: dict[str, Fact]
+    changes: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddAnswer(Answer):
+    """The document of `add`."""
+
+    variants: tuple[VariantRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddAndBuildAnswer(AddAnswer):
+    """The document of `add --build`: `run` is that of the run, `evidence` the file for a pull request."""
+
+    run: dict[str, Any]
+    evidence: Path
+
+
+@dataclass(frozen=True)
 class _Addition:
     """A minor whose variant is written or brought up to date.
 
@@ -83,19 +111,16 @@ class _Addition:
     changes: Changes | None
     previous: Variant | None
 
-    def as_json(self) -> dict[str, Any]:
-        facts_document = {}
-        for key, fact in self.facts.facts.items():
-            value = list(fact.value) if isinstance(fact.value, tuple) else fact.value
-            facts_document[key] = {"value": value, "source": fact.source}
-        return {
-            "torch": str(self.facts.minor),
-            "file": str(self.edit.path),
-            "diff": self.edit.diff,
-            "kept": list(self.edit.kept),
-            "facts": facts_document,
-            "changes": self.changes.as_json() if self.changes else None,
-        }
+    def row(self) -> VariantRow:
+        """The addition for the document."""
+        return VariantRow(
+            torch=str(self.facts.minor),
+            file=self.edit.path,
+            diff=self.edit.diff,
+            kept=tuple(self.edit.kept),
+            facts=dict(self.facts.facts),
+            changes=self.changes.as_json() if self.changes else None,
+        )
 
 
 def _add(context: Context, options: AddOptions) -> int:
@@ -125,15 +150,15 @@ def _add(context: Context, options: AddOptions) -> int:
         )
         _show_changes(context, addition)
         additions.append(addition)
-    document: dict[str, Any] = {"schema": 1, "variants": [addition.as_json() for addition in additions]}
+    answer = AddAnswer(variants=tuple(addition.row() for addition in additions))
     code = 0
     if options.build and not options.dry_run:
         result = _build(context, options, minors)
         path = _write_evidence(context, additions, result)
         context.say(f"evidence: {path}")
-        document |= {"run": result.as_json(), "evidence": str(path)}
+        answer = AddAndBuildAnswer(variants=answer.variants, run=result.as_json(), evidence=path)
         code = result.exit_code
-    context.answer(document)
+    context.answer(answer)
     return code
 
 
@@ -227,4 +252,4 @@ def _write_evidence(context: Context, additions: Sequence[_Addition], result: Ru
     return path
 
 
-COMMANDS = {"add": Command(AddOptions, _configure_parser, _add)}
+COMMANDS = {"add": Command(AddOptions, _configure_parser, _add, AddAndBuildAnswer | AddAnswer)}

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import jinja2
 from pydantic import TypeAdapter
 
+from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import CommonOptions, Parser, add_common_arguments, optional_path
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
@@ -96,6 +97,22 @@ class Rendered:
             (self.old or "").splitlines(), self.text.splitlines(), str(self.path), str(self.path), lineterm=""
         )
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class RenderedFile:
+    """A rendered file, and how the one that was there compared."""
+
+    path: Path
+    state: State
+
+
+@dataclass(frozen=True, kw_only=True)
+class CiAnswer(Answer):
+    """The document of `ci`."""
+
+    files: tuple[RenderedFile, ...]
+    dry_run: bool
 
 
 def pins() -> dict[str, Pin]:
@@ -231,11 +248,11 @@ def _ci(context: Context, options: CiOptions) -> int:
         for file in outdated:
             _write(file)
             context.say(f"wrote {file.path}")
-    context.answer({"schema": 1, "files": [{"path": str(file.path), "state": file.state} for file in files],
-                    "dry_run": options.dry_run})  # fmt: skip
+    answer_files = tuple(RenderedFile(file.path, file.state) for file in files)
+    context.answer(CiAnswer(files=answer_files, dry_run=options.dry_run))
     if not outdated and not options.dry_run and not context.json:
         context.say("nothing to do: every file is up to date")
     return 0
 
 
-COMMANDS = {"ci": Command(CiOptions, _configure_parser, _ci)}
+COMMANDS = {"ci": Command(CiOptions, _configure_parser, _ci, CiAnswer)}

@@ -21,12 +21,14 @@ class Command(Generic[OptionsType]):
     """A command.
 
     `options` is the dataclass of its options, `configure_parser` adds an argument for each of its fields, and `execute`
-    does the work and returns the exit code. `execute` raises FarmError.
+    does the work and returns the exit code; it raises FarmError. `answer` is the type of the document for --json,
+    None if there is no such document or the pipeline declares it.
     """
 
     options: type[OptionsType]
     configure_parser: Callable[[Parser], None]
     execute: Callable[[Context, OptionsType], int]
+    answer: Any = None
 
     def parse(self, parser: Parser, words: Sequence[str], other_names: Sequence[str] = ()) -> OptionsType:
         """The options that `words` give. `parser` is a new one; `other_names` as in Parser.parse."""

@@ -5,13 +5,13 @@ Every start of the farm imports this: what only some commands need is imported w
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from torch_build_farm.cli.answer import as_text
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.resources import DATA
@@ -19,6 +19,8 @@ from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_fold
 from torch_build_farm.pipeline.workplace import Workplace
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from torch_build_farm.project.settings import Project
 
 
@@ -78,7 +80,7 @@ class Context:
         """Print a line for people."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def answer(self, document: dict[str, Any]) -> None:
+    def answer(self, document: DataclassInstance | dict[str, Any]) -> None:
         """Print the command's document for programs, if --json asks for it."""
         if self.json:
-            print(json.dumps(document, indent=2), flush=True)  # noqa: T201
+            print(as_text(document), flush=True)  # noqa: T201

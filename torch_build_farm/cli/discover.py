@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 from rich.text import Text
 
+from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import CommonOptions, Parser, add_common_arguments, add_pre_argument
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
@@ -16,6 +17,7 @@ from torch_build_farm.core.errors import NEWS_EXIT_CODE, FarmError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.releases import discovery, facts
 from torch_build_farm.releases.discovery import NEWS, Found, Status
+from torch_build_farm.releases.facts import Fact
 from torch_build_farm.releases.known import Knowledge, added_folder
 from torch_build_farm.releases.listing import Listing
 
@@ -34,6 +36,46 @@ def _configure_parser(parser: Parser) -> None:
     add_pre_argument(parser)
 
 
+@dataclass(frozen=True)
+class MinorRow:
+    """A torch minor: how it stands, its releases and CPython tags on the index, and what there is to do about it."""
+
+    torch: str
+    status: str
+    releases: tuple[str, ...]
+    cpython: tuple[str, ...]
+    cuda: str
+    news: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NewMinorRow(MinorRow):
+    """A torch minor without a variant, with the facts that its wheel states."""
+
+    facts: dict[str, Fact]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoverAnswer(Answer):
+    """The document of `discover`, with the seconds it took and the bytes it fetched."""
+
+    minors: tuple[NewMinorRow | MinorRow, ...]
+    seconds: float
+    bytes: int
+
+
+def _row(minor: Found) -> MinorRow:
+    shared = (
+        str(minor.minor),
+        str(minor.status),
+        tuple(minor.releases),
+        tuple(minor.cpython),
+        minor.cuda,
+        tuple(minor.news),
+    )
+    return NewMinorRow(*shared, dict(minor.facts.facts)) if minor.facts else MinorRow(*shared)
+
+
 def _discover(context: Context, options: DiscoverOptions) -> int:
     """`discover`: compare every minor of the index with its variant. Returns NEWS_EXIT_CODE if there is work to do."""
     start = time.monotonic()
@@ -47,8 +89,8 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
         else:
             minors.append(minor)
     seconds, size = time.monotonic() - start, index.traffic.fetched
-    rows = [minor.as_json() for minor in minors]
-    context.answer({"schema": 1, "minors": rows, "seconds": round(seconds, 2), "bytes": size})
+    rows = tuple(_row(minor) for minor in minors)
+    context.answer(DiscoverAnswer(minors=rows, seconds=round(seconds, 2), bytes=size))
     _show(context, minors)
     to_add = [str(minor.minor) for minor in minors if minor.status in NEWS]
     context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}" if to_add else "\nnothing to do")
@@ -82,4 +124,4 @@ def _show(context: Context, minors: Sequence[Found]) -> None:
     context.console.print(table)
 
 
-COMMANDS = {"discover": Command(DiscoverOptions, _configure_parser, _discover)}
+COMMANDS = {"discover": Command(DiscoverOptions, _configure_parser, _discover, DiscoverAnswer)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import CommonOptions, Parser, add_base_image_argument, add_common_arguments
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
@@ -57,6 +58,13 @@ class Finding:
     found: str
     needed_for: str
     next_step: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorAnswer(Answer):
+    """The document of `doctor`."""
+
+    findings: tuple[Finding, ...]
 
 
 def _tools() -> list[Finding]:
@@ -211,11 +219,11 @@ def _doctor(context: Context, options: DoctorOptions) -> int:
     """`doctor`: report what is there and what is missing. Returns ToolError's exit code if something is missing."""
     findings = examine(context.load_project(), context.store, context.runner, options.base_image)
     if context.json:
-        context.answer({"schema": 1, "findings": [asdict(finding) for finding in findings]})
+        context.answer(DoctorAnswer(findings=tuple(findings)))
     else:
         _show(findings, context.console)
     missing = any(finding.state == "missing" for finding in findings)
     return ToolError.exit_code if missing else 0
 
 
-COMMANDS = {"doctor": Command(DoctorOptions, _configure_parser, _doctor)}
+COMMANDS = {"doctor": Command(DoctorOptions, _configure_parser, _doctor, DoctorAnswer)}

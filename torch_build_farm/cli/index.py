@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import (
     CommonOptions,
     Parser,
@@ -50,6 +51,21 @@ def _configure_parser(parser: Parser) -> None:
     parser.add_argument("releases", nargs="*", metavar="RELEASE", help="such as 2.16.0")
     add_list_argument(parser, "--python", "X.Y", "further CPythons to read libtorch_python for, or all")
     parser.add_argument("--out", type=optional_path, metavar="DIR", help=argparse.SUPPRESS)
+
+
+@dataclass(frozen=True)
+class KnownRelease:
+    """A torch release that the audit knows: whether the farm ships it, and the CPython tags it was read for."""
+
+    shipped: bool
+    cpython: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexAnswer(Answer):
+    """The document of `index list`."""
+
+    releases: dict[str, KnownRelease]
 
 
 def _tags(pythons: Sequence[str], files: Iterable[str]) -> list[str]:
@@ -114,8 +130,8 @@ def _list(context: Context) -> None:
     shipped = {release.name for release in symbols.tables[-1].releases}
     rows = {}
     for release in symbols.releases:
-        rows[release.name] = {"shipped": release.name in shipped, "cpython": sorted(release.files)}
-    context.answer({"schema": 1, "releases": rows})
+        rows[release.name] = KnownRelease(release.name in shipped, tuple(sorted(release.files)))
+    context.answer(IndexAnswer(releases=rows))
     for release in symbols.releases:
         origin = "shipped" if release.name in shipped else "added"
         context.say(f"{release.name:8} {origin:8} {' '.join(sorted(release.files))}")
@@ -146,4 +162,4 @@ def _index(context: Context, options: IndexOptions) -> int:
     return 0
 
 
-COMMANDS = {"index": Command(IndexOptions, _configure_parser, _index)}
+COMMANDS = {"index": Command(IndexOptions, _configure_parser, _index, IndexAnswer)}

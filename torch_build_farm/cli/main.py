@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from torch_build_farm import __version__
+from torch_build_farm.cli.answer import ErrorAnswer
 from torch_build_farm.cli.arguments import CommonOptions, Parser
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context, builtin_folder
@@ -184,6 +185,5 @@ def _report_error(error: FarmError, context: Context) -> int:
     if exit_code(error) == 128 + signal.SIGPIPE:
         return exit_code(error)  # nobody reads
     Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-    context.answer({"schema": 1, "error": {"kind": type(error).__name__, "exit_code": exit_code(error),
-                    "what": error.what, "where": error.where, "next": error.next_step}})  # fmt: skip
+    context.answer(ErrorAnswer.of(error))
     return exit_code(error)

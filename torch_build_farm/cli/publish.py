@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import (
     CommonOptions,
     Parser,
@@ -64,6 +64,33 @@ class MetaOptions(CommonOptions):
 
     offline: bool
     wait: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What was published, or would be. `waves` groups the names that are new to the index, in the order of uploads."""
+
+    target: str
+    version: str
+    dry_run: bool
+    files: tuple[Item, ...]
+    waves: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishAnswer(Publication, Answer):
+    """The document of `publish`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaAnswer(Answer):
+    """The document of `meta`: each minor's last version, the wheels made, and the older wheels left out."""
+
+    version: str
+    variants: dict[str, str]
+    wheels: tuple[Path, ...]
+    left_out: tuple[str, ...]
 
 
 def _configure_publish(parser: Parser) -> None:
@@ -189,8 +216,8 @@ def _check_installs(context: Context, project: Project, family: Family, plan: Pu
         context.say(f"installed from {target.name}: {project.settings.name}[{variant.tag}]=={family.version}, imports")
 
 
-def publish_built(context: Context, options: PublishOptions) -> dict[str, Any]:
-    """Publish what is built; only show the plan unless --yes is given or CI is set. Returns a document for programs."""
+def publish_built(context: Context, options: PublishOptions) -> Publication:
+    """Publish what is built; only show the plan unless --yes is given or CI is set."""
     target = Target.of(options.index, options.index_url or "")
     project, dist = context.load_project(), context.work / "dist"
     with contextlib.ExitStack() as stack:
@@ -221,20 +248,20 @@ def publish_built(context: Context, options: PublishOptions) -> dict[str, Any]:
                 stack.enter_context(context.store.in_use())
                 stack.enter_context(context.store.environments())
                 _check_installs(context, project, family, plan, target)
-    return {
-        "target": target.name,
-        "version": family.version,
-        "dry_run": dry_run,
-        "files": [{**asdict(item), "path": str(item.path)} for item in plan.items],
-        "waves": plan.waves,
-        "warnings": warnings,
-    }
+    return Publication(
+        target=target.name,
+        version=family.version,
+        dry_run=dry_run,
+        files=plan.items,
+        waves=plan.waves,
+        warnings=tuple(warnings),
+    )
 
 
 def _publish(context: Context, options: PublishOptions) -> int:
     """`publish`: upload variants that are built and proven, and the wheels behind the one name."""
-    document = publish_built(context, options)
-    context.answer({"schema": 1, **document})
+    publication = publish_built(context, options)
+    context.answer(PublishAnswer(**vars(publication)))
     return 0
 
 
@@ -251,13 +278,12 @@ def _meta(context: Context, options: MetaOptions) -> int:
         compatibility_file.write_text(compatibility, "utf-8")
     left_out = sorted({file.name for file in built if family.last[file.minor] != file.version})
     context.answer(
-        {
-            "schema": 1,
-            "version": family.version,
-            "variants": {str(minor): version for minor, version in family.last.items()},
-            "wheels": [str(path) for path in wheels],
-            "left_out": left_out,
-        }
+        MetaAnswer(
+            version=family.version,
+            variants={str(minor): version for minor, version in family.last.items()},
+            wheels=tuple(wheels),
+            left_out=tuple(left_out),
+        )
     )
     for path in wheels:
         context.say(f"wrote {path}")
@@ -271,6 +297,6 @@ def _meta(context: Context, options: MetaOptions) -> int:
 
 
 COMMANDS = {
-    "publish": Command(PublishOptions, _configure_publish, _publish),
-    "meta": Command(MetaOptions, _configure_meta, _meta),
+    "publish": Command(PublishOptions, _configure_publish, _publish, PublishAnswer),
+    "meta": Command(MetaOptions, _configure_meta, _meta, MetaAnswer),
 }

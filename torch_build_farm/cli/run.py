@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from torch_build_farm.cli import report
 from torch_build_farm.cli.arguments import Parser, add_upload_arguments, add_wait_argument, positive
@@ -68,11 +68,33 @@ def _prepare(context: Context, options: SelectionOptions) -> Prepared:
     )
 
 
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job as an entry of a CI matrix; `releases` are torch's, with spaces between."""
+
+    job: str
+    distribution: str
+    version: str
+    variant: str
+    torch: str
+    python: str
+    releases: str
+    cuda: str
+    image: str
+
+
+@dataclass(frozen=True)
+class PlanAnswer:
+    """The document of `plan`: a CI matrix, in the form of GitHub Actions' strategy.matrix."""
+
+    include: tuple[PlannedJob, ...]
+
+
 def _show_plan(context: Context, options: SelectionOptions) -> int:
     """`plan`: show the jobs; nothing runs."""
     plan = _prepare(context, options).plan
     if context.json:
-        context.answer(plan.matrix())
+        context.answer(PlanAnswer(tuple(PlannedJob(**job) for job in plan.matrix()["include"])))
     else:
         report.plan_table(context.console, plan.jobs)
         for note in plan.notes:
@@ -123,7 +145,7 @@ def _run(context: Context, options: RunOptions) -> int:
         upload = publish.PublishOptions(
             index=options.publish, index_url=options.index_url, yes=options.yes, wait=options.wait
         )
-        result = replace(result, published=publish.publish_built(context, upload))
+        result = replace(result, published=asdict(publish.publish_built(context, upload)))
     return _answer(context, result)
 
 
@@ -148,7 +170,7 @@ def _smoke(context: Context, options: StageOptions) -> int:
 
 COMMANDS = {
     "run": Command(RunOptions, _configure_run, _run),
-    "plan": Command(SelectionOptions, add_selection_arguments, _show_plan),
+    "plan": Command(SelectionOptions, add_selection_arguments, _show_plan, PlanAnswer),
     "render": Command(StageOptions, _configure_stages, _render),
     "build": Command(StageOptions, _configure_stages, _build),
     "smoke": Command(StageOptions, _configure_stages, _smoke),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
+from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import (
     CommonOptions,
     Parser,
@@ -45,6 +46,14 @@ def _configure_parser(parser: Parser) -> None:
     parser.add_argument(
         "--out", type=optional_path, metavar="DIR", help="unpack the SDK into this folder, for CMAKE_PREFIX_PATH"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SdkAnswer(Answer):
+    """The document of `sdk`; `cmake_prefix_path` is null without --out."""
+
+    sdks: tuple[Sdk, ...]
+    cmake_prefix_path: Path | None
 
 
 def _release(text: str, index: PackageIndex) -> str:
@@ -89,8 +98,7 @@ def _sdk(context: Context, options: SdkOptions) -> int:
             with store.locked(cache.lock_of(release, python), shell):
                 sdks.append(cache.get(store, release, python, index, context.say))
         prefix = _unpack(sdks[0], options.out.resolve()) if options.out else None
-    rows = [{**asdict(sdk), "wheel": str(sdk.wheel)} for sdk in sdks]
-    context.answer({"schema": 1, "sdks": rows, "cmake_prefix_path": str(prefix) if prefix else None})
+    context.answer(SdkAnswer(sdks=tuple(sdks), cmake_prefix_path=prefix))
     for sdk in sdks:
         context.say(f"{sdk.wheel}\n  of {sdk.made_of}, sha256 {sdk.sha256}")
     if prefix:
@@ -99,4 +107,4 @@ def _sdk(context: Context, options: SdkOptions) -> int:
     return 0
 
 
-COMMANDS = {"sdk": Command(SdkOptions, _configure_parser, _sdk)}
+COMMANDS = {"sdk": Command(SdkOptions, _configure_parser, _sdk, SdkAnswer)}

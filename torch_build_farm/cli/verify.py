@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch_build_farm.cli import report
+from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import (
     CommonOptions,
     Parser,
@@ -44,6 +45,17 @@ def _configure_parser(parser: Parser) -> None:
     parser.add_argument("wheel", type=Path, metavar="WHEEL", help="a wheel that the farm built")
     add_base_image_argument(parser)
     add_wait_argument(parser)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyAnswer(Answer):
+    """The document of `verify`: in what the wheels differ, and in what the two builds' inputs do."""
+
+    wheel: str
+    job: str
+    identical: bool
+    differences: tuple[str, ...]
+    changed: tuple[str, ...]
 
 
 def _selection_of(job: str, project: Project) -> Selection:
@@ -111,8 +123,15 @@ def _verify(context: Context, options: VerifyOptions) -> int:
         wheel_differences = differences(wheel, new_wheel)
     (new_build,) = (record for record in new_records if record.stage == recorded.build.stage)
     changed_inputs = rebuild.changed_inputs(recorded.build, new_build)
-    context.answer({"schema": 1, "wheel": wheel.name, "job": recorded.job, "identical": not wheel_differences,
-                    "differences": wheel_differences, "changed": changed_inputs})  # fmt: skip
+    context.answer(
+        VerifyAnswer(
+            wheel=wheel.name,
+            job=recorded.job,
+            identical=not wheel_differences,
+            differences=tuple(wheel_differences),
+            changed=tuple(changed_inputs),
+        )
+    )
     if wheel_differences:
         lines = "\n".join(f"  - {line}" for line in [*changed_inputs, *wheel_differences])
         error = NotReproducedError(f"{wheel.name}, built again, differs:\n{lines}", where=str(wheel))
@@ -122,4 +141,4 @@ def _verify(context: Context, options: VerifyOptions) -> int:
     return 0
 
 
-COMMANDS = {"verify": Command(VerifyOptions, _configure_parser, _verify)}
+COMMANDS = {"verify": Command(VerifyOptions, _configure_parser, _verify, VerifyAnswer)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from torch_build_farm.core.errors import UnknownTorchError
 from torch_build_farm.core.versions import CPython, Minor
@@ -38,22 +37,6 @@ class Found:
     cuda: str = ""
     news: tuple[str, ...] = ()
     facts: Facts | None = field(default=None, compare=False)
-
-    def as_json(self) -> dict[str, Any]:
-        document: dict[str, Any] = {
-            "torch": str(self.minor),
-            "status": str(self.status),
-            "releases": list(self.releases),
-            "cpython": list(self.cpython),
-            "cuda": self.cuda,
-            "news": list(self.news),
-        }
-        if self.facts:
-            document["facts"] = {
-                key: {"value": list(fact.value) if isinstance(fact.value, tuple) else fact.value, "source": fact.source}
-                for key, fact in self.facts.facts.items()
-            }
-        return document
 
 
 def compare(

@@ -1,0 +1,58 @@
+"""The JSON documents for programs: one frozen dataclass a command, declared beside the command.
+
+Every start of the farm imports this, so it imports little. cli/schemas.py writes the documents' JSON Schemas.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch_build_farm.core.errors import FarmError, exit_code
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A command's document. `schema` is the version of its form: it changes if a key goes or changes its meaning."""
+
+    schema: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class ErrorDetails:
+    """What failed, where, and what to do next; `kind` is the error's name in the reference of errors."""
+
+    kind: str
+    exit_code: int
+    what: str
+    where: str
+    next: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorAnswer(Answer):
+    """The document of a command that failed."""
+
+    error: ErrorDetails
+
+    @classmethod
+    def of(cls, error: FarmError) -> ErrorAnswer:
+        kind = type(error).__name__
+        return cls(error=ErrorDetails(kind, exit_code(error), error.what, error.where, error.next_step))
+
+
+def as_text(answer: DataclassInstance | dict[str, Any]) -> str:
+    """The document as it is printed."""
+    document = answer if isinstance(answer, dict) else asdict(answer)
+    return json.dumps(document, indent=2, default=_path_text)
+
+
+def _path_text(value: object) -> str:
+    if not isinstance(value, Path):
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return str(value)
