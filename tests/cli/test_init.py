@@ -37,6 +37,7 @@ def test_a_tree_with_setup_py_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "setuptools, requires 'torch>=2.9,<2.12'" in text
     assert "csrc/a.cu and 1 more need nvcc" in text
     assert "setup.py reads FLAGS, FORCE_ONLY_CPU;" in text
+    assert "# The packages that a wheel may contain at top level.\npackages = " in text
     assert len(text.splitlines()) < 20
     assert load(tmp_path, CHECKOUT).settings.name == "demo-ext"
     capsys.readouterr()

@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import VersionError
 from torch_build_farm.project import metadata
-from torch_build_farm.project.settings import TABLE
+from torch_build_farm.project.settings import TABLE, Settings
+from torch_build_farm.project.tables import adapter
 from torch_build_farm.project.variant import Variant
 
 MARK = "CHECK:"
@@ -136,9 +137,12 @@ def _torch_line(facts: SourceFacts, variants: Sequence[Variant]) -> str:
 
 
 def _line(key: str, value: str | Sequence[str], mark: str = "") -> str:
-    """A line of TOML; with `mark`, one that asks to be checked."""
+    """A line of TOML below a comment with the key's meaning; with `mark`, one that asks to be checked."""
+    description = adapter(Settings).json_schema()["properties"][key]["description"]
+    sentence = " ".join(description.split()).partition(". ")[0].removesuffix(".")
     item = tomlkit.item(value if isinstance(value, str) else list(value)).as_string()
-    return f"{key} = {item}  # {MARK} {mark}" if mark else f"{key} = {item}"
+    line = f"{key} = {item}  # {MARK} {mark}" if mark else f"{key} = {item}"
+    return f"# {sentence}.\n{line}"
 
 
 def _admits(requirement: str, variant: Variant) -> bool:
