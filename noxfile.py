@@ -54,6 +54,15 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def gen(session: nox.Session) -> None:
+    """Write what is generated of the docs: the reference of settings, variants and commands, and the JSON Schemas."""
+    _install(session)
+    session.run("python", "-m", "torch_build_farm.project.reference")
+    session.run("python", "-m", "torch_build_farm.cli.schemas", "docs/schemas/answers")
+    session.run("python", "ci/docs_commands.py")
+
+
+@nox.session(default=False)
 def benchmark(session: nox.Session) -> None:
     """Measure the farm against plain cibuildwheel; takes a Docker engine, some 20 GB and an hour."""
     _install(session)

@@ -21,6 +21,9 @@ _INTRODUCTION = """# Commands
 
 The first form serves the project beside `build_farm.py`, the second the one in the current folder; `--project` names
 another. Without a command, all stages run: that is `run`. [Errors](errors.md) lists the exit codes.
+
+`docs/schemas/answers/COMMAND.schema.json` is the JSON Schema of the document that `--json` prints;
+`error.schema.json` is that of a command that fails.
 """
 
 NOTES = {

@@ -295,11 +295,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "index add 2.99.0" in capsys.readouterr().err
 
 
-def test_the_json_schema_is_that_of_the_code() -> None:
-    shipped = (CHECKOUT / "docs" / "audit.schema.json").read_text("utf-8")
-    assert shipped == json.dumps(output.json_schema(), indent=2) + "\n"
-
-
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     report = audit(tmp_path, {MINE: library([SYM_NE, SINGLETON], [], TORCH, more=BUILT_ON_28)})
     console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))

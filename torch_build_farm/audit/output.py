@@ -188,7 +188,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class Document:
-    """What --json prints; docs/audit.schema.json is made of it."""
+    """What --json prints; docs/schemas/answers/audit.schema.json is made of it."""
 
     wheels: tuple[WheelReport, ...]
     errors: tuple[Unread, ...] = ()
@@ -199,10 +199,3 @@ class Document:
 
         document: dict[str, Any] = TypeAdapter(Document).dump_python(self, mode="json")
         return document
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of what --json prints."""
-    from pydantic import TypeAdapter  # noqa: PLC0415 (slow to import)
-
-    return TypeAdapter(Document).json_schema(mode="serialization")

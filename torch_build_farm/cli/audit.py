@@ -98,4 +98,4 @@ def _audit(context: Context, options: AuditOptions) -> int:
     return 0 if all(report.ok for report in reports) else AbiError.exit_code
 
 
-COMMANDS = {"audit": Command(AuditOptions, _configure_parser, _audit)}
+COMMANDS = {"audit": Command(AuditOptions, _configure_parser, _audit, output.Document)}
