@@ -11,8 +11,9 @@ from rich.console import Console
 from tests.pipeline.test_smoke import JOB
 from torch_build_farm.cli.report import Progress, summary
 from torch_build_farm.core.errors import CompileError
-from torch_build_farm.pipeline.records import Artifact
-from torch_build_farm.pipeline.results import JobResult, RunResult
+from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, Facts, SmokeFacts
+from torch_build_farm.pipeline.records import Artifact, Record
+from torch_build_farm.pipeline.results import JobResult, RunResult, StageResult
 
 OTHER = replace(JOB, distribution="demo-torch28")
 
@@ -61,3 +62,36 @@ def test_the_summary_has_path_size_hash_and_tag() -> None:
     text = stream.getvalue()
     for words in (f"/work/{name}", "manylinux_2_17_x86_64", "1.5 MB", "ab" * 32, "FAILED", "error: no", "1 failed"):
         assert words in text
+
+
+def test_the_summary_has_what_each_stage_found_out() -> None:
+    def ran(stage: str, facts: Facts, *, kept: bool = False) -> StageResult:
+        return StageResult(Record(stage, JOB.id, "", (), 2.0, "", details=facts), kept)
+
+    build = BuildFacts("local", "", "torch's SDK 2.9.0", 812, 17.5, ())
+    audit = AuditFacts("2.9", {"2.8.0": "BROKEN", "2.9.0": "OK"}, ("GLIBC_2.32", "GLIBCXX_3.4.21"))
+    smoke = SmokeFacts("2.9.1", "12.8", ("cpu", "H100"), ("demo", "demo.more"), "gradients agree", "torch 2.10")
+    stages = (ran("build", build), ran("audit", audit), ran("smoke", smoke))
+    stream = io.StringIO()
+    summary(
+        Console(file=stream, width=100), RunResult((JobResult(JOB, stages, None, None, "log"),), 6.5, Path("/work"))
+    )
+    lines = stream.getvalue().splitlines()
+    assert lines[1:8] == [
+        "demo-torch29-cp311  6.0 s, 17.5 s of it compiling",
+        "  built   with torch's SDK 2.9.0",
+        "  audit   works with torch 2.9; needs GLIBC_2.32, GLIBCXX_3.4.21",
+        "  smoke   torch 2.9.1 on cpu, H100; imports demo, demo.more; refuses torch 2.10",
+        "          gradients agree",
+        "",
+        "audit, torch         2.8.0    2.9.0 ",
+    ]
+    assert lines[-1] == "1 done, 0 kept, 0 failed, in 6.5 s"
+
+    # A build that was kept compiled in an earlier run.
+    kept_build = (ran("build", build, kept=True), ran("audit", audit))
+    stream = io.StringIO()
+    summary(
+        Console(file=stream, width=100), RunResult((JobResult(JOB, kept_build, None, None, "log"),), 6.5, Path("/work"))
+    )
+    assert stream.getvalue().splitlines()[1] == "demo-torch29-cp311  2.0 s"

@@ -143,9 +143,8 @@ def _lines(result: JobResult, work: Path) -> list[str]:
     if build:
         lines.append(f"built   with {build.built_with}")
     if audit:
-        lines.append(f"audit   works with torch {audit.true_range}")
-        if audit.symbol_versions:
-            lines.append(f"        needs {', '.join(audit.symbol_versions)}")
+        needs = f"; needs {', '.join(audit.symbol_versions)}" if audit.symbol_versions else ""
+        lines.append(f"audit   works with torch {audit.true_range}{needs}")
     if smoke:
         parts = [f"torch {smoke.torch} on {', '.join(smoke.devices)}", f"imports {', '.join(smoke.imports)}"]
         if smoke.refuses:
