@@ -40,3 +40,13 @@ def test_an_audit_imports_little() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
     needless = BUILDS_AND_FETCHES | {"jinja2", "pydantic", "tomlkit", "torch_build_farm.pipeline.runner"}
     assert needless & set(loaded.stdout.split()) == set()
+
+
+def test_the_list_of_commands_imports_no_command() -> None:
+    """`--help` and `--version` end the process inside the parser, so the modules are printed at exit."""
+    code = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+    code += "from torch_build_farm.cli.main import main; main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert "smoke-test wheels" in done.stdout
+    needless = BUILDS_AND_FETCHES | {"jinja2", "pydantic", "tomlkit", "torch_build_farm.cli.run"}
+    assert needless & set(done.stderr.split()) == set()
