@@ -61,7 +61,7 @@ def test_sections_of_a_library_are_named(tmp_path: Path) -> None:
 
 def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
     made = wheel(tmp_path / "dist", {"a.py": b"one"})
-    with pytest.raises(UsageError, match="no record tells"):
+    with pytest.raises(UsageError, match="no record shows"):
         records.find(made, tmp_path)
     facts: dict[str, Facts | None] = {"render": RENDERED, "build": BUILT, "relocate": None}
     for stage, details in facts.items():

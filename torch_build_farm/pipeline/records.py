@@ -178,7 +178,7 @@ def find(wheel: Path, work: Path) -> WheelRecords:
     Raises UsageError where there are none.
     """
     if not wheel.is_file():
-        raise UsageError("there is no such wheel", where=str(wheel), next_step="work/dist holds finished wheels")
+        raise UsageError("the wheel does not exist", where=str(wheel), next_step="work/dist holds finished wheels")
     wheel_digest = sha256(wheel)
     job = by_wheel(work).get(wheel_digest)
     render = job.read("render") if job else None
@@ -186,7 +186,7 @@ def find(wheel: Path, work: Path) -> WheelRecords:
     if render and build:
         return WheelRecords(render, build)
     raise UsageError(
-        f"no record tells how this wheel was made (sha256 {wheel_digest})",
+        f"no record shows how this wheel was made (sha256 {wheel_digest})",
         where=str(work / "jobs"),
         next_step="name the work folder of the run that made it with --work DIR; records of an older farm do not count",
     )

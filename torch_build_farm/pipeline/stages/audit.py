@@ -48,7 +48,7 @@ def _work(step: Step) -> Outcome:
         raise AbiError(
             f"{step.job.id}: the wheel does not work with every release of its torch minor: {reasons}",
             where=str(path),
-            next_step=f"build_farm.py audit {path} tells more",
+            next_step=f"build_farm.py audit {path} shows the details",
         )
     step.say(f"works with torch {report.true_range}")
     verdicts = {release: on_release.verdict.value for release, on_release in report.releases.items()}
