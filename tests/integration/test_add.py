@@ -61,6 +61,7 @@ def test_removed_variants_come_back(farm: Farm, built: dict[str, Answer]) -> Non
     missing = {one["torch"]: one for one in found.document["minors"] if one["status"] == "missing"}
     assert set(missing) == {"2.14", "2.15"}
     assert missing["2.15"]["facts"]["cuda"]["value"] == "13.2"
+    assert missing["2.15"]["facts"]["pin"]["value"] == "==2.15.*"
     assert found.document["bytes"] < 5_000_000
 
     assert (built["dry run"].code, "+cuda = " in built["dry run"].out) == (0, True)

@@ -118,7 +118,7 @@ class _Addition:
             file=self.edit.path,
             diff=self.edit.diff,
             kept=tuple(self.edit.kept),
-            facts=dict(self.facts.facts),
+            facts=self.facts.for_documents(),
             changes=self.changes.as_json() if self.changes else None,
         )
 

@@ -73,7 +73,7 @@ def _row(minor: Found) -> MinorRow:
         minor.cuda,
         tuple(minor.news),
     )
-    return NewMinorRow(*shared, dict(minor.facts.facts)) if minor.facts else MinorRow(*shared)
+    return NewMinorRow(*shared, minor.facts.for_documents()) if minor.facts else MinorRow(*shared)
 
 
 def _discover(context: Context, options: DiscoverOptions) -> int:

@@ -50,6 +50,11 @@ class Facts:
     def __getitem__(self, key: str) -> Fact:
         return self.facts[key]
 
+    def for_documents(self) -> dict[str, Fact]:
+        """The facts as JSON documents have them: with the pin, which follows from the minor and is in no file."""
+        reason = "also accepts vendors' pre-release builds, which >=X.Y,<X.Z does not"
+        return {**self.facts, "pin": Fact(self.minor.pin, reason)}
+
 
 def tags_of(releases: Iterable[Release]) -> tuple[str, ...]:
     """CPython tags that any of the releases has, in order."""
