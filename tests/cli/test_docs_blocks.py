@@ -1,0 +1,138 @@
+"""The shell blocks of README, tutorial and how-to pages run as they are printed.
+
+The blocks of a page run in order, in one shell, in a scratch copy of the checkout with an empty HOME. A block that needs
+more than that is marked in the page, `<!-- needs: REASON -->`, with one of the reasons below and no other.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from torch_build_farm.cli import main
+
+# Blocks of these reasons run with the option of the marker: --run-torch, --run-docker.
+OPTED_IN = {
+    "torch": "torch",
+    "compile": "torch",  # minutes of compiling
+    "docker": "docker",
+}
+# Blocks of these reasons never run here. Their command lines are parsed all the same.
+NEVER = {
+    "account": "an account on a package index; how-to/publish.md rehearses the same commands on an index on loopback",
+    "install": "a download of every dependency; the environment of the test has them, and CI installs them first",
+    "release": "a torch release that is still to come",
+    "root": "root, and changes to the machine; CI runs these scripts before the tests",
+    "tests": "this very test run",
+}
+PAGES = [
+    CHECKOUT / "README.md",
+    *sorted((CHECKOUT / "docs" / "tutorial").glob("*.md")),
+    *sorted((CHECKOUT / "docs" / "how-to").glob("*.md")),
+    CHECKOUT / "docs" / "explanation" / "follow-a-pin.md",
+]
+_BLOCK = re.compile(
+    r"(?:^<!-- needs: (?P<reason>\S+) -->\n)?^```(?P<language>sh|bash|console|shell)\n(?P<text>.*?)^```$", re.M | re.S
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A shell block of a page; `needs` is empty for one that runs by default."""
+
+    needs: str
+    text: str
+
+
+def _blocks(page: Path) -> list[Block]:
+    return [Block(match["reason"] or "", match["text"]) for match in _BLOCK.finditer(page.read_text("utf-8"))]
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(CHECKOUT).as_posix()
+
+
+def _pages_for(marker: str) -> list[object]:
+    """The pages that have blocks of this group; "" stands for the blocks that run by default."""
+    reasons = {reason for reason, group in OPTED_IN.items() if group == marker} or {""}
+    marks = [getattr(pytest.mark, marker)] if marker else []
+    pages = [page for page in PAGES if any(block.needs in reasons for block in _blocks(page))]
+    return [
+        pytest.param(page, reasons | {""}, id=f"{_name(page)}{marker and '-' + marker}", marks=marks) for page in pages
+    ]
+
+
+def test_every_shell_block_runs_or_gives_a_known_reason() -> None:
+    unknown = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        blocks = _blocks(page)
+        unknown += [f"{_name(page)}: {block.needs}" for block in blocks if block.needs not in {"", *OPTED_IN, *NEVER}]
+        # A mark that stands before no block, or a block that is indented, would be passed over in silence.
+        marks = text.count("<!-- needs:")
+        fences = len(re.findall(r"^\s*```(?:sh|bash|console|shell)\b", text, re.MULTILINE))
+        assert (marks, fences) == (sum(bool(block.needs) for block in blocks), len(blocks)), _name(page)
+    assert not unknown
+    assert len(PAGES) > 12
+
+
+def test_every_command_line_of_the_docs_is_one_that_the_farm_takes() -> None:
+    """Of blocks that never run here too."""
+    seen = 0
+    for page in PAGES:
+        for block in _blocks(page):
+            for line in block.text.splitlines():
+                match = re.search(r"(?:python build_farm\.py|torch-build-farm)((?: [^|&>#]*)?)", line)
+                if match:
+                    seen += 1
+                    words = shlex.split(match[1])
+                    name = words.pop(0) if words and words[0] in main.COMMANDS else "run"
+                    main.load_command(name).parse(main.command_parser(name), words)
+    assert seen > 30
+
+
+def _scratch(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A copy of the checkout, and an environment whose `python` and `pip` are of a new one that has the farm's."""
+    checkout = tmp_path / "torch-build-farm"
+    ignore = shutil.ignore_patterns(
+        ".git", ".venv", ".nox", ".*_cache", "__pycache__", "site", "work", "tests", "node_modules"
+    )
+    shutil.copytree(CHECKOUT, checkout, ignore=ignore)
+    # A block may install something: it goes into an environment of its own, which sees the test's as well.
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    site = next(environment.glob("lib/python*/site-packages"))
+    site.joinpath("of-the-tests.pth").write_text("\n".join(path for path in sys.path if "site-packages" in path) + "\n")
+    home = tmp_path / "home"
+    home.mkdir()
+    search = f"{environment / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {**os.environ, "HOME": str(home), "PATH": search, "VIRTUAL_ENV": str(environment)}
+    for name in ("TORCH_BUILD_FARM_STORE", "XDG_CACHE_HOME", "PYTHONPATH", "SOURCE_DATE_EPOCH"):
+        variables.pop(name, None)
+    return checkout, variables
+
+
+@pytest.mark.parametrize(("page", "reasons"), [*_pages_for(""), *_pages_for("torch"), *_pages_for("docker")])
+def test_the_blocks_of_a_page_run(page: Path, reasons: set[str], tmp_path: Path) -> None:
+    checkout, variables = _scratch(tmp_path)
+    if "torch" in reasons:  # gigabytes that every test of full torch shares
+        variables |= {name: os.environ[name] for name in ("TORCH_BUILD_FARM_STORE",) if name in os.environ}
+    script = "\n".join(block.text for block in _blocks(page) if block.needs in reasons)
+    done = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", script],
+        cwd=checkout,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
