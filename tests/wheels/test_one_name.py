@@ -214,3 +214,11 @@ def test_a_minors_last_variant_is_no_pre_release_and_no_local_version(tmp_path: 
     assert inventory.last_built(files("0.9", "1.0rc1"), "1.0rc1") == {Minor(2, 8): "1.0rc1"}
     (tmp_path / "not a wheel's name.whl").write_text("")
     assert inventory.built(project("demo"), tmp_path) == []
+
+
+def test_an_index_that_does_not_repeat_requires_python_changes_nothing(tmp_path: Path) -> None:
+    demo = project("demo")
+    variant(tmp_path, demo, "2.9", "1.0", FILES)
+    built = [replace(file, requires_python=">=3.10,<3.15") for file in inventory.built(demo, tmp_path)]
+    published = [replace(file, requires_python="", path=None) for file in built]
+    assert inventory.family(demo, built, published).requires_python == ">=3.10"

@@ -107,7 +107,10 @@ def family(project: Project, built_files: Sequence[VariantFile], published_files
             f"no variant of {project.settings.name} is built", where="work/dist", next_step="build some first: --torch"
         )
     version = str(max(Version(file.version) for file in built_files))
-    files = [*published_files, *built_files]
+    # A wheel that is both here and on the index counts once, as it is here: an index need not repeat what a wheel
+    # requires (PEP 503 leaves data-requires-python to it), and the same family must give the same bytes again.
+    names_built = {file.name for file in built_files}
+    files = [*(file for file in published_files if file.name not in names_built), *built_files]
     last = last_built(files, version)
     requires_python = [file.requires_python for file in files if last.get(file.minor) == file.version]
     # The newest minor's wheel is the model: its METADATA becomes that of the wheels behind the one name.
