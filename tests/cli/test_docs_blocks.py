@@ -30,6 +30,7 @@ OPTED_IN = {
 # Blocks of these reasons never run here. Their command lines are parsed all the same.
 NEVER = {
     "account": "an account on a package index; how-to/publish.md rehearses the same commands on an index on loopback",
+    "minutes": "more than ten minutes of compiling; tests/integration/test_third_party.py builds smaller sdists",
     "install": "a download of every dependency; the environment of the test has them, and CI installs them first",
     "release": "a torch release that is still to come",
     "root": "root, and changes to the machine; CI runs these scripts before the tests",
