@@ -33,6 +33,17 @@ def test_every_page_that_code_names_is_there() -> None:
             assert anchor in slugs, f"{where} names {page}"
 
 
+def test_the_page_that_follows_a_pin_names_code_that_is_there() -> None:
+    """Its tables name a file of the package and what in it does the step."""
+    text = (CHECKOUT / "docs" / "explanation" / "follow-a-pin.md").read_text()
+    named = re.findall(r"`(\w+/[\w/]+\.py)`(?:, ((?:`[\w.]+`(?: and )?)+))?", text)
+    assert len(named) > 20
+    for file, names in named:
+        code = (CHECKOUT / "torch_build_farm" / file).read_text()
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert re.search(rf"^ *(?:def|class) {name.split('.')[-1]}\b", code, re.MULTILINE), f"{file} has no {name}"
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     readme, ci = (CHECKOUT / "README.md").read_text(), (CHECKOUT / ".ci" / "run").read_text()
     assert "pip install '.[test]' && pytest\n" in readme

@@ -102,30 +102,37 @@ def test_every_command_line_of_the_docs_is_one_that_the_farm_takes() -> None:
     assert seen > 30
 
 
-def _scratch(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A copy of the checkout, and an environment whose `python` and `pip` are of a new one that has the farm's."""
-    checkout = tmp_path / "torch-build-farm"
-    ignore = shutil.ignore_patterns(
-        ".git", ".venv", ".nox", ".*_cache", "__pycache__", "site", "work", "tests", "node_modules"
-    )
-    shutil.copytree(CHECKOUT, checkout, ignore=ignore)
-    # A block may install something: it goes into an environment of its own, which sees the test's as well.
-    environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    site = next(environment.glob("lib/python*/site-packages"))
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment that sees the packages of the test's own: what a block installs goes there."""
+    folder = tmp_path_factory.mktemp("docs") / "environment"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
     site.joinpath("of-the-tests.pth").write_text("\n".join(path for path in sys.path if "site-packages" in path) + "\n")
-    home = tmp_path / "home"
+    return folder
+
+
+def _copy_of_the_checkout(folder: Path) -> Path:
+    copy = folder / "torch-build-farm"
+    left_out = (".git", ".venv", ".nox", ".*_cache", "__pycache__", "site", "work", "tests", "node_modules")
+    shutil.copytree(CHECKOUT, copy, ignore=shutil.ignore_patterns(*left_out))
+    return copy
+
+
+def _variables(environment: Path, home: Path) -> dict[str, str]:
+    """The environment variables of a newcomer: an empty HOME, and nothing of the farm's set."""
     home.mkdir()
     search = f"{environment / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     variables = {**os.environ, "HOME": str(home), "PATH": search, "VIRTUAL_ENV": str(environment)}
     for name in ("TORCH_BUILD_FARM_STORE", "XDG_CACHE_HOME", "PYTHONPATH", "SOURCE_DATE_EPOCH"):
         variables.pop(name, None)
-    return checkout, variables
+    return variables
 
 
 @pytest.mark.parametrize(("page", "reasons"), [*_pages_for(""), *_pages_for("torch"), *_pages_for("docker")])
-def test_the_blocks_of_a_page_run(page: Path, reasons: set[str], tmp_path: Path) -> None:
-    checkout, variables = _scratch(tmp_path)
+def test_the_blocks_of_a_page_run(page: Path, reasons: set[str], environment: Path, tmp_path: Path) -> None:
+    checkout = _copy_of_the_checkout(tmp_path)
+    variables = _variables(environment, tmp_path / "home")
     if reasons != {""}:  # gigabytes of torch, which every test that opts in shares
         variables["TORCH_BUILD_FARM_STORE"] = str(default_folder())
     script = "\n".join(block.text for block in _blocks(page) if block.needs in reasons)
