@@ -44,6 +44,13 @@ def test_the_page_that_follows_a_pin_names_code_that_is_there() -> None:
             assert re.search(rf"^ *(?:def|class) {name.split('.')[-1]}\b", code, re.MULTILINE), f"{file} has no {name}"
 
 
+def test_every_schema_of_an_answer_is_in_the_reference() -> None:
+    listed = re.findall(
+        r"\(\.\./schemas/answers/([\w.-]+)\)", (CHECKOUT / "docs" / "reference" / "json.md").read_text()
+    )
+    assert sorted(listed) == sorted(path.name for path in (CHECKOUT / "docs" / "schemas" / "answers").iterdir())
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     readme, ci = (CHECKOUT / "README.md").read_text(), (CHECKOUT / ".ci" / "run").read_text()
     assert "pip install '.[test]' && pytest\n" in readme
