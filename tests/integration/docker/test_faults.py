@@ -177,7 +177,7 @@ def test_out_of_memory(contained: Farm, docker: Docker) -> None:
     assert answer.code == 15, answer.err
     what = answer.document["jobs"][0]["error"]["what"]
     assert "out of memory" in what
-    assert "which may take 1.6 GB" in what
+    assert "which may use 1.6 GB" in what
     assert left_behind(contained, docker) == []
 
 
