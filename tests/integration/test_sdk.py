@@ -190,9 +190,8 @@ def test_sdk_by_itself(environment: Environment, tmp_path: Path, release: str) -
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    megabytes, seconds = map(float, done.stdout.splitlines()[-1].removesuffix(" s").split(" MB in "))
-    assert megabytes < 15
-    assert seconds < 15
+    megabytes, _ = done.stdout.splitlines()[-1].split(" MB in ")
+    assert float(megabytes) < 15
     assert f"CMAKE_PREFIX_PATH={out}/torch/share/cmake" in done.stdout
     (path,) = store.glob("sdk/*/*.whl")
     again = environment.uv("install", "--no-index", "--find-links", path.parent, f"torch=={release}")
