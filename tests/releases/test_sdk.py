@@ -23,6 +23,7 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.project.settings import Settings
+from torch_build_farm.releases import sdk as torch_sdk
 from torch_build_farm.releases import symbol_table, symbol_types
 from torch_build_farm.releases.sdk import cache, fallback, wheel
 from torch_build_farm.releases.sdk import exported_names as names
@@ -259,7 +260,7 @@ class TestShelf:
             lambda: sdk.wheel.write_bytes(sdk.wheel.read_bytes()[:-9]),
             lambda: sdk.wheel.write_bytes(bytes(99)),
             sdk.wheel.unlink,
-            (sdk.folder / cache.CONSTRAINTS).unlink,
+            (sdk.folder / torch_sdk.CONSTRAINTS).unlink,
             lambda: note.write_text("{"),
             lambda: note.write_text('{"schema": 0}'),
         ):
@@ -368,9 +369,9 @@ print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__fil
         assert fallback.asked(tmp_path / "asked", "") == ""
 
     def test_libraries_that_were_loaded_are_told_by_the_log(self, tmp_path: Path) -> None:
-        said = f"ImportError: {wheel.REFUSAL}: cannot open shared object file: No such file or directory"
+        said = f"ImportError: {torch_sdk.REFUSAL}: cannot open shared object file: No such file or directory"
         assert fallback.asked(tmp_path / "none", said) == "torch's libraries"
-        linked = f"ld: warning: {wheel.REFUSAL}, needed by libtorch.so, not found (try using -rpath or -rpath-link)"
+        linked = f"ld: warning: {torch_sdk.REFUSAL}, needed by libtorch.so, not found (try using -rpath or -rpath-link)"
         assert fallback.asked(tmp_path / "none", linked) == "", "an executable was linked, and nothing was loaded"
 
 

@@ -25,6 +25,7 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.cli.run import StageOptions
 from torch_build_farm.core.errors import UsageError
+from torch_build_farm.core.files import replace_text
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.pipeline.results import RunResult
@@ -248,7 +249,7 @@ def _write_evidence(context: Context, additions: Sequence[_Addition], result: Ru
     sections.append(evidence.of_build(result.jobs))
     path = context.work / "evidence.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(sections), "utf-8")
+    replace_text(path, "\n".join(sections))
     return path
 
 

@@ -29,7 +29,7 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, PublishError, UsageError, nearest
-from torch_build_farm.core.files import clear, size_text
+from torch_build_farm.core.files import clear, replace_text, size_text
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.interpreters import find_interpreters
@@ -275,7 +275,7 @@ def _meta(context: Context, options: MetaOptions) -> int:
     with workfolder.locked(context.work, context.runner, options.wait, context.say):
         wheels = one_name.write(family, dist)
         compatibility = inventory.compatibility(family, [*published, *built])
-        compatibility_file.write_text(compatibility, "utf-8")
+        replace_text(compatibility_file, compatibility)
     left_out = sorted({file.name for file in built if family.last[file.minor] != file.version})
     context.answer(
         MetaAnswer(

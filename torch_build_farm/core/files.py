@@ -43,15 +43,20 @@ def clear(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
+def _new_name_beside(path: Path) -> Path:
+    """A random name in the folder of `path`, which is made: several farms may write the same file at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
+
+
 @contextlib.contextmanager
 def _scratch_for(path: Path) -> Iterator[Path]:
     """A new name beside `path`, renamed to it when the block ends well; else `path` stays as it was.
 
-    Renaming within a folder is atomic (rename(2)). The name is a random one: several farms may write the same file.
+    Renaming within a folder is atomic (rename(2)).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    scratch = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
+    scratch = _new_name_beside(path)
     try:
         yield scratch
         scratch.replace(path)
@@ -95,8 +100,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
     Raises OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
+    scratch = _new_name_beside(path)
     try:
         scratch.mkdir()
         yield scratch

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch_build_farm.core.errors import CudaToolkitError, ToolError
 from torch_build_farm.core.process import Shell
@@ -16,7 +16,9 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.variant import Variant
-from torch_build_farm.releases.sdk.cache import Sdk
+
+if TYPE_CHECKING:
+    from torch_build_farm.releases.sdk.cache import Sdk
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.releases.sdk import cache
+from torch_build_farm.releases import sdk
 
 FARM_FOLDER = ".torch-build-farm"  # the farm's own files in a rendered tree
 PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
@@ -79,8 +79,8 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         "UV_CONSTRAINT": str(places.tree / CONSTRAINTS),
     }
     if places.sdk:
-        variables["UV_CONSTRAINT"] += f" {places.sdk / cache.CONSTRAINTS}"
-        variables[cache.VARIABLE] = quote(str(places.sdk))  # as a part of a URL
+        variables["UV_CONSTRAINT"] += f" {places.sdk / sdk.CONSTRAINTS}"
+        variables[sdk.VARIABLE] = quote(str(places.sdk))  # as a part of a URL
         variables["TORCH_BUILD_FARM_ASKED"] = str(places.sdk_misses)
     if places.ccache:
         variables |= _ccache(places.ccache)

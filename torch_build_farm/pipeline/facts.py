@@ -12,7 +12,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import ConfigDict
 
-from torch_build_farm.releases.sdk.wheel import LOCAL
+from torch_build_farm.releases.sdk import LOCAL
 
 # Each class has fields of its own, and refuses others: so pydantic finds out of which class a record's facts are.
 _STRICT = ConfigDict(extra="forbid")

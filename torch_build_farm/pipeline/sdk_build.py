@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import (
@@ -26,9 +27,10 @@ from torch_build_farm.engines import torch_downloads
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.pipeline.stage import RunContext, Step
 from torch_build_farm.project.plan import Job
-from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.sdk import cache, fallback
-from torch_build_farm.releases.sdk.cache import Sdk
+from torch_build_farm.releases.sdk import fallback
+
+if TYPE_CHECKING:
+    from torch_build_farm.releases.sdk.cache import Sdk
 
 
 def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
@@ -100,6 +102,8 @@ def _why_unfit(step: Step, request: BuildRequest, wheel: Path) -> str:
 
 def _sdk_of(job: Job, store: TorchStore, shell: Shell) -> Sdk:
     """The SDK of the job's torch, made now if need be. Raises PackageIndexError or SdkError."""
+    from torch_build_farm.releases.sdk import cache  # noqa: PLC0415
+
     release, python = job.variant.release, job.python
     with store.locked(cache.lock_of(release, python), shell):
         return cache.get(store, release, python, PackageIndex.configured(), shell.say)
@@ -130,6 +134,9 @@ def make_sdks_ahead(context: RunContext, jobs: Sequence[Job], log: Path) -> None
 
 def check_index(context: RunContext, job: Job) -> None:
     """Raise PackageIndexError where the job's torch can be had neither as an SDK nor whole, from store or index."""
+    from torch_build_farm.releases.listing import Listing  # noqa: PLC0415
+    from torch_build_farm.releases.sdk import cache  # noqa: PLC0415
+
     release, python = job.variant.release, job.python
     if context.engine.store.has(release, python):
         return  # a build takes that where no SDK can be made

@@ -1,8 +1,20 @@
 """torch's SDK: of a torch release what compiling and linking take, as a wheel of some 14 MB in place of 4 GB.
 
-stub      a library's exported names as a library without code, for the linker
-members   headers and CMake files out of the remote wheel, each proven by its RECORD
-wheel     both together, as an installable torch that says one sentence when it is run
-shelf     the SDKs of the store
-commands  `sdk`
+exported_names  what torch's libraries export, from which link stubs are made
+members         headers and CMake files out of the remote wheel, each proven by its RECORD
+wheel           all of it together, as an installable torch that says one sentence when it is run
+cache           the SDKs of the store
+fallback        whether a build gets the SDK or all of torch
+
+The names below identify an SDK. They are here, apart from the modules that make one, because every run reads them.
 """
+
+LOCAL = "sdk"  # the local version of an SDK: 2.9.0+sdk
+REFUSAL = "this is torch's SDK, which is for building and runs nothing (torch-build = full builds with all of torch)"
+CONSTRAINTS = "constraints.txt"
+VARIABLE = "TORCH_BUILD_FARM_SDK"  # names the SDK's folder in its constraint; uv's --find-links would be the caller's
+
+
+def version_of(release: str) -> str:
+    """Version of a release's SDK."""
+    return f"{release}+{LOCAL}"

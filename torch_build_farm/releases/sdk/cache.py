@@ -17,10 +17,8 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.sdk import exported_names, members, wheel
+from torch_build_farm.releases.sdk import CONSTRAINTS, VARIABLE, exported_names, members, wheel
 
-CONSTRAINTS = "constraints.txt"
-VARIABLE = "TORCH_BUILD_FARM_SDK"  # names the SDK's folder in its constraint; uv's --find-links would be the caller's
 _SCHEMA = 2
 
 

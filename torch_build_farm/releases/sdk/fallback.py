@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.releases.sdk.wheel import REFUSAL, version_of
+from torch_build_farm.releases.sdk import REFUSAL, version_of
 
 _RUNS_TORCH = re.compile(
     rb"^\s*((from|import) +torch\.utils\.cpp_extension\b"

@@ -19,21 +19,15 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from torch_build_farm.core.errors import SdkError
+from torch_build_farm.releases.sdk import LOCAL, REFUSAL, version_of
 from torch_build_farm.releases.sdk.exported_names import Library
 from torch_build_farm.wheels.elf import stub
 from torch_build_farm.wheels.elf.stub import Stub
 
-LOCAL = "sdk"
 _VERSION = re.compile(r"^(__version__ = ')([^'+]+)[^']*'$", re.MULTILINE)
-REFUSAL = "this is torch's SDK, which is for building and runs nothing (torch-build = full builds with all of torch)"
 _WITHOUT = 'torch-build = "full" in [tool.torch-build-farm] does without'
 _DATE = (1980, 1, 1, 0, 0, 0)
 _LEVEL = 1  # a third of the time of the usual one, for 2 MB more of 15
-
-
-def version_of(release: str) -> str:
-    """Version of a release's SDK."""
-    return f"{release}+{LOCAL}"
 
 
 def filename_of(torchs: str) -> str:
