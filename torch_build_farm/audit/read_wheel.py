@@ -27,6 +27,7 @@ from torch_build_farm.core.errors import AuditError
 from torch_build_farm.releases.header_lines import Mark, found_in
 from torch_build_farm.wheels.elf import library
 from torch_build_farm.wheels.elf.library import Elf
+from torch_build_farm.wheels.wheel import installed_path
 
 _BLOCK = 1 << 20
 _LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
@@ -70,7 +71,7 @@ def _check_names(path: Path, infos: list[zipfile.ZipInfo]) -> None:
         parts = PurePosixPath(info.filename).parts
         if info.filename.startswith("/") or ".." in parts or "\\" in info.filename or "\0" in info.orig_filename:
             raise _refuse(path, f"a file that leads out of the wheel: {info.filename!r}")
-        target = _installed(info.filename)
+        target = installed_path(info.filename)
         if target in seen:
             raise _refuse(path, f"two files named {target!r}")
         seen.add(target)
@@ -128,7 +129,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             _check_hash(path, info.filename, digest, recorded_hashes.get(info.filename, ""))
             if content[:16].startswith(_LINKER_SCRIPTS):
                 continue
-            target = _installed(info.filename)
+            target = installed_path(info.filename)
             try:
                 libraries[target] = library.read(content)
                 marks[target] = found_in(content)
@@ -146,11 +147,6 @@ def _check_hash(path: Path, name: str, digest: str, recorded: str) -> None:
         raise _refuse(path, f"RECORD lists {name} with another hash than SHA-256")
     if recorded and recorded != digest:
         raise _refuse(path, f"{name} is not the file that RECORD lists")
-
-
-def _installed(name: str) -> str:
-    """Where a file lies once it is installed (PEP 427)."""
-    return re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
 
 
 def _required(metadata: Message, tags: Iterable[Tag]) -> list[Requirement]:

@@ -114,7 +114,6 @@ _PLAIN_WORD = r"[A-Za-z0-9][\w.-]*"
 _UPLOAD_URL = r"pypi|testpypi|https?://[\w.:/~%-]+"
 _STRING = {"type": "string"}
 
-Number = Annotated[StrictInt | StrictFloat, WithJsonSchema({"type": "number"})]
 PositiveNumber = Annotated[
     StrictInt | StrictFloat, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
 ]

@@ -23,7 +23,7 @@ from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import wheel as wheels
-from torch_build_farm.wheels.wheel import Library
+from torch_build_farm.wheels.wheel import Library, installed_path
 
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"
@@ -80,17 +80,12 @@ class Move:
         return "$ORIGIN" if way == "." else f"$ORIGIN/{way}"
 
 
-def _installed(name: str) -> str:
-    """Where a member lies once it is installed, relative to site-packages (PEP 427)."""
-    return re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
-
-
 def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
     """The new path of each member. Raises RelocationError for what two variants would both own."""
     planned, stray = {}, []
     grafted = f"{info.partition('-')[0]}.libs"  # auditwheel's folder, named after the distribution
     for name in names:
-        path = _installed(name)
+        path = installed_path(name)
         new = move.member(path)
         if path.split("/")[0] in (info, grafted):
             new = f"{info}/{ENTRY_POINTS}" if name == f"{info}/entry_points.txt" else path
@@ -119,7 +114,7 @@ def _added(planned: Mapping[str, str], move: Move) -> dict[str, str]:
         if any(path.startswith(f"{folder}/") for path in paths):
             added[f"{folder}/{MARKER}"] = f"The variant {move.tag}. The dispatcher looks for this file.\n"
     for name, new in planned.items():
-        if new.endswith("/__init__.py") and _installed(name) == f"{posixpath.dirname(posixpath.dirname(new))}.py":
+        if new.endswith("/__init__.py") and installed_path(name) == f"{posixpath.dirname(posixpath.dirname(new))}.py":
             added[f"{posixpath.dirname(new)}/__main__.py"] = _MAIN
     return added
 
@@ -137,7 +132,7 @@ def _require(metadata: str, name: str) -> str:
 
 def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell: Shell) -> bytes:
     """The library with its run paths as they must be at its new place."""
-    entries = [move.run_path(entry, _installed(library.path)) for entry in library.run_paths]
+    entries = [move.run_path(entry, installed_path(library.path)) for entry in library.run_paths]
     if tuple(entries) == library.run_paths:
         return content
     file = scratch / "library.so"

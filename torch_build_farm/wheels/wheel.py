@@ -24,6 +24,11 @@ from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.wheel_archive import dist_info, write_wheel
 
 
+def installed_path(member: str) -> str:
+    """Where a member of a wheel lies once it is installed, relative to site-packages (PEP 427)."""
+    return re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", member)
+
+
 @dataclass(frozen=True)
 class Library:
     """An ELF library in a wheel. `run_paths` are the entries of its RPATH and RUNPATH, as they stand there.

@@ -45,18 +45,6 @@ class Stub:
     refusal: str
 
 
-@dataclass(frozen=True)
-class _Section:
-    name: str
-    kind: int
-    flags: int
-    content: bytes
-    size: int
-    link: int = 0
-    info: int = 0
-    entry: int = 0
-
-
 class _Strings:
     """A string table in the making."""
 
