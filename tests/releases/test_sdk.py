@@ -272,7 +272,7 @@ class TestShelf:
     def test_a_member_that_is_not_what_record_says(self, store: TorchStore, front: Front, tmp_path: Path) -> None:
         for member in ("torch/include/ATen/ATen.h", "torch/version.py"):
             small_torch.write(tmp_path, RELEASE, TAG, changed=member)
-            with pytest.raises(PackageIndexError, match=f"{member} is not what its RECORD says"):
+            with pytest.raises(PackageIndexError, match=f"{member} is not what its RECORD lists"):
                 get(store, front)
             assert cache.find(store, RELEASE, PYTHON, PackageIndex(front.url)) is None
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import csv
-import hashlib
 import io
 import mmap
 import re
@@ -16,7 +13,7 @@ from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -27,9 +24,11 @@ from torch_build_farm.core.errors import AuditError
 from torch_build_farm.releases.header_lines import Mark, found_in
 from torch_build_farm.wheels.elf import library
 from torch_build_farm.wheels.elf.library import Elf
-from torch_build_farm.wheels.wheel import installed_path
+from torch_build_farm.wheels.record import installed_path, read_record
 
-_BLOCK = 1 << 20
+if TYPE_CHECKING:
+    from installer.records import RecordEntry
+
 _LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
 _LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT", b"GROUP")  # texts in a library's place (ld's manual)
 _IN_MEMORY = 32 << 20  # larger libraries are read from a temporary file
@@ -90,15 +89,13 @@ def _text(archive: zipfile.ZipFile, path: Path, name: str) -> str:
 
 @contextlib.contextmanager
 def _content(stream: IO[bytes], size: int) -> Iterator[tuple[bytes | mmap.mmap, str]]:
-    """A library's bytes, from memory or a temporary file, and their SHA-256 as RECORD writes it."""
-    digest = hashlib.sha256()
+    """A library's bytes, from memory or a temporary file, and their SHA-256 in RECORD's base64."""
+    from installer.utils import copyfileobj_with_hashing  # noqa: PLC0415 (slow to import)
+
     with contextlib.ExitStack() as stack:
         target: IO[bytes] = io.BytesIO() if size <= _IN_MEMORY else stack.enter_context(tempfile.TemporaryFile())
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-            target.write(block)
+        value, _ = copyfileobj_with_hashing(cast(BinaryIO, stream), cast(BinaryIO, target), "sha256")
         target.flush()
-        value = "sha256=" + base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
         if isinstance(target, io.BytesIO):
             yield target.getvalue(), value
         else:
@@ -112,8 +109,7 @@ def _is_elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
 
 def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], dict[str, frozenset[Mark]]]:
     """Each library, and the lines of torch's headers in it, by the path that it is installed to."""
-    rows = csv.reader(io.StringIO(_text(archive, path, "RECORD"), newline=""))
-    recorded_hashes = {row[0]: row[1] for row in rows if len(row) > 1}
+    entries = read_record(_text(archive, path, "RECORD").encode())
     libraries: dict[str, Elf] = {}
     marks: dict[str, frozenset[Mark]] = {}
     total = 0
@@ -126,7 +122,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
         if total > _LIMIT or is_bomb:
             raise _refuse(path, f"{info.filename} would have {info.file_size} bytes")
         with archive.open(info) as stream, _content(stream, info.file_size) as (content, digest):
-            _check_hash(path, info.filename, digest, recorded_hashes.get(info.filename, ""))
+            _check_hash(path, info.filename, digest, entries.get(info.filename))
             if content[:16].startswith(_LINKER_SCRIPTS):
                 continue
             target = installed_path(info.filename)
@@ -141,11 +137,13 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
     return libraries, marks
 
 
-def _check_hash(path: Path, name: str, digest: str, recorded: str) -> None:
+def _check_hash(path: Path, name: str, digest: str, entry: RecordEntry | None) -> None:
     """Raise AuditError where RECORD has another hash for a file; without any hash there is nothing to compare."""
-    if recorded and not recorded.startswith("sha256="):
+    if entry is None or entry.hash_ is None:
+        return
+    if entry.hash_.name != "sha256":
         raise _refuse(path, f"RECORD lists {name} with another hash than SHA-256")
-    if recorded and recorded != digest:
+    if entry.hash_.value != digest:
         raise _refuse(path, f"{name} is not the file that RECORD lists")
 
 

@@ -23,7 +23,8 @@ from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import wheel as wheels
-from torch_build_farm.wheels.wheel import Library, installed_path
+from torch_build_farm.wheels.record import installed_path
+from torch_build_farm.wheels.wheel import Library
 
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
 import io
 import re
 import zipfile
@@ -13,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import cast
 
 from packaging.requirements import Requirement
@@ -22,11 +19,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.wheel_archive import dist_info, write_wheel
-
-
-def installed_path(member: str) -> str:
-    """Where a member of a wheel lies once it is installed, relative to site-packages (PEP 427)."""
-    return re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", member)
+from torch_build_farm.wheels.record import read_record, record_path
 
 
 @dataclass(frozen=True)
@@ -65,14 +58,14 @@ class Wheel:
         return SpecifierSet(self.metadata["Requires-Python"] or "")
 
     def requirements(self, name: str) -> list[Requirement]:
-        """The requirements on distribution `name`, extras' ones left out."""
-        found = [Requirement(text) for text in self.metadata.get_all("Requires-Dist", [])]
-        return [
-            requirement
-            for requirement in found
-            if canonicalize_name(requirement.name) == name
-            and (requirement.marker is None or requirement.marker.evaluate({"extra": ""}))
-        ]
+        """The requirements on distribution `name`, without those of extras."""
+        matching = []
+        for text in self.metadata.get_all("Requires-Dist", []):
+            requirement = Requirement(text)
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if applies and canonicalize_name(requirement.name) == name:
+                matching.append(requirement)
+        return matching
 
 
 def library(path: str, content: bytes) -> Library | None:
@@ -147,48 +140,49 @@ def read(path: Path) -> Wheel:
 def reissued(path: Path, number: int, out: Path) -> Path:
     """A copy of a wheel with build number `number` (PEP 427), which installers prefer to the wheel without."""
     name, version, *_, python, abi, platform = path.name.split("-")
-    made = out / "-".join([name, version, str(number), python, abi, platform])
-    with zipfile.ZipFile(path) as old:
+    copy = out / "-".join([name, version, str(number), python, abi, platform])
+    with zipfile.ZipFile(path) as archive:
         members = []
-        for info in old.infolist():
-            content = old.read(info)
+        for info in archive.infolist():
+            content = archive.read(info)
             if re.fullmatch(r"[^/]+\.dist-info/WHEEL", info.filename):
-                kept = [line for line in content.decode("utf-8").split("\n") if line and line[:6] != "Build:"]
-                content = "\n".join([*kept, f"Build: {number}", ""]).encode()
+                lines = content.decode("utf-8").split("\n")
+                other_lines = [line for line in lines if line and not line.startswith("Build:")]
+                content = "\n".join([*other_lines, f"Build: {number}", ""]).encode()
             members.append((info, content))
-    write_wheel(made, members)
-    return made
+    write_wheel(copy, members)
+    return copy
 
 
 def naming(path: Path, folders: Iterable[str]) -> dict[str, str]:
-    """Members of a wheel whose content names one of the `folders`, each with the first that it names.
+    """Members of a wheel whose content names one of the `folders`, each with the first folder that it names.
 
-    METADATA is left out, since a project's description is its own; and so is what only ends in such a folder, as in
-    https://example.org/group/project/src/.
+    METADATA is left out: a project may describe itself as it likes. A longer path that ends in such a folder does not
+    count, as in https://example.org/group/project/src/.
     """
-    sought = [(folder, re.compile(rb"(?<![\w.-])" + re.escape(folder.encode()))) for folder in folders]
-    found = {}
+    patterns = {folder: re.compile(rb"(?<![\w.-])" + re.escape(folder.encode())) for folder in folders}
+    named_folders = {}
     with _opened(path) as archive:
-        for name in archive.namelist():
-            content = b"" if name.endswith(".dist-info/METADATA") else archive.read(name)
-            if named := next((folder for folder, pattern in sought if pattern.search(content)), ""):
-                found[name] = named
-    return found
+        for member in archive.namelist():
+            if member.endswith(".dist-info/METADATA"):
+                continue
+            content = archive.read(member)
+            for folder, pattern in patterns.items():
+                if pattern.search(content):
+                    named_folders[member] = folder
+                    break
+    return named_folders
 
 
 def record_problems(path: Path) -> list[str]:
-    """What in a wheel is not as its RECORD says: members missing there, or with another SHA-256 (PEP 427)."""
+    """Where a wheel and its RECORD disagree (PEP 427), a sentence each. Raises RepairError where it cannot be read."""
     with _opened(path) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        (record,) = [n for n in names if PurePosixPath(n).match("*.dist-info/RECORD") and n.count("/") == 1]
-        rows = csv.reader(io.StringIO(archive.read(record).decode("utf-8"), newline=""))
-        expected = {row[0]: row[1] for row in rows if row}
-        problems = [f"RECORD does not list {name}" for name in names if name not in expected]
-        problems += [f"RECORD lists {name}, which is not there" for name in expected if name not in names]
-        for name in names:
-            algorithm, _, value = expected.get(name, "").partition("=")
-            if value:
-                content = hashlib.new(algorithm, archive.read(name)).digest()
-                if base64.urlsafe_b64encode(content).rstrip(b"=").decode() != value:
-                    problems.append(f"RECORD has another hash for {name}")
+        members = [info.filename for info in archive.infolist() if not info.is_dir()]
+        entries = read_record(archive.read(record_path(members)))
+        problems = [f"RECORD does not list {member}" for member in members if member not in entries]
+        problems += [f"RECORD lists {member}, which is not there" for member in entries if member not in members]
+        for member in members:
+            entry = entries.get(member)
+            if entry and entry.hash_ and not entry.hash_.validate(archive.read(member)):
+                problems.append(f"RECORD has another hash for {member}")
         return problems

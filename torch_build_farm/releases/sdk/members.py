@@ -1,16 +1,15 @@
-"""What an SDK takes out of torch's wheel as it is: headers, CMake files, the modules that tell its version.
+"""What an SDK takes out of torch's wheel unchanged: headers, CMake files, and the modules with its version.
 
 Read by range requests, some 11 MB; every member is compared with the SHA-256 in the wheel's own RECORD (PEP 427).
 """
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from torch_build_farm.wheels.record import read_record, record_path
 
 if TYPE_CHECKING:
     from torch_build_farm.core.remote_wheel import RemoteWheel
@@ -19,23 +18,21 @@ _WANTED = re.compile(
     r"torch/(include|share)/.+|torch/version\.py|torch/torch_version\.py|torch/_vendor/(__init__|packaging/.+)\.py"
     r"|torch-[^/]+\.dist-info/(METADATA|licenses/LICENSE|licenses/NOTICE|LICENSE|NOTICE)"
 )
-_RECORD = re.compile(r"torch-[^/]+\.dist-info/RECORD")
-
-
-def _digests(record: bytes) -> dict[str, str]:
-    """SHA-256 by path, as RECORD has it: base64 without padding."""
-    rows = csv.reader(record.decode("utf-8").splitlines())
-    return {row[0]: row[1].removeprefix("sha256=") for row in rows if len(row) > 1 and row[1].startswith("sha256=")}
 
 
 def read(wheel: RemoteWheel) -> Mapping[str, bytes]:
-    """The members by path. Raises PackageIndexError where one is not what RECORD says, or the wheel cannot be read."""
-    records = [path for path in wheel.members if _RECORD.fullmatch(path)]
-    if len(records) != 1:
-        raise wheel.error("it has no RECORD")
-    digests = _digests(wheel.read(records[0]))
-    found = wheel.read_many(path for path in wheel.members if _WANTED.fullmatch(path))
-    for path, content in found.items():
-        if base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode() != digests.get(path):
-            raise wheel.error(f"{path} is not what its RECORD says")
-    return found
+    """The members by path.
+
+    Raises PackageIndexError where the wheel cannot be read, or a member does not have the SHA-256 that RECORD lists.
+    """
+    try:
+        entries = read_record(wheel.read(record_path(wheel.members)))
+    except ValueError as error:
+        raise wheel.error(str(error)) from None
+    contents = wheel.read_many(path for path in wheel.members if _WANTED.fullmatch(path))
+    for path, content in contents.items():
+        entry = entries.get(path)
+        digest = entry.hash_ if entry else None
+        if digest is None or digest.name != "sha256" or not digest.validate(content):
+            raise wheel.error(f"{path} is not what its RECORD lists")
+    return contents

@@ -6,10 +6,6 @@ Its version is the release's with the local version "sdk", which satisfies every
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
-import io
 import re
 import zipfile
 from collections.abc import Mapping
@@ -19,6 +15,7 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from torch_build_farm.core.errors import SdkError
+from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.releases.sdk import LOCAL, REFUSAL, version_of
 from torch_build_farm.releases.sdk.exported_names import Library
 from torch_build_farm.wheels.elf import stub
@@ -27,7 +24,6 @@ from torch_build_farm.wheels.elf.stub import Stub
 _VERSION = re.compile(r"^(__version__ = ')([^'+]+)[^']*'$", re.MULTILINE)
 _WITHOUT = 'torch-build = "full" in [tool.torch-build-farm] does without'
 _DATE = (1980, 1, 1, 0, 0, 0)
-_LEVEL = 1  # a third of the time of the usual one, for 2 MB more of 15
 
 
 def filename_of(torchs: str) -> str:
@@ -95,21 +91,14 @@ def contents(members: Mapping[str, bytes], libraries: Mapping[str, Library], tor
     return {**kept, **_modules(members, libraries, release), **_stubs(libraries), **_metadata(members, release, tags)}
 
 
-def write(path: Path, made: Mapping[str, bytes]) -> None:
-    """Write the wheel with its RECORD (PEP 427); the same bytes for the same content."""
-    (info,) = {member.partition("/")[0] for member in made if member.endswith(".dist-info/WHEEL")}
-    rows = []
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-        for member in sorted(made):
-            digest = base64.urlsafe_b64encode(hashlib.sha256(made[member]).digest()).rstrip(b"=").decode()
-            rows.append((member, f"sha256={digest}", len(made[member])))
-            _add(archive, member, made[member])
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([*rows, (f"{info}/RECORD", "", "")])
-        _add(archive, f"{info}/RECORD", text.getvalue().encode())
+def write(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write the wheel with its RECORD (PEP 427). The same contents give the same bytes."""
+    (info,) = {member.partition("/")[0] for member in contents if member.endswith(".dist-info/WHEEL")}
+    members = [(_entry(member), contents[member]) for member in sorted(contents)]
+    write_wheel(path, [*members, (_entry(f"{info}/RECORD"), b"")])
 
 
-def _add(archive: zipfile.ZipFile, member: str, content: bytes) -> None:
+def _entry(member: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(member, _DATE)
     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o100644 << 16
-    archive.writestr(entry, content)
+    return entry

@@ -1,0 +1,48 @@
+"""A wheel's RECORD, which lists its files with their hashes, and where its files are installed (PEP 427)."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from installer.records import RecordEntry
+
+_RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
+_DATA = re.compile(r"^[^/]+\.data/(purelib|platlib)/")
+
+
+def installed_path(member: str) -> str:
+    """Where a member is installed, relative to site-packages; scripts, headers and data keep their path."""
+    return _DATA.sub("", member)
+
+
+def record_path(members: Iterable[str]) -> str:
+    """The path of a wheel's RECORD. Raises ValueError unless it has exactly one."""
+    paths = [member for member in members if _RECORD.fullmatch(member)]
+    if len(paths) != 1:
+        raise ValueError(f"it has {len(paths)} RECORD files, where a wheel has one")
+    return paths[0]
+
+
+def read_record(content: bytes) -> dict[str, RecordEntry]:
+    """RECORD's entries by the members' paths; an entry without a hash has `hash_` None.
+
+    Raises ValueError for a row without three fields, an unknown hash algorithm or a size that is not a number.
+    """
+    from installer.records import (  # noqa: PLC0415 (slow to import)
+        InvalidRecordEntry,
+        RecordEntry,
+        parse_record_file,
+    )
+
+    lines = io.StringIO(content.decode("utf-8"), newline="")
+    entries = {}
+    try:
+        for path, digest, size in parse_record_file(line for line in lines if line.strip()):
+            entries[path] = RecordEntry.from_elements(path, digest, size)
+    except InvalidRecordEntry as error:
+        raise ValueError(f"RECORD cannot be read: {error}") from None
+    return entries
