@@ -3,6 +3,11 @@
 It holds DT_NEEDED, and nothing says where in the compressed bytes it is. After it come .got and .data, which are small,
 and then .symtab and .strtab, which are big and easily told from everything before. So the start of .symtab is searched
 for by halves, with small stretches, and then .dynamic a little before it.
+
+Measured on the wheels of torch 2.12.0, 2.12.1, 2.13.0, 2.14.0, 2.14.1 and 2.15.0 for CPython 3.12: two libraries of
+each need the search, and it finds .dynamic in all twelve. In libtorch_cpu.so it takes 1 to 7 requests, 0.1 to 0.9 MB
+and 0.03 to 0.4 s; in libtorch_cuda.so 9 to 17 requests, 0.7 to 4.4 MB and 0.8 to 3.1 s. Without it both would be read
+whole: 445 to 484 MB a release in place of the 11 to 16 MB that all libraries take now.
 """
 
 from __future__ import annotations

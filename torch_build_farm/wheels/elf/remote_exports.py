@@ -2,7 +2,7 @@
 
 A library of torch has some 100 MB compressed. Its symbols (.dynsym) are near its start; their names and hashes are at
 its end, where patchelf puts them. So only both ends are read: 11 to 16 MB of a release's libraries, in 37 to 46
-requests and 5 to 10 s (torch 2.12 to 2.15), where the libraries alone have 490 to 540 MB. Every name has to agree with
+requests and 5 to 10 s (torch 2.12 to 2.15), where they have 494 to 526 MB compressed. Every name has to agree with
 the library's own hash table. Where one does not, more is read, and at last the whole library with its CRC.
 
 The few bytes of .dynamic (DT_NEEDED, DT_SONAME) and the types and sizes of symbols are confirmed by nothing else unless
