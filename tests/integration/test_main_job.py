@@ -15,7 +15,7 @@ from tests.integration.conftest import Built, Environment, beside
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.slots import compile_slots
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.wheel import read_wheel
 
 pytestmark = pytest.mark.torch
 
@@ -43,7 +43,7 @@ def test_two_wheels_and_exit_code_0(main_run: Built) -> None:
 
 @pytest.mark.parametrize("torch", ["2.8", "2.9"])
 def test_metadata(main_run: Built, torch: str) -> None:
-    wheel = wheels.read(main_run.wheel(torch))
+    wheel = read_wheel(main_run.wheel(torch))
     assert wheel.metadata["Name"] == f"pymomentum-gpu-torch{torch.replace('.', '')}"
     assert [str(requirement) for requirement in wheel.requirements("torch")] == [f"torch=={torch}.*"]
     assert wheel.requires_python == SpecifierSet({"2.8": ">=3.9,<3.14", "2.9": ">=3.10,<3.15"}[torch])
@@ -60,7 +60,7 @@ def test_metadata(main_run: Built, torch: str) -> None:
 
 @pytest.mark.parametrize("torch", ["2.8", "2.9"])
 def test_nothing_of_torch_or_the_builder_is_inside(main_run: Built, torch: str) -> None:
-    wheel = wheels.read(main_run.wheel(torch))
+    wheel = read_wheel(main_run.wheel(torch))
     assert len(wheel.libraries) == 2
     for library in wheel.libraries:
         assert set(library.needed) >= {"libtorch_cpu.so", "libc10.so", "libtorch_python.so"}

@@ -11,7 +11,7 @@ from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.tools import environment as tool_environment
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.interpreters import find_interpreters
-from torch_build_farm.wheels import wheel
+from torch_build_farm.wheels.wheel import read_wheel
 
 pytestmark = pytest.mark.torch
 
@@ -33,9 +33,9 @@ def test_a_version_from_git_is_every_wheels(tiny: Farm) -> None:
     answer = tiny("build", "--torch", "2.8", "2.9", "--json")
     assert answer.code == 0, answer.err
     for path in tiny.work.glob("dist/*.whl"):
-        assert wheel.read(path).version == "0.1.114.post0"
-        tag = wheel.read(path).name.rpartition("-")[2]
-        assert f"tiny/_{tag}/_version.py" in wheel.read(path).members
+        assert read_wheel(path).version == "0.1.114.post0"
+        tag = read_wheel(path).name.rpartition("-")[2]
+        assert f"tiny/_{tag}/_version.py" in read_wheel(path).members
     assert not (tiny.project / "tiny" / "_version.py").exists()
     status = subprocess.run(
         ["git", "status", "--porcelain"], cwd=tiny.project, capture_output=True, text=True, check=True

@@ -24,7 +24,7 @@ from tests.integration.conftest import Built
 from tests.made_up import Front
 from tests.server import PASSWORD, USER, Server
 from torch_build_farm.core import tools
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.wheel import read_wheel
 
 pytestmark = pytest.mark.network
 STAGES = ["render", "build", "repair", "relocate", "audit"]
@@ -37,7 +37,7 @@ def test_two_minors_are_built_with_the_sdk(built: Built) -> None:
         assert [stage["stage"] for stage in job["stages"]] == STAGES
         assert job["stages"][1]["details"]["built-with"] == f"torch's SDK {release}"
         tag = f"torch{minor.replace('.', '')}"
-        wheel = wheels.read(built.wheel(minor))
+        wheel = read_wheel(built.wheel(minor))
         assert wheel.metadata["Name"] == f"pymomentum-gpu-{tag}"
         assert [str(requirement) for requirement in wheel.requirements("torch")] == [f"torch=={minor}.*"]
         assert all(member.startswith((f"pymomentum/_{tag}/", f"pymomentum_gpu_{tag}-")) for member in wheel.members)

@@ -16,7 +16,7 @@ from tests.index import Index
 from tests.integration.conftest import Environment
 from tests.project.test_tree import git
 from torch_build_farm.cli import main
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.wheel import read_wheel
 
 pytestmark = pytest.mark.torch
 
@@ -73,7 +73,7 @@ def test_metadata_is_the_sdists_own_but_for_three_fields(legacy: Farm, own_metad
     answer = farm("run", "--torch", "2.9", "--json")
     assert answer.code == 0, answer.err
     (job,) = answer.document["jobs"]
-    wheel = wheels.read(Path(job["wheel"]["path"]))
+    wheel = read_wheel(Path(job["wheel"]["path"]))
     changed = [
         line
         for line in difflib.unified_diff(own_metadata.splitlines(), str(wheel.metadata).splitlines(), lineterm="", n=0)

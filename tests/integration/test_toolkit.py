@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Farm
-from torch_build_farm.wheels import wheel
+from torch_build_farm.wheels.wheel import read_wheel
 
 pytestmark = pytest.mark.torch
 
@@ -27,7 +27,7 @@ exec "$@"
 
 def needed(farm: Farm) -> set[str]:
     (path,) = farm.work.glob("dist/*.whl")
-    return {name for library in wheel.read(path).libraries for name in library.needed}
+    return {name for library in read_wheel(path).libraries for name in library.needed}
 
 
 def test_where_no_toolkit_is(make_farm: Callable[..., Farm], root: None) -> None:

@@ -18,7 +18,7 @@ from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.pipeline.stages import repair
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import checks
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 SETTINGS = Settings(name="demo", packages=("demo",))
 INFO = "demo_torch29-1.0.dist-info"
@@ -42,7 +42,7 @@ def library(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def wheel(tmp_path: Path, files: dict[str, bytes], forge: str = "", metadata: str = METADATA) -> wheels.Wheel:
+def wheel(tmp_path: Path, files: dict[str, bytes], forge: str = "", metadata: str = METADATA) -> Wheel:
     path = tmp_path / "demo_torch29-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
     files = {**files, f"{INFO}/METADATA": metadata.encode(), f"{INFO}/WHEEL": b"Wheel-Version: 1.0\n"}
     rows = []
@@ -53,7 +53,7 @@ def wheel(tmp_path: Path, files: dict[str, bytes], forge: str = "", metadata: st
             digest = base64.urlsafe_b64encode(hashlib.sha256(listed).digest()).rstrip(b"=").decode()
             rows.append(f"{name},sha256={digest},{len(content)}")
         archive.writestr(f"{INFO}/RECORD", "\n".join([*rows, f"{INFO}/RECORD,,"]) + "\n")
-    return wheels.read(path)
+    return read_wheel(path)
 
 
 Make = Callable[..., Path]
@@ -167,7 +167,7 @@ def test_not_a_wheel(tmp_path: Path) -> None:
     path = tmp_path / "demo-1.0-py3-none-any.whl"
     path.write_bytes(b"PK nonsense")
     with pytest.raises(RepairError, match="not a wheel"):
-        wheels.read(path)
+        read_wheel(path)
 
 
 def test_a_folder_of_the_build_may_stand_in_no_file(tmp_path: Path, library: Make) -> None:

@@ -16,7 +16,7 @@ from packaging.metadata import Metadata
 import torch_build_farm
 from torch_build_farm.core.wheel_archive import split_metadata
 from torch_build_farm.pipeline.rendered_tree import _VARIANT_BACKEND_FILES
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.wheel import read_wheel, record_problems
 
 Rewrite = Callable[[str, dict[str, object]], str]
 
@@ -155,9 +155,9 @@ def test_the_wheel_of_another_back_end_becomes_the_variants(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["['cmake']", "demo_pkg_torch29-1.0-py3-none-any.whl"]
     (made,) = tmp_path.glob("*.whl*")
-    wheel = wheels.read(made)
+    wheel = read_wheel(made)
     assert wheel.metadata["Name"] == "demo-pkg-torch29"
-    assert wheels.record_problems(made) == []
+    assert record_problems(made) == []
     folder = "demo_pkg_torch29-1.0.dist-info"
     assert wheel.members == (
         "demo/__init__.py",

@@ -17,8 +17,9 @@ from torch_build_farm.core.errors import MetaError
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.publish import inventory
 from torch_build_farm.publish.inventory import VariantFile
-from torch_build_farm.wheels import one_name, wheel
+from torch_build_farm.wheels import one_name
 from torch_build_farm.wheels.type_stubs import as_stub
+from torch_build_farm.wheels.wheel import read_wheel, record_problems
 
 FILES = {
     "demo/__init__.py": "from .a import b\n",
@@ -67,7 +68,7 @@ def test_versions_without_rungs_have_a_plain_wheel_alone(version: str, tmp_path:
     assert one_name.rung_prefix(version) == ""
     own = project("demo")
     made = family(own, variant(tmp_path, own, "2.9", version, FILES), {"2.9": version})
-    (plain,) = (wheel.read(path) for path in one_name.write(made, tmp_path))
+    (plain,) = (read_wheel(path) for path in one_name.write(made, tmp_path))
     required = plain.metadata.get_all("Requires-Dist") or []
     assert f'demo-torch29=={version} ; extra == "torch29"' in required
     assert not [line for line in required if line.startswith("demo-auto")]
@@ -98,7 +99,7 @@ def test_what_the_plain_wheel_says(tmp_path: Path) -> None:
     own = project("demo")
     model = variant(tmp_path, own, "2.9", "1.0.post0", FILES, *FIELDS)
     family_ = family(own, model, {"2.8": "0.9", "2.9": "1.0.post0"})
-    made = {path.name.split("-")[0]: wheel.read(path) for path in one_name.write(family_, tmp_path)}
+    made = {path.name.split("-")[0]: read_wheel(path) for path in one_name.write(family_, tmp_path)}
     plain = made["demo"].metadata
     assert (plain["Name"], plain["Version"], plain["Summary"], plain["License"]) == ("demo", "1.0.post0", "What it does", "MIT")  # fmt: skip
     assert plain["Requires-Python"] == ">=3.9"
@@ -124,7 +125,7 @@ def test_what_the_plain_wheel_says(tmp_path: Path) -> None:
         *(f"demo-1.0.post0.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", "NOTICE")),
     }  # fmt: skip
     assert made["demo_auto"].metadata.get_all("Requires-Dist") == ["demo-select==1.0.0.0.1.*"]
-    rungs = {path.name: wheel.read(path).metadata.get_all("Requires-Dist") for path in tmp_path.glob("demo_select*")}
+    rungs = {path.name: read_wheel(path).metadata.get_all("Requires-Dist") for path in tmp_path.glob("demo_select*")}
     assert rungs == {
         "demo_select-1.0.0.0.1.208-py3-none-any.whl": ["torch==2.8.*", "demo-torch28==0.9"],
         "demo_select-1.0.0.0.1.209-py3-none-any.whl": ["torch==2.9.*", "demo-torch29==1.0.post0"],
@@ -139,7 +140,7 @@ def test_the_same_bytes_every_time_and_twine_agrees(tmp_path: Path) -> None:
     first, second = ({path.name: path.read_bytes() for path in (tmp_path / f).glob("*.whl")} for f in "ab")
     assert len(first) == 5
     assert first == second
-    assert all(wheel.record_problems(path) == [] for path in (tmp_path / "a").glob("*.whl"))
+    assert all(record_problems(path) == [] for path in (tmp_path / "a").glob("*.whl"))
     done = subprocess.run(
         [sys.executable, "-m", "twine", "check", *(tmp_path / "a").glob("*.whl")],
         capture_output=True,
@@ -176,9 +177,9 @@ def test_other_names(tmp_path: Path) -> None:
     names = {path.name for path in one_name.write(family(own, model, {"2.9": "1.0"}), tmp_path)}
     assert {name.split("-")[0] for name in names} == {"demo", "demo_any", "demo_of"}
     assert "demo-any==1.0" in (
-        wheel.read(tmp_path / "demo-1.0-py3-none-any.whl").metadata.get_all("Requires-Dist") or []
+        read_wheel(tmp_path / "demo-1.0-py3-none-any.whl").metadata.get_all("Requires-Dist") or []
     )
-    assert wheel.read(tmp_path / "demo_any-1.0-py3-none-any.whl").metadata["Requires-Dist"] == "demo-of==1.0.0.0.0.*"
+    assert read_wheel(tmp_path / "demo_any-1.0-py3-none-any.whl").metadata["Requires-Dist"] == "demo-of==1.0.0.0.0.*"
 
 
 @pytest.mark.parametrize("extra", ["torch29", "Torch29"])
@@ -197,7 +198,7 @@ def test_no_extra_vanishes_between_two_minors(tmp_path: Path) -> None:
     """To pip an unknown extra is a warning, and then any variant will do."""
     own = project("demo")
     made = family(own, variant(tmp_path, own, "2.11", "1.0", FILES), {"2.8": "1.0", "2.11": "1.0", "3.2": "1.0"})
-    plain = wheel.read(one_name.write_plain(made, tmp_path)).metadata
+    plain = read_wheel(one_name.write_plain(made, tmp_path)).metadata
     extras = plain.get_all("Provides-Extra") or []
     assert extras[:5] == ["torch28", "torch29", "torch210", "torch211", "torch32"]
     assert len(set(extras)) == len(extras)

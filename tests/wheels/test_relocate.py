@@ -13,8 +13,8 @@ from tests.family import project, variant
 from tests.pipeline.test_repair import Make, library  # noqa: F401 (a fixture)
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RelocationError
-from torch_build_farm.wheels import wheel
 from torch_build_farm.wheels.relocate import Move
+from torch_build_farm.wheels.wheel import read_wheel, record_problems
 
 MOVE = Move(("demo", "ns.sub", "demo.inner"), "torch29")
 
@@ -72,8 +72,8 @@ def test_a_wheel(tmp_path: Path, library: Make) -> None:  # noqa: F811
     }
     fields = ('Requires-Dist: numpy ; extra == "more"', "Provides-Extra: more", "", "What it is.\n\nMore.")
     made = variant(tmp_path, own, "2.9", "1.0", files, *fields)
-    assert wheel.record_problems(made) == []
-    found = wheel.read(made)
+    assert record_problems(made) == []
+    found = read_wheel(made)
     assert sorted(found.members) == [
         "demo/_torch29/__init__.py",
         "demo/_torch29/_variant.txt",
@@ -134,7 +134,7 @@ def test_run_paths_that_patchelf_cannot_tell_apart(tmp_path: Path, library: Make
 
 def test_a_version_that_a_requirement_cannot_name(tmp_path: Path) -> None:
     made = variant(tmp_path, project("demo"), "2.9", "1.0rc1+cu128", {"demo/__init__.py": ""})
-    assert (wheel.read(made).metadata.get_all("Requires-Dist") or [])[0] == "demo>=1.0rc1"
+    assert (read_wheel(made).metadata.get_all("Requires-Dist") or [])[0] == "demo>=1.0rc1"
 
 
 def test_a_compiled_module_of_its_own(tmp_path: Path) -> None:

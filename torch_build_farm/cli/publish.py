@@ -39,8 +39,9 @@ from torch_build_farm.publish import install_check, inventory, upload, upload_pl
 from torch_build_farm.publish.inventory import VariantFile
 from torch_build_farm.publish.upload import Target
 from torch_build_farm.publish.upload_plan import Item, PublishPlan
-from torch_build_farm.wheels import one_name, wheel
+from torch_build_farm.wheels import one_name
 from torch_build_farm.wheels.one_name import Family
+from torch_build_farm.wheels.wheel import reissued
 
 _STATES = {"new": "new", "there": "already there", "kept": "published earlier, stays as it is"}
 
@@ -137,7 +138,7 @@ def _select_variants(
         raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
     folder = context.work / "reissued"
     clear(folder)
-    return [wheel.reissued(path, options.build_number, folder) for path in paths]
+    return [reissued(path, options.build_number, folder) for path in paths]
 
 
 def _show_plan(context: Context, target: Target, plan: PublishPlan, warnings: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 # Bytecode of torch's own modules, since compiling it is half of the first import. $1 is the store's folder for it, $2
 # is site-packages. Hard links take no room twice, and Python itself ignores bytecode that is older than its source
@@ -55,7 +55,7 @@ def _torch_line(done: Completed) -> str:
     return next((line for line in reversed(done.tail) if line.startswith('{"torch"')), "")
 
 
-def metadata_problems(wheel: wheels.Wheel, job: Job, python_version: str) -> list[str]:
+def metadata_problems(wheel: Wheel, job: Job, python_version: str) -> list[str]:
     """How the wheel's METADATA differs from the job's name, version, torch pin and CPythons, a sentence each.
 
     `python_version` is the interpreter's full version, since requires-python may name patch releases.
@@ -111,7 +111,7 @@ class SmokeTest:
 
     def run(self) -> SmokeFacts:
         """Test the wheel. Raises SmokeError, or a more exact error where nothing could be installed."""
-        wheel = wheels.read(self.wheel)
+        wheel = read_wheel(self.wheel)
         problems = metadata_problems(wheel, self.job, self.site.python.version)
         if problems:
             raise self._error("METADATA is wrong: " + "; ".join(problems))

@@ -16,8 +16,8 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.project.settings import Project
-from torch_build_farm.wheels import wheel as wheels
 from torch_build_farm.wheels.one_name import Family, lowest_python, read_model
+from torch_build_farm.wheels.wheel import read_metadata
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def built(project: Project, dist: Path) -> list[VariantFile]:
             continue
         minor = minors.get(name)
         if minor:
-            requires = wheels.metadata(path)["Requires-Python"] or ""
+            requires = read_metadata(path)["Requires-Python"] or ""
             files.append(VariantFile(minor, str(version), path.name, _python_tag(path.name), requires, path))
     return files
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import wheel as wheels
-from torch_build_farm.wheels.auditwheel import _matches, policy
+from torch_build_farm.wheels.auditwheel import matches_any, policy
+from torch_build_farm.wheels.wheel import Wheel, members_naming, record_problems
 
 # auditwheel keeps a library's name and puts the start of its hash into it: libgomp-24e2ab19.so.1.0.0.
 _GRAFT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.so)")
 
 
-def _bundled(wheel: wheels.Wheel, settings: Settings) -> list[str]:
+def _bundled(wheel: Wheel, settings: Settings) -> list[str]:
     """Shared libraries in the wheel that are torch's, CUDA's, or grafted without leave.
 
     A library counts by its file name, its SONAME and its name before auditwheel put a hash into it.
@@ -24,9 +24,9 @@ def _bundled(wheel: wheels.Wheel, settings: Settings) -> list[str]:
         path = PurePosixPath(library.path)
         names = {path.name, library.soname, _GRAFT_HASH.sub("", path.name)} - {""}
         for owner, patterns in (("torch", policy().torch), ("CUDA", policy().cuda)):
-            if any(_matches(name, patterns) for name in names):
+            if any(matches_any(name, patterns) for name in names):
                 problems.append(f"{library.path} is a library of {owner}, which must not be in the wheel")
-        if path.parts[0].endswith(".libs") and not any(_matches(n, settings.grafted_libraries) for n in names):
+        if path.parts[0].endswith(".libs") and not any(matches_any(n, settings.grafted_libraries) for n in names):
             problems.append(
                 f"{library.path} was grafted from the build machine; if that is meant, "
                 f"add {_GRAFT_HASH.sub('', path.name).split('.so')[0]}.so* to grafted-libraries"
@@ -34,7 +34,7 @@ def _bundled(wheel: wheels.Wheel, settings: Settings) -> list[str]:
     return problems
 
 
-def _run_paths(wheel: wheels.Wheel) -> list[str]:
+def _run_paths(wheel: Wheel) -> list[str]:
     """RPATH and RUNPATH entries that mean nothing, or something else, on the user's machine."""
     problems = []
     for library in wheel.libraries:
@@ -49,7 +49,7 @@ def _run_paths(wheel: wheels.Wheel) -> list[str]:
     return problems
 
 
-def _top_level(wheel: wheels.Wheel, settings: Settings) -> list[str]:
+def _top_level(wheel: Wheel, settings: Settings) -> list[str]:
     """Files outside the project's packages, where another distribution may have files of the same name."""
     packages = {name.split(".")[0] for name in settings.packages}
     stray: dict[str, int] = {}
@@ -69,9 +69,7 @@ def _top_level(wheel: wheels.Wheel, settings: Settings) -> list[str]:
     ]
 
 
-def problems(
-    wheel: wheels.Wheel, settings: Settings, expected: Iterable[str] = (), builders: Iterable[str] = ()
-) -> list[str]:
+def problems(wheel: Wheel, settings: Settings, expected: Iterable[str] = (), builders: Iterable[str] = ()) -> list[str]:
     """Every reason why the wheel is unfit for users, a sentence each; none for a good one.
 
     `expected` are members that the wheel must have, `builders` folders of the build that no member may name.
@@ -86,16 +84,16 @@ def problems(
     found += [
         f"{member} names {folder}, a folder of the build: users have none such, and the same sources built elsewhere "
         "give another file"
-        for member, folder in wheels.naming(wheel.path, builders).items()
+        for member, folder in members_naming(wheel.path, builders).items()
     ]
-    found += wheels.record_problems(wheel.path)
+    found += record_problems(wheel.path)
     size = wheel.path.stat().st_size / 1e6
     if size > settings.size_limit_mb:
         found.append(f"the wheel has {size:.1f} MB, over size-limit-mb = {settings.size_limit_mb}")
     if settings.torch_flavours == "any":
         for library in wheel.libraries:
             for needed in library.needed:
-                if _matches(needed, policy().cuda_torch_only):
+                if matches_any(needed, policy().cuda_torch_only):
                     found.append(
                         f"{library.path} needs {needed}, which a CPU torch has not; link to torch_cpu and c10, or set "
                         'torch-flavours = "cuda"'

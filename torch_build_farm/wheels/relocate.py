@@ -22,9 +22,8 @@ from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import wheel as wheels
 from torch_build_farm.wheels.record import installed_path
-from torch_build_farm.wheels.wheel import Library
+from torch_build_farm.wheels.wheel import Library, read_library, read_wheel
 
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"
@@ -143,7 +142,7 @@ def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell:
     if not done.ok:
         raise RelocationError(f"patchelf cannot change {library.path}: {(*done.tail, '')[0]}", where=str(shell.log))
     changed = file.read_bytes()
-    found = wheels.library(library.path, changed)
+    found = read_library(library.path, changed)
     if found is None or list(found.run_paths) != entries:
         raise RelocationError(
             f"the run paths of {library.path} do not become {':'.join(entries)}",
@@ -159,7 +158,7 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
     `scratch` is an empty folder. Raises RelocationError.
     """
     move = Move(settings.packages, tag)
-    libraries = {library.path: library for library in wheels.read(wheel).libraries}
+    libraries = {library.path: library for library in read_wheel(wheel).libraries}
     members = []
     with zipfile.ZipFile(wheel) as old:
         info = dist_info(old)

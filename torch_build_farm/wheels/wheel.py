@@ -68,7 +68,7 @@ class Wheel:
         return matching
 
 
-def library(path: str, content: bytes) -> Library | None:
+def read_library(path: str, content: bytes) -> Library | None:
     """Read an ELF library; None for anything that is none."""
     if not content.startswith(b"\x7fELF"):
         return None
@@ -108,13 +108,13 @@ def _metadata(archive: zipfile.ZipFile) -> Message:
     return HeaderParser().parsestr(text)
 
 
-def metadata(path: Path) -> Message:
+def read_metadata(path: Path) -> Message:
     """METADATA of the wheel at `path`, nothing else read. Raises RepairError where it is none."""
     with _opened(path) as archive:
         return _metadata(archive)
 
 
-def read(path: Path) -> Wheel:
+def read_wheel(path: Path) -> Wheel:
     """Read the wheel at `path`. Raises RepairError where it is none."""
     with _opened(path) as archive:
         name, version, _, tags = parse_wheel_filename(path.name)
@@ -123,7 +123,7 @@ def read(path: Path) -> Wheel:
         for member in members:
             with archive.open(member) as stream:
                 magic = stream.read(4)
-            found = library(member, archive.read(member)) if magic == b"\x7fELF" else None
+            found = read_library(member, archive.read(member)) if magic == b"\x7fELF" else None
             if found:
                 libraries.append(found)
         return Wheel(
@@ -154,7 +154,7 @@ def reissued(path: Path, number: int, out: Path) -> Path:
     return copy
 
 
-def naming(path: Path, folders: Iterable[str]) -> dict[str, str]:
+def members_naming(path: Path, folders: Iterable[str]) -> dict[str, str]:
     """Members of a wheel whose content names one of the `folders`, each with the first folder that it names.
 
     METADATA is left out: a project may describe itself as it likes. A longer path that ends in such a folder does not

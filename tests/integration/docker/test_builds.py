@@ -15,7 +15,7 @@ from tests.integration.test_bad_input import GRAFT, until, waiting
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.engines.docker import cibuildwheel_config
 from torch_build_farm.pipeline import records
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.wheel import read_wheel
 
 
 class ContainedRun(Built):
@@ -64,7 +64,7 @@ def test_the_wheels_are_tested_and_carry_no_torch(main_in_docker: ContainedRun) 
         details = main_in_docker.job(torch)["stages"][-1]["details"]
         assert details["torch"].startswith(f"{torch}.")
         assert "values and gradients agree on cpu" in details["script"]
-        wheel = wheels.read(main_in_docker.wheel(torch))
+        wheel = read_wheel(main_in_docker.wheel(torch))
         assert "manylinux" in wheel.platform
         assert not [member for member in wheel.members if "libtorch" in member or "libc10" in member]
 
@@ -142,7 +142,7 @@ def test_system_packages_are_in_the_image_and_grafts_are_judged(contained: Farm,
     assert answer.code == 0, answer.err
     assert [stage["kept"] for stage in answer.document["jobs"][0]["stages"]] == [True, True, False, False, False, False]
     (path,) = contained.work.glob("dist/*.whl")
-    assert any(".libs/liblzma" in member for member in wheels.read(path).members)
+    assert any(".libs/liblzma" in member for member in read_wheel(path).members)
 
 
 def test_system_packages_of_another_package_manager_alone(contained: Farm) -> None:

@@ -8,7 +8,7 @@ from elftools.elf.elffile import ELFFile
 
 from tests.conftest import Farm
 from tests.integration.docker.conftest import Docker
-from torch_build_farm.wheels import wheel as wheels
+from torch_build_farm.wheels.wheel import read_wheel
 
 
 def test_a_kernel_for_cuda_13(make_farm: Callable[..., Farm], docker: Docker) -> None:
@@ -20,7 +20,7 @@ def test_a_kernel_for_cuda_13(make_farm: Callable[..., Farm], docker: Docker) ->
     details = answer.document["jobs"][0]["stages"][-1]["details"]
     assert "the kernel computes on" in details["script"] or "loads with CUDA 13" in details["script"]
     (path,) = farm.work.glob("dist/*.whl")
-    wheel = wheels.read(path)
+    wheel = read_wheel(path)
     (library,) = wheel.libraries
     with zipfile.ZipFile(path) as archive:
         sections = {section.name for section in ELFFile(io.BytesIO(archive.read(library.path))).iter_sections()}

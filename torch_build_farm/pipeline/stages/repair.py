@@ -18,9 +18,9 @@ from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
-from torch_build_farm.wheels import wheel as wheels
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.checks import problems
+from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 
 def repair(
@@ -32,13 +32,13 @@ def repair(
     expected: Iterable[str],
     builders: Iterable[str],
     shell: Shell | None,
-) -> wheels.Wheel:
+) -> Wheel:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
     `expected` and `builders` are as in `problems`. Without `shell` the engine has run auditwheel already. Raises
     RepairError with every reason why the wheel is unfit.
     """
-    if not wheels.read(raw).libraries:
+    if not read_wheel(raw).libraries:
         raise without_library(raw.name, raw)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -50,13 +50,13 @@ def repair(
         else:
             shutil.copyfile(raw, scratch / raw.name)
         (repaired,) = scratch.glob("*.whl")
-        reasons = problems(wheels.read(repaired), settings, expected, builders)
+        reasons = problems(read_wheel(repaired), settings, expected, builders)
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise RepairError(f"{raw.name} is not fit for users:\n{listed}", where=str(raw))
         final = out / repaired.name
         repaired.replace(final)
-        return wheels.read(final)
+        return read_wheel(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
