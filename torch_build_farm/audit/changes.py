@@ -9,19 +9,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.12 for pydantic
 
 from torch_build_farm.audit import read_wheel, wheel_report
 from torch_build_farm.audit.layout_rules import harmless
 from torch_build_farm.audit.output import demangled, reasons
 from torch_build_farm.audit.tables import AuditTables
-from torch_build_farm.audit.verdict import Finding
+from torch_build_farm.audit.verdict import Finding, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport
 
 _SHOWN = 12
 # Functions and variables of torch's own namespaces (Itanium C++ ABI, "Mangling"), and its C shim: what headers declare.
 # No extension asks for what compilers and vendors' libraries leave behind besides, such as kernels' wrappers.
 _ASKED_FOR = re.compile(r"_Z(T[VTIS])?(N[VK]*[RO]?)?(3c10|2at|5torch|6caffe2)\d|(aoti_torch|torch)_")
+
+
+class WheelChange(TypedDict):
+    """The audit of a wheel of the project with the new release."""
+
+    verdict: Verdict
+    reasons: list[str]
+
+
+# `from` is a keyword, so these keys cannot be fields of a class. A value of `wheels` is null for a wheel of a CPython
+# that the new release has no wheel for.
+ChangesDocument = TypedDict(
+    "ChangesDocument",
+    {
+        "from": str,
+        "to": str,
+        "gone": dict[str, list[str]],
+        "types": dict[str, str],
+        "harmless": dict[str, str],
+        "wheels": dict[str, WheelChange | None],
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -49,14 +72,14 @@ class Changes:
         """Each wheel with its finding; None for a wheel of a CPython that the new release has no wheel for."""
         return [(report, report.releases.get(self.new)) for report in self.wheels]
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> ChangesDocument:
         """For programs."""
-        wheels: dict[str, Any] = {}
+        wheels: dict[str, WheelChange | None] = {}
         for report, finding in self._findings:
             if finding is None:
                 wheels[report.file] = None
             else:
-                wheels[report.file] = {"verdict": finding.verdict.value, "reasons": reasons(finding)}
+                wheels[report.file] = {"verdict": finding.verdict, "reasons": reasons(finding)}
         return {
             "from": self.old,
             "to": self.new,

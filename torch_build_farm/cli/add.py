@@ -6,10 +6,9 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch_build_farm.audit import changes
-from torch_build_farm.audit.changes import Changes
+from torch_build_farm.audit.changes import Changes, ChangesDocument
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.cli import evidence, index, run
 from torch_build_farm.cli.answer import Answer
@@ -24,6 +23,7 @@ from torch_build_farm.cli.arguments import (
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.cli.run import StageOptions
+from torch_build_farm.cli.run_answer import RunAnswer
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.core.package_index import PackageIndex
@@ -81,7 +81,7 @@ class VariantRow:
     diff: str
     kept: tuple[str, ...]
     facts: dict[str, Fact]
-    changes: dict[str, Any] | None
+    changes: ChangesDocument | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class AddAnswer(Answer):
 class AddAndBuildAnswer(AddAnswer):
     """The document of `add --build`: `run` is that of the run, `evidence` the file for a pull request."""
 
-    run: dict[str, Any]
+    run: RunAnswer
     evidence: Path
 
 
@@ -120,7 +120,7 @@ class _Addition:
             diff=self.edit.diff,
             kept=tuple(self.edit.kept),
             facts=self.facts.for_documents(),
-            changes=self.changes.as_json() if self.changes else None,
+            changes=self.changes.document() if self.changes else None,
         )
 
 
@@ -157,7 +157,7 @@ def _add(context: Context, options: AddOptions) -> int:
         result = _build(context, options, minors)
         path = _write_evidence(context, additions, result)
         context.say(f"evidence: {path}")
-        answer = AddAndBuildAnswer(variants=answer.variants, run=result.as_json(), evidence=path)
+        answer = AddAndBuildAnswer(variants=answer.variants, run=RunAnswer.of(result), evidence=path)
         code = result.exit_code
     context.answer(answer)
     return code

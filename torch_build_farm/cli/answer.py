@@ -33,6 +33,11 @@ class ErrorDetails:
     where: str
     next: str
 
+    @classmethod
+    def of(cls, error: FarmError) -> ErrorDetails:
+        """The details of `error`."""
+        return cls(type(error).__name__, exit_code(error), error.what, error.where, error.next_step)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorAnswer(Answer):
@@ -42,8 +47,8 @@ class ErrorAnswer(Answer):
 
     @classmethod
     def of(cls, error: FarmError) -> ErrorAnswer:
-        kind = type(error).__name__
-        return cls(error=ErrorDetails(kind, exit_code(error), error.what, error.where, error.next_step))
+        """The document for `error`."""
+        return cls(error=ErrorDetails.of(error))
 
 
 def as_text(answer: DataclassInstance | dict[str, Any]) -> str:

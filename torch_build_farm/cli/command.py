@@ -22,7 +22,7 @@ class Command(Generic[OptionsType]):
 
     `options` is the dataclass of its options, `configure_parser` adds an argument for each of its fields, and `execute`
     does the work and returns the exit code; it raises FarmError. `answer` is the type of the document for --json,
-    None if there is no such document or the pipeline declares it.
+    None if there is no such document.
     """
 
     options: type[OptionsType]

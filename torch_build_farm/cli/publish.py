@@ -38,7 +38,7 @@ from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import install_check, inventory, upload, upload_plan
 from torch_build_farm.publish.inventory import VariantFile
 from torch_build_farm.publish.upload import Target
-from torch_build_farm.publish.upload_plan import Item, PublishPlan
+from torch_build_farm.publish.upload_plan import Item, Publication, PublishPlan
 from torch_build_farm.wheels import one_name
 from torch_build_farm.wheels.one_name import Family
 from torch_build_farm.wheels.wheel import reissued
@@ -65,18 +65,6 @@ class MetaOptions(CommonOptions):
 
     offline: bool
     wait: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Publication:
-    """What was published, or would be. `waves` groups the names that are new to the index, in the order of uploads."""
-
-    target: str
-    version: str
-    dry_run: bool
-    files: tuple[Item, ...]
-    waves: tuple[tuple[str, ...], ...]
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

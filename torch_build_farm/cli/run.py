@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 from torch_build_farm.cli import report
 from torch_build_farm.cli.arguments import Parser, add_upload_arguments, add_wait_argument, positive
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
+from torch_build_farm.cli.run_answer import RunAndPublishAnswer, RunAnswer
 from torch_build_farm.cli.selection import SelectionOptions, add_selection_arguments, selection
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.pipeline.results import RunResult
@@ -131,7 +132,7 @@ def stages_with(smoke: Mode) -> tuple[Stage, ...]:
 
 def _answer(context: Context, result: RunResult) -> int:
     """Print the run's document for programs; returns the exit code."""
-    context.answer(result.as_json())
+    context.answer(RunAnswer.of(result))
     return result.exit_code
 
 
@@ -145,7 +146,10 @@ def _run(context: Context, options: RunOptions) -> int:
         upload = publish.PublishOptions(
             index=options.publish, index_url=options.index_url, yes=options.yes, wait=options.wait
         )
-        result = replace(result, published=asdict(publish.publish_built(context, upload)))
+        publication = publish.publish_built(context, upload)
+        answer = RunAnswer.of(result)
+        context.answer(RunAndPublishAnswer(seconds=answer.seconds, jobs=answer.jobs, publish=publication))
+        return 0
     return _answer(context, result)
 
 
@@ -169,9 +173,9 @@ def _smoke(context: Context, options: StageOptions) -> int:
 
 
 COMMANDS = {
-    "run": Command(RunOptions, _configure_run, _run),
+    "run": Command(RunOptions, _configure_run, _run, RunAndPublishAnswer | RunAnswer),
     "plan": Command(SelectionOptions, add_selection_arguments, _show_plan, PlanAnswer),
-    "render": Command(StageOptions, _configure_stages, _render),
-    "build": Command(StageOptions, _configure_stages, _build),
-    "smoke": Command(StageOptions, _configure_stages, _smoke),
+    "render": Command(StageOptions, _configure_stages, _render, RunAnswer),
+    "build": Command(StageOptions, _configure_stages, _build, RunAnswer),
+    "smoke": Command(StageOptions, _configure_stages, _smoke, RunAnswer),
 }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch_build_farm.core.errors import FarmError, exit_code
 from torch_build_farm.pipeline.facts import SomeFacts
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.project.plan import Job
 
-SCHEMA = 1  # of the JSON document
 Status = Literal["waiting", "running", "done", "kept", "failed"]
 
 
@@ -22,16 +20,6 @@ class StageResult:
 
     record: Record
     kept: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        facts = self.record.details
-        return {
-            "stage": self.record.stage,
-            "kept": self.kept,
-            "seconds": self.record.seconds,
-            "details": facts.text() if facts else {},
-        }
 
 
 @dataclass(frozen=True)
@@ -74,43 +62,14 @@ class JobResult:
                 return stage.record.details
         return None
 
-    def as_json(self, work: Path) -> dict[str, Any]:
-        """For programs; the wheel's path is absolute."""
-        wheel = None
-        if self.wheel:
-            wheel = {**asdict(self.wheel), "path": f"{work}/{self.wheel.path}", "tag": self.tag}
-        return {
-            "job": self.job.id,
-            "status": self.status,
-            "seconds": round(self.seconds, 2),
-            "log": self.log,
-            "wheel": wheel,
-            "stages": [stage.as_json() for stage in self.stages],
-            "error": _error_as_json(self.error) if self.error else None,
-        }
-
-
-def _error_as_json(error: FarmError) -> dict[str, Any]:
-    return {
-        "kind": type(error).__name__,
-        "exit_code": exit_code(error),
-        "what": error.what,
-        "where": error.where,
-        "next": error.next_step,
-    }
-
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: its jobs in the order of the plan, and the seconds that it took as a whole.
-
-    `published` is the answer of a publication that followed; None where there was none.
-    """
+    """How a run ended: its jobs in the order of the plan, the seconds that it took as a whole, and its work folder."""
 
     jobs: tuple[JobResult, ...]
     seconds: float
     work: Path
-    published: Mapping[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -119,17 +78,6 @@ class RunResult:
             if job.error:
                 return exit_code(job.error)
         return 0
-
-    def as_json(self) -> dict[str, Any]:
-        """The run's JSON document."""
-        document: dict[str, Any] = {
-            "schema": SCHEMA,
-            "seconds": round(self.seconds, 2),
-            "jobs": [job.as_json(self.work) for job in self.jobs],
-        }
-        if self.published is not None:
-            document["publish"] = dict(self.published)
-        return document
 
 
 class Progress(Protocol):

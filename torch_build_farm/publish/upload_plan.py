@@ -66,6 +66,18 @@ class PublishPlan:
         return tuple(self.new_names[start : start + _PENDING] for start in starts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What was published, or would be. `waves` groups the names that are new to the index, in the order of uploads."""
+
+    target: str
+    version: str
+    dry_run: bool
+    files: tuple[Item, ...]
+    waves: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
+
+
 def proven(wheels: Iterable[Path], work: Path) -> list[str]:
     """Reasons why these variants may not be published, one sentence each.
 
