@@ -36,7 +36,8 @@ from torch_build_farm.project.settings import Project
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
-# What `git rev-parse --local-env-vars` lists.
+# What `git rev-parse --local-env-vars` lists: git sets these to tell a hook, and everything that the hook starts, which
+# repository it runs in.
 _OF_ONE_REPOSITORY = {
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS",
     "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX",
@@ -77,8 +78,12 @@ class Fetcher:
         if settings.sdist:
             return self.sdist(Requirement(settings.sdist), settings.sdist_sha256)
         if settings.git:
-            local = project.root / settings.git
-            return self.git(str(local.resolve()) if local.exists() else settings.git, settings.revision)
+            repository = settings.git
+            # A path is relative to the project's file, while git runs in a folder of the store.
+            local = project.root / repository
+            if local.exists():
+                repository = str(local.resolve())
+            return self.git(repository, settings.revision)
         return Origin((project.root / settings.source).resolve())
 
     @contextlib.contextmanager
@@ -106,15 +111,24 @@ class Fetcher:
         return Origin(only_folder(home), f"sdist {requirement} sha256:{sha256}", newest(home), sealed=True)
 
     def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
-        """Download the newest sdist that `requirement` admits; with `sha256`, the one with that hash."""
+        """Download the newest sdist that `requirement` admits; with `sha256`, the one with that hash.
+
+        Raises PackageIndexError where the index has no such sdist, SourceError where its content has another SHA-256.
+        """
         index = PackageIndex.configured()
         packages = index.files(requirement.name)
         if not packages:
             raise PackageIndexError(
                 f"the package index has no {requirement.name}", next_step="correct sdist in [tool.torch-build-farm]"
             )
-        sdists = [file for file in packages if file.package_type == "sdist" and _valid(file.version)]
-        versions = [str(file.version) for file in sdists]
+        sdists: list[DistributionPackage] = []
+        versions: list[str] = []
+        for file in packages:
+            if file.package_type == "sdist" and _valid(file.version):
+                sdists.append(file)
+                versions.append(file.version)
+
+        # All versions at once: a specifier admits pre-releases only where there is nothing else (PEP 440).
         admitted = set(requirement.specifier.filter(versions))
         candidates = [file for file in sdists if file.version in admitted]
         if not candidates:
@@ -122,7 +136,9 @@ class Fetcher:
         chosen = max(candidates, key=lambda file: _preference(file, sha256))
         path = folder / chosen.filename
         index.download(chosen, path)
-        self.runner.check()
+        self.runner.check()  # the download itself does not hear of an interrupt
+
+        # Not the index's digest but the project's own: what was reviewed is what is built, whatever the index serves.
         actual = hashlib.sha256(path.read_bytes()).hexdigest()
         if sha256 and actual != sha256:
             raise SourceError(
@@ -135,13 +151,18 @@ class Fetcher:
     # ---- git
 
     def git(self, repository: str, revision: str) -> Origin:
-        """A checkout of `revision` (commit, tag or branch), submodules and history included."""
+        """A checkout of `revision` (commit, tag or branch), submodules and history included.
+
+        Raises SourceError where git fails or does not know the revision.
+        """
         commit = revision if re.fullmatch(r"[0-9a-f]{40}", revision) else self._resolve(repository, revision)
         home = self.folder / f"git-{hashlib.sha256(repository.encode()).hexdigest()[:12]}-{commit}"
         if not home.is_dir():
             with self.scratch() as scratch:
                 self.say(f"fetching {public(repository)} at {commit[:12]}")
                 tree = scratch / "tree"
+                # With its whole history, since versions may be counted from the last tag (setuptools-scm). Nothing is
+                # checked out before the commit that is meant: submodules differ from commit to commit.
                 self._git(repository, "clone", "--quiet", "--no-checkout", "--", repository, tree)
                 self._git(repository, "-C", tree, "checkout", "--quiet", "--detach", commit)
                 self._git(repository, "-C", tree, "submodule", "--quiet", "update", "--init", "--recursive")
@@ -168,14 +189,20 @@ class Fetcher:
     def _git(self, repository: str, *words: str | Path) -> tuple[str, ...]:
         self.folder.mkdir(parents=True, exist_ok=True)
         # git is the user's own: credentials, proxies and certificates are configured in many places. But it may neither
-        # mean the repository of a hook that calls the farm, nor give files the line ends that its user likes.
-        passed = {name: value for name, value in os.environ.items() if name not in _OF_ONE_REPOSITORY}
-        env = {**passed, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+        # mean the repository of a hook that calls the farm, nor give files the line ends that its user likes. Where it
+        # needs a password it fails at once (GIT_TERMINAL_PROMPT): nobody would see it ask.
+        env = dict(os.environ)
+        for name in _OF_ONE_REPOSITORY:
+            env.pop(name, None)
+        env.update({"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"})
         shell = Shell(self.runner, env, self.folder, self.folder / "git.log", lambda _: None)
         done = shell.run("git", "-c", "core.autocrlf=false", "-c", "log.showSignature=false", *words)
         if not done.ok:
-            errors = [line for line in done.tail if line.startswith(("fatal:", "error:"))]
-            reason = [*errors, *done.tail, ""][0]
+            reason = done.tail[0] if done.tail else ""
+            for line in done.tail:
+                if line.startswith(("fatal:", "error:")):
+                    reason = line
+                    break
             raise SourceError(
                 f"git cannot fetch the source: {reason.replace(repository, public(repository))}",
                 where=public(repository),
@@ -205,14 +232,18 @@ def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Ver
 def _valid(version: str | None) -> TypeGuard[str]:
     """Whether `version` follows PEP 440. Old files on an index may have others, which no requirement admits."""
     try:
-        return Version(version or "") is not None
+        Version(version or "")
     except InvalidVersion:
         return False
+    return True
 
 
 def _no_sdist(requirement: Requirement, versions: list[str]) -> PackageIndexError:
-    wanted = next((specifier.version for specifier in requirement.specifier), "")
-    what = nearest(wanted, versions) if versions else "it has wheels only"
+    if versions:
+        specifiers = list(requirement.specifier)
+        what = nearest(specifiers[0].version if specifiers else "", versions)
+    else:
+        what = "it has wheels only"
     return PackageIndexError(
         f"the package index has no sdist of {requirement}; {what}",
         next_step="correct sdist in [tool.torch-build-farm], or use git and revision",
@@ -226,12 +257,14 @@ def unpack(archive: Path, folder: Path) -> None:
             with zipfile.ZipFile(archive) as members:
                 for member in members.infolist():
                     path = members.extract(member, folder)
+                    # zipfile restores neither dates nor permissions, tarfile does both.
                     os.utime(path, (_date_of(member), _date_of(member)))
                     if member.external_attr >> 16 & 0o100 and not member.is_dir():  # the mode, of a zip made on Unix
                         Path(path).chmod(0o755)
         else:
             with tarfile.open(archive) as members:
                 members.extractall(folder, filter="data")  # neither links nor paths that lead out (PEP 706)
+    # RuntimeError is zipfile's for a member that is encrypted.
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, EOFError, RuntimeError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise SourceError(f"the sdist cannot be unpacked: {error}", where=archive.name) from None
@@ -253,5 +286,8 @@ def only_folder(home: Path) -> Path:
 
 def newest(folder: Path) -> int:
     """The date (Unix seconds) of the newest file in an unpacked archive, which is the archive's own."""
-    dates = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    return max(EARLIEST, int(max(dates, default=0)))
+    date = EARLIEST
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            date = max(date, int(path.stat().st_mtime))
+    return date

@@ -60,11 +60,8 @@ _Document = TypedDict(
 )
 
 
-def _table(value: object, *names: str) -> dict[str, Any]:
-    """The table under `names` in another one; empty where something else, or nothing, is there."""
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
+# The default of scikit-build-core's regex provider.
+_PROVIDERS_REGEX = r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<value>.+?)\2'
 
 
 def document(root: Path) -> dict[str, Any]:
@@ -90,12 +87,15 @@ def _check_shape(pyproject: Mapping[str, Any], root: Path) -> None:
         TypeAdapter(_Document).validate_python(pyproject)
         SpecifierSet(pyproject.get("project", {}).get("requires-python", ""))
     except ValidationError as error:
-        problems += [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"]))
+            problems.append(f"{key}: {problem['msg']}")
     except InvalidSpecifier as error:
         problems.append(f"project.requires-python: {error}")
-    if "project" not in pyproject and not any(
-        (root / name).is_file() for name in ("setup.py", "setup.cfg", "PKG-INFO")
-    ):
+
+    # [project] may be missing where another file states name and version.
+    other_files = [name for name in ("setup.py", "setup.cfg", "PKG-INFO") if (root / name).is_file()]
+    if "project" not in pyproject and not other_files:
         problems.append("project: Field required")
     if problems:
         raise SourceError(
@@ -105,13 +105,84 @@ def _check_shape(pyproject: Mapping[str, Any], root: Path) -> None:
         )
 
 
+def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadata:
+    """The metadata of the tree at `root`, whose pyproject.toml is `pyproject`; `version` replaces the source's own.
+
+    Raises VersionError for a tree without a version or with an invalid one, SourceError for an invalid
+    requires-python.
+    """
+    project, info = pyproject.get("project", {}), _package_info(root)
+    setup = {**_setup_cfg(root), **setup_arguments(root / "setup.py")}  # setup.py wins, as with setuptools
+    # A version from the settings counts like one from git: no file of the tree states it.
+    stated, from_scm = (version, True) if version else _version(root, pyproject, setup)
+    if not stated:
+        raise VersionError(
+            "the source does not say its version",
+            where=str(root / "pyproject.toml"),
+            next_step='write version = "1.2.3" in [project], use setuptools-scm ([tool.setuptools_scm] and a git tag), '
+            "or set version in [tool.torch-build-farm] to what the source computes",
+        )
+    try:
+        normalized = str(Version(stated))  # as back ends write it
+    except InvalidVersion:
+        raise VersionError(
+            f"{stated!r} is not a valid version", where=str(root), next_step="write one by PEP 440, such as 1.2.3"
+        ) from None
+    requires_python = project.get("requires-python") or info["Requires-Python"] or setup.get("python_requires", "")
+    requires = project.get("dependencies") or info.get_all("Requires-Dist") or setup.get("install_requires", ())
+    if isinstance(requires, str):  # setup() takes a single one by itself
+        requires = (requires,)
+    return Metadata(
+        name=str(project.get("name") or info["Name"] or setup.get("name", "")),
+        version=normalized,
+        version_from_scm=from_scm,
+        requires_python=_requires_python(str(requires_python), root),
+        requires=tuple(map(str, requires)),
+    )
+
+
+def _version(root: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any]) -> tuple[str, bool]:
+    """The version that the source states, and whether it comes from git; "" where there is none."""
+    project, tool = pyproject.get("project", {}), pyproject.get("tool", {})
+    # PKG-INFO before git: an sdist states its version, and has no history to count it from.
+    version = project.get("version") or _package_info(root)["Version"]
+    if version:
+        return str(version), False
+    provider = _table(tool, "scikit-build", "metadata", "version")
+    provider_name = str(provider.get("provider", ""))
+    if "setuptools_scm" in tool or provider_name.endswith("setuptools_scm"):
+        return _scm_version(root, _table(tool, "setuptools_scm")), True
+    if provider_name.endswith("regex"):
+        matched = _regex_version(root, provider)
+        if matched:
+            return matched, False
+    # A table with one key, such as {attr = "package.__version__"} or {file = ["VERSION"]}.
+    for way, value in _table(tool, "setuptools", "dynamic", "version").items():
+        first = value[0] if isinstance(value, list) else value
+        return _directed(root, way, str(first)), False
+    return str(setup.get("version", "")), False
+
+
+def _requires_python(requires_python: str, root: Path) -> str:
+    specifiers = without_stars(requires_python)
+    try:
+        SpecifierSet(specifiers)
+    except InvalidSpecifier as error:
+        raise SourceError(f"requires-python makes no sense: {error}", where=str(root)) from None
+    return specifiers
+
+
 def _scm_version(root: Path, table: Mapping[str, Any]) -> str:
     """Version from git tags, by the project's own [tool.setuptools_scm]; never writes a version file."""
     import setuptools_scm  # noqa: PLC0415 (slow to import, rarely needed)
 
-    settings = {k: v for k, v in table.items() if k not in ("write_to", "version_file", "fallback_version")}
+    settings: dict[str, Any] = {"relative_to": root / "pyproject.toml", **table}
+    # Two of these write a file into the source tree. The third stands in for missing tags, which are an error here:
+    # wheels of two commits would get the same version.
+    for key in ("write_to", "version_file", "fallback_version"):
+        settings.pop(key, None)
     try:
-        return str(setuptools_scm.get_version(**{"relative_to": root / "pyproject.toml", **settings}))
+        return str(setuptools_scm.get_version(**settings))
     except (LookupError, TypeError, ValueError) as error:
         raise VersionError(
             "git tags give no version",
@@ -123,80 +194,11 @@ def _scm_version(root: Path, table: Mapping[str, Any]) -> str:
 def _regex_version(root: Path, provider: Mapping[str, Any]) -> str | None:
     """Version by scikit-build-core's regex provider: https://scikit-build-core.readthedocs.io, dynamic metadata."""
     path = root / str(provider.get("input", ""))
-    pattern = str(provider.get("regex", r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<value>.+?)\2'))
-    match = re.search(pattern, path.read_text("utf-8", "replace"), re.MULTILINE) if path.is_file() else None
-    return match.groupdict().get("value") if match else None
-
-
-def _parsed(path: Path) -> tuple[ast.Module, dict[str, Any]]:
-    """The syntax tree of a Python file, and the plain values that it assigns to names.
-
-    Both are empty for a file that is missing or cannot be parsed. The first assignment to a name counts.
-    """
-    try:
-        tree = ast.parse(path.read_bytes())  # bytes: the parser obeys a coding comment and a byte order mark
-    except (OSError, SyntaxError, ValueError):
-        return ast.Module([], []), {}
-    values: dict[str, Any] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            target: ast.expr = node.targets[0]
-        elif isinstance(node, ast.AnnAssign) and node.value:
-            target = node.target
-        else:
-            continue
-        if isinstance(target, ast.Name) and node.value:
-            values.setdefault(target.id, _value(node.value, values))
-    return tree, values
-
-
-def setup_arguments(path: Path) -> dict[str, Any]:
-    """The keyword arguments that a setup.py passes to setup(), as far as their values are plain.
-
-    Plain are literals, names of plain values, f-strings and sums of them.
-    """
-    tree, values = _parsed(path)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if function != "setup":
-            continue
-        arguments = {}
-        for keyword in node.keywords:
-            value = _value(keyword.value, values)
-            if keyword.arg and value is not None:
-                arguments[keyword.arg] = value
-        return arguments
-    return {}
-
-
-def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The value of a plain expression; None for any other."""
-    match node:
-        case ast.Name(id=name):
-            return names.get(name)
-        case ast.JoinedStr(values=parts):
-            texts = [_value(part.value if isinstance(part, ast.FormattedValue) else part, names) for part in parts]
-            return None if None in texts else "".join(map(str, texts))
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _sum(_value(left, names), _value(right, names))
-        case ast.List(elts=elements):
-            items = [_value(element, names) for element in elements]
-            return None if None in items else items
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError):
+    if not path.is_file():
         return None
-
-
-def _sum(left: Any, right: Any) -> str | list[Any] | None:
-    """`left` + `right` for two strings or two lists; None for anything else."""
-    if isinstance(left, str) and isinstance(right, str):
-        return left + right
-    if isinstance(left, list) and isinstance(right, list):
-        return left + right
-    return None
+    pattern = str(provider.get("regex", _PROVIDERS_REGEX))
+    match = re.search(pattern, path.read_text("utf-8", "replace"), re.MULTILINE)
+    return match.groupdict().get("value") if match else None
 
 
 def _directed(root: Path, way: str, value: str) -> str:
@@ -204,6 +206,7 @@ def _directed(root: Path, way: str, value: str) -> str:
     if way == "file":
         path = root / value
         return path.read_text("utf-8", "replace").strip() if path.is_file() else ""
+    # The file is parsed and not imported, as setuptools does first too: an import may need torch, or the compiled part.
     module, _, name = value.rpartition(".")
     stem = module.replace(".", "/")
     for base in ("", "src"):
@@ -212,6 +215,11 @@ def _directed(root: Path, way: str, value: str) -> str:
             if values.get(name):
                 return str(values[name])
     return ""
+
+
+def _package_info(root: Path) -> Message:
+    path = root / "PKG-INFO"
+    return HeaderParser().parsestr(path.read_text("utf-8", "replace") if path.is_file() else "")
 
 
 def _setup_cfg(root: Path) -> dict[str, Any]:
@@ -239,69 +247,83 @@ def _setup_cfg(root: Path) -> dict[str, Any]:
     return arguments
 
 
-def _package_info(root: Path) -> Message:
-    path = root / "PKG-INFO"
-    return HeaderParser().parsestr(path.read_text("utf-8", "replace") if path.is_file() else "")
+def setup_arguments(path: Path) -> dict[str, Any]:
+    """The keyword arguments that a setup.py passes to setup(), as far as their values are plain.
 
-
-def _version(root: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any]) -> tuple[str, bool]:
-    """The version that the source states, and whether it comes from git; "" where there is none."""
-    project, tool = pyproject.get("project", {}), pyproject.get("tool", {})
-    version = project.get("version") or _package_info(root)["Version"]
-    if version:
-        return str(version), False
-    provider = _table(tool, "scikit-build", "metadata", "version")
-    provider_name = str(provider.get("provider", ""))
-    if "setuptools_scm" in tool or provider_name.endswith("setuptools_scm"):
-        return _scm_version(root, _table(tool, "setuptools_scm")), True
-    if provider_name.endswith("regex"):
-        matched = _regex_version(root, provider)
-        if matched:
-            return matched, False
-    for way, value in _table(tool, "setuptools", "dynamic", "version").items():
-        return _directed(root, way, str(value[0] if isinstance(value, list) else value)), False
-    return str(setup.get("version", "")), False
-
-
-def _requires_python(requires_python: str, root: Path) -> str:
-    specifiers = without_stars(requires_python)
-    try:
-        SpecifierSet(specifiers)
-    except InvalidSpecifier as error:
-        raise SourceError(f"requires-python makes no sense: {error}", where=str(root)) from None
-    return specifiers
-
-
-def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadata:
-    """The metadata of the tree at `root`, whose pyproject.toml is `pyproject`; `version` replaces the source's own.
-
-    Raises VersionError for a tree without a version or with an invalid one, SourceError for an invalid
-    requires-python.
+    Plain are literals, names of plain values, f-strings and sums of them.
     """
-    project, info = pyproject.get("project", {}), _package_info(root)
-    setup = {**_setup_cfg(root), **setup_arguments(root / "setup.py")}  # setup.py wins, as with setuptools
-    # A version from the settings counts like one from git: no file of the tree states it.
-    stated, from_scm = (version, True) if version else _version(root, pyproject, setup)
-    if not stated:
-        raise VersionError(
-            "the source does not say its version",
-            where=str(root / "pyproject.toml"),
-            next_step='write version = "1.2.3" in [project], use setuptools-scm ([tool.setuptools_scm] and a git tag), '
-            "or set version in [tool.torch-build-farm] to what the source computes",
-        )
+    tree, values = _parsed(path)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        # setup(...), or setuptools.setup(...)
+        function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if function != "setup":
+            continue
+        arguments = {}
+        for keyword in node.keywords:
+            value = _value(keyword.value, values)
+            if keyword.arg and value is not None:
+                arguments[keyword.arg] = value
+        return arguments
+    return {}
+
+
+def _parsed(path: Path) -> tuple[ast.Module, dict[str, Any]]:
+    """The syntax tree of a Python file, and the plain values that it assigns to names.
+
+    Both are empty for a file that is missing or cannot be parsed. The first assignment to a name counts.
+    """
     try:
-        normalized = str(Version(stated))  # as back ends write it
-    except InvalidVersion:
-        raise VersionError(
-            f"{stated!r} is not a valid version", where=str(root), next_step="write one by PEP 440, such as 1.2.3"
-        ) from None
-    requires = project.get("dependencies") or info.get_all("Requires-Dist") or setup.get("install_requires", ())
-    return Metadata(
-        name=str(project.get("name") or info["Name"] or setup.get("name", "")),
-        version=normalized,
-        version_from_scm=from_scm,
-        requires_python=_requires_python(
-            str(project.get("requires-python") or info["Requires-Python"] or setup.get("python_requires", "")), root
-        ),
-        requires=(requires,) if isinstance(requires, str) else tuple(map(str, requires)),
-    )
+        tree = ast.parse(path.read_bytes())  # bytes: the parser obeys a coding comment and a byte order mark
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module([], []), {}
+    values: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            target: ast.expr = node.targets[0]
+        elif isinstance(node, ast.AnnAssign) and node.value:
+            target = node.target
+        else:
+            continue
+        if isinstance(target, ast.Name) and node.value:
+            values.setdefault(target.id, _value(node.value, values))
+    return tree, values
+
+
+def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """The value of a plain expression; None for any other."""
+    match node:
+        case ast.Name(id=name):
+            return names.get(name)
+        case ast.JoinedStr(values=parts):
+            texts = []
+            for part in parts:
+                expression = part.value if isinstance(part, ast.FormattedValue) else part
+                texts.append(_value(expression, names))
+            return None if None in texts else "".join(map(str, texts))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _sum(_value(left, names), _value(right, names))
+        case ast.List(elts=elements):
+            items = [_value(element, names) for element in elements]
+            return None if None in items else items
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return None
+
+
+def _sum(left: Any, right: Any) -> str | list[Any] | None:
+    """`left` + `right` for two strings or two lists; None for anything else."""
+    if isinstance(left, str) and isinstance(right, str):
+        return left + right
+    if isinstance(left, list) and isinstance(right, list):
+        return left + right
+    return None
+
+
+def _table(value: object, *names: str) -> dict[str, Any]:
+    """The table under `names` in another one; empty where something else, or nothing, is there."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}

@@ -49,71 +49,22 @@ class Plan:
     notes: tuple[str, ...]
 
     def matrix(self) -> dict[str, list[dict[str, str]]]:
-        """The jobs as a CI matrix (GitHub Actions' strategy.matrix)."""
-        return {
-            "include": [
-                {
-                    "job": job.id,
-                    "distribution": job.distribution,
-                    "version": job.version,
-                    "variant": job.variant.tag,
-                    "torch": str(job.variant.torch),
-                    "python": str(job.python),
-                    "releases": " ".join(job.variant.releases),
-                    "cuda": job.variant.cuda,
-                    "image": job.variant.image,
-                }
-                for job in self.jobs
-            ]
-        }
-
-
-def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, ...]:
-    """The variants of `minors` as typed ("all" stands for every one), in order of version, each once.
-
-    Raises UnknownTorchError for a minor that no variants file describes.
-    """
-    known = {str(minor): variant for minor, variant in project.variants.items()}
-    if "all" in minors:
-        return tuple(project.variants.values())
-    for text in minors:
-        if text not in known:
-            raise _unknown(project, text)
-    chosen = {known[text] for text in minors}
-    return tuple(sorted(chosen, key=lambda variant: variant.torch))
-
-
-def _unknown(project: Project, text: str) -> UnknownTorchError:
-    what = f"torch {text} has no variant"
-    for minor in project.variants:
-        # torch29, 29 and 2.9.1 for 2.9
-        if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}."):
-            what += f"; did you mean {minor}?"
-            break
-    if "," in text:
-        next_step = "separate minors with spaces: --torch 2.8 2.9"
-    else:
-        next_step = f"use one of these, or describe it in {project.root / 'variants'}"
-    known = ", ".join(str(minor) for minor in project.variants)
-    return UnknownTorchError(what, where=f"known minors: {known or 'none'}", next_step=next_step)
-
-
-def _usable(variant: Variant, requires_python: SpecifierSet, engine: Mapping[CPython, str]) -> list[CPython]:
-    """The CPythons that torch, project and engine have in common, in order; `engine` has their full versions."""
-    return sorted(
-        python
-        for python, version in engine.items()
-        if python in variant.cpython and requires_python.contains(version, prereleases=True)
-    )
-
-
-def _pick(usable: list[CPython], pythons: Pythons, running: CPython) -> list[CPython]:
-    with_gil = [python for python in usable if not python.free_threaded]
-    if pythons == "all":
-        return with_gil
-    if pythons == "default":
-        return [running] if running in usable else with_gil[-1:]
-    return [python for python in usable if python in pythons]
+        """The jobs as a CI matrix (GitHub Actions' strategy.matrix): one combination a job."""
+        combinations = []
+        for job in self.jobs:
+            combination = {
+                "job": job.id,
+                "distribution": job.distribution,
+                "version": job.version,
+                "variant": job.variant.tag,
+                "torch": str(job.variant.torch),
+                "python": str(job.python),
+                "releases": " ".join(job.variant.releases),
+                "cuda": job.variant.cuda,
+                "image": job.variant.image,
+            }
+            combinations.append(combination)
+        return {"include": combinations}
 
 
 def plan(
@@ -134,6 +85,8 @@ def plan(
     notes: list[str] = []
     lacking: list[NoPythonError] = []
     accepted = SpecifierSet(requires_python)
+
+    # Every variant that was selected, with the CPythons that are left for it.
     for variant in choose_variants(project, selection.torch):
         interpreters = engine(variant)
         usable = _usable(variant, accepted, interpreters)
@@ -141,25 +94,86 @@ def plan(
         if not picked:
             lacking.append(_no_python(variant, requires_python, interpreters, selection.pythons))
             continue
+        # Some CPythons of several may be missing without an error: then a note says which, and why.
         if not isinstance(selection.pythons, str):
             for python in sorted(set(selection.pythons) - set(picked)):
                 why = _why_left_out(python, variant, interpreters)
                 notes.append(f"torch {variant.torch}: no job for CPython {python}, {why}")
-        jobs += [Job(project.distribution(variant), version, variant, python) for python in picked]
-    if lacking and not selection.only:
-        raise lacking[0]
-    if selection.only:
-        matching = [job for job in jobs if any(fnmatchcase(job.id, pattern) for pattern in selection.only)]
-        if lacking and not matching:
+        for python in picked:
+            jobs.append(Job(project.distribution(variant), version, variant, python))
+
+    if not selection.only:
+        if lacking:
             raise lacking[0]
-        if not matching:
-            ids = [job.id for job in jobs]
-            raise UsageError(
-                f"--only {' '.join(selection.only)} matches no job; {nearest(selection.only[0], ids)}",
-                next_step="`plan` lists the jobs; patterns may hold * and ?",
-            )
-        jobs = matching
-    return Plan(tuple(jobs), tuple(notes))
+        return Plan(tuple(jobs), tuple(notes))
+
+    # --only names jobs, so a variant without a CPython matters only where no other job matches.
+    matching = [job for job in jobs if _matches(job, selection.only)]
+    if lacking and not matching:
+        raise lacking[0]
+    if not matching:
+        ids = [job.id for job in jobs]
+        raise UsageError(
+            f"--only {' '.join(selection.only)} matches no job; {nearest(selection.only[0], ids)}",
+            next_step="`plan` lists the jobs; patterns may hold * and ?",
+        )
+    return Plan(tuple(matching), tuple(notes))
+
+
+def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, ...]:
+    """The variants of `minors` as typed ("all" stands for every one), in order of version, each once.
+
+    Raises UnknownTorchError for a minor that no variants file describes.
+    """
+    if "all" in minors:
+        return tuple(project.variants.values())
+    known = {str(minor): variant for minor, variant in project.variants.items()}
+    chosen = set()
+    for text in minors:
+        if text not in known:
+            raise _unknown(project, text)
+        chosen.add(known[text])
+    return tuple(sorted(chosen, key=lambda variant: variant.torch))
+
+
+def _unknown(project: Project, text: str) -> UnknownTorchError:
+    what = f"torch {text} has no variant"
+    for minor in project.variants:
+        # torch29, 29 and 2.9.1 for 2.9
+        if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}."):
+            what += f"; did you mean {minor}?"
+            break
+    if "," in text:
+        next_step = "separate minors with spaces: --torch 2.8 2.9"
+    else:
+        next_step = f"use one of these, or describe it in {project.root / 'variants'}"
+    known = ", ".join(str(minor) for minor in project.variants)
+    return UnknownTorchError(what, where=f"known minors: {known or 'none'}", next_step=next_step)
+
+
+def _usable(variant: Variant, requires_python: SpecifierSet, engine: Mapping[CPython, str]) -> list[CPython]:
+    """The CPythons that torch, project and engine have in common, in order; `engine` has their full versions."""
+    usable = []
+    for python, version in engine.items():
+        # The full version, since requires-python may name patch releases.
+        if python in variant.cpython and requires_python.contains(version, prereleases=True):
+            usable.append(python)
+    return sorted(usable)
+
+
+def _pick(usable: list[CPython], pythons: Pythons, running: CPython) -> list[CPython]:
+    """The CPythons to build for, of those that are usable. Builds without the GIL are picked only by their names."""
+    with_gil = [python for python in usable if not python.free_threaded]
+    if pythons == "all":
+        return with_gil
+    if pythons == "default":
+        return [running] if running in usable else with_gil[-1:]
+    return [python for python in usable if python in pythons]
+
+
+def _matches(job: Job, patterns: Sequence[str]) -> bool:
+    """Whether a job's id matches one of the shell patterns; case counts, whatever the operating system."""
+    return any(fnmatchcase(job.id, pattern) for pattern in patterns)
 
 
 def _why_left_out(python: CPython, variant: Variant, engine: Mapping[CPython, str]) -> str:
@@ -178,10 +192,11 @@ def _no_python(
 
     requested = pythons if isinstance(pythons, str) else listed(pythons)
     with_gil = [python for python in variant.cpython if not python.free_threaded]
+    to_install = with_gil[-1] if with_gil else "3.12"
     return NoPythonError(
         f"no CPython for torch {variant.torch} (asked for: {requested})",
         where=f"torch has wheels for {listed(variant.cpython)}; the project requires {requires_python or 'any'}; "
         f"the engine has: {listed(list(engine))}",
         next_step="ask for another with --python, or install one with its headers, such as `uv python install "
-        f"{with_gil[-1] if with_gil else '3.12'}` (in Docker: name an image that has it with --base-image)",
+        f"{to_install}` (in Docker: name an image that has it with --base-image)",
     )

@@ -49,10 +49,12 @@ def _for_toml(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     # TOML has no null: a key that may be null is one that may be left out.
+    null = {"type": "null"}
     alternatives = node.get("anyOf", [])
-    if {"type": "null"} in alternatives:
-        (node_type,) = [alternative for alternative in alternatives if alternative != {"type": "null"}]
-        node = {**node_type, **{key: value for key, value in node.items() if key not in ("anyOf", "default")}}
+    if null in alternatives:
+        (node_type,) = [alternative for alternative in alternatives if alternative != null]
+        others = {key: value for key, value in node.items() if key not in ("anyOf", "default")}
+        node = {**node_type, **others}
     result: dict[str, Any] = {}
     for key, value in node.items():
         if key == "properties":  # names of keys, which may be called "title" or "default"
@@ -72,7 +74,8 @@ def _for_toml(node: Any) -> Any:
 def _type_text(node: Mapping[str, Any]) -> str:
     """A key's type in words, such as "list of strings"."""
     if "enum" in node:
-        return " or ".join(f'`"{value}"`' for value in node["enum"])
+        values = [f'`"{value}"`' for value in node["enum"]]
+        return " or ".join(values)
     if "$ref" in node:
         return "table"
     if node["type"] == "array":
@@ -100,22 +103,25 @@ def table(shape: type) -> str:
         meaning = node["description"]
         if node.get("deprecated"):
             meaning = f"Deprecated. {meaning}"
-        lines.append(f"| {' | '.join(cells)} | {meaning.replace('|', chr(92) + '|')} |")
+        # In a table of Markdown a bar ends the cell, also within code.
+        cells.append(meaning.replace("|", r"\|"))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def error_classes() -> list[type[FarmError]]:
     """Every error with an exit code of its own, in order of the codes."""
-    classes = [
-        value
-        for value in vars(errors).values()
-        if isinstance(value, type) and issubclass(value, FarmError) and value not in (FarmError, errors.Interrupted)
-    ]
+    classes = []
+    for value in vars(errors).values():
+        # The base class is never raised by itself, and an interrupt has two codes.
+        if isinstance(value, type) and issubclass(value, FarmError) and value not in (FarmError, errors.Interrupted):
+            classes.append(value)
     return sorted(classes, key=lambda error: error.exit_code)
 
 
 def error_table() -> str:
     """Exit codes with their meaning, then a section an error: the place that its message refers to."""
+    # The table is in order of the codes, two of which belong to no error; the sections are in the errors' order.
     rows = {0: ("", "Everything asked for is done.")}
     rows[errors.NEWS_EXIT_CODE] = ("", "`discover`: a minor is missing, changed or yanked.")
     sections = []
@@ -132,6 +138,7 @@ def error_table() -> str:
     lines = ["| code | error | meaning |", "|---|---|---|"]
     for number, (name, meaning) in sorted(rows.items()):
         lines.append(f"| {number} | {name} | {meaning} |")
+    # Last, since 130 and 143 are the shell's (128 and the signal's number) and not the farm's.
     meaning, _ = _paragraphs(errors.Interrupted)
     lines.append(f"| 130, 143 | [Interrupted](#{errors.Interrupted.anchor()}) | {meaning} |")
     several = "Where several jobs fail, the first one's code counts; the summary and `--json` have them all."
@@ -181,9 +188,11 @@ def generated_files(docs: Path = DOCS) -> dict[Path, str]:
 
 def outdated(docs: Path = DOCS) -> list[Path]:
     """The generated files that are not current."""
-    return [
-        path for path, text in generated_files(docs).items() if not path.is_file() or path.read_text("utf-8") != text
-    ]
+    paths = []
+    for path, text in generated_files(docs).items():
+        if not path.is_file() or path.read_text("utf-8") != text:
+            paths.append(path)
+    return paths
 
 
 def main() -> int:

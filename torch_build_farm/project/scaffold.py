@@ -45,18 +45,23 @@ def look(root: Path) -> SourceFacts:
         stated = metadata.read(root, document)
         version = stated.version
     except VersionError:
+        # Everything else is still worth knowing; the file gets the version to be filled in.
         stated = metadata.read(root, document, "0")
         version = ""
     build_system = document.get("build-system", {})
+    requirements = [*stated.requires, *map(str, build_system.get("requires", ()))]
+    cuda_sources = [str(path.relative_to(root)) for path in root.rglob("*.cu")]
     script = root / "setup.py"
-    variables = set(_VARIABLE.findall(script.read_text("utf-8", "replace"))) if script.is_file() else set()
+    variables: set[str] = set()
+    if script.is_file():
+        variables.update(_VARIABLE.findall(script.read_text("utf-8", "replace")))
     return SourceFacts(
         name=stated.name,
         version=version,
         backend=str(build_system.get("build-backend", "setuptools")),
         packages=_packages(root, document),
-        torch=_torch([*stated.requires, *map(str, build_system.get("requires", ()))]),
-        cuda_sources=tuple(sorted(str(path.relative_to(root)) for path in root.rglob("*.cu"))),
+        torch=_torch(requirements),
+        cuda_sources=tuple(sorted(cuda_sources)),
         variables=tuple(sorted(variables)),
     )
 
@@ -77,7 +82,7 @@ def _packages(root: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
     if listed:
         return tuple(sorted(Path(name).name for name in listed))
     likely = set()
-    for base in ("", "src", "python"):
+    for base in ("", "src", "python"):  # where setuptools, and scikit-build-core too, look for packages
         for path in (root / base).glob("*/__init__.py"):
             name = path.parent.name
             if name not in _BESIDE and name.isidentifier():
@@ -92,6 +97,8 @@ def _packages(root: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
 
 def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequence[Variant]) -> str:
     """The table [tool.torch-build-farm]; `origin` holds those of its keys that state where the source is."""
+    # A file that can be used as it is where the source states everything, and loads in any case: what is not known gets
+    # a value that is only a guess, with a mark beside it.
     name = canonicalize_name(facts.name) or "name-it"
     requirement = f"requires {facts.torch!r}" if facts.torch else "names no torch"
     lines = [
@@ -105,11 +112,11 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
     if not facts.version:
         lines.append(_line("version", "0", "the source does not say its version without being run"))
     packages = facts.packages or (name.replace("-", "_"),)
-    lines.append(
-        _line("packages", packages, "" if len(facts.packages) == 1 else "which packages does the wheel install?")
-    )
+    mark = "" if len(facts.packages) == 1 else "which packages does the wheel install?"
+    lines.append(_line("packages", packages, mark))
     lines.append(_torch_line(facts, variants))
 
+    # Hints at keys that only some projects need, as comments: a wrong one would change the build.
     if facts.cuda_sources:
         lines.append(
             f"# {MARK} {facts.cuda_sources[0]} and {len(facts.cuda_sources) - 1} more need nvcc. "
@@ -117,6 +124,7 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
         )
     if facts.variables:
         lines.append(f"# setup.py reads {', '.join(facts.variables)}; the table environment sets them.")
+    # setup.py of torch-scatter and its kin leaves the CUDA sources out by this.
     if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.variables:
         lines.append(f'environment = {{ FORCE_ONLY_CPU = "1" }}  # {MARK} builds what needs no CUDA')
     lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
@@ -146,5 +154,8 @@ def _line(key: str, value: str | Sequence[str], mark: str = "") -> str:
 
 
 def _admits(requirement: str, variant: Variant) -> bool:
-    specifier = Requirement(requirement).specifier if requirement else None
-    return specifier is None or any(specifier.contains(release) for release in variant.releases)
+    """Whether a requirement on torch admits a release of the minor; every minor where there is no requirement."""
+    if not requirement:
+        return True
+    specifier = Requirement(requirement).specifier
+    return any(specifier.contains(release) for release in variant.releases)

@@ -226,36 +226,6 @@ class Project:
         return f"{self.settings.name}-{variant.tag}"
 
 
-def _source_contradictions(settings: Settings, table: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the keys that state where the source comes from."""
-    problems = []
-    sources = [key for key in ("source", "git", "sdist") if key in table]
-    if len(sources) > 1:
-        problems.append(f"{sources[1]}: contradicts {sources[0]}; a project has one source")
-    for key, needed in (("revision", "git"), ("git", "revision"), ("sdist-sha256", "sdist")):
-        if key in table and needed not in table:
-            problems.append(f"{key}: needs {needed} beside it")
-    if settings.sdist:
-        problems += _sdist_problems(settings)
-    return problems
-
-
-def _sdist_problems(settings: Settings) -> list[str]:
-    try:
-        specifiers = list(Requirement(settings.sdist).specifier)
-    except InvalidRequirement as error:
-        return [f"sdist: {error}"]
-    operators = [specifier.operator for specifier in specifiers]
-    if operators != ["=="] or specifiers[0].version.endswith("*"):
-        return [f'sdist: {settings.sdist!r} must name one version, as in "torch-scatter==2.1.2"']
-    if not re.fullmatch(r"[0-9a-f]{64}", settings.sdist_sha256):
-        return [
-            f"sdist-sha256: must be the SHA-256 of the file, 64 hexadecimal digits; `init {settings.sdist}` "
-            "writes the one on the package index"
-        ]
-    return []
-
-
 def load(root: Path, builtin: Path) -> Project:
     """The project in folder `root`; variants and templates come from there and, file by file, from `builtin`.
 
@@ -268,6 +238,7 @@ def load(root: Path, builtin: Path) -> Project:
         )
     problems: list[str] = []
     settings = _read_settings(path, problems)
+    # Projects could override this template once. One that still does must learn that its override has no effect.
     template = root / "templates" / "pyproject.toml.j2"
     if template.is_file():
         problems.append(
@@ -293,5 +264,37 @@ def _read_settings(path: Path, problems: list[str]) -> Settings | None:
     where = f"{path}: [tool.{TABLE}]"
     settings = read_table(Settings, tool[TABLE], where, problems)
     if settings:
+        # Contradictions between keys: pydantic looks at each key by itself.
         problems += [f"{where}: {problem}" for problem in _source_contradictions(settings, tool[TABLE])]
     return settings
+
+
+def _source_contradictions(settings: Settings, table: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the keys that state where the source comes from."""
+    problems = []
+    sources = [key for key in ("source", "git", "sdist") if key in table]
+    if len(sources) > 1:
+        problems.append(f"{sources[1]}: contradicts {sources[0]}; a project has one source")
+    for key, needed in (("revision", "git"), ("git", "revision"), ("sdist-sha256", "sdist")):
+        if key in table and needed not in table:
+            problems.append(f"{key}: needs {needed} beside it")
+    if settings.sdist:
+        problems += _sdist_problems(settings)
+    return problems
+
+
+def _sdist_problems(settings: Settings) -> list[str]:
+    try:
+        specifiers = list(Requirement(settings.sdist).specifier)
+    except InvalidRequirement as error:
+        return [f"sdist: {error}"]
+    # What is pinned by one SHA-256 has one version.
+    operators = [specifier.operator for specifier in specifiers]
+    if operators != ["=="] or specifiers[0].version.endswith("*"):
+        return [f'sdist: {settings.sdist!r} must name one version, as in "torch-scatter==2.1.2"']
+    if not re.fullmatch(r"[0-9a-f]{64}", settings.sdist_sha256):
+        return [
+            f"sdist-sha256: must be the SHA-256 of the file, 64 hexadecimal digits; `init {settings.sdist}` "
+            "writes the one on the package index"
+        ]
+    return []

@@ -76,6 +76,7 @@ def _requirement(value: str) -> str:
     try:
         Requirement(value)
     except InvalidRequirement as error:
+        # The lines below the first one point at the place in the text with ^ and ~.
         raise ValueError(str(error).splitlines()[0]) from None
     return value
 
@@ -110,6 +111,7 @@ def _import_name(value: str) -> str:
     return value
 
 
+# Text that `ci` writes into workflows, where quotes, spaces and $ have a meaning of their own.
 _PLAIN_WORD = r"[A-Za-z0-9][\w.-]*"
 _UPLOAD_URL = r"pypi|testpypi|https?://[\w.:/~%-]+"
 _STRING = {"type": "string"}
@@ -191,6 +193,7 @@ def _problem_text(shape: type, problem: ErrorDetails) -> str:
 def _keys_of(shape: type, path: list[int | str]) -> list[str]:
     """The keys of a table, or of one of its tables, which lies under `path`."""
     for key in path:
+        # From each table to the dataclass of the table below it.
         shape = get_type_hints(shape)[str(key).replace("-", "_")]
     return [kebab(field.name) for field in fields(shape)]
 

@@ -77,12 +77,33 @@ class Source:
         return total.hexdigest()
 
 
+def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> Source:
+    """The source tree of `origin`; `exclude` holds further patterns in gitignore's syntax.
+
+    `version` is for a source that does not state its own. Raises SourceError for a tree that is missing or not a Python
+    project, VersionError for one without a version, ConfigError for an invalid pattern.
+    """
+    document = metadata.document(origin.root)
+    stated = metadata.read(origin.root, document, version)
+    patterns = [] if origin.sealed else list(_NEVER)
+    # An sdist's list of files (SOURCES.txt in its .egg-info) decides what setuptools installs as package data.
+    if patterns and (origin.root / "PKG-INFO").is_file():
+        patterns.remove("*.egg-info/")
+    try:
+        excluded = PathSpec.from_lines("gitignore", [*patterns, *exclude])
+    except ValueError as error:
+        raise ConfigError(f"invalid pattern in exclude: {error}", where="[tool.torch-build-farm]") from None
+    return Source(origin, tuple(_walk(origin.root, excluded)), stated, document)
+
+
 def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
+    """The files below `root`, those that `excluded` matches left out. Raises SourceError for a link that leads out."""
     for folder, names, files in os.walk(root):
         here = Path(folder)
         relative = here.relative_to(root)
         for name in sorted(names):
             path = here / name
+            # os.walk does not enter links to folders. Within the tree such a link stays a link.
             if path.is_symlink() and not excluded.match_file(f"{relative / name}/"):
                 target = path.readlink()
                 if target.is_absolute() or not path.resolve().is_relative_to(root.resolve()):
@@ -92,27 +113,11 @@ def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
                         next_step="put the folder itself there, or name the link in exclude",
                     )
                 yield SourceFile((relative / name).as_posix(), "", False, str(target))
-        names[:] = sorted(n for n in names if not excluded.match_file(f"{relative / n}/"))
+        # Changed in place: os.walk goes down into what is left, in this order. gitignore's patterns for folders match
+        # only a path with a slash at its end.
+        names[:] = [name for name in sorted(names) if not excluded.match_file(f"{relative / name}/")]
         for name in sorted(files):
             path = here / name
             if excluded.match_file(str(relative / name)) or not path.is_file():
                 continue
             yield SourceFile((relative / name).as_posix(), sha256(path), os.access(path, os.X_OK))
-
-
-def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> Source:
-    """The source tree of `origin`; `exclude` holds further patterns in gitignore's syntax.
-
-    `version` is for a source that does not state its own. Raises SourceError for a tree that is missing or not a Python
-    project, VersionError for one without a version, ConfigError for an invalid pattern.
-    """
-    document = metadata.document(origin.root)
-    stated = metadata.read(origin.root, document, version)
-    # An sdist's list of files (SOURCES.txt in its .egg-info) decides what setuptools installs as package data.
-    sdist = (origin.root / "PKG-INFO").is_file()
-    never = [] if origin.sealed else [pattern for pattern in _NEVER if not (sdist and pattern == "*.egg-info/")]
-    try:
-        excluded = PathSpec.from_lines("gitignore", [*never, *exclude])
-    except ValueError as error:
-        raise ConfigError(f"invalid pattern in exclude: {error}", where="[tool.torch-build-farm]") from None
-    return Source(origin, tuple(_walk(origin.root, excluded)), stated, document)

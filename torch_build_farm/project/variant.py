@@ -106,6 +106,7 @@ def read_variants(folders: Sequence[Path]) -> dict[Minor, Variant]:
 
 def collect_variants(folders: Sequence[Path], problems: list[str]) -> dict[Minor, Variant]:
     """As read_variants; what is wrong goes to `problems`, a line each."""
+    # Projects override a file of the farm by one of the same name, so names decide before anything is read.
     paths: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.toml")):
@@ -163,12 +164,13 @@ def _release_contradictions(variant: Variant) -> list[str]:
 def _cuda_contradictions(variant: Variant) -> list[str]:
     problems = []
     try:
-        runtime = Requirement(variant.cuda_runtime)
+        versions = [specifier.version for specifier in Requirement(variant.cuda_runtime).specifier]
     except InvalidRequirement as error:
         problems.append(f"cuda-runtime: {error}")
     else:
-        versions = [specifier.version for specifier in runtime.specifier]
-        if not any(version == variant.cuda or version.startswith(f"{variant.cuda}.") for version in versions):
+        # The dots keep 12.80 apart from 12.8.
+        of_this_cuda = [version for version in versions if f"{version}.".startswith(f"{variant.cuda}.")]
+        if not of_this_cuda:
             problems.append(f"cuda-runtime: {variant.cuda_runtime} contradicts cuda = {variant.cuda!r}")
     for position, text in enumerate(variant.cuda_toolkit):
         try:
