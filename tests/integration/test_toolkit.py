@@ -61,7 +61,7 @@ def test_torch_libraries_tie_a_wheel_to_a_cuda_torch(make_farm: Callable[..., Fa
     farm.edit("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\ntorch-flavours = "any"')
     answer = farm("run", "--torch", "2.8", "--json")
     assert answer.code == 16
-    assert "needs libtorch_cuda.so, which a CPU torch has not" in answer.err
+    assert "needs libtorch_cuda.so, which a CPU torch does not have" in answer.err
     ran = [stage["stage"] for stage in answer.document["jobs"][0]["stages"] if not stage["kept"]]
     assert ran == [], "the build is kept; only the repair ran, and failed"
 

@@ -134,7 +134,7 @@ def test_a_cpu_torch_has_no_cuda_libraries(tmp_path: Path, library: Make) -> Non
     found = wheel(tmp_path, {"demo/_core.so": elf})
     assert checks.problems(found, SETTINGS) == []
     said = "\n".join(checks.problems(found, replace(SETTINGS, torch_flavours="any")))
-    assert "needs libc10_cuda.so, which a CPU torch has not" in said
+    assert "needs libc10_cuda.so, which a CPU torch does not have" in said
     assert "needs libtorch_cuda.so" in said
 
 

@@ -1,4 +1,4 @@
-"""auditwheel, with torch's and CUDA's libraries left out by policy data."""
+"""auditwheel's command line, which excludes torch's and CUDA's libraries by policy data, and what its failures mean."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from pathlib import Path
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.log import STAGE_MARK
 
-_NO_LIBRARY = "does not look like a platform wheel"  # auditwheel's words
+_NO_LIBRARY = "does not look like a platform wheel"  # auditwheel's message for a wheel without a compiled library
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Patterns of library names that are somebody else's to bring."""
+    """Patterns of names of libraries that a wheel must not bring, because torch or CUDA brings them.
+
+    `cuda_torch_only`: libraries that only a torch with CUDA has.
+    """
 
     torch: tuple[str, ...]
     cuda: tuple[str, ...]
@@ -31,30 +34,39 @@ class Policy:
 
 @cache
 def policy() -> Policy:
-    """The policy that comes with the farm (data/policy.toml)."""
+    """The policy that the farm ships (data/policy.toml)."""
     table = tomllib.loads(files("torch_build_farm").joinpath("data/policy.toml").read_text("utf-8"))
     return Policy(tuple(table["torch"]), tuple(table["cuda"]), tuple(table["cuda-torch-only"]))
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a library's name matches one of the glob patterns; case counts."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def command(auditwheel: str, raw: str, out: str) -> list[str]:
-    """The auditwheel call that gives wheel `raw` its tag and puts it into folder `out`."""
-    excluded = [word for pattern in policy().external for word in ("--exclude", pattern)]
-    return [auditwheel, "repair", "--wheel-dir", out, *excluded, raw]
+    """The auditwheel call that gives wheel `raw` its platform tag and writes it into folder `out`."""
+    words = [auditwheel, "repair", "--wheel-dir", out]
+    for pattern in policy().external:
+        words += ["--exclude", pattern]
+    return [*words, raw]
 
 
 def failure(log: Path, tail: Sequence[str]) -> RepairError:
-    """Why auditwheel refused the wheel, told from the log's last stage."""
+    """Why auditwheel refused the wheel, from the log's last stage; `tail` are the last lines of its output."""
     text = log.read_text("utf-8", "replace")
-    lines = [line for line in text[text.rfind(STAGE_MARK) :].splitlines() if not line.startswith("cibuildwheel:")]
-    if any(_NO_LIBRARY in line for line in lines):
-        return without_library("the wheel", log)
-    lines = [line for line in lines if "rror" in line or "annot" in line]
+    reason = tail[-1] if tail else "no reason given"
+    for line in text[text.rfind(STAGE_MARK) :].splitlines():
+        # cibuildwheel only reports that auditwheel failed.
+        if line.startswith("cibuildwheel:"):
+            continue
+        if _NO_LIBRARY in line:
+            return without_library("the wheel", log)
+        # Without the first letters, which may be capitals. The last such line is the most specific one.
+        if "rror" in line or "annot" in line:
+            reason = line
     return RepairError(
-        f"auditwheel cannot repair the wheel: {(lines or list(tail) or ['no reason given'])[-1]}",
+        f"auditwheel cannot repair the wheel: {reason}",
         where=str(log),
         next_step="a library that it cannot find must be installed, or linked statically",
     )

@@ -1,4 +1,4 @@
-"""auditwheel, with torch and CUDA left out by policy data; then everything that makes a wheel unfit for users."""
+"""Checks on a repaired wheel: whatever would make it unfit for users."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels.auditwheel import matches_any, policy
+from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Wheel, members_naming, record_problems
 
 # auditwheel keeps a library's name and puts the start of its hash into it: libgomp-24e2ab19.so.1.0.0.
@@ -15,21 +16,24 @@ _GRAFT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.so)")
 
 
 def _bundled(wheel: Wheel, settings: Settings) -> list[str]:
-    """Shared libraries in the wheel that are torch's, CUDA's, or grafted without leave.
-
-    A library counts by its file name, its SONAME and its name before auditwheel put a hash into it.
-    """
+    """Shared libraries in the wheel that belong to torch or CUDA, or that were grafted without permission."""
     problems = []
     for library in wheel.libraries:
         path = PurePosixPath(library.path)
-        names = {path.name, library.soname, _GRAFT_HASH.sub("", path.name)} - {""}
+        original_name = _GRAFT_HASH.sub("", path.name)
+        # A renamed copy of torch's library is torch's all the same, so every name it goes by counts.
+        names = {path.name, original_name}
+        if library.soname:
+            names.add(library.soname)
         for owner, patterns in (("torch", policy().torch), ("CUDA", policy().cuda)):
             if any(matches_any(name, patterns) for name in names):
                 problems.append(f"{library.path} is a library of {owner}, which must not be in the wheel")
-        if path.parts[0].endswith(".libs") and not any(matches_any(n, settings.grafted_libraries) for n in names):
+        grafted = path.parts[0].endswith(".libs")
+        allowed = any(matches_any(name, settings.grafted_libraries) for name in names)
+        if grafted and not allowed:
             problems.append(
-                f"{library.path} was grafted from the build machine; if that is meant, "
-                f"add {_GRAFT_HASH.sub('', path.name).split('.so')[0]}.so* to grafted-libraries"
+                f"{library.path} was grafted from the build machine; if that is intended, "
+                f"add {original_name.split('.so')[0]}.so* to grafted-libraries"
             )
     return problems
 
@@ -52,50 +56,62 @@ def _run_paths(wheel: Wheel) -> list[str]:
 def _top_level(wheel: Wheel, settings: Settings) -> list[str]:
     """Files outside the project's packages, where another distribution may have files of the same name."""
     packages = {name.split(".")[0] for name in settings.packages}
-    stray: dict[str, int] = {}
+    stray: dict[str, int] = {}  # top-level name -> number of files
     for member in wheel.members:
-        parts = PurePosixPath(member).parts
-        if parts[0].endswith(".data") and len(parts) > 2:
+        path = installed_path(member)
+        parts = PurePosixPath(path).parts
+        # In a .data folder (PEP 427), but installed outside site-packages.
+        if path == member and parts[0].endswith(".data") and len(parts) > 2:
+            # Relocation refuses scripts and suggests an entry point in their place, which is better advice.
             if parts[1] == "scripts":
                 continue
-            parts = parts[2:] if parts[1] in ("purelib", "platlib") else (f"{parts[1]}/{parts[2]}",)
+            parts = (f"{parts[1]}/{parts[2]}",)
         top = parts[0]
         module = top.split(".")[0] if len(parts) == 1 else top
         if not (module in packages or top.endswith((".dist-info", ".libs"))):
             stray[top] = stray.get(top, 0) + 1
-    return [
-        f"{top} ({count} file{'s' if count > 1 else ''}) lies outside the packages {', '.join(sorted(packages))}"
-        for top, count in sorted(stray.items())
-    ]
+    problems = []
+    for top, count in sorted(stray.items()):
+        files = "1 file" if count == 1 else f"{count} files"
+        problems.append(f"{top} ({files}) lies outside the packages {', '.join(sorted(packages))}")
+    return problems
+
+
+def _cuda_needed(wheel: Wheel) -> list[str]:
+    """Libraries that load only beside a torch with CUDA."""
+    problems = []
+    for library in wheel.libraries:
+        for needed in library.needed:
+            if matches_any(needed, policy().cuda_torch_only):
+                problems.append(
+                    f"{library.path} needs {needed}, which a CPU torch does not have; link to torch_cpu and c10, or "
+                    'set torch-flavours = "cuda"'
+                )
+    return problems
 
 
 def problems(wheel: Wheel, settings: Settings, expected: Iterable[str] = (), builders: Iterable[str] = ()) -> list[str]:
-    """Every reason why the wheel is unfit for users, a sentence each; none for a good one.
+    """Every reason why the wheel is unfit for users, one sentence each; empty for a good wheel.
 
     `expected` are members that the wheel must have, `builders` folders of the build that no member may name.
     """
-    found = [
-        f"{path} is in the source but not in the wheel, so Python would take the folder for a namespace package; "
-        "name the packages in the build back end's settings (scikit-build-core: wheel.packages)"
-        for path in expected
-        if path not in wheel.members
-    ]
-    found += [*_bundled(wheel, settings), *_run_paths(wheel), *_top_level(wheel, settings)]
-    found += [
-        f"{member} names {folder}, a folder of the build: users have none such, and the same sources built elsewhere "
-        "give another file"
-        for member, folder in members_naming(wheel.path, builders).items()
-    ]
-    found += record_problems(wheel.path)
+    reasons = []
+    for path in expected:
+        if path not in wheel.members:
+            reasons.append(
+                f"{path} is in the source but not in the wheel, so Python would take the folder for a namespace "
+                "package; name the packages in the build back end's settings (scikit-build-core: wheel.packages)"
+            )
+    reasons += [*_bundled(wheel, settings), *_run_paths(wheel), *_top_level(wheel, settings)]
+    for member, folder in members_naming(wheel.path, builders).items():
+        reasons.append(
+            f"{member} names {folder}, a folder of the build: users do not have it, and the same sources built "
+            "elsewhere give another file"
+        )
+    reasons += record_problems(wheel.path)
     size = wheel.path.stat().st_size / 1e6
     if size > settings.size_limit_mb:
-        found.append(f"the wheel has {size:.1f} MB, over size-limit-mb = {settings.size_limit_mb}")
+        reasons.append(f"the wheel has {size:.1f} MB, over size-limit-mb = {settings.size_limit_mb}")
     if settings.torch_flavours == "any":
-        for library in wheel.libraries:
-            for needed in library.needed:
-                if matches_any(needed, policy().cuda_torch_only):
-                    found.append(
-                        f"{library.path} needs {needed}, which a CPU torch has not; link to torch_cpu and c10, or set "
-                        'torch-flavours = "cuda"'
-                    )
-    return found
+        reasons += _cuda_needed(wheel)
+    return reasons

@@ -1,4 +1,4 @@
-"""In what two wheels differ."""
+"""How two wheels differ."""
 
 from __future__ import annotations
 
@@ -10,53 +10,72 @@ from torch_build_farm.core.files import sha256
 
 
 def differences(old: Path, new: Path) -> list[str]:
-    """In what two wheels differ, a sentence each; none for identical files."""
+    """How two wheels differ, one sentence per difference; empty for identical files."""
     if sha256(old) == sha256(new):
         return []
-    found = [f"the file was named {old.name}, is named {new.name}"] if old.name != new.name else []
-    with zipfile.ZipFile(old) as first, zipfile.ZipFile(new) as second:
-        names = [set(archive.namelist()) for archive in (first, second)]
-        found += [f"{name} is gone" for name in sorted(names[0] - names[1])]
-        found += [f"{name} is new" for name in sorted(names[1] - names[0])]
-        for name in sorted(names[0] & names[1]):
-            before, after = first.read(name), second.read(name)
+    sentences = []
+    if old.name != new.name:
+        sentences.append(f"the file was named {old.name}, is named {new.name}")
+    with zipfile.ZipFile(old) as old_archive, zipfile.ZipFile(new) as new_archive:
+        old_members = set(old_archive.namelist())
+        new_members = set(new_archive.namelist())
+        for member in sorted(old_members - new_members):
+            sentences.append(f"{member} is gone")
+        for member in sorted(new_members - old_members):
+            sentences.append(f"{member} is new")
+        for member in sorted(old_members & new_members):
+            before, after = old_archive.read(member), new_archive.read(member)
             if before != after:
-                found.append(f"{name}: {_how(before, after)}")
-        if not found:
-            found += _archives(first, second)
-    return found or ["the archives hold the same members, packed in another way"]
+                sentences.append(f"{member}: {_content_difference(before, after)}")
+        # Only where the contents are the same do dates and the order of members explain the difference.
+        if not sentences:
+            sentences = _archive_differences(old_archive, new_archive)
+    return sentences or ["the archives hold the same members, packed in another way"]
 
 
-def _how(before: bytes, after: bytes) -> str:
-    place = next(
-        (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
-    )
-    text = f"{len(before)} bytes became {len(after)}" if len(before) != len(after) else f"{len(before)} bytes"
-    sections = _sections(before, after)
-    return f"{text}, the first that differs at {place}" + (f"; sections {', '.join(sections)}" if sections else "")
+def _content_difference(before: bytes, after: bytes) -> str:
+    position = min(len(before), len(after))
+    for index, (old_byte, new_byte) in enumerate(zip(before, after, strict=False)):
+        if old_byte != new_byte:
+            position = index
+            break
+    sizes = f"{len(before)} bytes"
+    if len(before) != len(after):
+        sizes += f" became {len(after)}"
+    sections = _different_sections(before, after)
+    suffix = f"; sections {', '.join(sections)}" if sections else ""
+    return f"{sizes}, the first that differs at {position}{suffix}"
 
 
-def _sections(before: bytes, after: bytes) -> list[str]:
-    """Names of the ELF sections that differ; none for other files."""
+def _different_sections(before: bytes, after: bytes) -> list[str]:
+    """Names of the ELF sections that differ; empty for other files."""
     from elftools.common.exceptions import ELFError  # noqa: PLC0415 (slow to import)
-    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
 
     try:
-        old, new = (
-            {section.name: section.data() for section in ELFFile(io.BytesIO(content)).iter_sections()}
-            for content in (before, after)
-        )
+        old_sections, new_sections = _sections(before), _sections(after)
     except ELFError:
         return []
-    return [name for name in {**old, **new} if name and old.get(name) != new.get(name)]
+    # In the order of the old file, new sections last.
+    names = [name for name in {**old_sections, **new_sections} if name]
+    return [name for name in names if old_sections.get(name) != new_sections.get(name)]
 
 
-def _archives(first: zipfile.ZipFile, second: zipfile.ZipFile) -> list[str]:
-    """What differs in two archives whose members have the same content."""
-    found = [] if first.namelist() == second.namelist() else ["the members are in another order"]
-    for before in first.infolist():
-        after = second.getinfo(before.filename)
-        for what in ("date_time", "external_attr", "compress_type", "create_system"):
-            if getattr(before, what) != getattr(after, what):
-                found.append(f"{before.filename}: {what} was {getattr(before, what)}, is {getattr(after, what)}")
-    return found
+def _sections(content: bytes) -> dict[str, bytes]:
+    """The sections of an ELF file by name. Raises ELFError for other files."""
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415 (slow to import)
+
+    return {section.name: section.data() for section in ELFFile(io.BytesIO(content)).iter_sections()}
+
+
+def _archive_differences(old: zipfile.ZipFile, new: zipfile.ZipFile) -> list[str]:
+    """How two archives differ whose members have the same content."""
+    sentences = []
+    if old.namelist() != new.namelist():
+        sentences.append("the members are in another order")
+    for before in old.infolist():
+        after = new.getinfo(before.filename)
+        for field in ("date_time", "external_attr", "compress_type", "create_system"):
+            old_value, new_value = getattr(before, field), getattr(after, field)
+            if old_value != new_value:
+                sentences.append(f"{before.filename}: {field} was {old_value}, is {new_value}")
+    return sentences

