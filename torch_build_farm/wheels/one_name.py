@@ -1,13 +1,15 @@
-"""The wheels behind the one name: the plain one, the middle one and one rung a torch minor. Pure, but for `write`.
+"""The wheels behind the one name: the plain wheel, the middle wheel, and one rung for each torch minor.
+
+Pure, except for the functions that read or write a wheel.
 
     NAME V                  torch>=2.8, NAME-auto==V; extra torch29: torch==2.9.*, NAME-torch29==(last built)
     NAME-auto V             NAME-select==R.P.*
     NAME-select R.P.N       torch==2.9.*, NAME-torch29==(last built)
 
-A resolver that is told NAME and some torch picks the rung whose torch that is, with nothing told the newest rung. R is
-V's release in four segments, P is 0, or N + 1 for .postN, the last segment is 100 * major + minor of torch. So a new
-minor needs one new variant and one new rung; no published file changes. Measured with pip 23 to 26 and uv: without the
-middle wheel uv does not keep a torch that is installed; torch comes first because uv decides in this order.
+A resolver that gets NAME and some torch picks the rung of that torch; with NAME alone it picks the newest rung. R is
+V's release in four segments, P is 0, or N + 1 for .postN, and the last segment is 100 * major + minor of torch. So a
+new minor needs one new variant and one new rung, and no published file changes. Measured with pip 23 to 26 and uv:
+without the middle wheel uv does not keep an installed torch; torch comes first because uv decides in this order.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ from torch_build_farm.wheels.type_stubs import as_stub
 
 _DISPATCHER = "dispatcher.py.j2"
 INFO = "*.dist-info/"  # stands for a wheel's .dist-info folder
-_SEGMENTS = 4  # of a release that a rung's version has room for
-# Extras declared ahead of torch's releases: an extra that a published wheel lacks is only a warning to pip, and then
-# installs the wrong thing.
+_SEGMENTS = 4  # the longest release that a rung's version has room for
+# Extras declared ahead of torch's releases: pip only warns of an extra that a published wheel lacks, and then installs
+# the wrong thing.
 _AHEAD, _AHEAD_OF_NEXT_MAJOR = 8, 4
 
 
@@ -58,9 +60,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Family:
-    """One version of the one name: `last` has the version of each minor's last built variant, retired minors included.
+    """One version of the one name.
 
-    `epoch` (Unix seconds) dates every file.
+    `last` has the version of each minor's last built variant, including retired minors. `epoch` (Unix seconds) dates
+    every file.
     """
 
     project: Project
@@ -88,41 +91,40 @@ def rung_prefix(version: str) -> str:
     parsed = Version(version)
     if parsed.is_prerelease or parsed.local or parsed.epoch or len(parsed.release) > _SEGMENTS:
         return ""
-    padded = [*parsed.release, *[0] * (_SEGMENTS - len(parsed.release))]
-    return ".".join(map(str, [*padded, 0 if parsed.post is None else parsed.post + 1]))
+    zeros = [0] * (_SEGMENTS - len(parsed.release))
+    # .post0 is a later version than the one without .post, so it takes another number.
+    post = 0 if parsed.post is None else parsed.post + 1
+    return ".".join(map(str, [*parsed.release, *zeros, post]))
 
 
 def without_rungs(family: Family) -> str:
-    """What the maintainer should know of a version that has no rungs; empty for one that has."""
+    """What the maintainer should know about a version without rungs; empty for a version with rungs."""
     if rung_prefix(family.version):
         return ""
     name, tag = family.project.settings.name, max(family.last).tag
     return (
-        f"version {family.version} has no rungs; only final versions and post-releases of up to four numbers have: "
-        f'{name} alone brings no variant, so users name the extra: pip install "{name}[{tag}]=={family.version}"'
+        f"version {family.version} has no rungs; only final versions and post-releases of up to four numbers have "
+        f'them: {name} alone brings no variant, so users name the extra: pip install "{name}[{tag}]=={family.version}"'
     )
 
 
 def rung_version(version: str, minor: Minor) -> str:
-    """The version of the rung of a torch minor, such as 0.1.115.0.1.208; `version` is one that has rungs."""
+    """The version of a torch minor's rung, such as 0.1.115.0.1.208; `version` must have rungs."""
     return f"{rung_prefix(version)}.{100 * minor.major + minor.minor}"
 
 
 def ahead(minors: Iterable[Minor]) -> list[Minor]:
-    """Torch minors without a variant whose extras are declared now: those still to come, and those left out between."""
+    """Torch minors without a variant whose extras are declared now: gaps between the known minors, and future ones."""
     known = sorted(minors)
     newest = known[-1]
-    gaps = [
-        Minor(one.major, number)
-        for one, other in itertools.pairwise(known)
-        if one.major == other.major
-        for number in range(one.minor + 1, other.minor)
-    ]
-    return [
-        *gaps,
-        *(Minor(newest.major, newest.minor + step) for step in range(1, _AHEAD + 1)),
-        *(Minor(newest.major + 1, number) for number in range(_AHEAD_OF_NEXT_MAJOR)),
-    ]
+    undeclared = []
+    for lower, higher in itertools.pairwise(known):
+        # How many minors an older major has is not known, so between two majors there is no gap to fill.
+        if lower.major == higher.major:
+            undeclared += [Minor(lower.major, number) for number in range(lower.minor + 1, higher.minor)]
+    undeclared += [Minor(newest.major, newest.minor + step) for step in range(1, _AHEAD + 1)]
+    undeclared += [Minor(newest.major + 1, number) for number in range(_AHEAD_OF_NEXT_MAJOR)]
+    return undeclared
 
 
 def read_model(wheel: Path, packages: Sequence[str]) -> Model:
@@ -131,25 +133,38 @@ def read_model(wheel: Path, packages: Sequence[str]) -> Model:
         info = dist_info(archive)
         names = [name for name in archive.namelist() if not name.endswith("/")]
         metadata = archive.read(f"{info}/METADATA").decode("utf-8")
+        pairs = _pairs(metadata)
+        fields = dict(reversed(pairs))  # of a repeated field the first counts
+        new_paths = {}
+        for name in names:
+            typing_path = _typing_path(name, names, packages)
+            if typing_path:
+                new_paths[name] = typing_path
+        for field, licence in pairs:
+            if field != "License-File":
+                continue
+            # PEP 639 puts them into licenses/; older setuptools puts them beside METADATA.
+            for file in (f"licenses/{licence}", licence):
+                if f"{info}/{file}" in names:
+                    new_paths[f"{info}/{file}"] = f"{INFO}{file}"
+        files = {}
+        for name, new_path in sorted(new_paths.items()):
+            content = archive.read(name)
+            files[new_path] = as_stub(content) if name.endswith(".py") else content
         entry_points = f"{info}/{ENTRY_POINTS}"
-        fields = dict(reversed([_pair(field) for field in split_metadata(metadata)[0]]))
-        places = {name: _typing_place(name, names, packages) for name in names}
-        licences = [_pair(field)[1] for field in split_metadata(metadata)[0] if _pair(field)[0] == "License-File"]
-        # PEP 639 has them in licenses/; older setuptools beside METADATA
-        own = [f"{info}/{folder}{licence}" for licence in licences for folder in ("licenses/", "")]
-        places |= {name: f"{INFO}{name[len(info) + 1 :]}" for name in own if name in names}
         return Model(
             fields["Name"],
             fields["Version"],
             fields.get("Requires-Python", ""),
             metadata,
             archive.read(entry_points).decode("utf-8") if entry_points in names else "",
-            {
-                place: as_stub(archive.read(name)) if name.endswith(".py") else archive.read(name)
-                for name, place in sorted(places.items())
-                if place
-            },
+            files,
         )
+
+
+def _pairs(metadata: str) -> list[tuple[str, str]]:
+    """METADATA's fields as names and values, in their order."""
+    return [_pair(field) for field in split_metadata(metadata)[0]]
 
 
 def _pair(field: str) -> tuple[str, str]:
@@ -157,28 +172,35 @@ def _pair(field: str) -> tuple[str, str]:
     return name, value.strip()
 
 
-def _typing_place(name: str, names: Sequence[str], packages: Sequence[str]) -> str:
-    """Where type checkers and editors look for a variant's file: beside the dispatcher, sources as stubs."""
+def _typing_path(name: str, names: Sequence[str], packages: Sequence[str]) -> str:
+    """Where type checkers and editors look for a variant's file: beside the dispatcher, sources as stubs.
+
+    Empty for a file that they do not read.
+    """
     for package in packages:
         match = re.fullmatch(rf"({re.escape(package.replace('.', '/'))}/)_torch\d+/(.+)", name)
-        if match and (name.endswith(".pyi") or match[2].split("/")[-1] == "py.typed"):
-            return match[1] + match[2]
-        if match and name.endswith(".py") and f"{name}i" not in names:
-            return f"{match[1]}{match[2]}i"
+        if not match:
+            continue
+        folder, path = match.groups()
+        if name.endswith(".pyi") or path.split("/")[-1] == "py.typed":
+            return f"{folder}{path}"
+        # A stub of the project's own takes precedence.
+        if name.endswith(".py") and f"{name}i" not in names:
+            return f"{folder}{path}i"
     return ""
 
 
 def lowest_python(requirements: Iterable[str]) -> str:
-    """A requires-python that admits whatever one of `requirements` admits, with no upper end."""
-    lows = [
-        max((Version(one.version) for one in SpecifierSet(text) if one.operator == ">="), default=Version("3.9"))
-        for text in requirements
-    ]
-    return f">={min(lows)}"
+    """A requires-python that admits every Python that one of `requirements` admits, and all later ones."""
+    lowest_versions = []
+    for text in requirements:
+        bounds = [Version(specifier.version) for specifier in SpecifierSet(text) if specifier.operator == ">="]
+        lowest_versions.append(max(bounds, default=Version("3.9")))
+    return f">={min(lowest_versions)}"
 
 
 def dispatcher_template(project: Project) -> str:
-    """The dispatcher's template: the project's own, else the farm's."""
+    """The dispatcher's template: the project's own if it has one, otherwise the farm's."""
     folder = next(folder for folder in project.template_folders if (folder / _DISPATCHER).is_file())
     return (folder / _DISPATCHER).read_text("utf-8")
 
@@ -194,7 +216,7 @@ def _dispatcher(family: Family) -> bytes:
 
 
 def _extras(family: Family) -> list[str]:
-    """An extra for each torch minor: torch's pin, and the minor's last variant where there is one."""
+    """An extra for each torch minor: torch's pin, and the minor's last variant if it has one."""
     fields = []
     for minor in sorted([*family.last, *ahead(family.last)]):
         fields.append(f"Provides-Extra: {minor.tag}")
@@ -206,37 +228,55 @@ def _extras(family: Family) -> list[str]:
 
 
 def _own_extras(family: Family, fields: Sequence[str]) -> list[str]:
-    """The project's own extras, with the one name for the variant's; torch's version is the variant's matter."""
-    found = [field for field in fields if _pair(field)[0] == "Provides-Extra"]
-    if taken := [field for field in found if re.fullmatch(r"torch\d+", canonicalize_name(_pair(field)[1]))]:
-        raise MetaError(
-            f"the project has an extra of its own named {_pair(taken[0])[1]}",
-            where=f"METADATA of {family.model.distribution}",
-            next_step="rename it: these names are for the variants",
-        )
-    for name, value in map(_pair, fields):
-        if name != "Requires-Dist" or "extra" not in str(Requirement(value).marker):
+    """The project's own extras, with the one name in place of the variant's; the variant decides on torch's version.
+
+    Raises MetaError for an extra that has the name of a variant's extra.
+    """
+    extras = []
+    for field in fields:
+        name, extra = _pair(field)
+        if name != "Provides-Extra":
+            continue
+        if re.fullmatch(r"torch\d+", canonicalize_name(extra)):
+            raise MetaError(
+                f"the project has an extra of its own named {extra}",
+                where=f"METADATA of {family.model.distribution}",
+                next_step="rename it: these names are for the variants",
+            )
+        extras.append(field)
+    requirements = []
+    for field in fields:
+        name, value = _pair(field)
+        if name != "Requires-Dist":
             continue
         requirement = Requirement(value)
+        if "extra" not in str(requirement.marker):
+            continue
         if canonicalize_name(requirement.name) != "torch":
-            found.append(f"Requires-Dist: {rename_own(value, family.model.distribution, family.project.settings.name)}")
+            renamed = rename_own(value, family.model.distribution, family.project.settings.name)
+            requirements.append(f"Requires-Dist: {renamed}")
         elif requirement.extras:  # such as torch[opt-einsum]
             requirement.specifier = SpecifierSet()
-            found.append(f"Requires-Dist: {requirement}")
-    return found
+            requirements.append(f"Requires-Dist: {requirement}")
+    return [*extras, *requirements]
 
 
 def _plain_metadata(family: Family) -> str:
     """The model's METADATA with the one name, its requirements, and an extra for each torch minor."""
-    own, newline, rest = split_metadata(family.model.metadata)
-    left_out = {"Requires-Dist", "Requires-Python", "Provides-Extra", "Dynamic"}
-    fields = [field for field in own if _pair(field)[0] not in left_out]
-    fields[[_pair(field)[0] for field in fields].index("Name")] = f"Name: {family.project.settings.name}"
+    model_fields, newline, rest = split_metadata(family.model.metadata)
+    replaced = {"Requires-Dist", "Requires-Python", "Provides-Extra", "Dynamic"}
+    fields = []
+    for field in model_fields:
+        field_name, _ = _pair(field)
+        if field_name == "Name":
+            fields.append(f"Name: {family.project.settings.name}")
+        elif field_name not in replaced:
+            fields.append(field)
     fields.append(f"Requires-Python: {family.requires_python}")
     fields.append(f"Requires-Dist: torch>={min(family.last)}")
     if rung_prefix(family.version):
         fields.append(f"Requires-Dist: {family.project.auto_name}=={family.version}")
-    return newline.join([*fields, *_extras(family), *_own_extras(family, own)]) + rest
+    return newline.join([*fields, *_extras(family), *_own_extras(family, model_fields)]) + rest
 
 
 def _metadata(name: str, version: str, summary: str, family: Family, requires: Sequence[str]) -> str:
@@ -252,30 +292,29 @@ def _metadata(name: str, version: str, summary: str, family: Family, requires: S
 
 
 def _write(out: Path, name: str, version: str, files: Mapping[str, bytes], epoch: int) -> Path:
-    """Write a wheel for every Python and platform of `files`, by their paths in it (see INFO)."""
+    """Write a pure wheel (for every Python and platform) of `files`, by their paths in it (see INFO)."""
     stem = f"{re.sub(r'[-_.]+', '_', name).lower()}-{Version(version)}"
     info = f"{stem}.dist-info"
     wheel = f"Wheel-Version: 1.0\nGenerator: torch-build-farm {__version__}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     members = {**files, f"{INFO}WHEEL": wheel.encode(), f"{INFO}RECORD": b""}
     path = out / f"{stem}-py3-none-any.whl"
     date = time.gmtime(epoch)[:6]
-    infos = []
-    for place, content in members.items():
-        one = zipfile.ZipInfo(place.replace(INFO, f"{info}/", 1), date)
-        one.external_attr = 0o100644 << 16
-        one.compress_type = zipfile.ZIP_DEFLATED
-        infos.append((one, content))
-    write_wheel(path, infos)
+    entries = []
+    for member, content in members.items():
+        entry = zipfile.ZipInfo(member.replace(INFO, f"{info}/", 1), date)
+        entry.external_attr = 0o100644 << 16
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        entries.append((entry, content))
+    write_wheel(path, entries)
     return path
 
 
 def write_plain(family: Family, out: Path) -> Path:
-    """The wheel that users name: dispatcher and guard, entry points, stubs; it brings a variant through the rungs."""
+    """Write the wheel that users name: dispatcher and guard, entry points, stubs. The rungs bring a variant."""
     dispatcher = _dispatcher(family)
     folders = outermost(family.project.settings.packages)
     files: dict[str, bytes] = {f"{folder}/__init__.py": dispatcher for folder in folders}
-    for place, content in family.model.files.items():
-        files[place] = content
+    files.update(family.model.files)
     files[f"{INFO}METADATA"] = _plain_metadata(family).encode()
     if family.model.entry_points:
         files[f"{INFO}entry_points.txt"] = family.model.entry_points.encode()
@@ -283,7 +322,7 @@ def write_plain(family: Family, out: Path) -> Path:
 
 
 def write_auto(family: Family, out: Path) -> Path:
-    """The middle wheel, which keeps uv from deciding on a rung before it has decided on torch."""
+    """Write the middle wheel, which keeps uv from deciding on a rung before it has decided on torch."""
     requires = [f"{family.project.select_name}=={rung_prefix(family.version)}.*"]
     summary = f"Part of {family.project.settings.name}: it brings the build for your torch"
     text = _metadata(family.project.auto_name, family.version, summary, family, requires)
@@ -291,7 +330,7 @@ def write_auto(family: Family, out: Path) -> Path:
 
 
 def write_rung(family: Family, minor: Minor, out: Path) -> Path:
-    """The rung of a torch minor: its torch, and its last built variant."""
+    """Write the rung of a torch minor, which requires that torch and the minor's last built variant."""
     name, version = family.project.select_name, rung_version(family.version, minor)
     requires = [f"torch{minor.pin}", f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"]
     summary = f"Part of {family.project.settings.name}: it brings the build for torch {minor}"
@@ -300,9 +339,9 @@ def write_rung(family: Family, minor: Minor, out: Path) -> Path:
 
 
 def write(family: Family, out: Path) -> list[Path]:
-    """All wheels behind the one name, in the order in which they may be published: rungs, middle, plain.
+    """Write all wheels behind the one name; returns them in publishing order: rungs, middle, plain.
 
-    The plain one alone for a version that has no rungs: its users name the extra, which brings the variant.
+    A version without rungs has the plain wheel alone: its users name the extra, which brings the variant.
     """
     if not rung_prefix(family.version):
         return [write_plain(family, out)]
