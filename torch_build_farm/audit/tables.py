@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import cached_property
 
 from torch_build_farm.audit.layout_rules import TypesByName, by_component
 from torch_build_farm.audit.loader import TorchRelease
+from torch_build_farm.core.errors import UnknownTorchError, nearest
 from torch_build_farm.releases.known import Knowledge
 
 
 class AuditTables(Knowledge):
     """Symbols, header lines and layouts of torch's releases, as verdicts need them."""
+
+    def select(self, words: Sequence[str]) -> list[str]:
+        """The known releases that 2.8 (a minor), 2.9.1 (a release) or all select, oldest first; all for no word.
+
+        Raises UnknownTorchError for a word that selects none.
+        """
+        selected: set[str] = set()
+        for word in words or ["all"]:
+            if word == "all":
+                matches = list(self.releases)
+            else:
+                matches = [name for name in self.releases if name == word or name.startswith(f"{word}.")]
+            if not matches:
+                raise self._unknown_release(word)
+            selected.update(matches)
+        return [release for release in self.releases if release in selected]
+
+    def _unknown_release(self, word: str) -> UnknownTorchError:
+        if re.fullmatch(r"\d+\.\d+(\.\d+)?", word):
+            release = word if word.count(".") == 2 else f"{word}.0"
+            next_step = f"index add {release} reads it from the package index"
+        else:
+            next_step = "releases such as 2.9.1, minors such as 2.9, or all"
+        return UnknownTorchError(
+            f"nothing is known of torch {word}; {nearest(word, self.releases)}", where="--torch", next_step=next_step
+        )
 
     @cached_property
     def types(self) -> TypesByName:

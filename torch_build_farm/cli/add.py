@@ -30,6 +30,7 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.stage import Mode
+from torch_build_farm.pipeline.stages.order import stages_with
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.publish import inventory
@@ -238,7 +239,7 @@ def _build(context: Context, options: AddOptions, minors: Sequence[Minor]) -> Ru
         force=options.force,
         wait=options.wait,
     )
-    return run.run_stages(context, stage_options, run.stages_with(smoke), smoke)
+    return run.run_stages(context, stage_options, stages_with(smoke), smoke)
 
 
 def _write_evidence(context: Context, additions: Sequence[_Addition], result: RunResult) -> Path:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch_build_farm.core.errors import UsageError, nearest
-from torch_build_farm.core.versions import ENGINES, CPython
+from torch_build_farm.core.errors import nearest
+from torch_build_farm.core.versions import ENGINES
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,11 +122,3 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
-
-
-def parse_pythons(words: Sequence[str]) -> tuple[CPython, ...]:
-    """The CPythons that --python names, such as 3.12 and 3.13t. Raises UsageError for a word that does not name one."""
-    try:
-        return tuple(CPython.parse(word) for word in words)
-    except ValueError as error:
-        raise UsageError(str(error), where="--python", next_step="such as --python 3.12 3.13t") from None

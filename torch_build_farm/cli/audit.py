@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from torch_build_farm.audit.wheel_report import WheelReport
 from torch_build_farm.cli.arguments import CommonOptions, Parser, add_common_arguments, add_list_argument
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
-from torch_build_farm.core.errors import AbiError, AuditError, UnknownTorchError, nearest
+from torch_build_farm.core.errors import AbiError, AuditError
 from torch_build_farm.releases.known import added_folder
 
 
@@ -33,31 +31,6 @@ def _configure_parser(parser: Parser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table and the reasons as Markdown")
 
 
-def select_releases(words: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The known releases that 2.8 (a minor), 2.9.1 (a release) or all select, oldest first; all for no word.
-
-    Raises UnknownTorchError for a word that selects none.
-    """
-    selected: set[str] = set()
-    for word in words or ["all"]:
-        matches = [release for release in known if word in ("all", release) or release.startswith(f"{word}.")]
-        if not matches:
-            raise _unknown_release(word, known)
-        selected.update(matches)
-    return [release for release in known if release in selected]
-
-
-def _unknown_release(word: str, known: Sequence[str]) -> UnknownTorchError:
-    if re.fullmatch(r"\d+\.\d+(\.\d+)?", word):
-        release = word if word.count(".") == 2 else f"{word}.0"
-        next_step = f"index add {release} reads it from the package index"
-    else:
-        next_step = "releases such as 2.9.1, minors such as 2.9, or all"
-    return UnknownTorchError(
-        f"nothing is known of torch {word}; {nearest(word, known)}", where="--torch", next_step=next_step
-    )
-
-
 def _built_against(wheel: Path, work: Path) -> str:
     """The torch release that a wheel of the farm was built against; empty for other wheels."""
     if not (work / "jobs").is_dir():
@@ -73,7 +46,7 @@ def _audit(context: Context, options: AuditOptions) -> int:
     Where a file cannot be read the others are still audited, and the exit code is AuditError's.
     """
     known = AuditTables.load(added_folder())
-    releases = select_releases(options.torch, known.releases)
+    releases = known.select(options.torch)
     reports: list[WheelReport] = []
     unreadable: list[AuditError] = []
     for path in options.wheels:

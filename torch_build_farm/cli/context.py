@@ -12,22 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from torch_build_farm.cli.answer import as_text
-from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.process import Runner
-from torch_build_farm.core.resources import DATA
-from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
-from torch_build_farm.pipeline.workplace import Workplace
+from torch_build_farm.core.store import TorchStore, default_folder
+from torch_build_farm.pipeline.workplace import Workplace, work_folder
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from torch_build_farm.project.settings import Project
-
-
-def builtin_folder() -> Path:
-    """The folder of the built-in variants/ and templates/: in the installed package, or the checkout around it."""
-    package = DATA.parent
-    return package / "builtin" if (package / "builtin").is_dir() else package.parent
 
 
 @dataclass(frozen=True)
@@ -54,17 +46,7 @@ class Context:
     @property
     def work(self) -> Path:
         """The work folder. Raises UsageError for a place that cannot be one."""
-        work = self.work_option.resolve() if self.work_option else self.root / "work"
-        if work.exists() and not work.is_dir():
-            raise UsageError("the work folder is a file", where=str(work), next_step="name a folder with --work")
-        for path, option in ((work, "--work DIR"), (default_folder(), f"{STORE_VARIABLE}=DIR")):
-            if any(character.isspace() for character in str(path)):
-                raise UsageError(
-                    f"a path with a space: {path}",
-                    where="MAKEFLAGS and compiler options cannot carry it",
-                    next_step=f"use another folder: {option}",
-                )
-        return work
+        return work_folder(self.root, self.work_option)
 
     @property
     def store(self) -> TorchStore:
@@ -74,7 +56,7 @@ class Context:
     @property
     def place(self) -> Workplace:
         """Where runs of this command work."""
-        return Workplace(self.work, self.store, self.runner, self.say)
+        return Workplace.of(self.root, self.work_option, self.runner, self.say)
 
     def say(self, text: str) -> None:
         """Print a line for people."""

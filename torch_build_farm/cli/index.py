@@ -16,7 +16,6 @@ from torch_build_farm.cli.arguments import (
     add_common_arguments,
     add_list_argument,
     optional_path,
-    parse_pythons,
 )
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
@@ -24,6 +23,7 @@ from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, UsageError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
+from torch_build_farm.core.versions import parse_pythons
 from torch_build_farm.releases import collect
 from torch_build_farm.releases.collect import Gathered
 from torch_build_farm.releases.known import SHIPPED, Knowledge, added_folder

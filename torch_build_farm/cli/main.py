@@ -18,9 +18,10 @@ from torch_build_farm import __version__
 from torch_build_farm.cli.answer import ErrorAnswer
 from torch_build_farm.cli.arguments import CommonOptions, Parser
 from torch_build_farm.cli.command import Command
-from torch_build_farm.cli.context import Context, builtin_folder
+from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import FarmError, UsageError, exit_code, nearest, out_of_reach
 from torch_build_farm.core.process import Runner
+from torch_build_farm.core.resources import builtin_folder
 
 _PROGRAM = "build_farm.py"
 _LOG_WIDTH = 240  # columns of a log or a file, where no line has to be folded

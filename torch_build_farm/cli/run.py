@@ -11,12 +11,13 @@ from torch_build_farm.cli.arguments import Parser, add_upload_arguments, add_wai
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.cli.run_answer import RunAndPublishAnswer, RunAnswer
-from torch_build_farm.cli.selection import SelectionOptions, add_selection_arguments, selection
+from torch_build_farm.cli.selection import SelectionOptions, add_selection_arguments
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.run import Prepared, epoch_of, execute, prepare
 from torch_build_farm.pipeline.stage import Mode, Stage
-from torch_build_farm.pipeline.stages.order import ALL, AUDITED_WHEEL, TREE
+from torch_build_farm.pipeline.stages.order import ALL, TREE, stages_with
+from torch_build_farm.project.plan import Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def _prepare(context: Context, options: SelectionOptions) -> Prepared:
     project = context.load_project()
     return prepare(
         project,
-        selection(options, project),
+        Selection.parse(project, options.torch, options.python, options.only),
         context.place,
         engine=options.engine,
         base_image=options.base_image,
@@ -123,11 +124,6 @@ def run_stages(context: Context, options: StageOptions, stages: Sequence[Stage],
     result = RunResult(jobs, time.monotonic() - start, context.work)
     report.summary(context.console, result)
     return result
-
-
-def stages_with(smoke: Mode) -> tuple[Stage, ...]:
-    """The stages that make and prove a wheel; without the smoke test for the mode "none"."""
-    return AUDITED_WHEEL if smoke == "none" else ALL
 
 
 def _answer(context: Context, result: RunResult) -> int:

@@ -16,7 +16,6 @@ from torch_build_farm.cli.arguments import (
     add_common_arguments,
     add_list_argument,
     optional_path,
-    parse_pythons,
 )
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
@@ -24,7 +23,7 @@ from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_folder
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
-from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.core.versions import CPython, Minor, parse_pythons
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.sdk import cache
 from torch_build_farm.releases.sdk.cache import Sdk

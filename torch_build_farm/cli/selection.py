@@ -10,11 +10,7 @@ from torch_build_farm.cli.arguments import (
     add_common_arguments,
     add_engine_arguments,
     add_list_argument,
-    parse_pythons,
 )
-from torch_build_farm.core.errors import UsageError
-from torch_build_farm.project.plan import Pythons, Selection
-from torch_build_farm.project.settings import Project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,23 +36,3 @@ def add_selection_arguments(parser: Parser) -> None:
     )
     add_list_argument(parser, "--only", "JOB", "only jobs with such ids; * and ? match")
     add_engine_arguments(parser)
-
-
-def selection(options: SelectionOptions, project: Project) -> Selection:
-    """The jobs that the options select; the project's settings name the minors where --torch does not.
-
-    Raises UsageError if neither names a minor, and for a --python that is not a CPython.
-    """
-    minors = options.torch or tuple(map(str, project.settings.torch))
-    if not minors:
-        raise UsageError(
-            "no torch minor is named",
-            where="--torch",
-            next_step=f"--torch {' '.join(map(str, project.variants))}, some of these, or --torch all",
-        )
-    pythons: Pythons = "default"
-    if "all" in options.python:
-        pythons = "all"
-    elif options.python:
-        pythons = parse_pythons(options.python)
-    return Selection(minors, pythons, options.only)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
+
+from torch_build_farm.core.errors import UsageError
 
 ENGINES = ("docker", "local")
 
@@ -80,3 +83,11 @@ class CPython:
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}{'t' if self.free_threaded else ''}"
+
+
+def parse_pythons(words: Sequence[str]) -> tuple[CPython, ...]:
+    """The CPythons that --python names, such as 3.12 and 3.13t. Raises UsageError for a word that does not name one."""
+    try:
+        return tuple(CPython.parse(word) for word in words)
+    except ValueError as error:
+        raise UsageError(str(error), where="--python", next_step="such as --python 3.12 3.13t") from None

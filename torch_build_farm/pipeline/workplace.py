@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.process import Runner
-from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
 
 
 @dataclass(frozen=True)
@@ -18,3 +20,27 @@ class Workplace:
     store: TorchStore
     runner: Runner
     say: Callable[[str], None]
+
+    @classmethod
+    def of(cls, root: Path, work: Path | None, runner: Runner, say: Callable[[str], None]) -> Self:
+        """The place of a project's runs, with the user's store. `work` and errors as in `work_folder`."""
+        work = work_folder(root, work)
+        return cls(work, TorchStore.at(default_folder(), work), runner, say)
+
+
+def work_folder(root: Path, work: Path | None) -> Path:
+    """The work folder of the project in `root`: `work`, or ROOT/work for None.
+
+    Raises UsageError for a file, and for a path with a space, of the store as well.
+    """
+    work = work.resolve() if work else root / "work"
+    if work.exists() and not work.is_dir():
+        raise UsageError("the work folder is a file", where=str(work), next_step="name a folder with --work")
+    for path, option in ((work, "--work DIR"), (default_folder(), f"{STORE_VARIABLE}=DIR")):
+        if any(character.isspace() for character in str(path)):
+            raise UsageError(
+                f"a path with a space: {path}",
+                where="MAKEFLAGS and compiler options cannot carry it",
+                next_step=f"use another folder: {option}",
+            )
+    return work

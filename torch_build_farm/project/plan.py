@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, Self
 
 from packaging.specifiers import SpecifierSet
 
 from torch_build_farm.core.errors import NoPythonError, UnknownTorchError, UsageError, nearest
-from torch_build_farm.core.versions import CPython
+from torch_build_farm.core.versions import CPython, parse_pythons
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 
@@ -19,11 +19,34 @@ Pythons = tuple[CPython, ...] | Literal["default", "all"]
 
 @dataclass(frozen=True)
 class Selection:
-    """What the command line asks for. `torch` are minors as typed, or "all"; `only` are patterns for job ids."""
+    """Which jobs to plan. `torch` are minors as typed, or "all"; `only` are patterns for job ids."""
 
     torch: tuple[str, ...]
     pythons: Pythons = "default"
     only: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(
+        cls, project: Project, torch: Sequence[str], python: Sequence[str] = (), only: Sequence[str] = ()
+    ) -> Self:
+        """The selection that words such as "2.8" and "3.12" ask for; without `torch`, the settings name the minors.
+
+        Raises UsageError if neither names a minor, and for a word of `python` that is not a CPython.
+        """
+        minors = tuple(torch) or tuple(str(minor) for minor in project.settings.torch)
+        if not minors:
+            known = " ".join(str(minor) for minor in project.variants)
+            raise UsageError(
+                "no torch minor is named",
+                where="--torch",
+                next_step=f"--torch {known}, some of these, or --torch all",
+            )
+        pythons: Pythons = "default"
+        if "all" in python:
+            pythons = "all"
+        elif python:
+            pythons = parse_pythons(python)
+        return cls(minors, pythons, tuple(only))
 
 
 @dataclass(frozen=True)
