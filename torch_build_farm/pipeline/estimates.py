@@ -23,7 +23,9 @@ def longest_first(jobs: Sequence[Job], work: Path) -> list[Job]:
 
     def key(job: Job) -> float:
         build = records.read(records.path_of(work / "jobs" / job.id, "build"))
-        return -build.seconds if build else float("-inf")
+        if build is None:
+            return float("-inf")  # it may be the longest; sorting is stable, so these keep the plan's order
+        return -build.seconds
 
     return sorted(jobs, key=key)
 

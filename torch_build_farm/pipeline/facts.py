@@ -37,6 +37,7 @@ class RenderFacts:
     def commit(self) -> str:
         """The commit of a git source; empty for other sources."""
         kind, _, place = self.source.partition(" ")
+        # From the right: the URL may have an @ of its own, as in git@host.
         return place.rpartition("@")[2] if kind == "git" else ""
 
     def text(self) -> dict[str, str]:
@@ -66,6 +67,7 @@ class BuildFacts:
     @property
     def torch_release(self) -> str:
         """The torch release in the environment, without its local version; empty where there was none."""
+        # +cu128 and +sdk say how a torch was built, not which release it is.
         return dict(self.environment).get("torch", "").partition("+")[0]
 
     @property
@@ -73,6 +75,7 @@ class BuildFacts:
         """The environment as requirements, NAME==VERSION; torch's SDK counts as its torch."""
         requirements = []
         for name, version in self.environment:
+            # No index has the SDK: it reaches builds by a constraint of the farm's own, beside these.
             pinned = version.removesuffix(f"+{LOCAL}") if name == "torch" else version
             requirements.append(f"{name}=={pinned}")
         return tuple(requirements)
@@ -84,7 +87,8 @@ class BuildFacts:
             text["peak-mb"] = f"{self.peak_mb:.0f}"
         if self.compile_seconds is not None:
             text["compile"] = f"{self.compile_seconds:.2f}"
-        text["environment"] = " ".join(f"{name}=={version}" for name, version in self.environment)
+        pins = [f"{name}=={version}" for name, version in self.environment]
+        text["environment"] = " ".join(pins)
         return text
 
 
@@ -117,9 +121,10 @@ class AuditFacts:
 
     def text(self) -> dict[str, str]:
         """For the JSON document."""
+        verdicts = [f"{release}={verdict}" for release, verdict in self.releases.items()]
         return {
             "range": self.true_range,
-            "releases": " ".join(f"{release}={verdict}" for release, verdict in self.releases.items()),
+            "releases": " ".join(verdicts),
             "asks-for": "; ".join(self.symbol_versions),
         }
 

@@ -16,17 +16,18 @@ from torch_build_farm.core.log import STAGE_MARK
 _CHANGE = re.compile(r"^(?:\x1b\[[\d;]*m)?(?:< )? ([+~-]) ([\w.-]+)==([\w.+!]+)", re.MULTILINE)
 
 
-def installed(log: str) -> dict[str, str]:
-    """Distributions by name, with their versions, as uv installed and removed them one after the other."""
-    versions: dict[str, str] = {}
-    for sign, name, version in _CHANGE.findall(log):
-        versions.pop(name, None)
-        if sign != "-":
-            versions[name] = version
-    return dict(sorted(versions.items()))
-
-
 def of_last_build(log: Path) -> tuple[tuple[str, str], ...]:
     """The name and version of each distribution in the environment of a job's last build, by the job's log."""
     last_build = log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
     return tuple(installed(last_build).items())
+
+
+def installed(log: str) -> dict[str, str]:
+    """Distributions by name, with their versions, as uv installed and removed them one after the other."""
+    versions: dict[str, str] = {}
+    for sign, name, version in _CHANGE.findall(log):
+        # A distribution that uv replaces is listed twice: first as removed, then as installed.
+        versions.pop(name, None)
+        if sign != "-":
+            versions[name] = version
+    return dict(sorted(versions.items()))

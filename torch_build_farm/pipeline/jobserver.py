@@ -17,7 +17,7 @@ from typing import Self
 
 from torch_build_farm.core.process import Runner
 
-_POLL_S = 0.05
+_POLL_S = 0.05  # between two tries to take a token
 
 
 class Jobserver:
@@ -33,7 +33,9 @@ class Jobserver:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
         os.mkfifo(self.path, 0o600)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)  # both ends: it never reports end of file
+        # Both ends in one descriptor: opening does not wait for a build to open the other, and the FIFO never reports
+        # end of file. Non-blocking, since a read from the empty FIFO could not be interrupted otherwise.
+        self._fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
         os.write(self._fd, b"+" * self.slots)
         return self
 
@@ -43,7 +45,7 @@ class Jobserver:
 
     @property
     def makeflags(self) -> str:
-        """Value of MAKEFLAGS for a build."""
+        """Value of MAKEFLAGS for a build: the jobserver's address, and a -j that says how many tokens there are."""
         return f"-j{self.slots} --jobserver-auth=fifo:{self.path}"
 
     def _drain(self) -> int:

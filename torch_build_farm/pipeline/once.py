@@ -18,7 +18,7 @@ class Once(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._values: list[T] = []  # none yet, or the one
+        self._values: list[T] = []  # none yet, or the one; a None in its place could be a value
 
     def get(self) -> T:
         """The value."""

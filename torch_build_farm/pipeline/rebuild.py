@@ -25,12 +25,11 @@ def in_environment(project: Project, recorded: WheelRecords) -> Project:
 
 def changed_inputs(then: Record, now: Record) -> list[str]:
     """Which inputs of a build, apart from its source tree, differ between two records, a sentence each."""
-    changed = [
-        *_changes("toolchain", then.tools, now.tools),
-        *_changes(
-            "build environment", dict(then.facts(BuildFacts).environment), dict(now.facts(BuildFacts).environment)
-        ),
-    ]
+    changed = _changes("toolchain", then.tools, now.tools)
+    environment_then = dict(then.facts(BuildFacts).environment)
+    environment_now = dict(now.facts(BuildFacts).environment)
+    changed += _changes("build environment", environment_then, environment_now)
+
     # The tree has a sentence of its own, by `changed_tree`, and the toolchain has its line above.
     other_inputs = {*then.inputs, *now.inputs} - {"tree", "toolchain"}
     for name in sorted(other_inputs):
@@ -54,6 +53,7 @@ def changed_tree(recorded: WheelRecords, now: Record, trees: tuple[Path, Path]) 
     """
     if now.outputs[0].sha256 == recorded.render.outputs[0].sha256:
         return ""
+    # The first nine: where a tree shares nothing with the recorded one, all of them would fill pages.
     files = ", ".join(_changed_files(*trees)[:9]) or "unknown"
     if now.facts(RenderFacts).content != recorded.rendered.content:
         return f"the source is not what the wheel was built from; changed: {files}"
@@ -67,4 +67,7 @@ def _changed_files(then: Path, now: Path) -> list[str]:
 
 def _digests(tree: Path) -> dict[str, str]:
     """SHA-256 of each file in a tree by its path, and an empty text for each folder."""
-    return {str(path.relative_to(tree)): sha256(path) if path.is_file() else "" for path in tree.rglob("*")}
+    digests = {}
+    for path in tree.rglob("*"):
+        digests[str(path.relative_to(tree))] = sha256(path) if path.is_file() else ""
+    return digests

@@ -72,7 +72,9 @@ def _canonical(value: object) -> object:
     if isinstance(value, PurePath):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {type(value).__name__: {entry.name: _canonical(getattr(value, entry.name)) for entry in fields(value)}}
+        # With the name of the class, so that two classes with the same fields differ.
+        entries = {entry.name: _canonical(getattr(value, entry.name)) for entry in fields(value)}
+        return {type(value).__name__: entries}
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError("no canonical form for a mapping with keys other than text")
@@ -82,24 +84,26 @@ def _canonical(value: object) -> object:
     raise TypeError(f"no canonical form for {type(value).__name__}")
 
 
-def _tree_digest(folder: Path) -> tuple[str, int]:
-    total, size = hashlib.sha256(), 0
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            total.update(f"{name}\0->{path.readlink()}\n".encode())
-        elif path.is_file():
-            total.update(f"{name}\0{sha256(path)}\0{path.stat().st_mode & 0o111}\n".encode())
-            size += path.stat().st_size
-    return total.hexdigest(), size
-
-
 def artifact(path: Path, work: Path) -> Artifact:
     """Describe a file, or a folder with all in it, under the work folder."""
     name = path.relative_to(work).as_posix()
     if path.is_dir():
         return Artifact(name, *_tree_digest(path))
     return Artifact(name, sha256(path), path.stat().st_size)
+
+
+def _tree_digest(folder: Path) -> tuple[str, int]:
+    """SHA-256 over the names, contents and links in a folder, and the bytes of its files."""
+    total, size = hashlib.sha256(), 0
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        # No dates, which a copy does not share, and of the permissions only those to execute.
+        if path.is_symlink():
+            total.update(f"{name}\0->{path.readlink()}\n".encode())
+        elif path.is_file():
+            total.update(f"{name}\0{sha256(path)}\0{path.stat().st_mode & 0o111}\n".encode())
+            size += path.stat().st_size
+    return total.hexdigest(), size
 
 
 def intact(expected: Artifact, work: Path) -> bool:
@@ -115,6 +119,7 @@ def path_of(folder: Path, stage: str) -> Path:
 
 def read(path: Path) -> Record | None:
     """The record in a file; None where the file is absent, damaged, or of a farm with another schema."""
+    # A stage without a record runs again, which is always right, so none of these is an error.
     try:
         record = _ADAPTER.validate_json(path.read_bytes())
     except (OSError, ValidationError):

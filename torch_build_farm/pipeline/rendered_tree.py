@@ -52,63 +52,56 @@ class Tree:
         return self.source.digest(without=self.rendered)
 
 
-def python_bounds(variant: Variant) -> tuple[str, str]:
-    """The lowest CPython that the torch minor has wheels for, and the first that is too high."""
-    low, high = min(variant.cpython), max(variant.cpython)
-    return low.release, f"{high.major}.{high.minor + 1}"
+def render(project: Project, source: Source, job: Job) -> Tree:
+    """The source tree of `job`: the variant's name, torch pinned, requires-python cut, all other metadata kept.
 
+    Where [project] does not say all of that, the variant's back end (data/variant_backend.py) sees to it in the wheel.
 
-def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed: bool = True) -> list[str]:
-    """`requirements` with torch's replaced by one with `pin`; with `needed`, that is added if torch's is missing."""
-    texts = [str(requirement) for requirement in requirements]
-    try:
-        names = [canonicalize_name(Requirement(text).name) for text in texts]
-        pinned = [text for text in pin_torch(texts, pin) if text is not None]
-    except InvalidRequirement as error:
-        raise RenderError(f"not a valid requirement: {error}", where=where) from None
-    if needed and "torch" not in names:
-        pinned.append(f"torch{pin}")
-    return pinned
-
-
-def _tool(source: Source) -> dict[str, Any]:
-    """The project's [tool] tables, except the farm's own.
-
-    Without `wheel.packages` scikit-build-core looks for packages with the distribution's name in src/, python/ and the
-    root (its manual, "wheel.packages"). The variant's name is another one, so the table gets what the search would have
-    found by the project's name.
+    Pure and byte-stable. Raises RenderError where the metadata cannot be rendered or a template is wrong.
     """
-    tool = {name: table for name, table in source.pyproject.get("tool", {}).items() if name != TABLE}
-    settings = tool.get("scikit-build", {})
-    if (
-        not _backend(source).startswith("scikit_build_core")
-        or "packages" in settings.get("wheel", {})
-        or not _project_table_decides(source)
-    ):
-        return tool
-    name = str(source.pyproject["project"]["name"]).replace("-", "_")
-    paths = {file.path for file in source.files}
-    for base in ("src/", "python/", ""):
-        for package in (name.replace(".", "_"), name.replace(".", "/")):
-            folder = f"{base}{package}"
-            if f"{folder}/__init__.py" in paths or f"{folder}/__init__.pyi" in paths:
-                # A list puts the folder's last part into the wheel, so a nested package needs a table.
-                packages = {package: folder} if "/" in package else [folder]
-                wheel = {**settings.get("wheel", {}), "packages": packages}
-                tool["scikit-build"] = {**settings, "wheel": wheel}
-                return tool
-    return tool
+    context = _context(project, source, job)
+    environment = _environment(project.template_folders)
+    rendered = {}
+    try:
+        for path, name in _RENDERED.items():
+            rendered[path] = environment.get_template(name).render(context)
+    except jinja2.TemplateError as error:
+        place = getattr(error, "name", None) or "templates"
+        raise RenderError(
+            f"a template cannot be rendered: {error}", where=f"{place}, line {getattr(error, 'lineno', '?')}"
+        ) from None
+    return Tree(source, {"pyproject.toml": _pyproject(context), **rendered, **_backend_files(source, job)})
 
 
-def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
+def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
+    """The names that templates can use."""
+    where = str(source.root / "pyproject.toml")
+    variant = job.variant
+    # PEP 518: a project without the table builds with setuptools.
+    projects_build_system = source.pyproject.get("build-system", {"requires": ["setuptools"]})
+    # Built against exactly one release, though the wheel's own pin takes every release of the minor.
+    requires = _with_torch(projects_build_system["requires"], f"=={variant.release}", where)
+    if project.settings.cuda_arch_list:
+        requires += variant.cuda_toolkit
+    if _project_table_decides(source):
+        build_system = {**projects_build_system, "requires": requires}
+        metadata = _project_table(source, job, where)
+    else:
+        # The variant's back end lies in the tree itself (PEP 517, backend-path), and imports packaging.
+        build_system = {
+            "requires": [*requires, "packaging"],
+            "build-backend": _VARIANT_BACKEND,
+            "backend-path": [FARM_FOLDER],
+        }
+        metadata = source.pyproject.get("project", {})
+    return {
+        "job": job,
+        "variant": variant,
+        "settings": project.settings,
+        "build_system": build_system,
+        "metadata": metadata,
+        "tool": _tool(source),
+    }
 
 
 def _project_table_decides(source: Source) -> bool:
@@ -150,38 +143,59 @@ def _project_table(source: Source, job: Job, where: str) -> dict[str, Any]:
     return table
 
 
-def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
-    """The names that templates can use."""
-    where = str(source.root / "pyproject.toml")
-    variant = job.variant
-    # PEP 518: a project without the table builds with setuptools.
-    projects_build_system = source.pyproject.get("build-system", {"requires": ["setuptools"]})
-    requires = _with_torch(projects_build_system["requires"], f"=={variant.release}", where)
-    if project.settings.cuda_arch_list:
-        requires += variant.cuda_toolkit
-    if _project_table_decides(source):
-        build_system = {**projects_build_system, "requires": requires}
-        metadata = _project_table(source, job, where)
-    else:
-        build_system = {
-            "requires": [*requires, "packaging"],
-            "build-backend": _VARIANT_BACKEND,
-            "backend-path": [FARM_FOLDER],
-        }
-        metadata = source.pyproject.get("project", {})
-    return {
-        "job": job,
-        "variant": variant,
-        "settings": project.settings,
-        "build_system": build_system,
-        "metadata": metadata,
-        "tool": _tool(source),
-    }
+def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed: bool = True) -> list[str]:
+    """`requirements` with torch's replaced by one with `pin`; with `needed`, that is added if torch's is missing."""
+    texts = [str(requirement) for requirement in requirements]
+    try:
+        names = [canonicalize_name(Requirement(text).name) for text in texts]
+        pinned = [text for text in pin_torch(texts, pin) if text is not None]
+    except InvalidRequirement as error:
+        raise RenderError(f"not a valid requirement: {error}", where=where) from None
+    if needed and "torch" not in names:
+        pinned.append(f"torch{pin}")
+    return pinned
+
+
+def python_bounds(variant: Variant) -> tuple[str, str]:
+    """The lowest CPython that the torch minor has wheels for, and the first that is too high."""
+    low, high = min(variant.cpython), max(variant.cpython)
+    return low.release, f"{high.major}.{high.minor + 1}"
+
+
+def _tool(source: Source) -> dict[str, Any]:
+    """The project's [tool] tables, except the farm's own.
+
+    Without `wheel.packages` scikit-build-core looks for packages with the distribution's name in src/, python/ and the
+    root (its manual, "wheel.packages"). The variant's name is another one, so the table gets what the search would have
+    found by the project's name.
+    """
+    tool = dict(source.pyproject.get("tool", {}))
+    tool.pop(TABLE, None)
+    settings = tool.get("scikit-build", {})
+    searches = _backend(source).startswith("scikit_build_core") and "packages" not in settings.get("wheel", {})
+    # Where [project] does not decide, the back end sees the project's own name, and finds its packages by itself.
+    if not (searches and _project_table_decides(source)):
+        return tool
+
+    # The places in the order in which scikit-build-core looks; the first that has a package counts.
+    name = str(source.pyproject["project"]["name"]).replace("-", "_")
+    paths = {file.path for file in source.files}
+    for base in ("src/", "python/", ""):
+        for package in (name.replace(".", "_"), name.replace(".", "/")):
+            folder = f"{base}{package}"
+            if f"{folder}/__init__.py" in paths or f"{folder}/__init__.pyi" in paths:
+                # A list puts the folder's last part into the wheel, so a nested package needs a table.
+                packages = {package: folder} if "/" in package else [folder]
+                wheel = {**settings.get("wheel", {}), "packages": packages}
+                tool["scikit-build"] = {**settings, "wheel": wheel}
+                return tool
+    return tool
 
 
 def _pyproject(context: Mapping[str, Any]) -> str:
     """The variant's pyproject.toml. The project's tables are passed through; its comments are lost."""
     document = {"build-system": context["build_system"]}
+    # An empty [project] would not be valid: a project with setup.py alone has none (PEP 621).
     for name, table in (("project", context["metadata"]), ("tool", context["tool"])):
         if table:
             document[name] = table
@@ -207,34 +221,19 @@ def _backend_files(source: Source, job: Job) -> dict[str, str]:
     return rendered
 
 
-def render(project: Project, source: Source, job: Job) -> Tree:
-    """The source tree of `job`: the variant's name, torch pinned, requires-python cut, all other metadata kept.
+def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
+    """Jinja as the templates expect it: strict, so that a misspelt name is an error and not an empty text in a build.
 
-    Where [project] does not say all of that, the variant's back end (data/variant_backend.py) sees to it in the wheel.
-
-    Pure and byte-stable. Raises RenderError where the metadata cannot be rendered or a template is wrong.
+    A template in an earlier folder wins over its namesake in a later one.
     """
-    context = _context(project, source, job)
-    environment = _environment(project.template_folders)
-    try:
-        rendered = {path: environment.get_template(name).render(context) for path, name in _RENDERED.items()}
-    except jinja2.TemplateError as error:
-        place = getattr(error, "name", None) or "templates"
-        raise RenderError(
-            f"a template cannot be rendered: {error}", where=f"{place}, line {getattr(error, 'lineno', '?')}"
-        ) from None
-    return Tree(source, {"pyproject.toml": _pyproject(context), **rendered, **_backend_files(source, job)})
-
-
-def _copy(path: Path, target: Path, expected: str) -> None:
-    """Copy a source file as it was when the run began: records speak of that content and of no other."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        content = b""
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise SourceError("a source file changed while the farm ran", where=str(path), next_step="run again")
-    target.write_bytes(content)
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
 
 
 def write(tree: Tree, folder: Path, epoch: int) -> None:
@@ -246,6 +245,7 @@ def write(tree: Tree, folder: Path, epoch: int) -> None:
             target.symlink_to(file.link)
         elif file.path not in tree.rendered:
             _copy(tree.source.root / file.path, target, file.sha256)
+            # As git keeps modes: the umask of whoever checked the source out would be in the wheel otherwise.
             target.chmod(0o755 if file.executable else 0o644)
             os.utime(target, (epoch, epoch))
     for path, text in tree.rendered.items():
@@ -253,3 +253,14 @@ def write(tree: Tree, folder: Path, epoch: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
         os.utime(target, (epoch, epoch))
+
+
+def _copy(path: Path, target: Path, expected: str) -> None:
+    """Copy a source file as it was when the run began: records speak of that content and of no other."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise SourceError("a source file changed while the farm ran", where=str(path), next_step="run again")
+    target.write_bytes(content)

@@ -52,8 +52,12 @@ class JobResult:
         """The wheel's platform tag as PEP 600 spells it, without the older aliases; empty without a wheel."""
         if self.wheel is None:
             return ""
+        # auditwheel compresses tags: "manylinux2014_x86_64.manylinux_2_17_x86_64" is one platform under two names.
         tags = self.wheel.path.removesuffix(".whl").rsplit("-", 1)[1].split(".")
-        return next((tag for tag in tags if tag.startswith("manylinux_")), tags[0])
+        for tag in tags:
+            if tag.startswith("manylinux_"):
+                return tag
+        return tags[0]
 
     def facts(self, kind: type[SomeFacts]) -> SomeFacts | None:
         """What the stage with facts of this kind found out; None where it did not run."""

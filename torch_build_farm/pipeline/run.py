@@ -65,6 +65,7 @@ def prepare(
     `engine` is an engine's name, or "auto". `not_source` are further folders of the farm that do not belong to the
     source tree even if they lie in it. Raises what loading and planning raise: UsageError, SourceError, EngineError.
     """
+    # The source tree as it is now. A file that changes later in the run is noticed when it is copied.
     fetcher = Fetcher(place.store.root / "sources", place.runner, place.say)
     if project.settings.sdist or project.settings.git:
         with place.store.in_use():  # what is fetched is kept there
@@ -80,6 +81,8 @@ def prepare(
             where=str(project.smoke_script),
             next_step="correct smoke-script in [tool.torch-build-farm]",
         )
+
+    # The engine decides which CPythons there are, so the jobs are known only once it is chosen.
     chosen, why = choose(engine, project, place.store, base_image)
 
     def pythons(variant: Variant) -> dict[CPython, str]:
@@ -105,11 +108,18 @@ def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> li
     work = folders[0]
     if origin.root.is_relative_to(work):
         raise UsageError("the work folder holds the source tree", where=str(work), next_step="--work DIR elsewhere")
-    patterns = [f"/{path.relative_to(origin.root)}/" for path in folders if path.is_relative_to(origin.root)]
+    patterns = []
+    for folder in folders:
+        if folder.is_relative_to(origin.root):
+            patterns.append(f"/{folder.relative_to(origin.root)}/")
+
+    # By name, one by one: a project may well have folders of its own that are called variants and templates.
     if project.root.is_relative_to(origin.root):
         root = project.root.relative_to(origin.root)
-        patterns += [f"/{root / 'variants' / (variant.tag + '.toml')}" for variant in project.variants.values()]
-        patterns += [f"/{root / 'templates' / path.name}" for path in project.template_folders[-1].glob("*.j2")]
+        for variant in project.variants.values():
+            patterns.append(f"/{root / 'variants' / variant.tag}.toml")
+        for template in project.template_folders[-1].glob("*.j2"):
+            patterns.append(f"/{root / 'templates' / template.name}")
     return patterns
 
 
@@ -125,6 +135,67 @@ def epoch_of(source: Source) -> int:
     return int(text)
 
 
+def execute(
+    prepared: Prepared,
+    stages: Sequence[Stage],
+    *,
+    smoke: Mode,
+    epoch: int,
+    progress: Progress,
+    force: bool = False,
+    most_builds: int | None = None,
+    wait: bool = False,
+) -> tuple[JobResult, ...]:
+    """Run `stages` over the plan: what is fresh is kept, everything else is checked and run.
+
+    `epoch` is SOURCE_DATE_EPOCH in Unix seconds. With `force` nothing is kept. At most `most_builds` builds run side by
+    side. With `wait`, wait for another farm in the same work folder instead of raising LockedError.
+    """
+    engine, jobs, place = prepared.engine, prepared.plan.jobs, prepared.place
+
+    # Slots are compilers, and a build has at least one: more builds than slots would not compile faster.
+    slots = engine.slots(estimates.memory_per_compile_gb(place.work))
+    at_once = min(most_builds or slots, slots)
+    trees = {}
+    for job in jobs:
+        trees[job.id] = Once(partial(rendered_tree.render, prepared.project, prepared.source, job))
+    place.runner.check()
+
+    # The locks come first: sweeping takes every container of this work folder for one that a killed farm left.
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workfolder.locked(place.work, place.runner, wait, place.say))
+        stack.enter_context(place.store.in_use())
+        stack.enter_context(place.store.environments())
+        swept = engine.sweep()
+        if swept:
+            place.say(f"removed {swept} containers that killed farms had left")
+        jobserver = stack.enter_context(Jobserver(place.store.environment("jobserver"), slots))
+        context = RunContext(
+            project=prepared.project,
+            source=prepared.source,
+            engine=engine,
+            store=place.store,
+            runner=place.runner,
+            work=place.work,
+            smoke=smoke,
+            force=force,
+            epoch=epoch,
+            jobserver=jobserver,
+            build_slots=Slots(at_once),
+            smoke_slots=Slots(at_once),  # environments are hard links: several take no more disk than one
+            compilers_per_build=max(1, slots // min(at_once, max(1, len(jobs)))),
+            trees=trees,
+            audit_tables=Once(_audit_tables),
+            audit_tables_sha256=Once(_audit_tables_sha256),
+        )
+
+        # What would fail after minutes of building is found out before it, but only where something has to be built.
+        first = runner.pending(context, jobs, stages)
+        if first and BUILD in stages:
+            _check(context, jobs, first, place.say)
+        return runner.run(context, jobs, stages, progress)
+
+
 def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage], say: Callable[[str], None]) -> None:
     """Find out before anything starts whether the stages that have to run can run.
 
@@ -138,6 +209,7 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
         (context.work / "logs").mkdir(parents=True, exist_ok=True)
         log = context.work / "logs" / "engine.log"
         log.unlink(missing_ok=True)
+        # First, since making an SDK is all download, and making an image takes minutes of other work.
         sdk_build.make_sdks_ahead(context, to_build, log)
         context.engine.check(to_build, Shell(context.runner, {}, context.store.root, log, say))
     store, full = context.engine.store, bool(fallback.why_full(context.project.settings, context.source.root))
@@ -164,53 +236,5 @@ def _audit_tables() -> AuditTables:
     return AuditTables.load(added_folder())
 
 
-def execute(
-    prepared: Prepared,
-    stages: Sequence[Stage],
-    *,
-    smoke: Mode,
-    epoch: int,
-    progress: Progress,
-    force: bool = False,
-    most_builds: int | None = None,
-    wait: bool = False,
-) -> tuple[JobResult, ...]:
-    """Run `stages` over the plan: what is fresh is kept, everything else is checked and run.
-
-    `epoch` is SOURCE_DATE_EPOCH in Unix seconds. With `force` nothing is kept. At most `most_builds` builds run side by
-    side. With `wait`, wait for another farm in the same work folder instead of raising LockedError.
-    """
-    engine, jobs, place = prepared.engine, prepared.plan.jobs, prepared.place
-    slots = engine.slots(estimates.memory_per_compile_gb(place.work))
-    at_once = min(most_builds or slots, slots)
-    place.runner.check()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(workfolder.locked(place.work, place.runner, wait, place.say))
-        stack.enter_context(place.store.in_use())
-        stack.enter_context(place.store.environments())
-        swept = engine.sweep()
-        if swept:
-            place.say(f"removed {swept} containers that killed farms had left")
-        jobserver = stack.enter_context(Jobserver(place.store.environment("jobserver"), slots))
-        context = RunContext(
-            project=prepared.project,
-            source=prepared.source,
-            engine=engine,
-            store=place.store,
-            runner=place.runner,
-            work=place.work,
-            smoke=smoke,
-            force=force,
-            epoch=epoch,
-            jobserver=jobserver,
-            build_slots=Slots(at_once),
-            smoke_slots=Slots(at_once),  # environments are hard links: several take no more disk than one
-            compilers_per_build=max(1, slots // min(at_once, max(1, len(jobs)))),
-            trees={job.id: Once(partial(rendered_tree.render, prepared.project, prepared.source, job)) for job in jobs},
-            audit_tables=Once(_audit_tables),
-            audit_tables_sha256=Once(lambda: [sha256(path) for path in Knowledge.files(added_folder())]),
-        )
-        first = runner.pending(context, jobs, stages)
-        if first and BUILD in stages:
-            _check(context, jobs, first, place.say)
-        return runner.run(context, jobs, stages, progress)
+def _audit_tables_sha256() -> list[str]:
+    return [sha256(path) for path in Knowledge.files(added_folder())]

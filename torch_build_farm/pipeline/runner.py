@@ -22,14 +22,37 @@ from torch_build_farm.pipeline.stage import RunContext, Stage, Step
 from torch_build_farm.project.plan import Job
 
 
-def _fresh(context: RunContext, path: Path, digest: str) -> Record | None:
-    """The stage's record, if it was made from the same inputs and its outputs still exist, byte for byte."""
-    record = records.read(path)
-    if record is None or record.digest != digest:
-        return None
-    if not all(records.intact(output, context.work) for output in record.outputs):
-        return None
-    return record
+def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress) -> tuple[JobResult, ...]:
+    """Run every job's stages, all jobs side by side. A job that fails does not stop the others.
+
+    Raises Interrupted when the run was cancelled; finished stages keep their records.
+    """
+    ranks = {}
+    for rank, job in enumerate(estimates.longest_first(jobs, context.work)):
+        ranks[job.id] = rank
+
+    # A thread for each job, since nearly all of its time a job waits: for its turn, or for a process that it started.
+    with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
+        futures = []
+        for job in jobs:
+            job_run = _JobRun(context, job, ranks[job.id], stages, progress)
+            futures.append(pool.submit(job_run.run))
+        try:
+            while wait(futures, timeout=0.2).not_done:
+                pass
+        except BaseException:
+            # Without this, leaving the pool would wait until every job has run to its end.
+            context.runner.cancel(2)
+            raise
+
+    results = tuple(future.result() for future in futures)
+    if context.runner.cancelled:
+        # A job's own error has the signal that arrived, and with it the exit code.
+        for result in results:
+            if isinstance(result.error, Interrupted):
+                raise result.error
+        raise Interrupted
+    return results
 
 
 def pending(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage]) -> dict[str, Stage]:
@@ -51,6 +74,17 @@ def pending(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage]) -
     return first_stages
 
 
+def _fresh(context: RunContext, path: Path, digest: str) -> Record | None:
+    """The stage's record, if it was made from the same inputs and its outputs still exist, byte for byte."""
+    record = records.read(path)
+    if record is None or record.digest != digest:
+        return None
+    for output in record.outputs:
+        if not records.intact(output, context.work):
+            return None
+    return record
+
+
 class _JobRun:
     """One job through all its stages, in a thread of its own.
 
@@ -67,6 +101,7 @@ class _JobRun:
 
     def run(self) -> JobResult:
         """Run the stages, and put the wheel into the dist folder if all went well. Raises nothing: see the result."""
+        # Whatever goes wrong becomes the job's error: the other jobs go on, and the report shows them all.
         error: FarmError | None = None
         wheel: Path | None = None
         try:
@@ -77,14 +112,17 @@ class _JobRun:
             error = caught
         except OSError as caught:
             error = _disk_or_bug(caught, self.job, self.context)
-        except Exception as caught:  # one job's bug must not cost the others their report
+        except Exception as caught:
             error = _bug(caught, self.job, self.context)
+
+        # Only a job that passed all its stages has a wheel in the dist folder.
         if error:
             self._withdraw()
             self.progress.ended(self.job, "failed", error.what)
         else:
             kept = all(result.kept for result in self.results)
             self.progress.ended(self.job, "kept" if kept else "done")
+        # The result shows a failed job's wheel too, in the job's own folder, so that people can look at it.
         wheel = wheel or self._finished_wheel()
         artifact = records.artifact(wheel, self.context.work) if wheel and wheel.exists() else None
         return JobResult(self.job, tuple(self.results), artifact, error, str(self.context.log(self.job)))
@@ -92,6 +130,8 @@ class _JobRun:
     def _stage(self, stage: Stage) -> StageResult:
         """Keep the stage's record if it is fresh, else do the stage's work and write a new one."""
         self.context.runner.check()
+
+        # Fresh is what was made from the same inputs; the inputs of a stage hold the digests of the stages before it.
         before = {result.record.stage: result.record for result in self.results}
         step = Step(self.context, self.job, before, lambda line: self.progress.printed(self.job, line))
         path = records.path_of(step.folder, stage.name)
@@ -108,7 +148,9 @@ class _JobRun:
             start = time.monotonic()
             self._log_heading(stage)
             outcome = stage.work(step)
-            seconds = time.monotonic() - start
+            seconds = time.monotonic() - start  # of work alone: waiting in line came before
+
+        # The record is the last thing to be written: a stage that was interrupted has none, and runs again.
         record = Record(
             stage=stage.name,
             job=self.job.id,
@@ -129,6 +171,7 @@ class _JobRun:
         log = self.context.log(self.job)
         log.parent.mkdir(parents=True, exist_ok=True)
         text = log.read_text("utf-8", "replace") if log.exists() else ""
+        # Where the first part of this stage or of a later one begins; not every stage has left one.
         end = len(text)
         for later in self.stages[self.stages.index(stage) :]:
             heading = text.find(f"{STAGE_MARK}{later.name} ")
@@ -166,6 +209,7 @@ class _JobRun:
     def _withdraw(self) -> None:
         """Take the job's wheel out of the dist folder: a wheel that lies there has passed all its stages."""
         note = self._delivery_note()
+        # Without a note the job has delivered nothing. The note goes last: as long as it is there, so may the wheel be.
         with contextlib.suppress(OSError):
             (self.context.dist / note.read_text("utf-8")).unlink(missing_ok=True)
             note.unlink()
@@ -189,24 +233,3 @@ def _bug(error: Exception, job: Job, context: RunContext) -> FarmError:
     return InternalError(
         f"{job.id}: {type(error).__name__}: {error}", where=str(log), next_step="a bug in the farm: please report it"
     )
-
-
-def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress) -> tuple[JobResult, ...]:
-    """Run every job's stages, all jobs side by side. A job that fails does not stop the others.
-
-    Raises Interrupted when the run was cancelled; finished stages keep their records.
-    """
-    with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
-        ranks = {job.id: rank for rank, job in enumerate(estimates.longest_first(jobs, context.work))}
-        job_runs = [_JobRun(context, job, ranks[job.id], stages, progress) for job in jobs]
-        futures = [pool.submit(job_run.run) for job_run in job_runs]
-        try:
-            while wait(futures, timeout=0.2).not_done:
-                pass
-        except BaseException:
-            context.runner.cancel(2)
-            raise
-    results = tuple(future.result() for future in futures)
-    if context.runner.cancelled:
-        raise next((result.error for result in results if isinstance(result.error, Interrupted)), Interrupted())
-    return results

@@ -39,9 +39,11 @@ def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
     Raises what the engine's `build` does, or SdkError.
     """
     settings, release = step.context.project.settings, step.job.variant.release
+    # "full" in the settings, or a setup.py with torch.utils.cpp_extension, which runs torch.
     reason = fallback.why_full(settings, request.tree)
     if reason:
         return _build_with_all_of_torch(step, request, reason)
+    # A release whose SDK cannot be made is still there as a whole; only "sdk" in the settings makes that an error.
     try:
         sdk = _sdk_of(step.job, step.context.store, step.shell)
     except (PackageIndexError, UnknownTorchError, SdkError) as error:
@@ -49,6 +51,8 @@ def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
             raise
         return _build_with_all_of_torch(step, request, error.what)
 
+    # A failure may be the SDK's or the source's own. It counts as the SDK's only where the build asked for what the SDK
+    # lacks: a source that does not compile is not compiled twice.
     try:
         wheel = _build(step, request, sdk)
     except (BuildError, RepairError):  # RepairError: the repair finds that a wheel has no library
@@ -79,6 +83,7 @@ def _build_with_all_of_torch(step: Step, request: BuildRequest, reason: str) -> 
 
 
 def _build(step: Step, request: BuildRequest, sdk: Sdk | None) -> Path:
+    # Nothing of a build that came before: the engine expects one wheel in `out`.
     clear(request.out)
     clear(request.scratch)
     return step.context.engine.build(replace(request, sdk=sdk))
@@ -129,6 +134,7 @@ def make_sdks_ahead(context: RunContext, jobs: Sequence[Job], log: Path) -> None
                 context.runner.check()
                 _sdk_of(job, context.store, shell)
 
+    # A daemon: a farm that is done or interrupted does not wait for a download that nobody needs any more.
     threading.Thread(target=make, daemon=True).start()
 
 

@@ -23,11 +23,13 @@ class Slots:
         with self._changed:
             self._waiting.add(rank)
             try:
+                # By rank and not by who came first: the longest job must not wait behind short ones.
                 while not (self._free and rank == min(self._waiting)):
-                    self._changed.wait(0.2)
+                    self._changed.wait(0.2)  # not for ever: an interrupt does not notify
                     runner.check()
                 self._free -= 1
             finally:
+                # Whether it has a slot now or gave up, the next in line may be free to go.
                 self._waiting.remove(rank)
                 self._changed.notify_all()
         try:

@@ -22,13 +22,16 @@ from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
-# Bytecode of torch's own modules, since compiling it is half of the first import. $1 is the store's folder for it, $2
-# is site-packages. Hard links take no room twice, and Python itself ignores bytecode that is older than its source
-# (PEP 3147). Only torch's is kept: in an environment without some package, a folder with nothing but the bytecode of
-# that package would be a namespace package.
-_BYTECODE = 'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$2/torch" && '
-_LINK_BYTECODE = _BYTECODE + 'if [ -d "$kept" ]; then cp -alf "$kept/." .; fi'
-_KEEP_BYTECODE = _BYTECODE + 'mkdir -p "$kept" && find . -name __pycache__ -exec cp -alf --parents -t "$kept" {} +'
+# Bytecode of torch's own modules, since compiling it is half of the first import. Python itself ignores bytecode that
+# is older than its source (PEP 3147). Only torch's is kept: in an environment without some package, a folder with
+# nothing but the bytecode of that package would be a namespace package.
+#
+# Both scripts get the store's folder for bytecode as $1 and site-packages as $2. `kept` is the folder of one release,
+# named after its .dist-info. `cp -alf` makes hard links in place of what is there; they take no room twice.
+_ENTER_TORCH = 'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$2/torch"'
+_LINK_BYTECODE = f'{_ENTER_TORCH} && if [ -d "$kept" ]; then cp -alf "$kept/." .; fi'
+_COPY_EACH_PYCACHE = 'find . -name __pycache__ -exec cp -alf --parents -t "$kept" {} +'
+_KEEP_BYTECODE = f'{_ENTER_TORCH} && mkdir -p "$kept" && {_COPY_EACH_PYCACHE}'
 
 # Prints torch's version, CUDA and devices as one line of JSON. It may follow another statement.
 _DESCRIBE_TORCH = """
@@ -39,52 +42,6 @@ print(json.dumps({
     "devices": ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
 }))
 """
-
-
-@dataclass(frozen=True)
-class _Torch:
-    """An installed torch: `version` and `cuda` (torch.version.cuda) as it names them, and the devices it can use."""
-
-    version: str
-    cuda: str
-    devices: tuple[str, ...]
-
-
-def _torch_line(done: Completed) -> str:
-    """The line of _DESCRIBE_TORCH in what a command printed; empty if it is not there."""
-    return next((line for line in reversed(done.tail) if line.startswith('{"torch"')), "")
-
-
-def metadata_problems(wheel: Wheel, job: Job, python_version: str) -> list[str]:
-    """How the wheel's METADATA differs from the job's name, version, torch pin and CPythons, a sentence each.
-
-    `python_version` is the interpreter's full version, since requires-python may name patch releases.
-    """
-    problems = []
-    if canonicalize_name(wheel.metadata["Name"]) != canonicalize_name(job.distribution):
-        problems.append(f"Name is {wheel.metadata['Name']}, not {job.distribution}")
-    if wheel.metadata["Version"] != job.version:
-        problems.append(f"Version is {wheel.metadata['Version']}, not {job.version}")
-    pins = wheel.requirements("torch")
-    if [requirement.specifier for requirement in pins] != [SpecifierSet(job.variant.pin)]:
-        required = ", ".join(map(str, pins)) or "nothing"
-        problems.append(f"Requires-Dist asks for {required}, not torch{job.variant.pin}")
-    if not wheel.requires_python.contains(python_version, prereleases=True):
-        problems.append(f"Requires-Python {wheel.requires_python} leaves out {python_version}")
-    if wheel.requires_python.contains(f"3.{max(job.variant.cpython).minor + 1}"):
-        problems.append(f"Requires-Python {wheel.requires_python} admits CPythons that torch has no wheel for")
-    return problems
-
-
-def neighbour(project: Project, variant: Variant) -> Variant | None:
-    """The variant whose torch must be refused: the next minor's, else the one before."""
-    minors = list(project.variants)
-    position = minors.index(variant.torch)
-    if position + 1 < len(minors):
-        return project.variants[minors[position + 1]]
-    if position > 0:
-        return project.variants[minors[position - 1]]
-    return None
 
 
 @dataclass(frozen=True)
@@ -116,16 +73,22 @@ class SmokeTest:
         if problems:
             raise self._error("METADATA is wrong: " + "; ".join(problems))
         try:
+            # As a user has it: the wheel and what it requires, torch with its CUDA libraries among it.
             wheels_at_site = [self.site.bring(path) for path in (self.wheel, *self.beside)]
             self._install(wheels_at_site)
             self._no_sdk()
             self._bytecode(_LINK_BYTECODE)
+
+            # Each import in an interpreter of its own, so that none finds torch loaded by the one before.
             first, *others = self._innermost()
             torch = self._first_import(first)
             for name in others:
                 self._import(name)
-            script = self._script() if self.mode == "full" else None
-            refuses = self._refusal(wheels_at_site) if self.mode == "full" else None
+
+            script = refuses = None
+            if self.mode == "full":
+                script = self._script()
+                refuses = self._refusal(wheels_at_site)
             self._bytecode(_KEEP_BYTECODE)
             return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports, script, refuses)
         finally:
@@ -188,6 +151,7 @@ class SmokeTest:
         torch = _Torch(document["torch"], document["cuda"], tuple(document["devices"]))
         if torch.version.endswith("+sdk"):
             raise self._error(f"this is not torch but its SDK, {torch.version}")
+        # Vendors' builds of a minor are pre-releases, such as 2.8.0a0+vendor, and the pin is meant to take them.
         if not SpecifierSet(self.job.variant.pin).contains(torch.version, prereleases=True):
             raise self._error(f"the wheel brought torch {torch.version}, not {self.job.variant.pin}")
         expected_cuda = self.job.variant.cuda
@@ -200,8 +164,12 @@ class SmokeTest:
 
     def _innermost(self) -> list[str]:
         """The imports without the packages of others: an interpreter that imports pkg.module imports pkg first."""
-        names = self.project.imports
-        return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+        innermost = []
+        for name in self.project.imports:
+            inside = [other for other in self.project.imports if other.startswith(f"{name}.")]
+            if not inside:
+                innermost.append(name)
+        return innermost
 
     def _run_import(self, name: str, then: str = "") -> Completed:
         """Import `name` in a fresh interpreter, and execute the statements `then` after it."""
@@ -216,6 +184,7 @@ class SmokeTest:
     def _import_error(self, name: str, done: Completed) -> SmokeError:
         reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
         next_step = "the log has the traceback"
+        # A wheel does not carry torch's libraries. The loader finds them only once torch itself has been imported.
         if "libtorch" in reason:
             next_step = "import torch before the extension, in the package's __init__.py"
         return self._error(f"import {name} fails in a fresh interpreter: {reason}", next_step)
@@ -227,7 +196,8 @@ class SmokeTest:
             return "none"
         done = self._python("-X", "faulthandler", self._script_at_site(script.resolve()))
         if not done.ok:
-            last = next((line for line in reversed(done.tail) if line.strip()), f"status {done.returncode}")
+            printed = [line for line in done.tail if line.strip()]
+            last = printed[-1] if printed else f"status {done.returncode}"
             raise self._error(f"the smoke script {script.name} fails: {last}", "the log has its whole output")
         return done.tail[-1] if done.tail else "passed"
 
@@ -250,6 +220,8 @@ class SmokeTest:
         done = self.site.shell.run(self.site.uv, *command)
         if done.ok:
             raise self._error(f"the resolver accepts it together with torch {other.torch}")
+
+        # An index that is out of reach refuses too; only the wheel's own pin is the reason that counts.
         text = " ".join(" ".join(done.tail).split())  # uv wraps its lines
         for_the_pin = re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)
         if not ("unsatisfiable" in text and for_the_pin):
@@ -258,3 +230,53 @@ class SmokeTest:
                 raise self._error(f"refused, but for another reason: {text}")
             raise error
         return f"torch {other.torch}"
+
+
+def metadata_problems(wheel: Wheel, job: Job, python_version: str) -> list[str]:
+    """How the wheel's METADATA differs from the job's name, version, torch pin and CPythons, a sentence each.
+
+    `python_version` is the interpreter's full version, since requires-python may name patch releases.
+    """
+    problems = []
+    if canonicalize_name(wheel.metadata["Name"]) != canonicalize_name(job.distribution):
+        problems.append(f"Name is {wheel.metadata['Name']}, not {job.distribution}")
+    if wheel.metadata["Version"] != job.version:
+        problems.append(f"Version is {wheel.metadata['Version']}, not {job.version}")
+    pins = wheel.requirements("torch")
+    if [requirement.specifier for requirement in pins] != [SpecifierSet(job.variant.pin)]:
+        required = ", ".join(map(str, pins)) or "nothing"
+        problems.append(f"Requires-Dist asks for {required}, not torch{job.variant.pin}")
+    if not wheel.requires_python.contains(python_version, prereleases=True):
+        problems.append(f"Requires-Python {wheel.requires_python} leaves out {python_version}")
+    if wheel.requires_python.contains(f"3.{max(job.variant.cpython).minor + 1}"):
+        problems.append(f"Requires-Python {wheel.requires_python} admits CPythons that torch has no wheel for")
+    return problems
+
+
+def neighbour(project: Project, variant: Variant) -> Variant | None:
+    """The variant whose torch must be refused: the next minor's, else the one before."""
+    minors = list(project.variants)
+    position = minors.index(variant.torch)
+    if position + 1 < len(minors):
+        return project.variants[minors[position + 1]]
+    if position > 0:
+        return project.variants[minors[position - 1]]
+    return None
+
+
+@dataclass(frozen=True)
+class _Torch:
+    """An installed torch: `version` and `cuda` (torch.version.cuda) as it names them, and the devices it can use."""
+
+    version: str
+    cuda: str
+    devices: tuple[str, ...]
+
+
+def _torch_line(done: Completed) -> str:
+    """The line of _DESCRIBE_TORCH in what a command printed; empty if it is not there."""
+    # From the end: the package's own import comes first and may print what it likes.
+    for line in reversed(done.tail):
+        if line.startswith('{"torch"'):
+            return line
+    return ""

@@ -75,6 +75,7 @@ class RunContext:
         with self.lock:
             owner = self.claimed.setdefault(wheel, job.id)
         if owner != job.id:
+            # The later one would overwrite the other's wheel in the dist folder.
             raise RepairError(
                 f"{job.id} and {owner} both make {wheel}",
                 where="the wheel's tag serves both CPythons (abi3 or py3)",

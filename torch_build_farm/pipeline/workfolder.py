@@ -15,13 +15,6 @@ from torch_build_farm.core.process import Runner
 _POLL_S = 0.2  # between two tries to get the lock
 
 
-def _owner(path: Path) -> str:
-    try:
-        return f"process {json.loads(path.read_text('utf-8'))['pid']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
-
-
 @contextlib.contextmanager
 def locked(work: Path, runner: Runner, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the work folder against other farms. With `wait`, wait for a farm that holds it.
@@ -45,7 +38,15 @@ def locked(work: Path, runner: Runner, wait: bool, say: Callable[[str], None]) -
         runner.pause(_POLL_S)
 
     with locks.hold(path, busy=busy) as stream:
+        # For the message of a farm that finds the lock taken; the lock itself is the kernel's.
         stream.truncate(0)
         stream.write(json.dumps({"pid": os.getpid()}))
         stream.flush()
         yield
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f"process {json.loads(path.read_text('utf-8'))['pid']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -42,11 +42,12 @@ def _work(step: Step) -> Outcome:
     report = wheel_report.audit(read_wheel.read(path), tables, tables.releases, built_against)
     broken = [release for release in releases_of_minor if release in report.releases and not report.works(release)]
     if broken:
-        reasons = "; ".join(
-            f"torch {release}: {', '.join(output.reasons(report.releases[release]))}" for release in broken
-        )
+        reasons = []
+        for release in broken:
+            reasons_of_release = ", ".join(output.reasons(report.releases[release]))
+            reasons.append(f"torch {release}: {reasons_of_release}")
         raise AbiError(
-            f"{step.job.id}: the wheel does not work with every release of its torch minor: {reasons}",
+            f"{step.job.id}: the wheel does not work with every release of its torch minor: {'; '.join(reasons)}",
             where=str(path),
             next_step=f"build_farm.py audit {path} shows the details",
         )

@@ -20,6 +20,7 @@ from torch_build_farm.wheels import auditwheel
 
 def _inputs(step: Step) -> dict[str, Any]:
     context, settings = step.context, step.context.project.settings
+    # Everything by which two builds of the same tree may differ: what is forgotten here keeps a wheel that is outdated.
     inputs = {
         "tree": step.digest_of(RENDER),
         "variant": asdict(step.job.variant),
@@ -35,6 +36,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "network": settings.network,
         "epoch": context.epoch,
     }
+    # Such an engine's output has been through auditwheel already, so what auditwheel is told belongs to its inputs.
     if context.engine.repairs_itself:
         inputs["policy"] = asdict(auditwheel.policy())
     return inputs

@@ -68,14 +68,19 @@ def _init_files(context: RunContext) -> list[str]:
     for package in context.project.settings.packages:
         init = f"{package.replace('.', '/')}/__init__.py"
         # The source may have its packages in a folder, such as src/.
-        if any(path.endswith(f"/{init}") for path in paths):
+        in_source = [path for path in paths if path.endswith(f"/{init}")]
+        if in_source:
             init_files.append(init)
     return init_files
 
 
 def _build_folders(context: RunContext) -> list[str]:
     """Folders that a wheel must not name, each with a slash at its end: those in which the engine builds."""
-    source_folders = {file.path.partition("/")[0] for file in context.source.files if "/" in file.path}
+    source_folders = set()
+    for file in context.source.files:
+        folder, slash, _ = file.path.partition("/")
+        if slash:
+            source_folders.add(folder)
     folders = [context.engine.store.root, context.work, *context.engine.build_folders(sorted(source_folders))]
     return [f"{folder}/" for folder in folders]
 
@@ -99,6 +104,7 @@ def _inputs(step: Step) -> dict[str, Any]:
 def _work(step: Step) -> Outcome:
     context, scratch, out = step.context, step.folder / "scratch", step.folder / "repaired"
     clear(out)
+    # auditwheel writes the wheel anew: with the epoch as its members' dates, and by the patchelf that it finds on PATH.
     variables = {"SOURCE_DATE_EPOCH": str(context.epoch), "PATH": tools.search_path(tools.scripts())}
     shell = replace(step.shell, env={**step.shell.env, **variables})
     wheel = repair(

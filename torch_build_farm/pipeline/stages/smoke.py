@@ -19,6 +19,7 @@ def _inputs(step: Step) -> dict[str, Any]:
     context = step.context
     script = context.project.smoke_script
     other = neighbour(context.project, step.job.variant)
+    # A new release of the minor is another torch to test beside, though the wheel is the same; hence "newest".
     return {
         "farm": __version__,
         "wheel": step.digest_of(RELOCATE),
