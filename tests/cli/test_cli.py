@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,15 +107,29 @@ def test_a_variants_file_with_mistakes(tiny: Farm) -> None:
     assert "torch29.toml: relaeses: unknown key; did you mean 'releases'?" in answer.err
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.2, 0.3, 0.4])
-def test_interrupted_before_the_stages(tiny: Farm, delay: float) -> None:
-    farm = tiny.start("render", "--torch", "all")
-    time.sleep(delay)
-    farm.send_signal(signal.SIGINT)
-    out, _ = farm.communicate(timeout=20)
-    before_python_was_up = -signal.SIGINT
-    assert farm.returncode in (130, before_python_was_up), out
-    assert "Traceback" not in out
+# As sitecustomize, it interrupts the process when it begins to import the module that INTERRUPT_AT names.
+INTERRUPTER = """
+import os, signal, sys
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPT_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupter())
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["torch_build_farm", "rich.console", "torch_build_farm.cli.run", "pydantic", "torch_build_farm.pipeline.run"],
+)
+def test_interrupted_before_the_stages(tiny: Farm, tmp_path: Path, module: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTER)
+    tiny.env |= {"PYTHONPATH": str(tmp_path), "INTERRUPT_AT": module}
+    answer = tiny("render", "--torch", "2.8")
+    assert answer.code == 130, answer.out + answer.err
+    assert "Traceback" not in answer.out + answer.err
 
 
 def test_a_project_that_is_not_there(make_farm: Callable[..., Farm]) -> None:

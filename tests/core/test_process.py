@@ -6,13 +6,12 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.until import DEADLINE_S, until
 from torch_build_farm.core.errors import Interrupted
 from torch_build_farm.core.process import Runner
 from torch_build_farm.pipeline.jobserver import Jobserver
@@ -29,15 +28,6 @@ def alive(mark: str) -> list[str]:
         if mark in line and f"/proc/{os.getpid()}/" not in str(path):
             found.append(line)
     return found
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.fixture
@@ -66,7 +56,7 @@ STUBBORN = "(trap '' TERM; exec setsid sh -c 'trap \"\" TERM; while :; do sleep 
 def test_what_a_command_leaves_in_the_background_ends_with_it(tmp_path: Path, mark: str) -> None:
     code, _ = run(Runner(), tmp_path / "log", "sh", "-c", STUBBORN.format(mark=mark) + "exit 3")
     assert code == 3
-    assert eventually(lambda: not alive(mark)), alive(mark)
+    until(lambda: not alive(mark), lambda: alive(mark))
 
 
 def test_cancel_ends_everything(tmp_path: Path, mark: str) -> None:
@@ -83,9 +73,9 @@ def test_cancel_ends_everything(tmp_path: Path, mark: str) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert up.wait(10)
+    assert up.wait(DEADLINE_S)
     runner.cancel(signal.SIGTERM)
-    thread.join(10)
+    thread.join(DEADLINE_S)
     assert not thread.is_alive()
     assert isinstance(caught[0], Interrupted)
     assert caught[0].code == 143
@@ -97,15 +87,27 @@ def test_cancel_ends_everything(tmp_path: Path, mark: str) -> None:
 def test_nothing_outlives_a_farm_that_is_killed(tmp_path: Path, mark: str) -> None:
     farm = textwrap.dedent(f"""
         import os, pathlib
-        from torch_build_farm.process import Runner
+        from torch_build_farm.core.process import Runner
         Runner().run(["sh", "-c", {STUBBORN.format(mark=mark) + "sleep 600"!r}],
                      env=dict(os.environ), log=pathlib.Path({str(tmp_path / "log")!r}))
     """)
     process = subprocess.Popen([sys.executable, "-c", farm])
-    assert eventually(lambda: any("while" in line for line in alive(mark)))
+    until(lambda: any(line.startswith("sh -c trap") for line in alive(mark)))
     process.kill()
     process.wait()
-    assert eventually(lambda: not alive(mark)), alive(mark)
+    until(lambda: not alive(mark), lambda: alive(mark))
+
+
+class WaitingRunner(Runner):
+    """Notices when something waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused = threading.Event()
+
+    def pause(self, seconds: float) -> None:
+        self.paused.set()
+        super().pause(seconds)
 
 
 def test_jobserver_gives_each_build_a_token_and_recovers_lost_ones(tmp_path: Path) -> None:
@@ -125,12 +127,13 @@ def test_jobserver_gives_each_build_a_token_and_recovers_lost_ones(tmp_path: Pat
             assert free() == 1
             with server.build(runner):
                 assert free() == 0
-                late = server.build(runner)
+                waiting = WaitingRunner()
+                late = server.build(waiting)
                 third = threading.Thread(target=late.__enter__)
                 third.start()
-                third.join(0.2)
+                assert waiting.paused.wait(DEADLINE_S)
                 assert third.is_alive()
-            third.join(5)
+            third.join(DEADLINE_S)
             assert not third.is_alive()
         assert free() == 1  # the third build never gave its token back
         server._builds = 0  # it was killed

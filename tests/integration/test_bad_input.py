@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, Farm, need
+from tests.until import DEADLINE_S, until
 
 pytestmark = pytest.mark.torch
 
@@ -177,13 +177,6 @@ def hang(farm: Farm, tmp_path: Path) -> Path:
     return gate
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
-
-
 def waiting(farm: Farm) -> bool:
     return any(log.read_text().endswith("waiting\n") for log in farm.work.glob("logs/*.log"))
 
@@ -192,17 +185,22 @@ def test_two_farms_on_one_work_folder(tiny: Farm, tmp_path: Path) -> None:
     gate = hang(tiny, tmp_path)
     first = tiny.start("build", "--torch", "2.8")
     until(lambda: waiting(tiny))
-    second = tiny(*ONE, timeout=60)
+    second = tiny(*ONE)
     assert (second.code, second.document["error"]["kind"]) == (11, "LockedError"), second.err
     assert f"process {first.pid}" in second.err
     third = tiny.start("build", "--torch", "2.8", "--wait")
-    time.sleep(1.5)
-    assert third.poll() is None
+    assert third.stdout is not None
+    before = []
+    for line in third.stdout:
+        before.append(line)
+        if f"waiting for process {first.pid}" in line:
+            break
+    else:
+        pytest.fail(f"it did not wait: {before}")
     gate.touch()
-    assert first.wait(60) == 0
-    out, _ = third.communicate(timeout=60)
-    assert third.returncode == 0
-    assert f"waiting for process {first.pid}" in out
+    assert first.wait(DEADLINE_S) == 0
+    out, _ = third.communicate(timeout=DEADLINE_S)
+    assert third.returncode == 0, out
     assert "nothing to do" in out
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Farm
-from tests.integration.test_bad_input import hang, until, waiting
+from tests.integration.test_bad_input import hang, waiting
+from tests.until import DEADLINE_S, until
 from torch_build_farm.core.store import TorchStore, default_folder
 
 pytestmark = pytest.mark.torch
@@ -49,12 +50,10 @@ def test_a_signal_while_building(tiny: Farm, tmp_path: Path, number: signal.Sign
     gate = hang(tiny, tmp_path)
     farm = tiny.start("build", "--torch", "2.8", "2.9")
     until(lambda: waiting(tiny))
-    start = time.monotonic()
     farm.send_signal(number)
-    out, _ = farm.communicate(timeout=30)
+    out, _ = farm.communicate(timeout=DEADLINE_S)
     assert farm.returncode == code, out
-    assert time.monotonic() - start < 5
-    until(lambda: not left_running(tiny), 10)
+    until(lambda: not left_running(tiny))
     whole(tiny)
     if number != signal.SIGKILL:
         assert "run the same command again to go on" in out
@@ -72,13 +71,13 @@ def test_a_signal_while_smoke_testing(tiny: Farm, number: signal.Signals) -> Non
         "[tool.torch-build-farm]",
         "[tool.torch-build-farm]\nsmoke-script = 'smoke.py'\nexclude = ['/smoke.py']",
     )
-    (tiny.project / "smoke.py").write_text("import time\nprint('waiting', flush=True)\ntime.sleep(600)\n")
+    (tiny.project / "smoke.py").write_text("import time\nprint('waiting', flush=True)\ntime.sleep(3600)\n")
     farm = tiny.start("run", "--torch", "2.8")
     until(lambda: waiting(tiny))
     assert left_running(tiny)
     farm.send_signal(number)
-    farm.communicate(timeout=30)
-    until(lambda: not left_running(tiny), 10)
+    farm.communicate(timeout=DEADLINE_S)
+    until(lambda: not left_running(tiny))
     (tiny.project / "smoke.py").write_text("print('over')\n")
     again = tiny("run", "--torch", "2.8", "--json")
     assert again.code == 0, again.err
@@ -95,10 +94,10 @@ def test_ctrl_c_in_a_terminal_reaches_the_whole_group(tiny: Farm, tmp_path: Path
     )  # fmt: skip
     until(lambda: waiting(tiny))
     os.killpg(farm.pid, signal.SIGINT)
-    out, _ = farm.communicate(timeout=30)
+    out, _ = farm.communicate(timeout=DEADLINE_S)
     assert farm.returncode == 130, out
     assert "Traceback" not in out
-    until(lambda: not left_running(tiny), 10)
+    until(lambda: not left_running(tiny))
 
 
 def test_a_second_signal_ends_the_farm_at_once(make_farm: Callable[..., Farm], tmp_path: Path) -> None:
@@ -114,7 +113,7 @@ def test_a_second_signal_ends_the_farm_at_once(make_farm: Callable[..., Farm], t
     time.sleep(0.3)
     started.send_signal(signal.SIGTERM)
     assert started.wait(1) == 143
-    until(lambda: not left_running(farm), 10)
+    until(lambda: not left_running(farm))
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_wheels(
@@ -136,7 +135,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_wheels(
         assert kills < 40
     assert farm.returncode == 0
     assert kills >= 5
-    until(lambda: not left_running(tiny), 10)
+    until(lambda: not left_running(tiny))
     assert [stage["kept"] for stage in json.loads(tiny(*words, "--json").out)["jobs"][0]["stages"]] == [True] * 6
     (wheel,) = tiny.work.glob("dist/*.whl")
     undisturbed = Farm(tiny.project, tmp_path / "other")

@@ -1,7 +1,6 @@
 """The runner over stages of a test's own: what is kept, what runs again, and what gets into the dist folder."""
 
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.pipeline.test_smoke import JOB, PROJECT
+from tests.until import until
 from torch_build_farm.core.errors import AbiError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.store import TorchStore
@@ -138,15 +138,22 @@ def test_a_stage_runs_again_for_other_inputs_a_damaged_output_and_an_older_recor
 
 
 def test_jobs_that_wait_for_one_value_make_it_once() -> None:
+    asking: list[int] = []
     made: list[int] = []
+    values: list[int] = []
 
     def make() -> int:
-        time.sleep(0.05)
+        until(lambda: len(asking) == 8)
         made.append(1)
         return len(made)
 
-    value, values = Once(make), []
-    threads = [threading.Thread(target=lambda: values.append(value.get())) for _ in range(8)]
+    value = Once(make)
+
+    def get() -> None:
+        asking.append(1)
+        values.append(value.get())
+
+    threads = [threading.Thread(target=get) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,29 +1,42 @@
 import threading
-import time
 
 import pytest
 
+from tests.until import DEADLINE_S
 from torch_build_farm.core.errors import Interrupted
 from torch_build_farm.core.process import Runner
 from torch_build_farm.pipeline.slots import Slots
 
 
+class NoticingRunner(Runner):
+    """Notices when something that waits asks whether the run is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+
+    def check(self) -> None:
+        self.asked.set()
+        super().check()
+
+
 def test_slots_are_given_in_the_order_of_the_plan() -> None:
-    slots, runner, order = Slots(1), Runner(), []
-    first = slots.hold(9, runner)
-    first.__enter__()
+    slots = Slots(1)
+    order: list[int] = []
 
-    def wait(number: int) -> None:
-        with slots.hold(number, runner):
-            order.append(number)
+    def wait(rank: int, runner: Runner) -> None:
+        with slots.hold(rank, runner):
+            order.append(rank)
 
-    threads = [threading.Thread(target=wait, args=(number,)) for number in (3, 1, 2)]
+    threads = []
+    with slots.hold(9, Runner()):
+        for rank in (3, 1, 2):
+            runner = NoticingRunner()
+            threads.append(threading.Thread(target=wait, args=(rank, runner)))
+            threads[-1].start()
+            assert runner.asked.wait(DEADLINE_S), "it does not wait"
     for thread in threads:
-        thread.start()
-        time.sleep(0.05)
-    first.__exit__(None, None, None)
-    for thread in threads:
-        thread.join(5)
+        thread.join(DEADLINE_S)
     assert order == [1, 2, 3]
 
 

@@ -139,12 +139,42 @@ def test_what_the_index_lacks(index: Index, fetcher: Fetcher, asked: str, said: 
         fetcher.sdist(Requirement(asked), "0" * 64)
 
 
-@pytest.mark.parametrize("content", [b"no archive", sdist("../../out.py")])
-def test_an_archive_that_is_none_or_leads_out(index: Index, fetcher: Fetcher, tmp_path: Path, content: bytes) -> None:
-    digest = index.add("demo-1.0.tar.gz", content)
+def test_a_file_that_is_not_an_archive(index: Index, fetcher: Fetcher) -> None:
+    digest = index.add("demo-1.0.tar.gz", b"not an archive")
     with pytest.raises(SourceError, match="cannot be unpacked"):
         fetcher.sdist(Requirement("demo==1.0"), digest)
-    assert not list(tmp_path.glob("**/out.py"))
+    assert not list(fetcher.folder.iterdir())
+
+
+def leading_out(way: str) -> bytes:
+    """A tar archive with a good member, and then one that leads out of the folder that it is unpacked to."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("demo-1.0/setup.py"))
+        if way == "path":
+            member = tarfile.TarInfo("demo-1.0/../../out.py")
+        else:
+            member = tarfile.TarInfo("demo-1.0/out.py")
+            member.type = tarfile.SYMTYPE
+            member.linkname = "../../secret"
+        archive.addfile(member)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("way", ["path", "link"])
+def test_a_tar_archive_that_leads_out(tmp_path: Path, way: str) -> None:
+    (tmp_path / "demo.tar.gz").write_bytes(leading_out(way))
+    with pytest.raises(SourceError, match=r"cannot be unpacked: .*outside the destination"):
+        unpack(tmp_path / "demo.tar.gz", tmp_path / "tree")
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.tar.gz"]
+
+
+def test_a_zip_archive_that_leads_out(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "demo.zip", "w") as archive:
+        archive.writestr("demo-1.0/setup.py", "")
+        archive.writestr("demo-1.0/../../out.py", "")
+    unpack(tmp_path / "demo.zip", tmp_path / "tree")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.zip", "tree"]
 
 
 def test_an_index_that_does_not_answer(index: Index, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,10 +143,11 @@ def test_on_every_cpython_that_torch_is_made_for(site: Site, monkeypatch: pytest
 
 
 def test_threads_wait_for_each_other(site: Site) -> None:
-    slow = {**FILES, "demo/__init__.py": "import time; time.sleep(0.3); VALUE = 'whole'\n"}
-    site.variants(slow, "2.9")
+    # The first import goes on when all threads have begun theirs.
+    slow = "import time, __main__\nwhile len(__main__.begun) < 4: time.sleep(0.01)\ntime.sleep(0.1)\nVALUE = 'whole'\n"
+    site.variants({**FILES, "demo/__init__.py": slow}, "2.9")
     site.torch("2.9.0")
-    code = "import threading\nout = []\ndef go():\n    import demo\n    out.append(demo.VALUE)\nts = [threading.Thread(target=go) for _ in range(4)]\n[t.start() for t in ts]\n[t.join() for t in ts]\nprint(out)"
+    code = "import threading\nbegun, out = [], []\ndef go():\n    begun.append(1)\n    import demo\n    out.append(demo.VALUE)\nts = [threading.Thread(target=go) for _ in range(4)]\n[t.start() for t in ts]\n[t.join() for t in ts]\nprint(out)"
     assert site.says(code) == str(["whole"] * 4)
 
 

@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import Built
 from tests.integration.docker.conftest import Docker, hold, left_behind, release
-from tests.integration.test_bad_input import GRAFT, until, waiting
+from tests.integration.test_bad_input import GRAFT, waiting
+from tests.until import DEADLINE_S, until
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.engines.docker import cibuildwheel_config
 from torch_build_farm.pipeline import records
@@ -105,7 +106,7 @@ def test_how_a_container_is_confined(contained: Farm, docker: Docker) -> None:
     container = docker.of_job("tiny-torch28-cp311")
     facts = docker.inspect(container)
     release(docker, container)
-    out, _ = run.communicate(timeout=120)
+    out, _ = run.communicate(timeout=DEADLINE_S)
     assert run.returncode == 0, out
     host = facts["HostConfig"]
     assert "no-new-privileges" in host["SecurityOpt"]

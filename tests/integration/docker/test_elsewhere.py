@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import Farm
 from tests.integration.docker.conftest import Docker, PrivateEngine, hold
-from tests.integration.test_bad_input import until, waiting
+from tests.integration.test_bad_input import waiting
+from tests.until import DEADLINE_S, until
 
 
 @pytest.fixture
@@ -67,9 +68,9 @@ def _killed(farm: Farm, docker: Docker) -> None:
     """Interrupted, nothing is left there either."""
     hold(farm)
     run = farm.start("build", "--torch", "2.8")
-    until(lambda: waiting(farm), 120)
+    until(lambda: waiting(farm))
     run.send_signal(signal.SIGINT)
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=DEADLINE_S)
     assert run.returncode == 130, out
     assert docker.containers() == []
 
