@@ -101,7 +101,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except (zipfile.BadZipFile, KeyError, ELFError, OSError, ValueError) as error:
-        raise RepairError(f"not a readable wheel: {error}", where=str(path)) from error
+        raise RepairError(f"not a wheel, or a damaged one: {error}", where=str(path)) from error
 
 
 def _metadata(archive: zipfile.ZipFile) -> Message:
