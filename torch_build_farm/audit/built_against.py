@@ -1,8 +1,8 @@
 """Which torch release a library was built against: recorded, or inferred from its bytes and from the requirement.
 
-The headers' assertions come first (see releases/header_lines), since no later packaging changes them; then the names
-that a release must export for it to have been linked; then the requirement in METADATA, which is only what somebody
-wrote there.
+The assertions of torch's headers come first (see releases/header_lines), since no later packaging step changes them;
+then the names that a release must export for the library to have been linked against it; then the folder the library
+lies in; the requirement in METADATA comes last, because it is only what somebody wrote there.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from packaging.specifiers import SpecifierSet
 
 @dataclass(frozen=True)
 class Built:
-    """The release, or all that it may be, oldest first; none where it is unknown. `how` says how it is known."""
+    """The release, or every release it may be, oldest first; empty if unknown. `how` explains how it is known."""
 
     releases: tuple[str, ...]
     how: str
 
     @property
     def words(self) -> str:
-        """For a message."""
+        """The releases as a message names them."""
         if len(self.releases) <= 2:
             return " or ".join(self.releases) or "an unknown release"
         return f"one of {self.releases[0]} to {self.releases[-1]}"
@@ -32,9 +32,11 @@ class Built:
 class Evidence:
     """Evidence of a library's build; each kind admits some releases.
 
-    `marked`: those whose headers have the lines that the library has, all where it has none; `linked`: those that
-    export every name that it asks for; `meant`: those that its folder is named after, none for a folder without such a
-    name; `declared`: METADATA's requirement; `recorded`: the release that the farm noted when it built the wheel.
+    - `marked`: releases whose headers have the lines found in the library; all releases if it has no such line.
+    - `linked`: releases that export every name the library needs.
+    - `meant`: releases that the library's path names; empty for a path that names none.
+    - `declared`: METADATA's requirement; None without one.
+    - `recorded`: the release that the farm noted when it built the wheel; empty for a wheel of somebody else.
     """
 
     marked: frozenset[str]
@@ -45,9 +47,13 @@ class Evidence:
 
 
 def infer(releases: Sequence[str], evidence: Evidence) -> Built:
-    """The releases that all evidence admits, the strongest first; evidence that would leave none does not count."""
+    """Narrow `releases` (oldest first) by each kind of evidence, strongest first.
+
+    Evidence that contradicts stronger evidence, so that no release would remain, does not count.
+    """
     if evidence.recorded:
         return Built((evidence.recorded,), "the farm's record")
+    # The lines are those of a torch that no table covers: weaker evidence could only suggest a wrong release.
     if not evidence.marked:
         return Built((), "its lines of torch's headers are those of no known release")
     by_strength = [
@@ -63,11 +69,12 @@ def infer(releases: Sequence[str], evidence: Evidence) -> Built:
         if narrowed and narrowed != possible:
             possible = narrowed
             grounds.append(ground)
-    ordered = tuple(release for release in releases if release in possible)
-    return Built(ordered, " and ".join(grounds) or "no evidence")
+    oldest_first = tuple(release for release in releases if release in possible)
+    return Built(oldest_first, " and ".join(grounds) or "no evidence")
 
 
 def _admitted(releases: Sequence[str], declared: SpecifierSet | None) -> frozenset[str]:
     if declared is None:
         return frozenset(releases)
+    # The tables may hold release candidates, which a specifier otherwise rejects (PEP 440, "Handling of pre-releases").
     return frozenset(release for release in releases if declared.contains(release, prereleases=True))

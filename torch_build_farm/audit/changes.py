@@ -1,4 +1,4 @@
-"""What broke from one torch release to another: names that are gone, types that changed, wheels that it hits."""
+"""What broke from one torch release to another: names that are gone, types that changed, wheels that break."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Finding, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport
 
-_SHOWN = 12
+_SHOWN = 12  # names of each library in Markdown; --json has all
 # Functions and variables of torch's own namespaces (Itanium C++ ABI, "Mangling"), and its C shim: what headers declare.
-# No extension asks for what compilers and vendors' libraries leave behind besides, such as kernels' wrappers.
-_ASKED_FOR = re.compile(r"_Z(T[VTIS])?(N[VK]*[RO]?)?(3c10|2at|5torch|6caffe2)\d|(aoti_torch|torch)_")
+# Torch also exports what compilers and vendors' libraries leave behind, such as kernels' wrappers; extensions do not
+# need it.
+_DECLARED = re.compile(r"_Z(T[VTIS])?(N[VK]*[RO]?)?(3c10|2at|5torch|6caffe2)\d|(aoti_torch|torch)_")
 
 
 class WheelChange(TypedDict):
@@ -51,8 +52,8 @@ ChangesDocument = TypedDict(
 class Changes:
     """From release `old` to `new`: names that are gone, types that differ, and the audit of the project's wheels.
 
-    `gone` are mangled names that no library of torch has any more, by the library that had them. `types` and
-    `harmless` describe how types differ; no extension can see the harmless changes.
+    `gone` maps a library of torch to the mangled names that it exported and that no library of torch exports any more.
+    `types` and `harmless` map a type to a description of how it differs; no extension can see a harmless change.
     """
 
     old: str
@@ -64,7 +65,7 @@ class Changes:
 
     @property
     def names(self) -> list[str]:
-        """The names that are gone, each once."""
+        """The names that are gone, without repetition, sorted."""
         return sorted(set().union(*self.gone.values()))
 
     @property
@@ -73,24 +74,27 @@ class Changes:
         return [(report, report.releases.get(self.new)) for report in self.wheels]
 
     def document(self) -> ChangesDocument:
-        """For programs."""
+        """The document for programs."""
         wheels: dict[str, WheelChange | None] = {}
         for report, finding in self._findings:
             if finding is None:
                 wheels[report.file] = None
             else:
                 wheels[report.file] = {"verdict": finding.verdict, "reasons": reasons(finding)}
+        gone = {}
+        for library, names in self.gone.items():
+            gone[library] = list(names)
         return {
             "from": self.old,
             "to": self.new,
-            "gone": {library: list(names) for library, names in self.gone.items()},
+            "gone": gone,
             "types": dict(self.types),
             "harmless": dict(self.harmless),
             "wheels": wheels,
         }
 
     def markdown(self) -> str:
-        """For people: everything is counted, and the first few of many are named."""
+        """The text for people: everything is counted, and the first names of each library are listed."""
         total = len(self.names)
         lines = [f"### What changed from torch {self.old} to {self.new}", ""]
         lines.append(f"{_count(total, 'name')} that extensions can ask for left torch{':' if total else '.'}")
@@ -108,7 +112,8 @@ class Changes:
             why = reasons(finding)
             end = ":" if why else "."
             lines.append(f"`{report.file}` would be {finding.verdict.value} with torch {self.new}{end}")
-            lines += [f"- {reason}" for reason in why]
+            for reason in why:
+                lines.append(f"- {reason}")
         if not self.wheels:
             lines += ["", "There is no wheel of this project that could be hit."]
         return "\n".join(lines) + "\n"
@@ -118,41 +123,51 @@ def _names_lines(names: Sequence[str]) -> list[str]:
     """The first names, demangled, and how many more there are."""
     # A constructor is several symbols with one name (complete object, base object: Itanium C++ ABI, 5.1.4.3).
     symbols_by_name = Counter(map(demangled, names))
-    shown = list(islice(symbols_by_name.items(), _SHOWN))
     lines = []
-    for name, count in shown:
+    remaining = len(names)
+    for name, count in islice(symbols_by_name.items(), _SHOWN):
         several = f" ({count} symbols)" if count > 1 else ""
         lines.append(f"  - `{textwrap.shorten(name, 160)}`{several}")
-    remaining = len(names) - sum(count for _, count in shown)
+        remaining -= count
     if remaining:
         lines.append(f"  - and {remaining} more")
     return lines
 
 
 def _count(number: int, what: str) -> str:
+    """No names, 1 name, 2 names."""
     return f"{number or 'No'} {what}{'' if number == 1 else 's'}"
 
 
 def between(known: AuditTables, old: str, new: str, wheels: Sequence[Path] = ()) -> Changes:
-    """Compare two releases that the audit knows, and audit wheels for the new one. Raises AuditError for a wheel."""
-    pythons_of_old, pythons_of_new = known.index.pythons(old), known.index.pythons(new)
-    # libtorch_python differs between CPythons: those that both were read for are compared, else any against any.
+    """Compare two releases that the audit knows, and audit `wheels` for the new one.
+
+    Raises AuditError for a wheel that cannot be read.
+    """
+    # libtorch_python differs between CPythons, so the ones that both releases were read for are compared. If there is
+    # none, any is compared with any: the few names that differ are a smaller error than no answer.
+    pythons_of_old = known.index.pythons(old)
+    pythons_of_new = known.index.pythons(new)
     common = pythons_of_old & pythons_of_new
     before = known.index.exported(old, common or pythons_of_old)
     after = known.index.exported(new, common or pythons_of_new)
+
+    # A name that moved to another library of torch is not gone: every extension loads all of them.
     exported_now = frozenset().union(*after.values())
     gone = {}
     for library, names in sorted(before.items()):
-        gone_here = sorted(name for name in names - exported_now if _ASKED_FOR.match(name))
+        gone_here = [name for name in names - exported_now if _DECLARED.match(name)]
         if gone_here:
-            gone[library] = tuple(gone_here)
-    every_change = known.layouts.differences(old, new)
+            gone[library] = tuple(sorted(gone_here))
+
     visible = known.layouts.differences(old, new, harmless)
-    return Changes(
-        old,
-        new,
-        gone,
-        types=visible,
-        harmless={name: how for name, how in every_change.items() if name not in visible},
-        wheels=tuple(wheel_report.audit(read_wheel.read(path), known, [new]) for path in wheels),
-    )
+    invisible = {}
+    for name, how in known.layouts.differences(old, new).items():
+        if name not in visible:
+            invisible[name] = how
+
+    reports = []
+    for path in wheels:
+        wheel = read_wheel.read(path)
+        reports.append(wheel_report.audit(wheel, known, [new]))
+    return Changes(old, new, gone, types=visible, harmless=invisible, wheels=tuple(reports))

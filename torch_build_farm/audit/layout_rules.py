@@ -14,7 +14,8 @@ from torch_build_farm.core.resources import DATA
 from torch_build_farm.releases.type_layouts import CALLS
 from torch_build_farm.wheels.elf.library import Elf
 
-# Types by their last component, each with the component before as a mangled name spells it, and its full name.
+# Types by the last component of their names. Each entry has the component before it, as a mangled name spells it, and
+# the full name: c10::TensorImpl lies under "TensorImpl" as ("3c10", "c10::TensorImpl").
 TypesByName = Mapping[str, tuple[tuple[str, str], ...]]
 
 # A component of a mangled name is its length and itself (Itanium C++ ABI, "Mangling", <source-name>); one that was
@@ -25,7 +26,7 @@ _SUBSTITUTION = re.compile(r"S[0-9A-Z]*_$")
 
 @dataclass(frozen=True)
 class Rule:
-    """A library that has, or asks for, a name that `pattern` matches touches `types` inline."""
+    """A library that defines or needs a name that `pattern` matches touches `types` inline."""
 
     types: frozenset[str]
     pattern: re.Pattern[str]
@@ -37,13 +38,18 @@ def rules() -> tuple[Rule, ...]:
     """The rules of data/layout_rules.toml."""
     rows = []
     for row in _table()["rule"]:
-        pattern = "|".join(f"(?:{name})" for name in row["names"])
-        rows.append(Rule(frozenset(row["types"]), re.compile(pattern), row["evidence"]))
+        # Any of the row's expressions counts; a group each, since an expression may hold a "|" of its own.
+        alternatives = [f"(?:{expression})" for expression in row["names"]]
+        pattern = re.compile("|".join(alternatives))
+        rows.append(Rule(frozenset(row["types"]), pattern, row["evidence"]))
     return tuple(rows)
 
 
 def harmless(name: str, change: str) -> bool:
-    """Whether no extension can see that change of type `name`; `change` is in the words of Layouts.differences."""
+    """Whether no extension can see a change of the type `name`.
+
+    `change` is a description as Layouts.differences writes it; the rows of data/layout_rules.toml match all of it.
+    """
     return any(name in row["types"] and re.fullmatch(row["change"], change) for row in _table()["harmless"])
 
 
@@ -53,23 +59,28 @@ def _table() -> dict[str, Any]:
 
 
 def by_component(types: Iterable[str]) -> TypesByName:
-    """Types by their last component, to be looked up in mangled names."""
+    """Index full names of types, such as c10::TensorImpl, by their last component, for `mentioned` to look up."""
     types_by_last = defaultdict[str, list[tuple[str, str]]](list)
     for name in types:
-        *_, before, last = ["", *name.removesuffix(f" {CALLS}").split("::")]
-        types_by_last[last].append((f"{len(before)}{before}" if before else "", name))
+        # The slots of a type's virtual functions are an entry of their own, and belong to the type's name.
+        qualified = name.removesuffix(f" {CALLS}")
+        outer, _, last = qualified.rpartition("::")
+        before = outer.rpartition("::")[2]
+        mangled_before = f"{len(before)}{before}" if before else ""
+        types_by_last[last].append((mangled_before, name))
     return {last: tuple(entries) for last, entries in types_by_last.items()}
 
 
 def mentioned(names: Iterable[str], types: TypesByName) -> set[str]:
-    """The types that mangled names mention."""
+    """The full names of the types that mangled names mention."""
     full_names: set[str] = set()
     for name in names:
         for match in _COMPONENT.finditer(name):
+            # "6Tensor" is the component Tensor: six letters after the number.
             length = int(match[1])
             component = name[match.end() : match.end() + length]
             for before, full_name in types.get(component, ()):
-                # "Tensor" alone may be anybody's: the component before it has to fit, spelled out or substituted.
+                # "Tensor" alone may be anybody's: the component before it has to match, spelled out or substituted.
                 head = name[: match.start()]
                 if head.endswith(before) or _SUBSTITUTION.search(head):
                     full_names.add(full_name)
@@ -77,9 +88,11 @@ def mentioned(names: Iterable[str], types: TypesByName) -> set[str]:
 
 
 def types_of(elf: Elf, types: TypesByName) -> frozenset[str]:
-    """The types whose layout a library depends on, by the names that it asks for and those that it has."""
-    names = [*(symbol.name for symbol in elf.undefined), *elf.exported]
+    """The types whose layout a library depends on, judged by the names that it needs and those that it exports."""
+    names = [symbol.name for symbol in elf.undefined]
+    names += elf.exported
     touched = mentioned(names, types)
+    # One search through all names at once: a library may have tens of thousands.
     text = "\n".join(names)
     for rule in rules():
         if rule.pattern.search(text):

@@ -1,8 +1,8 @@
-"""Where the loader looks: the libraries that one of a wheel finds in the wheel, in a torch release and on the system.
+"""Where the loader looks: what a wheel's library finds in the wheel itself, in a torch release and on the system.
 
-An undefined name is looked for in the libraries that the loaded one needs, and those that they need in turn, breadth
-first (System V ABI, "Shared Object Dependencies"); torch's libraries are not in the global scope. A library that
-others of the wheel need is looked up in their scope too, since it is loaded with them.
+The loader looks for an undefined name in the libraries that the loaded one needs, and in those that they need in turn,
+breadth first (System V ABI, "Shared Object Dependencies"); torch's libraries are not in the global scope. A library
+that others of the wheel need is also resolved in their scope, since it is loaded with them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch_build_farm.wheels.elf.library import Elf
 
 @dataclass(frozen=True)
 class Policy:
-    """data/loader.toml, its patterns compiled."""
+    """data/loader.toml, which explains each field, with its patterns compiled."""
 
     system: frozenset[str]
     driver: frozenset[str]
@@ -50,10 +50,12 @@ def policy() -> Policy:
 
 @dataclass(frozen=True)
 class Reach:
-    """What a library reaches outside of its wheel in a torch release: torch's units, and other libraries.
+    """What a library reaches outside its wheel in a torch release.
 
-    `others` are libraries whose names no table lists: CUDA's and some of the system's. `companions` belong to
-    distributions that the wheel requires. `missing` are needed and belong to none of these.
+    - `units`: torch's libraries, whose exported names the symbol table lists.
+    - `others`: sonames of CUDA's and the system's libraries; of most of them no table lists the names.
+    - `companions`: sonames that belong to distributions which the wheel requires.
+    - `missing`: sonames that are needed and belong to none of these.
     """
 
     units: frozenset[Unit]
@@ -63,7 +65,10 @@ class Reach:
 
 
 class Contents:
-    """A wheel's libraries by their paths in it, and the names of the distributions that it requires."""
+    """A wheel's libraries by the paths they are installed to, and the distributions that the wheel requires.
+
+    `requires` are normalized names (PEP 503).
+    """
 
     def __init__(self, libraries: Mapping[str, Elf], requires: Iterable[str] = ()) -> None:
         self.libraries = libraries
@@ -72,7 +77,7 @@ class Contents:
 
     @cached_property
     def by_name(self) -> dict[str, str]:
-        """Paths by file name; a soname counts where no file has that name. Of several the first path counts."""
+        """Paths by file name, and by soname where no file has that name; of several the first path in sorted order."""
         by_name: dict[str, str] = {}
         for path in sorted(self.libraries):
             by_name.setdefault(PurePosixPath(path).name, path)
@@ -83,16 +88,21 @@ class Contents:
         return by_name
 
     def find(self, user: str, needed: str) -> str:
-        """The library of the wheel that the one at `user` gets for a name: its neighbour, else any; empty for none."""
-        # Called for every name of every library: making a Path costs more than all the rest.
+        """The path of the wheel's library that the one at `user` loads for a soname; empty if the wheel has none.
+
+        A library in the same folder comes first, then any other of that name.
+        """
+        # Called for every name of every library: making a Path would cost more than all the rest.
         beside = posixpath.join(posixpath.dirname(user), needed)
-        return beside if beside in self.libraries else self.by_name.get(needed, "")
+        if beside in self.libraries:
+            return beside
+        return self.by_name.get(needed, "")
 
     def comes_with(self, soname: str) -> bool:
-        """Whether a library belongs, by its name, to a distribution that the wheel requires: libtbb.so.12 to tbb.
+        """Whether a library's name is that of a distribution which the wheel requires: libtbb.so.12 belongs to tbb.
 
-        Such a wheel is installed together with this one, and loads the library first (metatensor-torch does so with
-        metatensor-core's libmetatensor.so).
+        That distribution is installed together with this wheel, and its library is loaded first (metatensor-torch loads
+        metatensor-core's libmetatensor.so this way).
         """
         match = re.match(r"lib([\w-]{3,}?)[\d._-]*\.so", soname)
         if not match:
@@ -102,7 +112,7 @@ class Contents:
 
     @cached_property
     def users(self) -> dict[str, frozenset[str]]:
-        """For each library those of the wheel that need it, directly or not, and itself."""
+        """For each library the libraries of the wheel that need it, directly or not, and the library itself."""
         users = defaultdict[str, set[str]](set)
         for path in self.libraries:
             for needed in self.closure(path):
@@ -110,7 +120,7 @@ class Contents:
         return {path: frozenset(paths) for path, paths in users.items()}
 
     def closure(self, path: str) -> tuple[str, ...]:
-        """A library and those of the wheel that it needs, directly or not."""
+        """A library and those of the wheel that it needs, directly or not, in the order of the loader's search."""
         if path not in self._closures:
             seen, queue = [path], deque([path])
             while queue:
@@ -125,24 +135,30 @@ class Contents:
 
 
 class TorchRelease:
-    """One release for one CPython, as a wheel's libraries meet it once torch is imported. `units` are by file name."""
+    """One release for one CPython, as a wheel's libraries find it after `import torch`. `units` are by file name."""
 
     def __init__(self, index: SymbolIndex, release: str, python: str) -> None:
         of_release = [unit for unit in index.units if unit.release == release]
+        # libtorch_python differs by a few names between CPythons; `index add` reads it for one of them by default,
+        # which then stands for the others.
         pythons_read = {unit.python for unit in of_release if unit.python}
-        # libtorch_python differs by a few names between CPythons; `index add` reads it for one of them by default.
         nearest = python if python in pythons_read else min(pythons_read, default="")
-        self.units = {unit.library: unit for unit in of_release if unit.python in ("", nearest)}
+        self.units: dict[str, Unit] = {}
+        for unit in of_release:
+            if unit.python in ("", nearest):
+                self.units[unit.library] = unit
         self._closures: dict[str, frozenset[str]] = {}
         self._reaches: dict[str, Reach] = {}
 
     def closure(self, name: str) -> frozenset[str]:
-        """Names of a library, and of those that it needs as far as torch's own need them."""
+        """The sonames of a library and of all that it needs; what CUDA's libraries need is not known."""
         if name not in self._closures:
             seen, queue = {name}, deque([name])
             while queue:
                 unit = self.units.get(queue.popleft())
-                for needed in unit.needed if unit else ():
+                if unit is None:  # CUDA's or the system's
+                    continue
+                for needed in unit.needed:
                     if needed not in seen:
                         seen.add(needed)
                         queue.append(needed)
@@ -151,9 +167,9 @@ class TorchRelease:
 
     @cached_property
     def loaded(self) -> frozenset[str]:
-        """The libraries that `import torch` loads.
+        """The sonames of the libraries that `import torch` loads.
 
-        Beside those that its own need these are nvrtc and nvJitLink, the latter for cuSPARSE (torch/__init__.py,
+        Besides what its own libraries need, these are nvrtc and nvJitLink, the latter for cuSPARSE (torch/__init__.py,
         _load_global_deps; seen in a process with torch 2.8).
         """
         loaded = set(self.closure("libtorch_python.so") | self.closure("libtorch_global_deps.so"))
@@ -164,15 +180,19 @@ class TorchRelease:
 
     @cached_property
     def brought(self) -> frozenset[str]:
-        """Libraries that come with torch or with its requirements, loaded or not."""
+        """The sonames of libraries that come with torch or with its requirements, loaded or not."""
         names = set(self.units)
         for unit in self.units.values():
             names |= set(unit.needed)
         names -= policy().system | policy().driver
-        return frozenset(name for name in names if not name.startswith("libpython"))  # the interpreter's, if shared
+        # libpython is the interpreter's, if it is shared at all.
+        return frozenset(name for name in names if not name.startswith("libpython"))
 
     def reach(self, contents: Contents, path: str) -> Reach:
-        """What the library at `path` of a wheel reaches. Answers are kept: one TorchRelease serves one wheel only."""
+        """What the library at `path` of a wheel reaches.
+
+        Answers are cached by path, so that a TorchRelease serves one wheel only.
+        """
         if path not in self._reaches:
             self._reaches[path] = self._reach(contents, path)
         return self._reaches[path]
@@ -184,12 +204,13 @@ class TorchRelease:
         companions: set[str] = set()
         for inner in contents.closure(path):
             elf = contents.libraries[inner]
-            # A file that versions are asked of has to be loaded, or the loader ends the process (glibc, dl-version.c).
-            required = {*elf.needed, *(file for file, _ in elf.versions)}
-            available = self.loaded | self.brought if _leads_to_torch(elf.run_paths) else self.loaded
-            for needed in sorted(required):
-                if contents.find(inner, needed):
-                    continue  # the wheel has it
+            # Run paths into torch's folders also find libraries there that `import torch` has not loaded.
+            available = self.loaded
+            if _leads_to_torch(elf.run_paths):
+                available |= self.brought
+            for needed in sorted(_required(elf)):
+                if contents.find(inner, needed):  # part of the closure that this loop walks
+                    continue
                 if needed in available:
                     torch |= self.closure(needed)
                 elif needed in policy().system:
@@ -198,9 +219,23 @@ class TorchRelease:
                     companions.add(needed)
                 else:
                     missing.add(needed)
-        units = {self.units[name] for name in torch if name in self.units}
-        others |= torch - set(self.units)
+        # Torch needs CUDA's libraries too, which have no unit: they join the others.
+        units = set()
+        for name in torch:
+            if name in self.units:
+                units.add(self.units[name])
+            else:
+                others.add(name)
         return Reach(frozenset(units), frozenset(others), frozenset(companions), frozenset(missing))
+
+
+def _required(elf: Elf) -> set[str]:
+    """The sonames without which a library does not load."""
+    required = set(elf.needed)
+    # A file that symbol versions refer to must be loaded too, or the loader ends the process (glibc, dl-version.c).
+    for file, _ in elf.versions:
+        required.add(file)
+    return required
 
 
 def _leads_to_torch(run_paths: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The audit's findings for people: a table with releases across and wheels down, the reasons, and both as Markdown."""
+"""The audit's findings for people: a table with a column per release and a row per wheel, the reasons, and Markdown."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch_build_farm.audit.wheel_report import LibraryReport, WheelReport, mean
 
 _STYLE = {Verdict.OK: "green", Verdict.ENV: "yellow", Verdict.UNKNOWN: "magenta", Verdict.BROKEN: "bold red"}
 _NAMES = 5  # shown of each list; --json has all
-_WIDTH = 100  # of a name that is shown
-_NAME_LIMIT = 4096  # bytes of a name that is worth demangling
+_WIDTH = 100  # characters of a name that is shown
+_NAME_LIMIT = 4096  # characters of a name that is worth demangling
 
 
 def demangled(name: str) -> str:
-    """A C++ name as people write it; unchanged if it is not mangled, or without a C++ library to demangle it."""
+    """A C++ name as people write it; unchanged if it is not mangled, or if no C++ library is there to demangle it."""
     if len(name) >= _NAME_LIMIT:
         return name
     import cxxfilt  # noqa: PLC0415 (looks for the C++ library when imported)
@@ -35,7 +35,9 @@ def demangled(name: str) -> str:
 
 def _first_names(names: Sequence[str]) -> str:
     """The first names, each of them shortened, and how many more there are."""
-    shown = [name if len(name) <= _WIDTH else f"{name[:_WIDTH]}..." for name in names[:_NAMES]]
+    shown = []
+    for name in names[:_NAMES]:
+        shown.append(name if len(name) <= _WIDTH else f"{name[:_WIDTH]}...")
     text = ", ".join(shown)
     if len(names) > _NAMES:
         text += f" and {len(names) - _NAMES} more"
@@ -43,7 +45,7 @@ def _first_names(names: Sequence[str]) -> str:
 
 
 def reasons(finding: Finding) -> list[str]:
-    """Why a verdict is not OK, a sentence each."""
+    """Why a verdict is not OK, one sentence each."""
     sentences = []
     if finding.missing:
         sentences.append(f"missing {_first_names([demangled(name) for name in finding.missing])}")
@@ -65,28 +67,39 @@ def _span(releases: Sequence[str]) -> str:
 
 
 def stretches(releases: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Successive releases with the same verdict in every row, by their heading: so the table fits a terminal."""
+    """Columns of a table, by their headings: successive releases with the same verdict in every row share one.
+
+    Thirty releases would not fit a terminal. `releases` are oldest first; `rows` map releases to verdicts.
+    """
     columns: list[list[str]] = []
+    verdicts_before: list[str | None] = []
     for release in releases:
-        if columns and all(row.get(columns[-1][0]) == row.get(release) for row in rows):
+        verdicts = [row.get(release) for row in rows]
+        if columns and verdicts == verdicts_before:
             columns[-1].append(release)
         else:
             columns.append([release])
+        verdicts_before = verdicts
     return {_span(column): column for column in columns}
 
 
 def cells(rows: Mapping[str, Mapping[str, str]]) -> tuple[list[str], dict[str, list[str]]]:
-    """Headings, and for each row (by its name) a verdict under each; `rows` have verdicts by release."""
-    every = sorted(set().union(*rows.values()), key=Version)
-    columns = stretches(every, list(rows.values()))
-    body = {}
+    """The headings, and for each row (by its name) a verdict under each of them.
+
+    `rows` map a row's name to its verdicts by release; "-" stands where a row has no verdict for a release.
+    """
+    releases = sorted(set().union(*rows.values()), key=Version)
+    columns = stretches(releases, list(rows.values()))
+    body: dict[str, list[str]] = {}
     for name, row in rows.items():
-        body[name] = [row.get(releases[0], "-") for releases in columns.values()]
+        body[name] = []
+        for oldest, *_ in columns.values():  # the others of the column have the same verdict
+            body[name].append(row.get(oldest, "-"))
     return list(columns), body
 
 
 def _rows(reports: Sequence[WheelReport]) -> dict[str, dict[str, str]]:
-    """Verdicts by wheel and release; wheels of the same file name are numbered."""
+    """Verdicts by wheel and release; wheels with the same file name, from different folders, are numbered."""
     rows: dict[str, dict[str, str]] = {}
     seen = Counter[str]()
     for report in reports:
@@ -98,24 +111,28 @@ def _rows(reports: Sequence[WheelReport]) -> dict[str, dict[str, str]]:
 
 
 def matrix_table(console: Console, rows: Mapping[str, Mapping[str, str]], what: str) -> None:
-    """Releases across, rows of `what` down."""
+    """Print a column per stretch of releases and a row per name in `rows`; `what` says what the rows are."""
     heads, body = cells(rows)
     matrix = Table(box=None, pad_edge=False)
     matrix.add_column(f"{what}, torch", overflow="fold", min_width=16)
     for head in heads:
         matrix.add_column(head, justify="center", min_width=7)
     for name, verdicts in body.items():
-        styled = [Text(cell, _STYLE[Verdict(cell)] if cell != "-" else "dim") for cell in verdicts]
+        styled = []
+        for verdict in verdicts:
+            style = "dim" if verdict == "-" else _STYLE[Verdict(verdict)]
+            styled.append(Text(verdict, style))
         matrix.add_row(Text(name), *styled)
     console.print(matrix)
 
 
 def table(console: Console, reports: Sequence[WheelReport]) -> None:
-    """Releases across, wheels down."""
+    """Print the wheels' verdicts, a column per stretch of releases and a row per wheel."""
     matrix_table(console, _rows(reports), "wheel")
 
 
 def _claim(report: WheelReport) -> str:
+    """The sentence which compares METADATA's range with the true one."""
     declared = report.declared or "nothing, so any torch"
     words = {
         "true": "as it is",
@@ -128,7 +145,7 @@ def _claim(report: WheelReport) -> str:
 
 
 def _by_reason(library: LibraryReport) -> dict[tuple[str, ...], list[str]]:
-    """Releases with which a library is not OK, by the verdict and its reasons."""
+    """Releases with which a library is not OK, by the verdict followed by its reasons."""
     by_reason: dict[tuple[str, ...], list[str]] = {}
     for release, finding in library.releases.items():
         if finding.verdict is not Verdict.OK and meant_for(library.meant, release):
@@ -137,7 +154,7 @@ def _by_reason(library: LibraryReport) -> dict[tuple[str, ...], list[str]]:
 
 
 def lines(report: WheelReport) -> list[str]:
-    """The lines about a wheel: its claim, and each library with its reasons."""
+    """The lines about a wheel: its claim, and each library with its reasons, indented by two spaces."""
     text = [_claim(report)]
     if report.left_out:
         text.append(f"torch {_span(report.left_out)}: no build for this wheel's CPython")
@@ -145,6 +162,7 @@ def lines(report: WheelReport) -> list[str]:
         text.append(f"asks for {', '.join(report.floors)}")
     for library in report.libraries:
         by_reason = _by_reason(library)
+        # A wheel may hold dozens of libraries that have nothing to do with torch.
         if library.kind is LibraryKind.NEUTRAL and not by_reason:
             continue
         heading = f"{library.path}: {library.kind.value}"
@@ -157,7 +175,7 @@ def lines(report: WheelReport) -> list[str]:
 
 
 def details(console: Console, reports: Sequence[WheelReport]) -> None:
-    """The lines of every wheel."""
+    """Print the lines of every wheel, each below the wheel's file name."""
     for report in reports:
         console.print(f"\n{report.file}", style="bold", markup=False, highlight=False)
         for line in lines(report):
@@ -165,9 +183,12 @@ def details(console: Console, reports: Sequence[WheelReport]) -> None:
 
 
 def markdown(reports: Sequence[WheelReport]) -> str:
-    """Table and lines, for a pull request."""
+    """The table and the lines as Markdown, for a pull request."""
     heads, body = cells(_rows(reports))
-    text = [f"| wheel | {' | '.join(f'torch {head}' for head in heads)} |", f"|---|{'---|' * len(heads)}"]
+    titles = ["wheel"]
+    for head in heads:
+        titles.append(f"torch {head}")
+    text = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for file, verdicts in body.items():
         text.append(f"| {file} | {' | '.join(verdicts)} |")
     for report in reports:
@@ -188,7 +209,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class Document:
-    """What --json prints; docs/schemas/answers/audit.schema.json is made of it."""
+    """What --json prints; docs/schemas/answers/audit.schema.json is generated from it."""
 
     wheels: tuple[WheelReport, ...]
     errors: tuple[Unread, ...] = ()

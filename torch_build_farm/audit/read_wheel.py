@@ -1,4 +1,4 @@
-"""A wheel as the audit sees it: its libraries, and its requirement on torch. Nothing is unpacked, nothing trusted."""
+"""A wheel as the audit sees it: its libraries and its requirement on torch. Nothing is unpacked, nothing is trusted."""
 
 from __future__ import annotations
 
@@ -29,21 +29,25 @@ from torch_build_farm.wheels.record import installed_path, read_record
 if TYPE_CHECKING:
     from installer.records import RecordEntry
 
+_PLATFORM = re.compile(r"any|(many)?linux.*_x86_64")  # PEP 600, PEP 513; musl's loader is another one
 _LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
-_LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT", b"GROUP")  # texts in a library's place (ld's manual)
+_LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT", b"GROUP")  # text files in a library's place (ld's manual)
+# Sizes in bytes.
 _IN_MEMORY = 32 << 20  # larger libraries are read from a temporary file
 _TEXT_LIMIT = 64 << 20  # for METADATA and RECORD
 _LIMIT = 8 << 30  # for all libraries of a wheel; torch's own are 2 GB
-# No library compresses that well: DEFLATE makes a thousandth of zeros, a twentieth at best of code and CUDA binaries.
+# No library compresses that well: DEFLATE shrinks zeros to a thousandth, code and CUDA binaries to a twentieth at best.
 _BOMB_RATIO, _BOMB_SIZE = 200, 256 << 20
 
 
 @dataclass(frozen=True)
 class AuditedWheel:
-    """What the audit reads of a wheel. `declared` is None where METADATA does not require torch.
+    """What the audit reads from a wheel.
 
-    `requires` are names of distributions. `libraries`, and `marks`, the lines of torch's headers in them, are by the
-    paths that they are installed to.
+    - `declared`: METADATA's requirement on torch; None if it does not require torch.
+    - `requires`: the normalized names of all distributions that it requires (PEP 503).
+    - `libraries`: each library, by the path it is installed to.
+    - `marks`: the lines of torch's headers in each library, by the same paths.
     """
 
     path: Path
@@ -60,13 +64,11 @@ def _refuse(path: Path, what: str) -> AuditError:
     return AuditError(f"{path.name}: {what}", where=str(path), next_step="get the wheel again, or rebuild it")
 
 
-_PLATFORM = re.compile(r"any|(many)?linux.*_x86_64")  # PEP 600, PEP 513; musl's loader is another
-
-
 def _check_names(path: Path, infos: list[zipfile.ZipInfo]) -> None:
-    """Raise AuditError for names that lead out of the wheel, or of which two are installed to one place."""
+    """Raise AuditError for names that lead out of the wheel, and for two files that are installed to the same path."""
     seen: set[str] = set()
     for info in infos:
+        # zipfile cuts a name at a NUL byte, so only `orig_filename` still shows it.
         parts = PurePosixPath(info.filename).parts
         if info.filename.startswith("/") or ".." in parts or "\\" in info.filename or "\0" in info.orig_filename:
             raise _refuse(path, f"a file that leads out of the wheel: {info.filename!r}")
@@ -77,25 +79,28 @@ def _check_names(path: Path, infos: list[zipfile.ZipInfo]) -> None:
 
 
 def _text(archive: zipfile.ZipFile, path: Path, name: str) -> str:
-    """The text of a file in the .dist-info folder."""
-    candidates = [info for info in archive.infolist() if re.fullmatch(rf"[^/]+\.dist-info/{name}", info.filename)]
+    """The text of a file in the .dist-info folder. Raises AuditError unless there is exactly one, of sensible size."""
+    candidates = []
+    for info in archive.infolist():
+        if re.fullmatch(rf"[^/]+\.dist-info/{name}", info.filename):
+            candidates.append(info)
     if len(candidates) != 1:
         raise _refuse(path, f"it has {len(candidates)} {name} files, where a wheel has one")
-    (info,) = candidates
-    if info.file_size > _TEXT_LIMIT:
-        raise _refuse(path, f"{name} has {info.file_size} bytes")
-    return archive.read(info).decode("utf-8")
+    (only,) = candidates
+    if only.file_size > _TEXT_LIMIT:
+        raise _refuse(path, f"{name} has {only.file_size} bytes")
+    return archive.read(only).decode("utf-8")
 
 
 @contextlib.contextmanager
 def _content(stream: IO[bytes], size: int) -> Iterator[tuple[bytes | mmap.mmap, str]]:
-    """A library's bytes, from memory or a temporary file, and their SHA-256 in RECORD's base64."""
+    """A library's bytes, in memory or in a temporary file, and their SHA-256 in RECORD's base64."""
     from installer.utils import copyfileobj_with_hashing  # noqa: PLC0415 (slow to import)
 
     with contextlib.ExitStack() as stack:
         target: IO[bytes] = io.BytesIO() if size <= _IN_MEMORY else stack.enter_context(tempfile.TemporaryFile())
         value, _ = copyfileobj_with_hashing(cast(BinaryIO, stream), cast(BinaryIO, target), "sha256")
-        target.flush()
+        target.flush()  # mmap sees the file, not its buffer
         if isinstance(target, io.BytesIO):
             yield target.getvalue(), value
         else:
@@ -108,15 +113,20 @@ def _is_elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
 
 
 def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], dict[str, frozenset[Mark]]]:
-    """Each library, and the lines of torch's headers in it, by the path that it is installed to."""
+    """The libraries, and the lines of torch's headers in each, by the path that they are installed to.
+
+    Raises AuditError for a damaged library, one that RECORD contradicts, and for more bytes than a wheel can need.
+    """
     entries = read_record(_text(archive, path, "RECORD").encode())
     libraries: dict[str, Elf] = {}
     marks: dict[str, frozenset[Mark]] = {}
     total = 0
     for info in archive.infolist():
+        # A library that others need may have any name.
         named_library = bool(_LIBRARY_NAME.search(info.filename))
         if not named_library and not _is_elf(archive, info):
             continue
+        # The sizes are the archive's claims: they are checked before anything is inflated.
         total += info.file_size
         is_bomb = info.file_size > _BOMB_SIZE and info.file_size > _BOMB_RATIO * info.compress_size
         if total > _LIMIT or is_bomb:
@@ -130,7 +140,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
                 libraries[target] = library.read(content)
                 marks[target] = found_in(content)
             except library.NotLoadedError as error:
-                if named_library:  # else a program, an object file, code for a GPU
+                if named_library:  # otherwise it is a program, an object file or code for a GPU
                     raise _refuse(path, f"{info.filename}: {error}") from None
             except library.ElfError as error:
                 raise _refuse(path, f"{info.filename}: {error}") from None
@@ -138,7 +148,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
 
 
 def _check_hash(path: Path, name: str, digest: str, entry: RecordEntry | None) -> None:
-    """Raise AuditError where RECORD has another hash for a file; without any hash there is nothing to compare."""
+    """Raise AuditError if RECORD has another hash for a file; without a hash there is nothing to compare."""
     if entry is None or entry.hash_ is None:
         return
     if entry.hash_.name != "sha256":
@@ -148,18 +158,31 @@ def _check_hash(path: Path, name: str, digest: str, entry: RecordEntry | None) -
 
 
 def _required(metadata: Message, tags: Iterable[Tag]) -> list[Requirement]:
-    """METADATA's requirements on x86-64 Linux with the newest CPython of the tags, extras left out."""
-    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
-    pythons = [int(tag.interpreter[3:]) for tag in tags if re.fullmatch(r"cp3\d+", tag.interpreter)]
+    """METADATA's requirements on x86-64 Linux with the newest CPython of the tags, without those of extras."""
     environment = {"extra": "", "platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
-    if pythons:
-        environment |= {"python_version": f"3.{max(pythons)}", "python_full_version": f"3.{max(pythons)}.0"}
-    return [wanted for wanted in requirements if wanted.marker is None or wanted.marker.evaluate(environment)]
+    minors_of_python = []
+    for tag in tags:
+        if re.fullmatch(r"cp3\d+", tag.interpreter):
+            minors_of_python.append(int(tag.interpreter[3:]))
+    # A py3 wheel's markers are judged by the CPython that runs the audit.
+    if minors_of_python:
+        newest = max(minors_of_python)
+        environment |= {"python_version": f"3.{newest}", "python_full_version": f"3.{newest}.0"}
+
+    required = []
+    for text in metadata.get_all("Requires-Dist", []):
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            required.append(requirement)
+    return required
 
 
 def _declared(required: Iterable[Requirement]) -> SpecifierSet | None:
-    """The requirement on torch; None where there is none."""
-    specifiers = [str(wanted.specifier) for wanted in required if canonicalize_name(wanted.name) == "torch"]
+    """The requirement on torch; None if there is none, an empty set for a requirement without versions."""
+    specifiers = []
+    for requirement in required:
+        if canonicalize_name(requirement.name) == "torch":
+            specifiers.append(str(requirement.specifier))
     if not specifiers:
         return None
     joined = ",".join(filter(None, specifiers))
@@ -168,7 +191,10 @@ def _declared(required: Iterable[Requirement]) -> SpecifierSet | None:
 
 
 def read(path: Path) -> AuditedWheel:
-    """Read a wheel. Raises AuditError for a file that is not a wheel, is damaged, or is for another platform."""
+    """Read a wheel.
+
+    Raises AuditError for a file that is not a wheel, is damaged, or is for another platform than x86-64 Linux.
+    """
     try:
         name, version, _, tags = parse_wheel_filename(path.name)
         if not any(_PLATFORM.fullmatch(tag.platform) for tag in tags):
@@ -177,7 +203,7 @@ def read(path: Path) -> AuditedWheel:
             _check_names(path, archive.infolist())
             metadata = HeaderParser().parsestr(_text(archive, path, "METADATA"))
             required = _required(metadata, tags)
-            names = frozenset(canonicalize_name(wanted.name) for wanted in required)
+            names = frozenset(canonicalize_name(requirement.name) for requirement in required)
             libraries, marks = _libraries(archive, path)
             return AuditedWheel(path, name, str(version), tags, _declared(required), names, libraries, marks)
     except AuditError:

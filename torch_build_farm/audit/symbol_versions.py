@@ -1,4 +1,4 @@
-"""The oldest glibc and C++ library that a wheel works with, beside those that its platform tag promises."""
+"""The oldest glibc and C++ library that a wheel works with, compared with what its platform tag promises."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from packaging.version import Version
 
 from torch_build_farm.audit.read_wheel import AuditedWheel
 
+# Families of symbol versions: glibc's, the C++ library's two, and those of GCC's runtime library.
 _FAMILIES = ("GLIBC", "GLIBCXX", "CXXABI", "GCC")
 
 
 @cache
 def _policies() -> list[dict[str, Any]]:
-    """Auditwheel's policies: which symbol versions the systems of a manylinux tag have."""
+    """Auditwheel's policies: which symbol versions the systems of a manylinux tag provide."""
     text = (resources.files("auditwheel.policy") / "manylinux-policy.json").read_text("utf-8")
     policies: list[dict[str, Any]] = json.loads(text)
     return policies
 
 
 def _promised(wheel: AuditedWheel) -> dict[str, list[str]]:
-    """The symbol versions of the oldest system that the wheel's tag names; empty for a tag without promise."""
+    """The symbol versions, by family, of the oldest system that the wheel's tag names.
+
+    Empty for a tag that promises nothing, such as linux_x86_64.
+    """
     platforms = {tag.platform.rpartition("_x86_64")[0] for tag in wheel.tags}
     policies = []
     for policy in _policies():
@@ -32,16 +36,21 @@ def _promised(wheel: AuditedWheel) -> dict[str, list[str]]:
             policies.append(policy)
     if not policies:
         return {}
+    # Auditwheel gives older systems higher priorities.
     oldest = max(policies, key=lambda policy: int(policy["priority"]))
     versions: dict[str, list[str]] = oldest["symbol_versions"]["x86_64"]
     return versions
 
 
 def floors(wheel: AuditedWheel) -> tuple[str, ...]:
-    """The highest symbol version of each family that the wheel asks for, such as GLIBC_2.34, and what the tag lacks."""
+    """The highest symbol version of each family that the wheel needs, and which versions its tag does not promise.
+
+    A text for each family, such as "GLIBC_2.34, beyond what the tag promises: 2.33, 2.34".
+    """
     by_family: dict[str, set[str]] = {family: set() for family in _FAMILIES}
     for elf in wheel.libraries.values():
         for _, version in elf.versions:
+            # Only numbers can be compared: CXXABI_TM_1 and the like are options, not levels.
             family, _, number = version.rpartition("_")
             if family in by_family and re.fullmatch(r"[\d.]+", number):
                 by_family[family].add(number)
@@ -52,8 +61,9 @@ def floors(wheel: AuditedWheel) -> tuple[str, ...]:
             continue
         ascending = sorted(numbers, key=Version)
         line = f"{family}_{ascending[-1]}"
-        beyond = [number for number in ascending if promised and number not in promised.get(family, [])]
-        if beyond:
-            line += f", beyond what the tag promises: {', '.join(beyond)}"
+        if promised:
+            beyond = [number for number in ascending if number not in promised.get(family, [])]
+            if beyond:
+                line += f", beyond what the tag promises: {', '.join(beyond)}"
         lines.append(line)
     return tuple(lines)

@@ -1,4 +1,4 @@
-"""What the audit derives from the tables of torch's releases. Load them once a run: 150 MB each."""
+"""What the audit derives from the tables of torch's releases. Load them once per run: they take 150 MB of memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch_build_farm.releases.known import Knowledge
 
 
 class AuditTables(Knowledge):
-    """Symbols, header lines and layouts of torch's releases, as verdicts need them."""
+    """Symbols, header lines and layouts of torch's releases, in the forms that verdicts need."""
 
     def select(self, words: Sequence[str]) -> list[str]:
         """The known releases that 2.8 (a minor), 2.9.1 (a release) or all select, oldest first; all for no word.
@@ -43,12 +43,12 @@ class AuditTables(Knowledge):
 
     @cached_property
     def types(self) -> TypesByName:
-        """The types whose layouts are known, as mangled names mention them."""
+        """The types whose layouts are known, indexed as mangled names mention them."""
         return by_component(self.layouts.names)
 
     @cached_property
     def ever(self) -> frozenset[str]:
-        """Libraries that at least one release brings."""
+        """The sonames of libraries that come with at least one release, for any of its CPythons."""
         libraries: set[str] = set()
         for release in self.index.releases:
             for python in release.files:

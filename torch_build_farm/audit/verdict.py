@@ -1,4 +1,8 @@
-"""The verdict on each library and torch release, and on the wheel. Pure: wheel, index and layouts in, findings out."""
+"""The verdict on a library with a torch release. Pure: it takes wheel, index and layouts, and returns findings.
+
+Two questions make a verdict. Does the loader find every name and library (`link_finding`)? Do the types that the
+library touches inline have the layout it was compiled with (`layout_finding`)? `worst` puts findings together.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ from functools import cached_property
 from torch_build_farm.audit.built_against import Built
 from torch_build_farm.audit.layout_rules import TypesByName, harmless, types_of
 from torch_build_farm.audit.loader import Contents, TorchRelease, policy
-from torch_build_farm.releases.symbol_table import CXX_LIBRARY, SymbolIndex, mask_of
+from torch_build_farm.releases.symbol_table import CXX_LIBRARY, SymbolIndex, Unit, mask_of
 from torch_build_farm.releases.type_layouts import Layouts
 from torch_build_farm.wheels.elf.library import Elf, Undefined
 
 
 class Verdict(StrEnum):
-    """From good to bad; UNKNOWN counts as BROKEN wherever a yes or no is needed."""
+    """Ordered from good to bad; UNKNOWN counts as BROKEN wherever a yes or no is needed."""
 
     OK = "OK"
     ENV = "ENV"
@@ -27,14 +31,14 @@ class Verdict(StrEnum):
 
     @property
     def works(self) -> bool:
-        """Whether the wheel can be used. ENV counts: the system has to bring what is named."""
+        """Whether the wheel can be used. ENV counts as yes: the system has to bring the libraries that are named."""
         return self in (Verdict.OK, Verdict.ENV)
 
 
 _ORDER = list(Verdict)
 
-
-# A library without a name of torch's own that still hands tensors about, to others of its wheel.
+# Such a name makes a library depend on the layout of tensors even if it needs no name of torch: it passes tensors to
+# other libraries of its wheel.
 _TENSOR = re.compile(r"^_Z.*(2at6Tensor|2at10TensorBase)")
 _TORCHS_LIBRARIES = ("libtorch", "libc10", "libcaffe2", "libshm")
 
@@ -51,9 +55,11 @@ class LibraryKind(StrEnum):
 class Finding:
     """A verdict and its reasons.
 
-    `missing` are mangled names that the release does not export, `libraries` sonames that it does not bring (BROKEN) or
-    that neither wheel nor torch brings (ENV), `layout` types that differ from those it was built with, `unknown` names
-    that no table here has; `note` explains what the lists do not.
+    - `missing`: mangled names that the release does not export.
+    - `libraries`: sonames that the release does not bring (BROKEN), or that neither wheel nor torch brings (ENV).
+    - `layout`: full names of types that differ from those the library was built with.
+    - `unknown`: mangled names that no table has.
+    - `note`: what the lists do not explain.
     """
 
     verdict: Verdict
@@ -65,23 +71,34 @@ class Finding:
 
 
 def worst(findings: Iterable[Finding]) -> Finding:
-    """Findings taken together: the worst verdict, and all reasons. OK where there are none."""
+    """Findings taken together: the worst verdict, and the reasons of all. OK if there are no findings."""
     verdict = Verdict.OK
-    reasons: dict[str, set[str]] = {"missing": set(), "libraries": set(), "layout": set(), "unknown": set()}
+    missing, libraries, layout, unknown = set[str](), set[str](), set[str](), set[str]()
     notes: dict[str, None] = {}  # an ordered set
     for finding in findings:
         verdict = max(verdict, finding.verdict, key=_ORDER.index)
-        for name, entries in reasons.items():
-            entries.update(getattr(finding, name))
+        missing.update(finding.missing)
+        libraries.update(finding.libraries)
+        layout.update(finding.layout)
+        unknown.update(finding.unknown)
         if finding.note:
             notes[finding.note] = None
-    joined = {name: tuple(sorted(entries)) for name, entries in reasons.items()}
-    return Finding(verdict, **joined, note="; ".join(notes))
+    return Finding(
+        verdict,
+        missing=tuple(sorted(missing)),
+        libraries=tuple(sorted(libraries)),
+        layout=tuple(sorted(layout)),
+        unknown=tuple(sorted(unknown)),
+        note="; ".join(notes),
+    )
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the index knows of every name that a wheel's libraries leave undefined: who exports it, as bits of units."""
+    """Who exports each name that a wheel's libraries leave undefined.
+
+    `masks` maps a name to the bits of the units in `index` that export it; a name that none exports is not in it.
+    """
 
     index: SymbolIndex
     masks: Mapping[str, int]
@@ -89,7 +106,9 @@ class Names:
     @classmethod
     def of(cls, index: SymbolIndex, libraries: Iterable[Elf]) -> Names:
         """Look up the undefined names of these libraries."""
-        undefined = {symbol.name for elf in libraries for symbol in elf.undefined}
+        undefined: set[str] = set()
+        for elf in libraries:
+            undefined.update(symbol.name for symbol in elf.undefined)
         return cls(index, index.masks(undefined))
 
     @cached_property
@@ -106,8 +125,8 @@ class Names:
     def is_torchs(self, name: str, *, beside_strangers: bool = False) -> bool:
         """Whether a name is torch's: some release exports it, or it mentions a namespace of torch.
 
-        A library built upon torch has functions that mention torch's types. `beside_strangers`, where such a library
-        may be loaded, a name has to lie in a namespace of torch itself.
+        Other libraries built on torch export functions that mention torch's types. Where one of them may be loaded
+        (`beside_strangers`), a mention is not enough: the name has to lie in a namespace of torch.
         """
         mask = self.masks.get(name, 0)
         only_torch_has_it = mask & self.torchs and not mask & self.system
@@ -119,10 +138,11 @@ class Names:
 
 @dataclass(frozen=True)
 class Library:
-    """A library of a wheel, and what is the same for every release.
+    """A library of a wheel: the facts that are the same for every release.
 
-    `open` are the names that the wheel itself does not have, `users` the libraries of the wheel that it is loaded with,
-    itself first. `types` are those whose layout it depends on.
+    - `users`: paths of the wheel's libraries that it is loaded with, its own first.
+    - `open`: the undefined names that the wheel itself does not define.
+    - `types`: full names of the types whose layout it depends on.
     """
 
     path: str
@@ -134,28 +154,40 @@ class Library:
 
 
 def describe_library(path: str, contents: Contents, names: Names, types: TypesByName) -> Library:
-    """Read off a library what does not depend on the release; `types` are all whose layouts are known."""
+    """Collect what does not depend on the release; `types` are all types whose layouts are known."""
     elf = contents.libraries[path]
+    # A library that others load is resolved in their scope too: what they bring, it finds.
     users = (path, *sorted(contents.users[path] - {path}))
-    reached = {inner for user in users for inner in contents.closure(user)}
-    inside = frozenset().union(*(contents.libraries[inner].exported for inner in reached))
+    in_scope: set[str] = set()
+    for user in users:
+        in_scope.update(contents.closure(user))
+    inside: set[str] = set()
+    for library_path in in_scope:
+        inside |= contents.libraries[library_path].exported
+
     open_names = []
     for symbol in elf.undefined:
         if symbol.name in inside or policy().interpreter.fullmatch(symbol.name):
             continue
-        # A version names the library that has it. One outside of the wheel is the system's or torch's: not looked into.
+        # A version names the library that has it. If that is not in the wheel it is the system's or torch's, whose
+        # versions no table lists.
         if symbol.file and not contents.find(path, symbol.file):
             continue
         open_names.append(symbol)
-    kind = _kind(elf, [symbol.name for symbol in open_names if names.is_torchs(symbol.name)])
+
+    torchs_names = [symbol.name for symbol in open_names if names.is_torchs(symbol.name)]
+    kind = _kind(elf, torchs_names)
+    # Types are torch's C++ interface: whoever uses the C shim or nothing of torch depends on no layout.
     touched = types_of(elf, types) if kind is LibraryKind.TORCH else frozenset[str]()
     return Library(path, elf, users, tuple(open_names), kind, touched)
 
 
 def _kind(elf: Elf, torchs_names: Sequence[str]) -> LibraryKind:
+    """How a library depends on torch; `torchs_names` are the names of torch that it needs."""
     if not all(policy().shim.fullmatch(name) for name in torchs_names):
         return LibraryKind.TORCH
-    names = [*elf.exported, *(symbol.name for symbol in elf.undefined)]
+    names = [*elf.exported]
+    names += [symbol.name for symbol in elf.undefined]
     if any(_TENSOR.search(name) for name in names):
         return LibraryKind.TORCH
     return LibraryKind.STABLE_ABI if torchs_names else LibraryKind.NEUTRAL
@@ -167,20 +199,20 @@ def _kind(elf: Elf, torchs_names: Sequence[str]) -> LibraryKind:
 class _Missing(Enum):
     """What it means for a wheel that the loader does not find a name."""
 
-    TORCH = "torch has it in other releases, or would: the library does not load"
-    WEAK_TORCH = "the same, and the library may ask before it calls"
+    TORCH = "it is torch's, and this release lacks it: the library does not load"
+    WEAK_TORCH = "the same for a weak name: the library loads, and may check the name before it calls it"
     CXX = "a newer C++ library has it"
-    UNKNOWN = "nobody here knows who has it"
+    UNKNOWN = "no table lists who has it"
 
 
 @dataclass(frozen=True)
 class _Reached:
-    """What a library reaches in one release, outside of its wheel.
+    """What a library reaches outside its wheel in one release.
 
-    `exporters` are the bits of the units whose names it finds, the system's among them. `unlisted` are libraries that
-    it needs and whose names are in no table: CUDA's and some of the system's. `absent` are libraries that it needs and
-    that neither wheel, torch nor system brings. `strangers`: it needs libraries that are absent, or come with another
-    distribution, so that any name may be theirs.
+    - `exporters`: bits of the units whose names it finds, the system's among them.
+    - `unlisted`: sonames of libraries that it needs and whose names no table lists: CUDA's and some of the system's.
+    - `absent`: sonames of libraries that it needs and that neither wheel, torch nor system brings.
+    - `strangers`: whether it needs libraries that are absent or come with another distribution; any name may be theirs.
     """
 
     exporters: int
@@ -195,10 +227,11 @@ class _Reached:
 
 
 def _reached(library: Library, contents: Contents, release: TorchRelease, names: Names) -> _Reached:
-    reaches = [release.reach(contents, user) for user in library.users]
-    # Names are found in the scope of every library that it is loaded with; what it needs itself counts for the rest.
-    units = {unit for reach in reaches for unit in reach.units}
-    itself = reaches[0]
+    # Names are found in the scope of every library that it is loaded with; for the rest its own needs count.
+    units: set[Unit] = set()
+    for user in library.users:
+        units |= release.reach(contents, user).units
+    itself = release.reach(contents, library.path)
     return _Reached(
         exporters=mask_of(names.index.units, units) | names.system,
         unlisted=itself.others,
@@ -208,39 +241,49 @@ def _reached(library: Library, contents: Contents, release: TorchRelease, names:
 
 
 def _classified(library: Library, reached: _Reached, names: Names) -> Mapping[_Missing, list[str]]:
-    """The names that the loader does not find, by what that means; what need not be found is left out."""
+    """The names that the loader does not find, by what that means; names that need not be found are left out."""
+    # Of some of the system's libraries no table lists the names, but a pattern describes them.
+    patterns_of_unlisted = []
+    for soname in reached.unlisted & policy().functions.keys():
+        patterns_of_unlisted.append(policy().functions[soname])
+
     by_meaning = defaultdict[_Missing, list[str]](list)
-    systems_patterns = [policy().functions[name] for name in reached.unlisted if name in policy().functions]
     for symbol in library.open:
         name = symbol.name
         if names.masks.get(name, 0) & reached.exporters:
             continue
-        if symbol.weak and policy().optional.fullmatch(name):
+        if symbol.weak and policy().optional.fullmatch(name):  # compilers make sure that it is checked before a call
             continue
+        # Torch's names come first: no other library can have them, whatever else is loaded.
         if names.is_torchs(name, beside_strangers=reached.strangers):
             by_meaning[_Missing.WEAK_TORCH if symbol.weak else _Missing.TORCH].append(name)
         elif policy().cxx.fullmatch(name):
             by_meaning[_Missing.CXX].append(name)
         elif symbol.weak or reached.strangers:
-            continue
+            continue  # it may stay unresolved, or be in a library that no table lists
         elif reached.beyond_system and policy().cuda.fullmatch(name):
-            continue  # CUDA's names are known by their looks alone
-        elif not any(pattern.fullmatch(name) for pattern in systems_patterns):
+            continue  # no table lists CUDA's names: a pattern recognizes them
+        elif not any(pattern.fullmatch(name) for pattern in patterns_of_unlisted):
             by_meaning[_Missing.UNKNOWN].append(name)
     return by_meaning
 
 
 def stem(soname: str) -> str:
-    """A library's name without its version."""
+    """A library's name without its version: libcudart for libcudart.so.12."""
     return soname.partition(".so")[0]
 
 
 def _lost_versions(library: Library, contents: Contents) -> tuple[str, ...]:
-    """Versions that a library asks of another of the wheel, which has versions, but not these (glibc, dl-version.c)."""
+    """Symbol versions that a library needs from another one of its wheel, which does not define them.
+
+    The loader then ends the process; a library that defines no versions at all passes (glibc, dl-version.c).
+    """
     lost = []
     for file, version in library.elf.versions:
         path = contents.find(library.path, file)
-        defined = contents.libraries[path].defines if path else frozenset[str]()
+        if not path:
+            continue
+        defined = contents.libraries[path].defines
         if defined and version not in defined:
             lost.append(f"{version} of {path}")
     return tuple(lost)
@@ -249,18 +292,22 @@ def _lost_versions(library: Library, contents: Contents) -> tuple[str, ...]:
 def link_finding(
     library: Library, contents: Contents, release: TorchRelease, names: Names, ever: frozenset[str]
 ) -> Finding:
-    """Whether the loader finds all that a library asks for in a release.
+    """Whether the loader finds everything that a library needs in a release.
 
-    `ever` are the libraries that any release of torch brings: one of another version is torch's to bring.
+    `ever` are the sonames that come with any release of torch: a library of that name and another version is one that
+    torch should bring, and this release does not.
     """
     lost = _lost_versions(library, contents)
+    if lost:
+        return Finding(Verdict.BROKEN, unknown=lost, note="the wheel's own library has no such version")
+
     reached = _reached(library, contents, release, names)
     missing = _classified(library, reached, names)
     unknown = tuple(sorted(missing[_Missing.UNKNOWN]))
-    if lost:
-        return Finding(Verdict.BROKEN, unknown=lost, note="the wheel's own library has no such version")
-    stems = {stem(name) for name in ever}
-    torchs_libraries = {name for name in reached.absent if stem(name) in stems}
+
+    # What only torch can bring, and this release does not, breaks the wheel whatever else is true.
+    stems_ever = {stem(soname) for soname in ever}
+    torchs_libraries = [soname for soname in reached.absent if stem(soname) in stems_ever]
     torchs_names = missing[_Missing.TORCH]
     if torchs_libraries or torchs_names:
         return Finding(
@@ -269,12 +316,15 @@ def link_finding(
             libraries=tuple(sorted(torchs_libraries)),
             unknown=unknown,
         )
+
+    # Then comes what nobody can be sure of.
     if unknown:
         note = "names that neither the wheel nor any torch release exports"
         return Finding(Verdict.UNKNOWN, unknown=unknown, note=note)
     if missing[_Missing.WEAK_TORCH]:
         note = "weak names that this release lacks: it works only if the library asks before it calls"
         return Finding(Verdict.UNKNOWN, missing=tuple(sorted(missing[_Missing.WEAK_TORCH])), note=note)
+
     # The rest is for the system to bring.
     if missing[_Missing.CXX]:
         note = "a newer C++ library than manylinux promises"
@@ -286,7 +336,7 @@ def link_finding(
 
 
 def layout_finding(types: frozenset[str], built: Built, release: str, layouts: Layouts) -> Finding:
-    """Whether the types that a library touches inline are in `release` as they were where it was built."""
+    """Whether the types that a library touches inline have the same layout in `release` as where it was built."""
     if built.releases == (release,) or not types:
         return Finding(Verdict.OK)
     if not built.releases:
@@ -294,12 +344,15 @@ def layout_finding(types: frozenset[str], built: Built, release: str, layouts: L
     without_layouts = sorted({name for name in (*built.releases, release) if name not in layouts.releases})
     if without_layouts:
         return Finding(Verdict.UNKNOWN, note=f"no layouts are known of torch {', '.join(without_layouts)}")
-    changed = [types & layouts.differences(old, release, harmless).keys() for old in built.releases]
-    changed_from_any = tuple(sorted(frozenset().union(*changed)))
-    if not changed_from_any:
+
+    # The library may have been built against any of several releases: compare each of them with this one.
+    changed_since: list[frozenset[str]] = []
+    for old in built.releases:
+        changed_since.append(types & layouts.differences(old, release, harmless).keys())
+    changed_since_any = tuple(sorted(set().union(*changed_since)))
+    if not changed_since_any:
         return Finding(Verdict.OK)
-    # Whichever of the releases it was built against, something changed since.
-    if all(changed):
-        return Finding(Verdict.BROKEN, layout=changed_from_any)
+    if all(changed_since):
+        return Finding(Verdict.BROKEN, layout=changed_since_any)
     note = f"it depends on the torch that it was built against, {built.words} ({built.how})"
-    return Finding(Verdict.UNKNOWN, layout=changed_from_any, note=note)
+    return Finding(Verdict.UNKNOWN, layout=changed_since_any, note=note)

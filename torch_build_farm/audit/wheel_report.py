@@ -1,4 +1,4 @@
-"""A wheel against torch's releases: every library's verdicts, the wheel's, and METADATA's claim beside the truth."""
+"""A wheel against torch's releases: verdicts on libraries and on the wheel, and METADATA's claim beside the truth."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torch_build_farm.audit.symbol_versions import floors
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import (
     Finding,
+    Library,
     LibraryKind,
     Names,
     Verdict,
@@ -29,10 +30,10 @@ from torch_build_farm.audit.verdict import (
     worst,
 )
 
-# A library in such a folder, or of such a file name, is for one torch minor, or one release.
+# A library in such a folder, or with such a file name, is for one torch minor or one release.
 _FOR_TORCH = re.compile(r"(?:^|[/_-])(?:py|lib)?torch[_-]?v?(\d+)\.(\d+)(?:\.(\d+))?(?=[/_.-]|$)")
-_NUMBER = re.compile(r"(?<=cu|hi|oc)(?:da|p|m)?[_-]?\d+")  # of cu12, cuda128, rocm63, hip6
 _FOR_TORCH_SHORT = re.compile(r"[/_-]torch(\d)(\d{1,2})(?=[_.-])")
+_TOOLKIT = re.compile(r"(?<=cu|hi|oc)(?:da|p|m)?[_-]?\d+")  # the number in cu12, cuda128, rocm63, hip6
 _EXTENSION = re.compile(r"\.cpython-(\d)(\d+)(t?)-")
 Claim = Literal["true", "wider", "narrower", "wider and narrower", "unknown"]
 
@@ -41,7 +42,8 @@ Claim = Literal["true", "wider", "narrower", "wider and narrower", "unknown"]
 class LibraryReport:
     """A library's kind, what it was built against and how that is known, and a finding for each release.
 
-    `meant`: the torch minor or release that it is for by its path, empty for all; the wheel uses it with no other.
+    `meant` is the torch minor or release that its path names, and the only one that the wheel uses it with; empty if
+    the path names none.
     """
 
     path: str
@@ -53,11 +55,15 @@ class LibraryReport:
 
 @dataclass(frozen=True)
 class WheelReport:
-    """A wheel's findings; releases without a build for the wheel's CPython are in `left_out`.
+    """A wheel's findings.
 
-    `true_range` is a version specifier for those of the known releases that work, and `claim` says how METADATA's,
-    `declared`, differs from that; `ok` is false where METADATA promises more than is true. `floors` are the symbol
-    versions that the wheel asks of glibc and the C++ library.
+    - `declared`: METADATA's requirement on torch, such as "torch>=2.8"; empty without one.
+    - `true_range`: a version specifier for the known releases that work, its stretches joined by "or"; "any" or "none".
+    - `claim`: how `declared` differs from `true_range`.
+    - `ok`: false if METADATA promises more than is true.
+    - `releases`: the wheel's finding for each release.
+    - `left_out`: releases that have no build for any CPython of the wheel.
+    - `floors`: the symbol versions that the wheel needs from glibc and the C++ library, such as "GLIBC_2.34".
     """
 
     file: str
@@ -71,14 +77,14 @@ class WheelReport:
     floors: tuple[str, ...]
 
     def works(self, release: str) -> bool:
-        """Whether the wheel can be used with a release that was judged."""
+        """Whether the wheel can be used with a release. Raises KeyError for a release that was not judged."""
         return self.releases[release].verdict.works
 
 
 def _meant(paths: Iterable[str]) -> dict[str, str]:
-    """The torch minor or release that each library is for by its path; empty for all.
+    """The torch minor or release that each library's path names; empty for a path that names none.
 
-    "torch28" without a point may be a part of any name: it counts where libraries for several such lie together.
+    "torch28" without a point may be part of any name: it counts only if the wheel has libraries for several of them.
     """
     with_point, without_point = {}, {}
     for path in paths:
@@ -86,20 +92,20 @@ def _meant(paths: Iterable[str]) -> dict[str, str]:
         without_point[path] = _last_number(_FOR_TORCH_SHORT, path)
     if any(with_point.values()):
         return with_point
-    several = len(set(without_point.values()) - {""}) > 1
-    return without_point if several else with_point
+    minors = set(without_point.values()) - {""}
+    return without_point if len(minors) > 1 else with_point
 
 
 def _last_number(pattern: re.Pattern[str], path: str) -> str:
-    """The last torch version in a path; empty where there is none."""
-    matches = list(pattern.finditer(path))
-    if not matches:
-        return ""
-    return ".".join(number for number in matches[-1].groups() if number)
+    """The last torch version in a path; empty if there is none."""
+    version = ""
+    for match in pattern.finditer(path):
+        version = ".".join(filter(None, match.groups()))
+    return version
 
 
 def meant_for(meant: str, release: str) -> bool:
-    """Whether a library that is for `meant` by its path is used with a release."""
+    """Whether a library whose path names `meant`, a torch minor or release, is used with a release."""
     if not meant or release == meant:
         return True
     is_minor = meant.count(".") == 1
@@ -107,27 +113,37 @@ def meant_for(meant: str, release: str) -> bool:
 
 
 class _Audit:
-    """One wheel's audit at work."""
+    """One wheel's audit at work: what is known of the wheel, and caches of what its verdicts share."""
 
     def __init__(self, wheel: AuditedWheel, known: AuditTables, recorded: str) -> None:
-        self.wheel, self.known, self.recorded = wheel, known, recorded
+        self.wheel = wheel
+        self.known = known
+        self.recorded = recorded
         self.contents = Contents(wheel.libraries, wheel.requires)
         self.names = Names.of(known.index, wheel.libraries.values())
-        self.libraries = {
-            path: describe_library(path, self.contents, self.names, known.types) for path in wheel.libraries
-        }
+        self.libraries: dict[str, Library] = {}
+        for path in wheel.libraries:
+            self.libraries[path] = describe_library(path, self.contents, self.names, known.types)
         self.meant = _meant(list(wheel.libraries))
         self._releases: dict[tuple[str, str], TorchRelease] = {}
         self._link_findings: dict[tuple[str, str], Finding] = {}
 
     @cached_property
     def every(self) -> list[str]:
-        """Every known release, oldest first."""
+        """The names of all known releases, oldest first."""
         return [release.name for release in self.known.index.releases]
 
+    @cached_property
+    def _torchs_tags(self) -> dict[str, list[str]]:
+        """The tags of the CPythons that each release has builds for."""
+        return {release.name: list(release.files) for release in self.known.index.releases}
+
     def pythons(self, path: str, release: str) -> list[str]:
-        """Tags of the CPythons that load a library and that a release has builds for."""
-        (torchs_tags,) = (known.files for known in self.known.index.releases if known.name == release)
+        """Tags, such as cp312, of the CPythons that load a library and that a release has builds for.
+
+        An empty path stands for the wheel as a whole.
+        """
+        torchs_tags = self._torchs_tags[release]
         # The file's own suffix is the most precise statement: .cpython-312-x86_64-linux-gnu.so.
         extension = _EXTENSION.search(path)
         if extension:
@@ -136,8 +152,9 @@ class _Audit:
         return self._pythons_by_tags(torchs_tags)
 
     def _pythons_by_tags(self, torchs_tags: Collection[str]) -> list[str]:
-        """Those of torch's CPythons that the wheel's tags allow."""
+        """Those of torch's CPythons that the wheel's tags allow, sorted. Tags are PEP 425's; "t" means no GIL."""
         tags = self.wheel.tags
+        # cp312-cp312, the usual tag of an extension.
         abis = {tag.abi for tag in tags if tag.abi.startswith("cp")}
         if abis:
             return sorted(abis & set(torchs_tags))
@@ -145,7 +162,8 @@ class _Audit:
         if any(re.fullmatch(r"py\d+", tag.interpreter) and tag.abi in ("none", "abi3") for tag in tags):
             return sorted(torchs_tags)
         # cp312-none is one CPython, cp39-abi3 is 3.9 and every later one that has the GIL.
-        single, oldest_stable = set(), []
+        single = set()
+        oldest_stable = []
         for tag in tags:
             if not re.fullmatch(r"cp\d{2,}", tag.interpreter):
                 continue
@@ -162,43 +180,56 @@ class _Audit:
         return sorted(allowed)
 
     def link_finding(self, path: str, release: str) -> Finding:
-        """Whether the loader finds all that a library asks for, with every CPython that may load it."""
+        """Whether the loader finds everything that a library needs, with every CPython that may load it.
+
+        The search for what a library was built against asks this for every release, and so do the verdicts: answers
+        are cached.
+        """
         key = (path, release)
         if key not in self._link_findings:
             findings = []
             for python in self.pythons(path, release):
-                if (release, python) not in self._releases:
-                    self._releases[release, python] = TorchRelease(self.known.index, release, python)
-                torch = self._releases[release, python]
-                library = self.libraries[path]
-                findings.append(link_finding(library, self.contents, torch, self.names, self.known.ever))
+                torch = self._torch(release, python)
+                findings.append(link_finding(self.libraries[path], self.contents, torch, self.names, self.known.ever))
             self._link_findings[key] = worst(findings)
         return self._link_findings[key]
+
+    def _torch(self, release: str, python: str) -> TorchRelease:
+        """The libraries of a release for a CPython."""
+        key = (release, python)
+        if key not in self._releases:
+            self._releases[key] = TorchRelease(self.known.index, release, python)
+        return self._releases[key]
 
     # ---- what it was built against
 
     def built_together(self, paths: Sequence[str], meant: str) -> Built:
-        """What these libraries were built against, taken together."""
-        by_header_lines, by_names = set(self.every), set(self.every)
+        """What these libraries were built against, on the assumption that it was the same torch."""
+        by_header_lines = set(self.every)
+        by_names = set(self.every)
         for path in paths:
             by_header_lines &= self.known.marks.releases(self.wheel.marks[path])
             for release in self.every:
                 if self.link_finding(path, release).verdict is Verdict.BROKEN:
                     by_names.discard(release)
-        by_path = frozenset(release for release in self.every if meant and meant_for(meant, release))
+        by_path = set()
+        for release in self.every:
+            if meant and meant_for(meant, release):
+                by_path.add(release)
         evidence = Evidence(
             marked=frozenset(by_header_lines),
             linked=frozenset(by_names),
-            meant=by_path,
+            meant=frozenset(by_path),
             declared=self.wheel.declared,
             recorded=self.recorded,
         )
         return built_against.infer(self.every, evidence)
 
     def builds(self) -> dict[str, Built]:
-        """What each library that uses torch's C++ interface was built against.
+        """What each library that uses torch's C++ interface was built against, by its path.
 
-        Those for one torch were built together, unless their bytes contradict each other.
+        Libraries for the same torch were built together, unless their bytes contradict each other: more libraries are
+        more evidence.
         """
         groups = defaultdict[str, list[str]](list)
         for path, library in self.libraries.items():
@@ -208,100 +239,129 @@ class _Audit:
         for meant, paths in groups.items():
             together = self.built_together(paths, meant)
             for path in paths:
-                builds[path] = together if together.releases else self.built_together([path], meant)
+                contradictory = not together.releases
+                builds[path] = self.built_together([path], meant) if contradictory else together
         return builds
 
     # ---- findings
 
     def own_finding(self, path: str, built: Built | None, release: str) -> Finding:
-        """A library's finding, without those of the libraries that it needs."""
+        """A library's finding, without those of the libraries that it needs.
+
+        `built` is None for a library that does not use torch's C++ interface, and so depends on no layout.
+        """
         linked = self.link_finding(path, release)
         if built is None:
             return linked
-        return worst([linked, layout_finding(self.libraries[path].types, built, release, self.known.layouts)])
+        laid_out = layout_finding(self.libraries[path].types, built, release, self.known.layouts)
+        return worst([linked, laid_out])
 
     def findings(self, builds: Mapping[str, Built], release: str) -> dict[str, Finding]:
-        """The findings of all libraries that some CPython loads with a release; by path."""
+        """The findings, by path, of all libraries that some CPython loads with a release."""
         alone = {}
         for path in self.libraries:
             if self.pythons(path, release):
                 alone[path] = self.own_finding(path, builds.get(path), release)
-        # A library fails with those that it needs.
+        # A library fails if one that it needs fails. Its closure includes the library itself.
         with_needed = {}
         for path in alone:
-            with_needed[path] = worst(alone[inner] for inner in self.contents.closure(path) if inner in alone)
+            together = []
+            for inner in self.contents.closure(path):
+                if inner in alone:
+                    together.append(alone[inner])
+            with_needed[path] = worst(together)
         return with_needed
 
     def whole(self, release: str, libraries: Sequence[LibraryReport]) -> Finding:
-        """The wheel's finding for a release: those of all libraries that it uses with it, taken together."""
+        """The wheel's finding for a release: the findings of all libraries that it uses with it, taken together."""
         minors = set(self.meant.values()) - {""}
         if minors and not any(meant_for(minor, release) for minor in minors):
             return Finding(Verdict.BROKEN, note=f"it has libraries for torch {', '.join(sorted(minors))} alone")
-        used = [library for library in libraries if meant_for(library.meant, release) and release in library.releases]
-        # Of several builds of one library, for different CUDAs say, the wheel takes the one that fits.
-        working = {_NUMBER.sub("#", library.path) for library in used if library.releases[release].verdict.works}
+        used = []
+        for library in libraries:
+            if meant_for(library.meant, release) and release in library.releases:
+                used.append(library)
+
+        # Of several builds of one library, for different CUDAs for example, the wheel loads the one that fits: a broken
+        # one does not count beside a build that works.
+        working = set()
+        for library in used:
+            if library.releases[release].verdict.works:
+                working.add(_TOOLKIT.sub("#", library.path))
         findings = []
         for library in used:
             finding = library.releases[release]
-            replaced = library.kind is LibraryKind.NEUTRAL and _NUMBER.sub("#", library.path) in working
+            replaced = library.kind is LibraryKind.NEUTRAL and _TOOLKIT.sub("#", library.path) in working
             if not (replaced and finding.verdict is Verdict.BROKEN):
                 findings.append(finding)
         return worst(findings)
 
     def report(self, releases: Sequence[str]) -> WheelReport:
         """The wheel's report for these releases, oldest first."""
-        left_out = [release for release in releases if not self.pythons("", release)]
-        judged = [release for release in releases if release not in left_out]
+        judged = []
+        left_out = []
+        for release in releases:
+            if self.pythons("", release):
+                judged.append(release)
+            else:
+                left_out.append(release)
+
+        # What a library was built against follows from all known releases, whichever of them are to be judged.
         builds = self.builds()
-        findings = {release: self.findings(builds, release) for release in judged}
+        by_library: dict[str, dict[str, Finding]] = {path: {} for path in self.libraries}
+        for release in judged:
+            for path, finding in self.findings(builds, release).items():
+                by_library[path][release] = finding
         libraries = []
         for path, library in sorted(self.libraries.items()):
-            of_library = {release: findings[release][path] for release in judged if path in findings[release]}
             built = builds.get(path, Built((), ""))
-            libraries.append(LibraryReport(path, library.kind, built, self.meant[path], of_library))
-        wheel = {release: self.whole(release, libraries) for release in judged}
-        verdicts = {release: finding.verdict for release, finding in wheel.items()}
+            libraries.append(LibraryReport(path, library.kind, built, self.meant[path], by_library[path]))
+
+        of_wheel: dict[str, Finding] = {}
+        verdicts: dict[str, Verdict] = {}
+        for release in judged:
+            of_wheel[release] = self.whole(release, libraries)
+            verdicts[release] = of_wheel[release].verdict
         claim = claim_of(self.wheel.declared, verdicts)
         # Nothing is known of releases after the last: only what does not use torch's C++ interface works with them too.
         open_ended = not builds and self.every[-1:] == judged[-1:]
         return WheelReport(
             file=self.wheel.path.name,
             declared="" if self.wheel.declared is None else f"torch{self.wheel.declared}",
-            true_range=true_range(
-                judged,
-                {release: verdict.works for release, verdict in verdicts.items()},
-                open_ended=open_ended,
-                whole=list(releases) == self.every,
-            ),
+            true_range=true_range(verdicts, open_ended=open_ended, whole=list(releases) == self.every),
             claim=claim,
             ok=claim in ("true", "narrower"),
             libraries=tuple(libraries),
-            releases=wheel,
+            releases=of_wheel,
             left_out=tuple(left_out),
             floors=floors(self.wheel),
         )
 
 
-def true_range(known: Sequence[str], works: Mapping[str, bool], open_ended: bool, whole: bool = True) -> str:
-    """A version specifier for the releases that work, of all that are `known`, oldest first; "none" where none does.
+def true_range(verdicts: Mapping[str, Verdict], open_ended: bool, whole: bool = True) -> str:
+    """A version specifier for the releases that work; "none" if none does. `verdicts` are by release, oldest first.
 
-    Stretches are joined by "or". Releases that are not known do not count: a stretch has no upper end only where
-    `open_ended`, and only a `whole` list of releases can be "any".
+    Stretches of successive releases are joined by "or". Releases that were not judged do not count: the last stretch
+    has no upper end only if `open_ended`, and the range can be "any" only if the `whole` list of releases was judged.
     """
     stretches: list[list[str]] = []
     before_works = False
-    for release in known:
-        release_works = works.get(release, False)
-        if release_works and not before_works:
+    for release, verdict in verdicts.items():
+        if verdict.works and not before_works:
             stretches.append([])
-        if release_works:
+        if verdict.works:
             stretches[-1].append(release)
-        before_works = release_works
+        before_works = verdict.works
     if not stretches:
         return "none"
-    if len(stretches[0]) == len(known) and open_ended and whole:
+    if len(stretches[0]) == len(verdicts) and open_ended and whole:
         return "any"
-    return " or ".join(_stretch(stretch, open_ended and stretch[-1] == known[-1]) for stretch in stretches)
+
+    newest = list(verdicts)[-1]
+    specifiers = []
+    for stretch in stretches:
+        specifiers.append(_stretch(stretch, open_ended and stretch[-1] == newest))
+    return " or ".join(specifiers)
 
 
 def _stretch(releases: Sequence[str], open_ended: bool) -> str:
@@ -313,11 +373,13 @@ def _stretch(releases: Sequence[str], open_ended: bool) -> str:
 
 
 def claim_of(declared: SpecifierSet | None, verdicts: Mapping[str, Verdict]) -> Claim:
-    """How the range that METADATA declares differs from the truth. Without a requirement on torch it is every release.
+    """How the range that METADATA declares differs from the truth; `verdicts` are by release.
 
-    Unknown where it covers none of these releases.
+    A wheel that does not require torch (`declared` is None) claims every release. The claim is "unknown" if it covers
+    none of these releases.
     """
-    claimed, working = set(), set()
+    claimed = set()
+    working = set()
     for release, verdict in verdicts.items():
         if declared is None or declared.contains(Version(release), prereleases=True):
             claimed.add(release)
@@ -331,5 +393,8 @@ def claim_of(declared: SpecifierSet | None, verdicts: Mapping[str, Verdict]) -> 
 
 
 def audit(wheel: AuditedWheel, known: AuditTables, releases: Sequence[str], recorded: str = "") -> WheelReport:
-    """Judge a wheel by `releases`, oldest first; `recorded`: what the farm built it against, if it did."""
+    """Judge a wheel against `releases`, oldest first.
+
+    `recorded` is the release that the farm built the wheel against; empty for a wheel of somebody else.
+    """
     return _Audit(wheel, known, recorded).report(releases)
