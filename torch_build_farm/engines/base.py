@@ -153,6 +153,7 @@ _GCC = re.compile(r"^\S*(?:g\+\+|gcc|c\+\+)\S* \(.*\) (\d+)\.\d")  # first line 
 
 def check_gcc(job: Job, compiler: str, remedy: str) -> None:
     """Raise ToolError for a GCC, by the first line of its --version, that is older than a job's torch builds with."""
+    # Of other compilers, such as clang, no oldest version is known.
     match = _GCC.match(compiler)
     if match and int(match[1]) < job.variant.gcc:
         raise ToolError(

@@ -35,6 +35,7 @@ def choose(name: str, project: Project, store: TorchStore, base_image: str | Non
             )
         engine = open_engine(project, store, client, base_image)
     except EngineError as error:
+        # With "auto" an engine that cannot be used counts as absent; whoever names Docker or an image wants to know.
         if name == "docker" or base_image:
             raise
         return local, f"engine: local ({error.what})"

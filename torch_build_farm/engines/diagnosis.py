@@ -36,24 +36,6 @@ _COPY = re.compile(r"(?<!\S)(?:/\S*/scratch/source|/project)/")
 _ANY = re.compile(r"\berror\b|\bfailed\b", re.IGNORECASE)
 
 
-def first_match(pattern: re.Pattern[str], lines: Sequence[str]) -> str | None:
-    """The first line that matches, with the next two where CMake explains its error on lines of their own."""
-    for number, line in enumerate(lines):
-        if pattern.search(line):
-            if line.startswith("CMake Error"):
-                return " ".join(part.strip() for part in lines[number : number + 3]).strip()
-            return _COPY.sub("", line.strip())
-    return None
-
-
-def _output_of_last_stage(log: Path) -> list[str]:
-    """The lines that commands of the last stage printed, without source lines that compilers quote."""
-    text = log.read_text("utf-8", "replace")
-    stage = text[text.rfind(STAGE_MARK) + 1 :]
-    lines = stage.splitlines()[1:]  # the first is the stage's heading
-    return [line for line in lines if not line.startswith("$ ") and not _QUOTED.match(line)]
-
-
 def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
     """The error that explains best why the last stage in `log` failed; `what` names the job or the errand.
 
@@ -62,6 +44,8 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
     where = str(log)
     lines = _output_of_last_stage(log)
     memory, compiler = first_match(_MEMORY, lines), first_match(_COMPILER, lines)
+
+    # Memory and disk come before the compiler: without either of them compilers complain as well.
     # The kernel's count is the whole machine's: where this job's compiler complains, another job's was killed.
     if oom_kills and not compiler:
         memory = memory or "something was killed"
@@ -73,16 +57,41 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
             next_step="run fewer at once (--jobs 1), raise memory-per-compile-gb in [tool.torch-build-farm], "
             "or use a machine with more memory",
         )
-    if disk := first_match(_DISK, lines):
+    disk = first_match(_DISK, lines)
+    if disk:
         return DiskError(f"{what}: the disk is full: {disk}", where=where, next_step="free some and run again")
     if compiler:
         return CompileError(f"{what}: {compiler}", where=where, next_step="the log holds the whole output")
-    if index := first_match(_INDEX, lines):
+    index = first_match(_INDEX, lines)
+    if index:
         return PackageIndexError(
             f"{what}: the package index is out of reach: {index}",
             where=where,
             next_step="check the network, proxy and certificates (`doctor` tries the index), then run again",
         )
-    nonempty = [line for line in lines if line.strip()]
-    reason = first_match(_ANY, lines) or (nonempty[-1] if nonempty else "no output")
+    # Nothing that is known: the first line that speaks of an error, else the last one that says anything.
+    reason = first_match(_ANY, lines)
+    if not reason:
+        nonempty = [line for line in lines if line.strip()]
+        reason = nonempty[-1] if nonempty else "no output"
     return BuildError(f"{what}: the build failed: {reason}", where=where, next_step="the log holds the whole output")
+
+
+def _output_of_last_stage(log: Path) -> list[str]:
+    """The lines that commands of the last stage printed, without source lines that compilers quote."""
+    text = log.read_text("utf-8", "replace")
+    stage = text[text.rfind(STAGE_MARK) + 1 :]
+    lines = stage.splitlines()[1:]  # the first is the stage's heading
+    # Neither the commands that the log repeats nor quoted source: a source may well have "error:" in a string.
+    return [line for line in lines if not line.startswith("$ ") and not _QUOTED.match(line)]
+
+
+def first_match(pattern: re.Pattern[str], lines: Sequence[str]) -> str | None:
+    """The first line that matches, with the next two where CMake explains its error on lines of their own."""
+    for number, line in enumerate(lines):
+        if pattern.search(line):
+            if line.startswith("CMake Error"):
+                parts = [part.strip() for part in lines[number : number + 3]]
+                return " ".join(parts).strip()
+            return _COPY.sub("", line.strip())
+    return None

@@ -19,13 +19,15 @@ def find_interpreters(environment: Mapping[str, str]) -> dict[CPython, Interpret
 
     Raises ToolError where uv cannot list them.
     """
+    # uv looks on PATH, so the folders of those that are kept apart are added to it, the caller's own folders first.
+    # pyenv's shims are left out: they only start whichever version is switched on, one slow process each.
+    folders = [entry for entry in environment["PATH"].split(os.pathsep) if Path(entry).name != "shims"]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    kept_apart = [*sorted(pyenv.glob("versions/*/bin")), *sorted(Path("/opt/python").glob("cp*/bin"))]
-    # pyenv's shims only start whichever of its versions is switched on, one slow process each.
-    path = [entry for entry in environment["PATH"].split(os.pathsep) if Path(entry).name != "shims"]
+    folders += map(str, sorted(pyenv.glob("versions/*/bin")))
+    folders += map(str, sorted(Path("/opt/python").glob("cp*/bin")))
     listed = capture(
         [tools.uv(), "python", "list", "--only-installed", "--output-format", "json"],
-        env={**environment, "PATH": os.pathsep.join([*path, *map(str, kept_apart)])},
+        env={**environment, "PATH": os.pathsep.join(folders)},
     )
     if not listed.ok:
         raise ToolError("uv cannot list this machine's interpreters", where="\n".join(listed.tail))
@@ -34,6 +36,7 @@ def find_interpreters(environment: Mapping[str, str]) -> dict[CPython, Interpret
         if entry["implementation"] != "cpython" or entry["version_parts"]["major"] != 3:
             continue
         python = CPython(3, entry["version_parts"]["minor"], entry["variant"] == "freethreaded")
+        # Not debug builds, whose ABI is another. uv lists newer patch releases first, so the first one stays.
         if entry["variant"] in ("default", "freethreaded"):
             interpreters.setdefault(python, Interpreter(entry["version"], Path(entry["path"])))
     return interpreters

@@ -105,13 +105,16 @@ class LocalEngine:
         cuda = {}
         if self.project.settings.cuda_arch_list:  # only then: asking nvcc costs a process at every start
             cuda = {"nvcc": self._nvcc[1], "CUDA_HOME": os.environ.get("CUDA_HOME", "")}
+        # Of the farm's tools those that build; auditwheel and patchelf are inputs of the stages that use them.
+        versions = tools.versions()
+        used_by_builds = {name: versions[name] for name in ("uv", "build", "cmake", "ninja")}
         return {
             "compiler": self._compiler_version.tail[0] if self._compiler_version.ok else "none",
             "CC": os.environ.get("CC", ""),
             "CXX": os.environ.get("CXX", ""),
             "python": interpreter.version,
             **cuda,
-            **{name: v for name, v in tools.versions().items() if name in ("uv", "build", "cmake", "ninja")},
+            **used_by_builds,
         }
 
     def check(self, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (needs none)
@@ -124,7 +127,8 @@ class LocalEngine:
             )
         for job in jobs:
             check_gcc(job, self._compiler_version.tail[0], "install one and name it in CXX and CC")
-        for python in sorted({job.python for job in jobs}):
+        pythons = {job.python for job in jobs}
+        for python in sorted(pythons):
             self._check_headers(python)
         _check_system_packages(self.project.settings)
         if self.project.settings.cuda_arch_list:
@@ -134,6 +138,7 @@ class LocalEngine:
 
     def has_headers(self, python: CPython) -> bool:
         """Whether something can be compiled for this CPython: whether its Python.h is there."""
+        # The interpreter itself is asked: distributions have the headers in packages and folders of their own.
         code = "import sysconfig; print(sysconfig.get_path('include'))"
         answer = capture([self._interpreters[python].path, "-I", "-c", code], env=self._environment)
         return answer.ok and (Path(answer.tail[0]) / "Python.h").is_file()
@@ -170,6 +175,7 @@ class LocalEngine:
         """Build one wheel; the environment is gone afterwards, the log stays."""
         home = self.store.environment(f"{request.job.id}-build")
         shutil.rmtree(home, ignore_errors=True)
+        # What the kernel killed for want of memory does not always leave a word in the log, but the kernel counts it.
         before = oom_kills()
         try:
             wheel = _LocalBuild(self, request, home).run()
@@ -247,6 +253,7 @@ class _LocalBuild:
 
     def _run(self, project_builder: type[ProjectBuilder]) -> Path:
         request = self.request
+        # A copy: back ends write into their source tree, and the rendered one must stay as its record says.
         shutil.copytree(request.tree, self.tree, symlinks=True)
         (request.scratch / "tmp").mkdir()
         self.home.parent.mkdir(parents=True, exist_ok=True)
@@ -255,6 +262,9 @@ class _LocalBuild:
         if request.sdk is None:
             with self.engine.site(job, request.shell) as site:
                 torch_downloads.fetch(self.engine.store, job.variant.release, job.python, site)
+
+        # PEP 517 in its order: the environment, what [build-system] requires, and only then the back end, which may ask
+        # for more.
         self._call([str(tools.uv()), "venv", "--python", str(python), str(self.home)])
         builder = project_builder(self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call)
         self._install(set(builder.build_system_requires))

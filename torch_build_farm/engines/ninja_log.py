@@ -33,6 +33,7 @@ def edges(text: str) -> list[Edge]:
     header, *lines = text.split("\n")
     if header not in _FORMATS:
         return []
+    # ninja appends a line whenever it makes an output anew, and keeps the old ones: an output's last line counts.
     by_output = {}
     for line in lines:
         columns = line.split("\t")
@@ -49,7 +50,8 @@ def seconds(text: str) -> float | None:
     commands = edges(text)
     if not commands:
         return None
-    first, last = min(edge.start for edge in commands), max(edge.end for edge in commands)
+    first = min(edge.start for edge in commands)
+    last = max(edge.end for edge in commands)
     return (last - first) / 1000
 
 

@@ -19,5 +19,6 @@ def compile_slots(memory_per_compile_gb: float) -> int:
     """How many compilers fit this machine at once, by the CPUs that this process may use and by free memory."""
     import psutil  # noqa: PLC0415
 
+    # The CPUs that this process may use: a container or `taskset` may leave it fewer than the machine has.
     free_gb = psutil.virtual_memory().available / 1e9
     return max(1, min(len(os.sched_getaffinity(0)), int(free_gb / memory_per_compile_gb)))

@@ -27,11 +27,11 @@ def fetch(store: TorchStore, release: str, python: CPython, site: Site) -> None:
     PackageIndexError or DiskError.
     """
     if store.has(release, python):
-        return
+        return  # the usual case, which needs no lock
     shell = site.shell
     with store.locked("torch", shell):
         if store.has(release, python):
-            return
+            return  # another job fetched it meanwhile
         home = store.environment(f"fetch-{release.replace('*', 'x')}-{python.tag}")
         shell.say(f"downloading torch {release} with its CUDA libraries")
         try:
@@ -52,6 +52,7 @@ def check_index(store: TorchStore, release: str, python: CPython, runner: Runner
     with tempfile.TemporaryDirectory(dir=store.root) as folder:
         requirement, log = Path(folder) / "torch.in", Path(folder) / "log"
         requirement.write_text(f"torch=={release}\n", "utf-8")
+        # Resolved and not downloaded: that takes one page of the index. It is a question, so one retry is enough.
         env = {**tools.environment(store.uv_cache, Path(folder)), "UV_HTTP_RETRIES": "1"}
         shell = Shell(runner, env, store.root, log, lambda _: None)
         done = shell.run(tools.uv(), "pip", "compile", "--no-deps", "--python-version", python.release, requirement)
@@ -60,7 +61,9 @@ def check_index(store: TorchStore, release: str, python: CPython, runner: Runner
             if isinstance(error, PackageIndexError):
                 what = error.what
             else:
-                what = f"torch {release} is not available: {' '.join(line.strip() for line in done.tail[-3:])}"
+                # uv wraps its answer over a few lines.
+                answer = " ".join([line.strip() for line in done.tail[-3:]])
+                what = f"torch {release} is not available: {answer}"
             raise PackageIndexError(
                 what,
                 where="the index that uv is configured for",
@@ -71,10 +74,12 @@ def check_index(store: TorchStore, release: str, python: CPython, runner: Runner
 def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> list[tuple[str, CPython]]:
     """Full torch releases that `jobs` need and the store lacks: for smoke tests, and with `full` to build against."""
     needed: list[tuple[str, CPython]] = []
-    if full:
-        needed += [(job.variant.release, job.python) for job in jobs]
-    if smoke:
-        needed += [(job.variant.torch.any_release, job.python) for job in jobs]
+    for job in jobs:
+        if full:
+            needed.append((job.variant.release, job.python))
+    for job in jobs:
+        if smoke:
+            needed.append((job.variant.torch.any_release, job.python))
     return [(release, python) for release, python in needed if not store.has(release, python)]
 
 
@@ -85,11 +90,14 @@ def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, 
     the release built against, with `full`, and the minor's newest for the smoke test. The runtime of a variant whose
     torch is in the store does not count.
     """
+    runtimes_in_store = set()
+    for variant in variants:
+        if any(store.torch_folder.glob(f"{variant.torch}.*")):
+            runtimes_in_store.add(variant.cuda_runtime)
+
+    # By what is unpacked once, so that several jobs that need the same count once.
     torch_gb: dict[tuple[str, str], float] = {}
     cuda_gb: dict[str, float] = {}
-    runtimes_in_store = {
-        variant.cuda_runtime for variant in variants if any(store.torch_folder.glob(f"{variant.torch}.*"))
-    }
     for job in jobs:
         variant = job.variant
         # By release, the name under which the store remembers it.

@@ -39,22 +39,6 @@ class Places:
     ccache: PurePath | None = None
 
 
-def site_packages(environment: PurePath, python: CPython) -> PurePath:
-    """Where an environment of that CPython keeps its packages."""
-    return environment / "lib" / f"python{python}" / "site-packages"
-
-
-def _ccache(folder: PurePath) -> dict[str, str]:
-    """Ccache before every compiler that CMake starts.
-
-    Results are looked up by the preprocessed source, with every header of torch's in it, and by nothing less: the mode
-    that goes by the names of headers is off, since two minors' headers have the same names. So a source without torch
-    is compiled once for all minors where its path is the same, one with torch once for each torch.
-    """
-    launchers = dict.fromkeys(("CMAKE_C_COMPILER_LAUNCHER", "CMAKE_CXX_COMPILER_LAUNCHER"), "ccache")
-    return {**launchers, "CCACHE_DIR": str(folder), "CCACHE_NODIRECT": "1", "CCACHE_MAXSIZE": "2G"}
-
-
 def build_variables(settings: Settings, request: BuildRequest, places: Places) -> dict[str, str]:
     """The variables of the build of `request`: the farm's, overridden by the project's.
 
@@ -70,6 +54,7 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
     """The farm's variables, except flags."""
     variant = request.job.variant
     variables = {
+        # Else scikit-build-core builds in a temporary folder: its name is random, and ninja's log goes with it.
         "SKBUILD_BUILD_DIR": str(places.build),
         "SOURCE_DATE_EPOCH": str(request.epoch),
         # A setup.py that calls CMake by itself reads these. GNU make before 4.4 would stop at the jobserver's FIFO.
@@ -91,6 +76,7 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         variables["CMAKE_PREFIX_PATH"] = str(packages / "torch")
         if settings.cuda_arch_list and variant.cuda_toolkit:
             variables["CUDA_HOME"] = str(packages / "nvidia" / f"cu{variant.cuda_major}")
+    # The rendered tree has no .git to count commits from.
     if request.version_from_scm:
         variables["SETUPTOOLS_SCM_PRETEND_VERSION"] = request.job.version
     if settings.cuda_arch_list:
@@ -98,6 +84,17 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         if "CXX" in settings.environment:  # else nvcc takes the first gcc on PATH
             variables["CUDAHOSTCXX"] = settings.environment["CXX"]
     return variables
+
+
+def _ccache(folder: PurePath) -> dict[str, str]:
+    """Ccache before every compiler that CMake starts.
+
+    Results are looked up by the preprocessed source, with every header of torch's in it, and by nothing less: the mode
+    that goes by the names of headers is off, since two minors' headers have the same names. So a source without torch
+    is compiled once for all minors where its path is the same, one with torch once for each torch.
+    """
+    launchers = dict.fromkeys(("CMAKE_C_COMPILER_LAUNCHER", "CMAKE_CXX_COMPILER_LAUNCHER"), "ccache")
+    return {**launchers, "CCACHE_DIR": str(folder), "CCACHE_NODIRECT": "1", "CCACHE_MAXSIZE": "2G"}
 
 
 def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[str, str]:
@@ -108,19 +105,24 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
     if places.environment:
         packages = site_packages(places.environment, request.job.python)
         mapped |= {str(places.environment): "environment", str(packages): "site-packages"}
-    prefix_maps = [f"-ffile-prefix-map={folder}={name}" for folder, name in mapped.items()]
+    prefix_maps = " ".join([f"-ffile-prefix-map={folder}={name}" for folder, name in mapped.items()])
     defines = {
+        # CMake includes the prelude at the project's first project(), before any find_package(Torch).
         "CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(places.tree / PRELUDE),
         "CMAKE_CXX_STANDARD": str(request.job.variant.cxx_standard),
         **settings.cmake_defines,
     }
-    flags = {
-        "CFLAGS": " ".join(prefix_maps),
-        "CXXFLAGS": " ".join(prefix_maps),
-        "CMAKE_ARGS": shlex.join(f"-D{name}={value}" for name, value in defines.items()),
-    }
+    # scikit-build-core takes CMAKE_ARGS apart as a shell does.
+    cmake_arguments = [f"-D{name}={value}" for name, value in defines.items()]
+    flags = {"CFLAGS": prefix_maps, "CXXFLAGS": prefix_maps, "CMAKE_ARGS": shlex.join(cmake_arguments)}
     if settings.cuda_arch_list:
-        # nvcc itself reads this, whoever calls it: CMake, or a setup.py by torch.utils.cpp_extension
-        words = " ".join(prefix_maps).split()
-        flags["NVCC_APPEND_FLAGS"] = " ".join(f"-Xcompiler={word}" for word in words)
+        # nvcc itself reads this, whoever calls it: CMake, or a setup.py by torch.utils.cpp_extension. It does not know
+        # the flags of the host compiler, and hands on what -Xcompiler holds.
+        passed_on = [f"-Xcompiler={word}" for word in prefix_maps.split()]
+        flags["NVCC_APPEND_FLAGS"] = " ".join(passed_on)
     return flags
+
+
+def site_packages(environment: PurePath, python: CPython) -> PurePath:
+    """Where an environment of that CPython keeps its packages."""
+    return environment / "lib" / f"python{python}" / "site-packages"

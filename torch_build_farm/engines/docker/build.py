@@ -83,20 +83,25 @@ class ContainerBuild:
         try:
             if self.access.shared:
                 self.home.parent.mkdir(parents=True, exist_ok=True)
+            # uv's cache must hold what the build requires before there is no network any more.
             if not self.settings.network:
                 self._fetch_requirements()
+
+            # The watch is opened before the container is there, so that it misses none of its events.
             with Watch(session.client, session.labels, job.id, self.shell.runner) as watch:
                 with containers.Peak(session.client, session.labels.filters(job.id)) as peak:
                     done = self._cibuildwheel()
                 if not done.ok:
                     watch.settle()
                     raise self._failure(done, watch)
+
             (wheel,) = request.out.glob("*.whl")
             ninja_log.keep(self.objects, request.out)
             if peak.megabytes:
                 request.peak.write_text(f"{peak.megabytes:.0f}", "utf-8")
             return wheel
         finally:
+            # Containers first: what still runs in one could write into the folders that are removed next.
             containers.remove(session.client, session.labels.filters(job.id))
             self._keep_sdk_misses()
             session.remove_folder(self.home, self.image)
@@ -135,6 +140,7 @@ class ContainerBuild:
                 torch_downloads.fetch(self.access.store, job.variant.release, job.python, site)
             tree = site.bring(self.request.tree)
             script = site.bring(Path(str(_FETCH)))
+            # The back end is asked what more it requires, so it needs the variables of the build.
             variables = build_variables(self.settings, self.request, self._places(tree, home))
             assignments = [f"{name}={value}" for name, value in variables.items()]
             # Only the build itself uses ccache, and whether the image has it is asked here, where a container runs.
@@ -157,6 +163,7 @@ class ContainerBuild:
         if not self.settings.network:
             variables |= _OFFLINE
         if not self.access.shared:
+            # Would turn the jobserver off where there is one.
             variables["CMAKE_BUILD_PARALLEL_LEVEL"] = str(self.request.share)
         elif not self._fixed_home:
             # The front end picks a folder in TMPDIR; hard links need that to be in the store.
@@ -182,12 +189,14 @@ class ContainerBuild:
         text = cibuildwheel_config.configuration(
             self.image, create_arguments, str(self.home) if self._fixed_home else "", self.settings.before_build
         )
+        # Named on the command line, it takes the place of [tool.cibuildwheel] in the project's pyproject.toml.
         configuration = request.scratch / "cibuildwheel.toml"
         configuration.write_text(text, "utf-8")
         temporary = request.scratch / "tmp"
         temporary.mkdir()
         env = {**self.shell.env, "SOURCE_DATE_EPOCH": str(request.epoch), "TMPDIR": str(temporary)}
         shell: Shell = replace(request.shell, env=env, cwd=request.tree, ending=_ENDING)
+        # --only takes the exact identifier: left to requires-python, cibuildwheel also builds for musllinux.
         return shell.run(
             sys.executable, "-I", "-m", "cibuildwheel", ".", "--only", images.identifiers()[job.python],
             "--config-file", configuration, "--output-dir", request.out,
@@ -198,7 +207,8 @@ class ContainerBuild:
         job, log = self.request.job.id, self.shell.log
         # An idle connection may break while the engine goes on; then cibuildwheel tells how a command ended.
         watch.lost = watch.lost and not any("failed with code" in line for line in done.tail)
-        if error := self.session.failure_from_events(job, watch, log):
+        error = self.session.failure_from_events(job, watch, log)
+        if error:
             return error
         if done.returncode == cibuildwheel_config.PURE:
             return without_library(f"the wheel of {job}", log)

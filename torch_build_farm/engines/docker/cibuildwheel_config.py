@@ -13,7 +13,7 @@ from packaging.version import Version
 from torch_build_farm.wheels import auditwheel
 
 PROJECT = "/project"  # where cibuildwheel puts the source tree
-BUILD = "/tmp/build"
+BUILD = "/tmp/build"  # CMake's build folder there
 ENV_DIR = Version("1.6")  # of `build`: the first with --env-dir
 _REPAIRING = "Repairing wheel..."
 _STEPS = ("Building wheel...", _REPAIRING, "Copying wheels back to host...")
@@ -35,25 +35,31 @@ def configuration(
     commands = [f"sh -c {shlex.quote(_literal(command))}" for command in before_build]
     settings: dict[str, Any] = {
         "build-frontend": {"name": "build[uv]", "args": front_end_arguments},
+        # Unless told otherwise, cibuildwheel mounts the machine's root folder into the container, to be written to.
         "container-engine": {"name": "docker", "create-args": list(create_arguments), "disable-host-mount": True},
         "manylinux-x86_64-image": image,
         "before-build": " && ".join(commands),
+        # auditwheel has to run where the libraries are that it may graft.
         "repair-wheel-command": _repair_command(),
         "dependency-versions": "latest",  # no constraints file: nothing is installed but the build environment
+        # Both are stages of the farm's own.
         "audit-command": "",
         "test-command": "",
     }
     return tomlkit.dumps({"tool": {"cibuildwheel": settings}})
 
 
+def _repair_command() -> str:
+    """The command line of auditwheel, with two of cibuildwheel's placeholders. A shell reads it: it is quoted."""
+    words = []
+    for word in auditwheel.command("auditwheel", "{wheel}", "{dest_dir}"):
+        words.append(word if word in ("{wheel}", "{dest_dir}") else shlex.quote(word))
+    return " ".join(words)
+
+
 def _literal(command: str) -> str:
     """A command whose {project} and {package} cibuildwheel leaves as they are (its escape is a #)."""
     return re.sub(r"(\{(?:project|package)\})", r"#\1", command)
-
-
-def _repair_command() -> str:
-    words = auditwheel.command("auditwheel", "{wheel}", "{dest_dir}")
-    return " ".join(word if word in ("{wheel}", "{dest_dir}") else shlex.quote(word) for word in words)
 
 
 def was_repairing(tail: Sequence[str]) -> bool:

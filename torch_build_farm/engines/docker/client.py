@@ -19,7 +19,8 @@ from torch_build_farm.core.process import capture
 if TYPE_CHECKING:
     from docker import DockerClient
 
-_ANSWER_S = 5
+_ANSWER_S = 5  # for an engine to answer at all: a hanging one must not hold up --engine auto
+_WORK_S = 30  # for one answer of an engine that is known to work, which may be busy
 _OLDEST_API = (1, 41)  # cibuildwheel 4.3: Docker 20.10
 _NEXT = "start or update the engine, or build on this machine: --engine local"
 
@@ -30,7 +31,8 @@ def connect() -> DockerClient | None:
     None where no engine answers. Raises EngineError where this user lacks the permission.
     """
     # Without a name or a socket there is nothing to connect to, and the SDK need not be imported.
-    if not _engine_is_named() and not any(path.exists() for path in _sockets()):
+    sockets = [path for path in _sockets() if path.exists()]
+    if not sockets and not _engine_is_named():
         return None
     import docker  # noqa: PLC0415
     from docker.errors import DockerException  # noqa: PLC0415
@@ -39,13 +41,14 @@ def connect() -> DockerClient | None:
         client = docker.from_env(timeout=_ANSWER_S, use_ssh_client=True)
         client.ping()
     except (DockerException, OSError, ValueError) as error:
+        # The socket is there and an engine probably too, so the person should know why it is not used.
         if "Permission denied" in str(error):
             raise EngineError(
                 "this user may not use the Docker engine's socket: permission denied",
                 next_step="add yourself to the group docker and log in anew, or build on this machine: --engine local",
             ) from None
         return None
-    client.api.timeout = 30
+    client.api.timeout = _WORK_S
     return client
 
 
@@ -92,6 +95,7 @@ class Daemon:
             problem = "the docker command is not on PATH, and cibuildwheel needs it"
         if problem:
             raise EngineError(f"the Docker engine {version['Version']} cannot be used: {problem}", next_step=_NEXT)
+        # Such as "name=seccomp,profile=default" and "name=rootless".
         security = " ".join(info.get("SecurityOptions") or ())
         return cls(
             id=str(info.get("ID") or info.get("Name")),

@@ -25,7 +25,7 @@ from torch_build_farm.engines.docker.images import LABEL
 if TYPE_CHECKING:
     from docker import DockerClient
 
-_PIDS = 4096
+_PIDS = 4096  # processes and threads; a build that forks without end must not take the machine with it
 _OVERHEAD = 1_000_000_000  # bytes of a container beyond its compilers: uv, the front end, the linker
 _OPENING_S = 20.0  # for the engine to open the stream of events
 _ERRAND_S = 120  # the farm's errands take a second or two
@@ -96,16 +96,21 @@ class Confinement:
 
     def arguments(self, labels: Mapping[str, str], more_variables: Mapping[str, str]) -> list[str]:
         """Options of `docker create`; `more_variables` override those of `environment` and `passed`."""
-        options = [f"--label={name}={value}" for name, value in labels.items()]
+        options = []
+        for name, value in labels.items():
+            options.append(f"--label={name}={value}")
         options += ["--security-opt=no-new-privileges", f"--pids-limit={_PIDS}"]
+        # --memory-swap is memory and swap together, so the same number means no swap.
         options += [f"--memory={self.memory}", f"--memory-swap={self.memory}"]
-        options += [f"--mount={mount}" for mount in self.mounts]
+        for mount_text in self.mounts:
+            options.append(f"--mount={mount_text}")
         if self.user:
             options.append(f"--user={self.user}")
         if self.userns_host:
             options.append("--userns=host")
         for name, value in {**self.environment, **more_variables}.items():
             options.append(f"--env={name}={value}")
+        # A name without a value: the docker command fills it in from its own environment.
         for name in self.passed:
             if name not in more_variables:
                 options.append(f"--env={name}")
@@ -137,12 +142,16 @@ class Watch:
             for event in self._stream:
                 # A build's container ends with status 0 when cibuildwheel is done with it, however the build went.
                 status = event["Actor"]["Attributes"].get("exitCode", "0")
-                self.oom += event["Action"] == "oom"
-                self.killed += event["Action"] == "die" and status != "0"
+                if event["Action"] == "oom":
+                    self.oom += 1
+                elif event["Action"] == "die" and status != "0":
+                    self.killed += 1
+        # Only the engine, or `__exit__`, ends the stream.
         self.lost = not self._closed
 
     def __enter__(self) -> Self:
         self._thread.start()
+        # Returns once the engine has begun to report: an event before that would be missed.
         deadline = time.monotonic() + _OPENING_S
         while not self._opened.wait(0.1):
             self._runner.check()
@@ -214,6 +223,7 @@ def remove(client: DockerClient, filters: list[str]) -> None:
 
     deadline = time.monotonic() + _RETURN_S
     while True:
+        # A request also fails where cibuildwheel is removing the same container; then the list is read anew.
         with contextlib.suppress(DockerException, requests.RequestException, OSError):
             remaining = client.api.containers(all=True, filters={"label": filters})
             for container in remaining:

@@ -84,12 +84,16 @@ class DockerEngine:
         if base.id:
             return self.session.contents(base).interpreters()
         # Which patch release the image has is not known yet; 99 passes a requires-python that names one.
-        return {python: Interpreter(f"{python.release}.99", Path("python")) for python in images.identifiers()}
+        expected = {}
+        for python in images.identifiers():
+            expected[python] = Interpreter(f"{python.release}.99", Path("python"))
+        return expected
 
     @translated_errors()
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """Image, compiler and interpreter of a job."""
         base = self.session.base(job.variant)
+        # The layer's tag stands for the farm's tools and the system packages, the base for all that it holds itself.
         facts = {
             "image": self.session.layer(base).tag,
             "base": base.id or base.reference,
@@ -113,6 +117,7 @@ class DockerEngine:
         """Pull and make the images of `jobs`, and see that each has what its jobs need."""
         session = self.session
         shell = replace(shell, env=session.cli_environment, cwd=session.host_store.root)
+        # The SDK looks after images and events, the docker command starts containers: both must mean one engine.
         same_engine(session.daemon, session.cli_environment)
         # All base images are checked before the first layer is built over one: a refusal then costs no build.
         for job in jobs:
@@ -120,7 +125,8 @@ class DockerEngine:
         variants = {job.variant.tag: job.variant for job in jobs}
         for variant in variants.values():
             session.prepare(variant, shell)
-        for note in sorted({session.base(variant).note for variant in variants.values()}):
+        notes = {session.base(variant).note for variant in variants.values()}
+        for note in sorted(notes):
             shell.say(f"image: {note}")
         if session.access and not session.access.shared:
             shell.say("the engine does not share this machine's files: it keeps torch in a volume of its own")
@@ -140,10 +146,11 @@ class DockerEngine:
                 f"and {_AUDITWHEEL} is needed",
                 next_step=images.WAYS_OUT,
             )
-        if job.python not in contents.interpreters():
+        pythons = sorted(contents.interpreters())
+        if job.python not in pythons:
             raise ImageError(
                 f"{job.id}: the image {base.reference} has no CPython {job.python} with headers and `build`",
-                where=f"it has {', '.join(map(str, sorted(contents.interpreters()))) or 'none'}",
+                where=f"it has {', '.join(map(str, pythons)) or 'none'}",
                 next_step="ask for another with --python, or name another image with --base-image",
             )
         check_gcc(job, contents.compiler, "name another image with --base-image")

@@ -51,6 +51,7 @@ def pins() -> Mapping[str, str]:
     """The manylinux images that this cibuildwheel pins, by name, such as manylinux_2_28 (its data file)."""
     parser = configparser.ConfigParser(inline_comment_prefixes="#")
     parser.read_string(files("cibuildwheel").joinpath("resources/pinned_docker_images.cfg").read_text("utf-8"))
+    # The section has musllinux's images too, in which no wheel of torch runs.
     return {name: value for name, value in parser["x86_64"].items() if name.startswith("manylinux")}
 
 
@@ -92,7 +93,8 @@ def find_base(client: DockerClient, requested: str, stand_in: bool) -> Base:
     makes; else the image is to be pulled.
     """
     reference = pins().get(requested, requested)
-    if image_id := _id(client, reference):
+    image_id = _id(client, reference)
+    if image_id:
         return Base(requested, reference, image_id)
     if stand_in and requested in pins():
         image_id = _id(client, STAND_IN)
@@ -126,6 +128,17 @@ def pull(client: DockerClient, base: Base, shell: Shell) -> Base:
         if base.requested != base.reference:
             what += f" ({base.requested}, as cibuildwheel pins it)"
         raise ImageError(what, where=_reason(error), next_step=WAYS_OUT) from None
+
+
+def _follow(stream: Iterator[Mapping[str, Any]], shell: Shell) -> None:
+    """Write the engine's messages to the log until they end. Raises ImageError for its error, or Interrupted."""
+    with shell.log.open("a", encoding="utf-8", buffering=1) as log:
+        for message in _while_running(stream, shell):
+            text = str(message.get("stream") or message.get("status") or "").strip()
+            if text and "progress" not in message:
+                log.write(f"{text}\n")
+            if "error" in message:
+                raise ImageError(str(message["error"]).strip(), where=str(shell.log))
 
 
 def _while_running(stream: Iterator[Mapping[str, Any]], shell: Shell) -> Iterator[Mapping[str, Any]]:
@@ -162,17 +175,6 @@ def _reason(error: APIError | ImageError) -> str:
     return error.what if isinstance(error, ImageError) else str(error.explanation)
 
 
-def _follow(stream: Iterator[Mapping[str, Any]], shell: Shell) -> None:
-    """Write the engine's messages to the log until they end. Raises ImageError for its error, or Interrupted."""
-    with shell.log.open("a", encoding="utf-8", buffering=1) as log:
-        for message in _while_running(stream, shell):
-            text = str(message.get("stream") or message.get("status") or "").strip()
-            if text and "progress" not in message:
-                log.write(f"{text}\n")
-            if "error" in message:
-                raise ImageError(str(message["error"]).strip(), where=str(shell.log))
-
-
 @dataclass(frozen=True)
 class Contents:
     """What is in an image. `pythons` maps tags such as cp311 to [version, path, version of build]; `lacking` are names
@@ -197,6 +199,7 @@ class Contents:
 
 def look_into(client: DockerClient, base: Base, cache_folder: Path, labels: Mapping[str, str]) -> Contents:
     """What is in an image that the engine has. A container probes each image once; the answer is kept as a file."""
+    # By image and script: a farm that asks other questions must not take an old answer.
     key = hashlib.sha256(f"{base.id}\n{_PROBE}".encode()).hexdigest()[:16]
     path = cache_folder / f"{key}.json"
     if path.is_file():
@@ -247,6 +250,7 @@ def _parse(text: str) -> Contents:
 
 def _context(dockerfile: str) -> bytes:
     """The build context of the farm's layer: its Dockerfile, uv, CMake and ninja. Files' dates do not count."""
+    # Without CMake's manual, which a build does not read.
     entries = {
         "Dockerfile": dockerfile.encode(),
         "tools/bin/uv": tools.uv().read_bytes(),
@@ -287,7 +291,8 @@ def plan_layer(project: Project, base: Base, user: str) -> Layer:
     # Projects may override this template: its names are part of their interface.
     base_names = {"asked": base.requested, "reference": base.reference, "id": base.id}
     text = environment.get_template("Dockerfile.j2").render(base=base_names, packages=packages, tools=_TOOLS, user=user)
-    versions = {name: version for name, version in tools.versions().items() if name in ("uv", "cmake", "ninja")}
+    # The tag is a hash of what goes in, so that a layer with the same content is built once, and a plan can name it.
+    versions = {name: tools.versions()[name] for name in ("uv", "cmake", "ninja")}
     inputs = json.dumps([base.id or base.reference, text, versions], sort_keys=True)
     return Layer(base, text, f"{_REPOSITORY}:{hashlib.sha256(inputs.encode()).hexdigest()[:16]}")
 
@@ -299,12 +304,14 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
     from docker.errors import APIError  # noqa: PLC0415
 
     shell.say(f"building the image {layer.tag} over {layer.base.reference}")
+    # Docker passes these on to every Dockerfile without an ARG for them, and keeps them out of the image's history.
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     stream = client.api.build(
         fileobj=io.BytesIO(_context(layer.dockerfile)),
         custom_context=True,
         tag=layer.tag,
         labels=dict(labels),
-        buildargs={k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")},  # known to every Dockerfile
+        buildargs=proxies,
         rm=True,
         forcerm=True,
         decode=True,
@@ -322,6 +329,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
             where=str(shell.log),
             next_step="the log holds the whole output; the system-packages of the project are installed there",
         ) from None
+    # The stream also ends, without an error, where the connection to the engine does.
     if not _id(client, layer.tag):
         raise EngineError("the Docker engine went away while it built an image", next_step="run again")
     return layer.tag

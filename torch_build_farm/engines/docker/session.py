@@ -73,6 +73,7 @@ class DockerSession:
 
     def compile_slots(self, compile_gb: float) -> int:
         """How many compilers of `compile_gb` GB each fit the engine, and this machine too where the engine is on it."""
+        # The engine reports its memory as a whole, and not what is free of it.
         by_memory = int(self.daemon.memory * _MEMORY_SHARE / 1e9 / compile_gb)
         on_engine = max(1, min(self.daemon.cpus, by_memory))
         if on_local_socket(self.client):

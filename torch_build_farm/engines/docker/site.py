@@ -45,6 +45,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                 raise session.failure_from_events(job.id, watch, shell.log) or diagnose(job.id, shell.log)
             inside = ContainerShell(shell.runner, shell.env, shell.cwd, shell.log, shell.say, container=name)
             python = session.contents(session.base(job.variant)).interpreters()[job.python]
+            # What fails in here may fail because the container does, and the engine's events know better then.
             try:
                 yield Site(
                     shell=inside,
@@ -71,9 +72,11 @@ def _start(session: DockerSession, name: str, options: Sequence[str], image: str
     # `sleep` keeps the container open: each command runs as a process of its own and may end.
     image_and_command = (*options, image, "sleep", "infinity")
     if session.daemon.gpus:
+        # The runtime may be registered on a machine without a GPU, which only the start of a container shows.
         if shell.run(*start, "--gpus=all", *image_and_command).ok:
             return True
         shell.say("the engine has NVIDIA's runtime but gives no GPU: testing without one")
+        # It was created under this name all the same.
         shell.run(cli(), "rm", "--force", name)
     return shell.run(*start, *image_and_command).ok
 

@@ -114,16 +114,19 @@ def _host_files() -> dict[str, Path]:
 
 def _callers_variables() -> tuple[str, ...]:
     """Names of the caller's variables, whose values may hold passwords: proxies, uv's settings for its indexes."""
-    farms_environment = tools.environment(Path(), Path())
-    unchanged = (name for name, value in farms_environment.items() if os.environ.get(name) == value)
-    return tuple(sorted(name for name in unchanged if name not in _HOST_ONLY))
+    # Of the farm's usual environment, what has the caller's own value is the caller's.
+    names = []
+    for name, value in tools.environment(Path(), Path()).items():
+        if os.environ.get(name) == value and name not in _HOST_ONLY:
+            names.append(name)
+    return tuple(sorted(names))
 
 
 def _environment(store: TorchStore, files: Mapping[str, Path], user: str) -> dict[str, str]:
     """The variables that a container gets by value; `files` are `_host_files` where the container has them."""
-    left_out = _HOST_ONLY.union(_callers_variables())
-    farms_environment = tools.environment(store.uv_cache, store.root)
-    variables = {name: value for name, value in farms_environment.items() if name not in left_out}
+    variables = tools.environment(store.uv_cache, store.root)
+    for name in _HOST_ONLY.union(_callers_variables()):
+        variables.pop(name, None)
     if "certificates.pem" in files:
         bundle = str(files["certificates.pem"])
         variables |= dict.fromkeys((*_BUNDLE_VARIABLES, "PIP_CERT"), bundle)
@@ -161,6 +164,7 @@ def _shares_files(helper: Helper, store: TorchStore) -> bool:
     with _fifo_with_token(store.root) as (fifo, word):
         bind = Mount(str(store.root), str(store.root), type="bind")
         try:
+            # On another kernel the FIFO may be there and stay empty, so `head` must not wait for ever.
             return helper.run(["timeout", "10", "head", "-n", "1", str(fifo)], bind, helper.daemon.user) == word
         except ContainerError:
             return False  # it cannot read the FIFO: another file system, or another kernel
@@ -230,7 +234,8 @@ def _prime_volume(helper: Helper, store: TorchStore, files: Mapping[str, Path]) 
         f"rm -rf {store.environment('')}; mkdir -p {root}/settings {root}/envs {root}/uv; df -B1 --output=avail {root}"
     )
     free_gb = int(helper.run(["/bin/sh", "-c", script], volume).split()[-1]) / 1e9
-    _copy_files(helper, volume, {f"settings/{name}": path for name, path in files.items()})
+    settings = {f"settings/{name}": path for name, path in files.items()}
+    _copy_files(helper, volume, settings)
     return free_gb
 
 
@@ -242,12 +247,14 @@ def put_folder(helper: Helper, access: StoreAccess, folder: Path, name: str) -> 
     target = access.store.root / name
     volume = _volume_mount(helper, access.store)
     # Lines as sha256sum prints them, in the order of their text on both sides.
-    wanted_sums = sorted(f"{sha256(path)}  {path.name}" for path in folder.iterdir())
+    wanted_sums = sorted([f"{sha256(path)}  {path.name}" for path in folder.iterdir()])
     output = helper.run(["sh", "-c", f"cd {target} 2> /dev/null && sha256sum * || true"], volume)
     if sorted(output.splitlines()) != wanted_sums:
+        # Under a name of its own until it is complete: the farm may be killed in between.
         scratch = f"{name}.{uuid.uuid4().hex[:12]}"
         helper.run(["sh", "-c", f"rm -rf {target} && mkdir -p {target.parent}"], volume)
-        _copy_files(helper, volume, {f"{scratch}/{path.name}": path for path in folder.iterdir()})
+        files = {f"{scratch}/{path.name}": path for path in folder.iterdir()}
+        _copy_files(helper, volume, files)
         helper.run(["mv", "-T", str(access.store.root / scratch), str(target)], volume)
     return target
 
