@@ -54,7 +54,7 @@ class InternalError(FarmError):
 
 
 class UsageError(FarmError):
-    """The command line makes no sense.
+    """The command line, or a call of the Python API, makes no sense.
 
     The message names the word that is wrong; `--help` after a command lists what it takes.
     """

@@ -76,6 +76,11 @@ class RunResult:
     work: Path
 
     @property
+    def wheels(self) -> tuple[Path, ...]:
+        """The wheels of the jobs that did not fail."""
+        return tuple(self.work / job.wheel.path for job in self.jobs if job.wheel and not job.error)
+
+    @property
     def exit_code(self) -> int:
         """The first failed job's, 0 where no job failed."""
         for job in self.jobs:
