@@ -90,7 +90,7 @@ def test_what_it_was_built_against_is_not_known(tmp_path: Path) -> None:
     assert report.releases["2.8.0"].verdict is Verdict.UNKNOWN
     oldest, *_, newest = known().releases
     assert output.reasons(report.releases["2.8.0"]) == [
-        "other layout of c10::TensorImpl, c10::intrusive_ptr_target",
+        "different layout of c10::TensorImpl, c10::intrusive_ptr_target",
         f"it depends on the torch that it was built against, one of {oldest} to {newest} (no evidence)",
     ]
     pinned = audit(tmp_path / "pinned", {MINE: library([SINGLETON], [], TORCH)}, "Requires-Dist: torch==2.9.*")
@@ -188,7 +188,7 @@ def test_folders_for_one_torch_each(tmp_path: Path) -> None:
     files = {f"demo/torch-{minor}/lib/libdemo.so": content for minor, content in core.items()}
     report = audit(tmp_path, files, tag="py3-none-linux_x86_64")
     assert verdicts(report)[Verdict.OK] == ["2.8.0", "2.9.0", "2.9.1"]
-    assert report.releases["2.10.0"].note == "it has libraries for torch 2.8, 2.9 alone"
+    assert report.releases["2.10.0"].note == "it only has libraries for torch 2.8, 2.9"
     assert [one.meant for one in report.libraries] == ["2.8", "2.9"]
 
 
@@ -221,9 +221,9 @@ def test_damaged_wheels_are_named(tmp_path: Path) -> None:
         read_wheel.read(made(tmp_path / "arm", {MINE: library(machine=183)}))
     with pytest.raises(AuditError, match="is not the file that RECORD lists"):
         read_wheel.read(changed(good, tmp_path, MINE, core + b"\0"))
-    with pytest.raises(AuditError, match="no wheel that can be read"):
+    with pytest.raises(AuditError, match="cannot be read as a wheel"):
         read_wheel.read(tmp_path / "nothing-1.0-py3-none-any.whl")
-    with pytest.raises(AuditError, match="no wheel that can be read"):
+    with pytest.raises(AuditError, match="cannot be read as a wheel"):
         read_wheel.read(good.rename(tmp_path / "misnamed.whl"))
 
 
@@ -247,7 +247,7 @@ def test_a_zip_bomb(tmp_path: Path) -> None:
             stream.write(b"\x7fELF")
             for _ in range(300):
                 stream.write(bytes(1 << 20))
-    with pytest.raises(AuditError, match=r"bomb.so would have \d+ bytes"):
+    with pytest.raises(AuditError, match=r"bomb.so would unpack to \d+ bytes"):
         read_wheel.read(path)
 
 
@@ -354,7 +354,7 @@ def test_names_that_mention_torch_in_a_library_built_upon_it(tmp_path: Path) -> 
     "platform", ["win_amd64", "macosx_11_0_arm64", "manylinux_2_28_aarch64", "musllinux_1_2_x86_64"]
 )
 def test_other_platforms_are_refused(tmp_path: Path, platform: str) -> None:
-    with pytest.raises(AuditError, match="another platform"):
+    with pytest.raises(AuditError, match="a platform other than"):
         audit(tmp_path, {"demo/x.py": b""}, tag=f"cp312-cp312-{platform}")
 
 

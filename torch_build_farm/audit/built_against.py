@@ -55,10 +55,10 @@ def infer(releases: Sequence[str], evidence: Evidence) -> Built:
         return Built((evidence.recorded,), "the farm's record")
     # The lines are those of a torch that no table covers: weaker evidence could only suggest a wrong release.
     if not evidence.marked:
-        return Built((), "its lines of torch's headers are those of no known release")
+        return Built((), "the lines of torch's headers in it match no known release")
     by_strength = [
-        ("its lines of torch's headers", evidence.marked),
-        ("the names that it asks of torch", evidence.linked),
+        ("the lines of torch's headers in it", evidence.marked),
+        ("the names it needs from torch", evidence.linked),
         ("its path", evidence.meant),
         ("the requirement in METADATA", _admitted(releases, evidence.declared)),
     ]

@@ -97,7 +97,7 @@ class Changes:
         """The text for people: everything is counted, and the first names of each library are listed."""
         total = len(self.names)
         lines = [f"### What changed from torch {self.old} to {self.new}", ""]
-        lines.append(f"{_count(total, 'name')} that extensions can ask for left torch{':' if total else '.'}")
+        lines.append(f"{_count(total, 'name')} that extensions can use left torch{':' if total else '.'}")
         for library, names in self.gone.items():
             lines += ["", f"- `{library}`: {len(names)}", *_names_lines(names)]
         changed = _count(len(self.types), "type")
@@ -115,7 +115,7 @@ class Changes:
             for reason in why:
                 lines.append(f"- {reason}")
         if not self.wheels:
-            lines += ["", "There is no wheel of this project that could be hit."]
+            lines += ["", "This project has no wheel that could break."]
         return "\n".join(lines) + "\n"
 
 

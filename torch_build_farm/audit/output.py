@@ -52,7 +52,7 @@ def reasons(finding: Finding) -> list[str]:
     if finding.libraries:
         sentences.append(f"neither the wheel nor this torch brings {_first_names(finding.libraries)}")
     if finding.layout:
-        sentences.append(f"other layout of {_first_names(finding.layout)}")
+        sentences.append(f"different layout of {_first_names(finding.layout)}")
     if finding.unknown:
         sentences.append(f"unknown {_first_names([demangled(name) for name in finding.unknown])}")
     if finding.note:
@@ -139,7 +139,7 @@ def _claim(report: WheelReport) -> str:
         "wider": "wider than the truth",
         "narrower": "narrower than the truth",
         "wider and narrower": "wider than the truth, and narrower elsewhere",
-        "unknown": "not about any release that was judged",
+        "unknown": "about none of the releases that were judged",
     }
     return f"declared: {declared}; true: {report.true_range}: the claim is {words[report.claim]}"
 
@@ -159,7 +159,7 @@ def lines(report: WheelReport) -> list[str]:
     if report.left_out:
         text.append(f"torch {_span(report.left_out)}: no build for this wheel's CPython")
     if report.floors:
-        text.append(f"asks for {', '.join(report.floors)}")
+        text.append(f"needs {', '.join(report.floors)}")
     for library in report.libraries:
         by_reason = _by_reason(library)
         # A wheel may hold dozens of libraries that have nothing to do with torch.

@@ -71,10 +71,10 @@ def _check_names(path: Path, infos: list[zipfile.ZipInfo]) -> None:
         # zipfile cuts a name at a NUL byte, so only `orig_filename` still shows it.
         parts = PurePosixPath(info.filename).parts
         if info.filename.startswith("/") or ".." in parts or "\\" in info.filename or "\0" in info.orig_filename:
-            raise _refuse(path, f"a file that leads out of the wheel: {info.filename!r}")
+            raise _refuse(path, f"a file name leads out of the wheel: {info.filename!r}")
         target = installed_path(info.filename)
         if target in seen:
-            raise _refuse(path, f"two files named {target!r}")
+            raise _refuse(path, f"two files are installed to {target!r}")
         seen.add(target)
 
 
@@ -85,10 +85,10 @@ def _text(archive: zipfile.ZipFile, path: Path, name: str) -> str:
         if re.fullmatch(rf"[^/]+\.dist-info/{name}", info.filename):
             candidates.append(info)
     if len(candidates) != 1:
-        raise _refuse(path, f"it has {len(candidates)} {name} files, where a wheel has one")
+        raise _refuse(path, f"it has {len(candidates)} {name} files, not one")
     (only,) = candidates
     if only.file_size > _TEXT_LIMIT:
-        raise _refuse(path, f"{name} has {only.file_size} bytes")
+        raise _refuse(path, f"{name} has {only.file_size} bytes, more than a wheel can need")
     return archive.read(only).decode("utf-8")
 
 
@@ -130,7 +130,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
         total += info.file_size
         is_bomb = info.file_size > _BOMB_SIZE and info.file_size > _BOMB_RATIO * info.compress_size
         if total > _LIMIT or is_bomb:
-            raise _refuse(path, f"{info.filename} would have {info.file_size} bytes")
+            raise _refuse(path, f"{info.filename} would unpack to {info.file_size} bytes")
         with archive.open(info) as stream, _content(stream, info.file_size) as (content, digest):
             _check_hash(path, info.filename, digest, entries.get(info.filename))
             if content[:16].startswith(_LINKER_SCRIPTS):
@@ -152,7 +152,7 @@ def _check_hash(path: Path, name: str, digest: str, entry: RecordEntry | None) -
     if entry is None or entry.hash_ is None:
         return
     if entry.hash_.name != "sha256":
-        raise _refuse(path, f"RECORD lists {name} with another hash than SHA-256")
+        raise _refuse(path, f"RECORD lists {name} with a hash other than SHA-256")
     if entry.hash_.value != digest:
         raise _refuse(path, f"{name} is not the file that RECORD lists")
 
@@ -193,12 +193,12 @@ def _declared(required: Iterable[Requirement]) -> SpecifierSet | None:
 def read(path: Path) -> AuditedWheel:
     """Read a wheel.
 
-    Raises AuditError for a file that is not a wheel, is damaged, or is for another platform than x86-64 Linux.
+    Raises AuditError for a file that is not a wheel, is damaged, or is for a platform other than x86-64 Linux.
     """
     try:
         name, version, _, tags = parse_wheel_filename(path.name)
         if not any(_PLATFORM.fullmatch(tag.platform) for tag in tags):
-            raise _refuse(path, "it is for another platform than x86-64 Linux")
+            raise _refuse(path, "it is for a platform other than x86-64 Linux")
         with zipfile.ZipFile(path) as archive:
             _check_names(path, archive.infolist())
             metadata = HeaderParser().parsestr(_text(archive, path, "METADATA"))
@@ -209,6 +209,6 @@ def read(path: Path) -> AuditedWheel:
     except AuditError:
         raise
     except (InvalidWheelFilename, InvalidRequirement, OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise _refuse(path, f"no wheel that can be read: {error}") from None
+        raise _refuse(path, f"it cannot be read as a wheel: {error}") from None
     except Exception as error:  # whatever a damaged archive makes zipfile stumble over: zlib.error, EOFError, ...
-        raise _refuse(path, f"no wheel that can be read: {type(error).__name__}: {error}") from None
+        raise _refuse(path, f"it cannot be read as a wheel: {type(error).__name__}: {error}") from None

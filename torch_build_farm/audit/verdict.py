@@ -299,7 +299,7 @@ def link_finding(
     """
     lost = _lost_versions(library, contents)
     if lost:
-        return Finding(Verdict.BROKEN, unknown=lost, note="the wheel's own library has no such version")
+        return Finding(Verdict.BROKEN, unknown=lost, note="the wheel's own library does not define this version")
 
     reached = _reached(library, contents, release, names)
     missing = _classified(library, reached, names)
@@ -322,7 +322,7 @@ def link_finding(
         note = "names that neither the wheel nor any torch release exports"
         return Finding(Verdict.UNKNOWN, unknown=unknown, note=note)
     if missing[_Missing.WEAK_TORCH]:
-        note = "weak names that this release lacks: it works only if the library asks before it calls"
+        note = "weak names that this release lacks: it works only if the library checks them before it calls them"
         return Finding(Verdict.UNKNOWN, missing=tuple(sorted(missing[_Missing.WEAK_TORCH])), note=note)
 
     # The rest is for the system to bring.
@@ -343,7 +343,7 @@ def layout_finding(types: frozenset[str], built: Built, release: str, layouts: L
         return Finding(Verdict.UNKNOWN, note=f"the torch that it was built against is unknown: {built.how}")
     without_layouts = sorted({name for name in (*built.releases, release) if name not in layouts.releases})
     if without_layouts:
-        return Finding(Verdict.UNKNOWN, note=f"no layouts are known of torch {', '.join(without_layouts)}")
+        return Finding(Verdict.UNKNOWN, note=f"the layouts of torch {', '.join(without_layouts)} are not known")
 
     # The library may have been built against any of several releases: compare each of them with this one.
     changed_since: list[frozenset[str]] = []

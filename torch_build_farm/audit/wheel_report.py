@@ -276,7 +276,7 @@ class _Audit:
         """The wheel's finding for a release: the findings of all libraries that it uses with it, taken together."""
         minors = set(self.meant.values()) - {""}
         if minors and not any(meant_for(minor, release) for minor in minors):
-            return Finding(Verdict.BROKEN, note=f"it has libraries for torch {', '.join(sorted(minors))} alone")
+            return Finding(Verdict.BROKEN, note=f"it only has libraries for torch {', '.join(sorted(minors))}")
         used = []
         for library in libraries:
             if meant_for(library.meant, release) and release in library.releases:
