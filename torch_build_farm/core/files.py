@@ -22,9 +22,10 @@ def sha256(path: Path) -> str:
 
 def size_of(folder: Path) -> int:
     """Bytes in a folder, hard links within it counted once."""
+    # Two names with the same device and inode are one file.
     seen: dict[tuple[int, int], int] = {}
     for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # removed by a job that runs meanwhile
             status = path.lstat()
             seen[status.st_dev, status.st_ino] = status.st_size
     return sum(seen.values())
@@ -61,7 +62,7 @@ def _scratch_for(path: Path) -> Iterator[Path]:
         yield scratch
         scratch.replace(path)
     finally:
-        scratch.unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)  # where it was not renamed
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -104,6 +105,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     try:
         scratch.mkdir()
         yield scratch
+        # Unlike a file, a folder cannot be renamed over one that has something in it (rename(2)).
         shutil.rmtree(path, ignore_errors=True)
         scratch.rename(path)
     finally:

@@ -20,9 +20,13 @@ def hold(path: Path, *, shared: bool = False, busy: Callable[[], None] | None = 
     called before each new try: it pauses, or raises. Without `busy`, BlockingIOError is raised at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The file stays when the lock is given back. If it were removed, one process could hold the old file and another
+    # process a new one of the same name.
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    # "a+" neither empties the file, which says who holds it, nor fails where it is not there.
     with path.open("a+", encoding="utf-8") as stream:
         while True:
+            # Without waiting in the kernel, where an interrupt of the run would not reach it.
             try:
                 fcntl.flock(stream, kind | fcntl.LOCK_NB)
                 break

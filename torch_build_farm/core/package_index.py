@@ -30,7 +30,10 @@ def uv_settings() -> Path | None:
     named = os.environ.get("UV_CONFIG_FILE")
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     places = [Path(named)] if named else [home / "uv" / "uv.toml", Path("/etc/uv/uv.toml")]
-    return next((path.resolve() for path in places if path.is_file()), None)
+    for path in places:
+        if path.is_file():
+            return path.resolve()
+    return None
 
 
 def _configured() -> tuple[list[str], str]:
@@ -50,9 +53,12 @@ def _configured() -> tuple[list[str], str]:
         for index in table.get("index", ()):
             if index.get("default"):
                 defaults.append(str(index["url"]))
+            # An explicit index serves only the packages that a project names it for ([tool.uv.sources]).
             elif not index.get("explicit"):
                 first.append(str(index["url"]))
-        default = next(iter(defaults), "") or table.get("index-url") or table.get("pip", {}).get("index-url") or ""
+        # The newer key before the older ones; a variable of the environment before all of them.
+        default = defaults[0] if defaults else ""
+        default = default or table.get("index-url") or table.get("pip", {}).get("index-url") or ""
         named = named or str(default)
     return [without_index_name(url) for url in first], without_index_name(named)
 
@@ -82,6 +88,7 @@ class PackageIndex:
 
     @classmethod
     def configured(cls) -> Self:
+        """The index that uv is configured for, with those that it asks before it."""
         first, url = _configured()
         return cls(url, tuple(first))
 
@@ -98,7 +105,9 @@ class PackageIndex:
         known = (RequestException, DigestMismatchError, UnsupportedContentTypeError, UnsupportedRepoVersionError)
         try:
             with PyPISimple(self.url) if self.url else PyPISimple() as client:
-                if bundle := os.environ.get("SSL_CERT_FILE"):  # uv's and OpenSSL's, which requests does not know
+                # uv and OpenSSL know this variable; requests does not.
+                bundle = os.environ.get("SSL_CERT_FILE")
+                if bundle:
                     client.s.verify = bundle
                 client.s.hooks["response"].append(self.traffic.count)
                 yield client
@@ -114,6 +123,8 @@ class PackageIndex:
         """Every file that the index has of a project; none for a project that it has not."""
         from pypi_simple import NoSuchProjectError  # noqa: PLC0415
 
+        # The first index that has the project answers for it alone. By that uv prevents dependency confusion, where a
+        # stranger's project has the same name on a later index (its manual, "Searching across multiple indexes").
         for url in self.first:
             files = PackageIndex(url, traffic=self.traffic, limits=self.limits).files(name)
             if files:

@@ -17,7 +17,7 @@ from pathlib import Path
 from torch_build_farm.core.errors import Interrupted
 
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
-_TAIL_LINES = 400
+_TAIL_LINES = 400  # of a command's output are at hand in memory; the log has all of it
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Completed:
 
     @property
     def ok(self) -> bool:
+        """Whether the command succeeded."""
         return self.returncode == 0
 
 
@@ -59,6 +60,7 @@ class Runner:
 
     @property
     def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
         return self._signal is not None
 
     def cancel(self, signal_number: int) -> None:
@@ -66,6 +68,7 @@ class Runner:
         with self._lock:
             self._signal = signal_number
             self._cancelled.set()
+            # Each supervisor reads end of file, and takes its command down.
             for lifeline in self._lifelines:
                 os.close(lifeline)
             self._lifelines.clear()
@@ -120,9 +123,11 @@ class Runner:
         supervisors_stdin, lifeline = os.pipe()
         peak, supervisors_report = os.pipe()
         try:
+            # Under the lock, so that `cancel` finds the lifeline of every command that has started.
             with self._lock:
                 self.check()
                 how = (str(int(ending.number)), str(ending.grace_s), str(supervisors_report))
+                # -I and -S: no variable and no site-packages can change what the supervisor does.
                 child = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(_SUPERVISOR), *how, *words],
                     stdin=supervisors_stdin,
@@ -140,6 +145,8 @@ class Runner:
             os.close(peak)
             raise
         finally:
+            # The supervisor has copies of its own. With the report's open here too, reading it would never end where a
+            # supervisor dies without a report.
             os.close(supervisors_stdin)
             os.close(supervisors_report)
         try:
@@ -181,4 +188,6 @@ def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str]
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return Completed(words, 127, (str(error),))
-    return Completed(words, done.returncode, tuple((done.stdout if done.returncode == 0 else done.stderr).splitlines()))
+    # A command that fails says why on standard error; one that succeeds may warn there of what does not matter.
+    output = done.stdout if done.returncode == 0 else done.stderr
+    return Completed(words, done.returncode, tuple(output.splitlines()))

@@ -41,14 +41,19 @@ class TorchStore:
 
     @classmethod
     def at(cls, root: Path, work: Path) -> TorchStore:
-        return cls(root.resolve(), hashlib.sha256(str(work.resolve()).encode()).hexdigest()[:12])
+        """The store in `root`, for runs in the work folder `work`."""
+        # A short name for the work folder, fit for folders, lock files and labels of containers.
+        scope = hashlib.sha256(str(work.resolve()).encode()).hexdigest()[:12]
+        return cls(root.resolve(), scope)
 
     @property
     def uv_cache(self) -> Path:
+        """The cache of uv, from which environments link their files."""
         return self.root / "uv"
 
     @property
     def ccache(self) -> Path:
+        """The folder of ccache's results (CCACHE_DIR)."""
         return self.root / "ccache"
 
     def environment(self, name: str) -> Path:

@@ -28,6 +28,7 @@ def descendants(pid: int) -> list[int]:
     queue = [pid]
     while queue:
         parent = queue.pop(0)
+        # Each thread lists the processes that it started.
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
                 below = [int(child) for child in children.read_text().split()]
@@ -39,6 +40,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_all(number: int) -> None:
+    """Send a signal to every descendant."""
     for pid in descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -55,6 +57,7 @@ def take_down(number: int, grace_s: float) -> None:
     """End every descendant: the signal, a grace, SIGKILL until none is left."""
     kill_all(number)
     end = time.monotonic() + grace_s
+    # Until none is left: a process that is asked to end may start others before it does.
     while descendants(os.getpid()):
         reap()
         if time.monotonic() > end:
@@ -63,17 +66,23 @@ def take_down(number: int, grace_s: float) -> None:
 
 
 def main() -> int:
+    """Run the command; returns its exit status, 128 + N where signal N ended it, 127 where it could not be started."""
     number, grace_s, peak, *command = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # `select` below waits for two things: the farm's end of the pipe, and the end of the child. The second is a signal,
+    # which Python turns into a byte in this pipe; that takes a handler, even one that does nothing.
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    # A session of its own, so that Ctrl-C in the terminal reaches the farm alone, which ends the command in its way.
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
         sys.stdout.write(f"{command[0]}: {error.strerror}\n")
-        return 127
+        return 127  # as a shell does
+
     while child.poll() is None:
         ready, _, _ = select.select([0, wake_read], [], [])
         if 0 in ready:  # nothing is ever written to it: readable means end of file
@@ -81,9 +90,11 @@ def main() -> int:
             return 128 + signal.SIGTERM
         os.read(wake_read, 512)
     take_down(number, grace_s)  # what the command left in the background
+
     # Measured here and not in the farm: a forked child starts with its parent's resident size, so the farm would
     # measure itself.
     os.write(peak, b"%d" % resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    # Popen has -N for a child that signal N ended; shells say 128 + N, and so does the farm's `Completed`.
     code = child.returncode
     return code if code >= 0 else 128 - code
 

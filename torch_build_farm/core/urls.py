@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 def public(url: str) -> str:
     """`url` without the name and password that it may hold: other people read messages and records too."""
+    # From the right: a password may hold an @ of its own.
     user = urlsplit(url).netloc.rpartition("@")[0]
     return url.replace(f"{user}@", "") if user else url
 
