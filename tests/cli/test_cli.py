@@ -121,14 +121,21 @@ sys.meta_path.insert(0, Interrupter())
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["torch_build_farm", "rich.console", "torch_build_farm.cli.run", "pydantic", "torch_build_farm.pipeline.run"],
+    ("module", "message"),
+    [
+        ("torch_build_farm", ""),  # before the farm has its own handlers
+        ("rich.console", ""),
+        ("torch_build_farm.cli.run", "run the same command again to go on"),
+        ("pydantic", "run the same command again to go on"),
+        ("torch_build_farm.pipeline.run", "run the same command again to go on"),
+    ],
 )
-def test_interrupted_before_the_stages(tiny: Farm, tmp_path: Path, module: str) -> None:
+def test_interrupted_before_the_stages(tiny: Farm, tmp_path: Path, module: str, message: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTER)
     tiny.env |= {"PYTHONPATH": str(tmp_path), "INTERRUPT_AT": module}
     answer = tiny("render", "--torch", "2.8")
     assert answer.code == 130, answer.out + answer.err
+    assert message in answer.err
     assert "Traceback" not in answer.out + answer.err
 
 

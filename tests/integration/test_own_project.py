@@ -32,7 +32,9 @@ def test_a_version_from_git_is_every_wheels(tiny: Farm) -> None:
     git(tiny.project, "tag", "v0.1.114.post0")
     answer = tiny("build", "--torch", "2.8", "2.9", "--json")
     assert answer.code == 0, answer.err
-    for path in tiny.work.glob("dist/*.whl"):
+    paths = list(tiny.work.glob("dist/*.whl"))
+    assert len(paths) == 2
+    for path in paths:
         assert read_wheel(path).version == "0.1.114.post0"
         tag = read_wheel(path).name.rpartition("-")[2]
         assert f"tiny/_{tag}/_version.py" in read_wheel(path).members

@@ -70,12 +70,15 @@ def test_damaged_symbols_are_never_taken_for_good_ones() -> None:
     """
     sound = elf.read(MADE)
     random.seed(1)
+    refused = 0
     for _ in range(2000):
         place, value = random.randrange(64, len(MADE)), random.randrange(256)
         damaged = MADE[:place] + bytes([value]) + MADE[place + 1 :]
         try:
             found = elf.read(damaged)
         except elf.ElfError:
+            refused += 1
             continue
         assert len(found.undefined) >= len(sound.undefined) or len(found.needed) < len(sound.needed), (place, value)
         assert found.exported <= sound.exported, (place, value)
+    assert 500 < refused < 1900, "some changes are noticed, and some change nothing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import sysconfig
 import zlib
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
+from itertools import compress
 from pathlib import Path
 
 import pytest
@@ -387,18 +389,18 @@ def test_what_is_known_from_the_middle_of_a_stream_is_right(level: int) -> None:
     numbers = b"".join(b"%d," % rng.randrange(9999) for _ in range(90_000))
     content = " ".join(names(30_000)).encode() + rng.randbytes(100_000) + numbers
     stream = deflated(content, level)
-    for _ in range(12):
-        start = rng.randrange(len(stream) * 3 // 4)
+    for _ in range(6):
+        start = rng.randrange(len(stream) // 2)  # among the names
         found = resync(stream[start:], to_end=True)
         assert found
         assert len(found.data) > (len(stream) - start) // 2
         end = content[-len(found.data) :]
-        assert all(
-            byte == true for byte, other, true in zip(found.data, found.other, end, strict=True) if byte == other
-        )
-        if len(found.data) > len(numbers) + 100_000:
-            assert found.data.endswith(numbers), "nothing is copied across 100 kB that are never repeated"
+        known = list(map(operator.eq, found.data, found.other))
+        assert sum(known) > len(found.data) // 2
+        assert bytes(compress(found.data, known)) == bytes(compress(end, known))
+        assert found.data.endswith(numbers), "nothing is copied across 100 kB that are never repeated"
         part = resync(stream[start : start + 120_000], to_end=False)
-        assert part is None or found.data.startswith(part.data[:1000])
+        assert part
+        assert found.data.startswith(part.data[:1000])
     assert resync(rng.randbytes(100_000), to_end=True) is None
     assert resync(stream[1000:-1], to_end=True) is None

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Farm, need
+from tests.until import DEADLINE_S, until
 from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.engines.docker.images import STAND_IN
 
@@ -150,16 +150,18 @@ class PrivateEngine:
                 ["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh", *command],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-        end = time.monotonic() + 60
-        while not self.docker.answers():
-            assert time.monotonic() < end, (self.folder / "log").read_text()[-3000:]
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
-            time.sleep(0.1)
+        process = self.process
+
+        def answers() -> bool:
+            assert process.poll() is None, (self.folder / "log").read_text()[-3000:]
+            return self.docker.answers()
+
+        until(answers, lambda: (self.folder / "log").read_text()[-3000:])
 
     def stop(self) -> None:
         if self.process:
             self.process.terminate()
-            self.process.wait(60)
+            self.process.wait(DEADLINE_S)
             self.process = None
 
 

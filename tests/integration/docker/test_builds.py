@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.integration.test_bad_input import GRAFT, waiting
 from tests.until import DEADLINE_S, until
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.engines.docker import cibuildwheel_config
+from torch_build_farm.engines.docker.images import STAND_IN
 from torch_build_farm.pipeline import records
 from torch_build_farm.wheels.wheel import read_wheel
 
@@ -24,14 +26,21 @@ class ContainedRun(Built):
 
     def __init__(self, farm: Farm) -> None:
         command = ["docker", "events", "--format", "{{json .}}", "--filter", "type=container",
-                   "--filter", "label=torch-build-farm.job", "--filter", "event=start", "--filter", "event=die"]  # fmt: skip
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as events:
-            time.sleep(0.5)
+                   "--filter", "label=torch-build-farm.job", "--filter", "event=start", "--filter", "event=die",
+                   "--since", f"{time.time():.6f}"]  # fmt: skip
+        last = ["docker", "run", "--rm", "--network=none", "--label=torch-build-farm.job=last", STAND_IN, "true"]
+        self.events: list[Any] = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stream:
             super().__init__(farm)
-            time.sleep(0.5)
-            events.terminate()
-            assert events.stdout is not None
-            self.events = [json.loads(line) for line in events.stdout]
+            # The engine reports in order: when a container of the test's own has come, those of the run have.
+            subprocess.run(last, check=True)
+            assert stream.stdout is not None
+            for line in stream.stdout:
+                event = json.loads(line)
+                if event["Actor"]["Attributes"]["torch-build-farm.job"] == "last":
+                    break
+                self.events.append(event)
+            stream.terminate()
 
     def life(self, torch: str) -> tuple[int, int]:
         """When the container that built for a torch minor started and died, in nanoseconds."""
