@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from tests import small_torch
 from tests.conftest import need
@@ -127,9 +128,10 @@ class TestStub:
         wanted = made(some(40))
         content = stub.assemble(wanted)
         elf = ELFFile(io.BytesIO(content))
-        names = elf.get_section_by_name(".dynstr")
+        names, table = (elf.get_section_by_name(name) for name in (".dynstr", ".dynsym"))
+        assert names
+        assert isinstance(table, SymbolTableSection)
         places = list(range(names["sh_offset"] + 1, names["sh_offset"] + names["sh_size"]))
-        table = elf.get_section_by_name(".dynsym")
         for number, row in list(enumerate(table.iter_symbols()))[1:]:
             start = table["sh_offset"] + number * table["sh_entsize"]
             places += range(start, start + 5)  # st_name, st_info
