@@ -57,9 +57,7 @@ def docs(session: nox.Session) -> None:
 def gen(session: nox.Session) -> None:
     """Write what is generated of the docs: the reference of settings, variants and commands, and the JSON Schemas."""
     _install(session)
-    session.run("python", "-m", "torch_build_farm.project.reference")
-    session.run("python", "-m", "torch_build_farm.cli.schemas", "docs/schemas/answers")
-    session.run("python", "ci/docs_commands.py")
+    session.run("ci/generate", external=True)
 
 
 @nox.session(default=False)

@@ -15,6 +15,7 @@ import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.conftest import CHECKOUT, Answer, Farm
 from tests.integration.conftest import Built
 from tests.made_up import Front
 from tests.server import PASSWORD, USER, Server
+from tests.test_api import examples
 from torch_build_farm.core import tools
 from torch_build_farm.wheels.wheel import read_wheel
 
@@ -64,6 +66,27 @@ def test_a_second_run_does_nothing(built: Built) -> None:
     assert answer.code == 0, answer.err
     assert "nothing to do: every job is as it was" in answer.out
     assert {path: path.stat().st_mtime_ns for path in built.farm.work.rglob("*.whl")} == before
+
+
+def test_the_examples_of_the_python_api(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They find what the command line has built, and keep it."""
+    for name in ("build_farm.py", "pyproject.toml", "examples"):
+        (tmp_path / name).symlink_to(CHECKOUT / name)
+    shutil.copytree(built.farm.work, tmp_path / "work")
+    monkeypatch.chdir(tmp_path)
+    for name, value in built.farm.environment.items():
+        monkeypatch.setenv(name, value)
+    names: dict[str, Any] = {}
+    for example in examples():
+        exec(example, names)
+    result = names["result"]
+    assert [job.status for job in result.jobs] == ["kept", "kept"]
+    assert [wheel.name for wheel in result.wheels] == [built.wheel("2.8").name, built.wheel("2.9").name]
+    printed = capsys.readouterr().out
+    assert "engine: local, as asked" in printed
+    assert f"{built.wheel('2.9').name} works with torch >=2.9.0,<=2.9.1" in printed
 
 
 @dataclass
