@@ -26,10 +26,11 @@ GROUPS = {
     "root": "root",
     "resolvers": "minutes for an older pip and for lock files",
 }
-_LEFT_OUT = pytest.StashKey[set[str]]()
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PROJECTS = Path(__file__).resolve().parent / "projects"
+PROJECTS = CHECKOUT / "tests" / "projects"
+INTEGRATION_TESTS = CHECKOUT / "tests" / "integration"
+DOCKER_TESTS = INTEGRATION_TESTS / "docker"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,30 +41,67 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--rest", action="store_true", help="all tests except those that run by default")
 
 
-@pytest.hookimpl(trylast=True)  # after the hooks of the folders below, which set markers
+@pytest.hookimpl(tryfirst=True)  # before -m deselects by marker, and before pytest-xdist reads its groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests whose groups are not opted in to."""
+    """Deselect the tests whose groups are not opted in to, and keep together what shares costly fixtures."""
     rest = config.getoption("--rest")
-    everything = rest or config.getoption("--everything")
-    chosen = {marker for marker in GROUPS if everything or config.getoption(f"--run-{marker}")}
-    left_out: set[str] = set()
+    chosen = _chosen_groups(config)
     selected: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
+        _mark_by_place_and_fixtures(item)
         groups = {marker for marker in GROUPS if item.get_closest_marker(marker)}
         if "docker" in groups:
             groups.discard("torch")  # who asks for containers asks for the torch that they test with
-        left_out |= groups - chosen
         wanted = groups <= chosen and (groups or not rest)
         (selected if wanted else deselected).append(item)
-    config.stash[_LEFT_OUT] = left_out
-    if deselected:
-        config.hook.pytest_deselected(items=deselected)
-        items[:] = selected
+    for item in selected:
+        item.add_marker(pytest.mark.xdist_group(_worker_group(item)))
+    # The longest first, so that no process waits for another at the end.
+    selected.sort(key=lambda item: (_worker_group(item) != "docker", INTEGRATION_TESTS not in item.path.parents))
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = selected
+
+
+def _mark_by_place_and_fixtures(item: pytest.Item) -> None:
+    if DOCKER_TESTS in item.path.parents:
+        item.add_marker(pytest.mark.docker)
+    if "root" in _fixtures(item):
+        item.add_marker(pytest.mark.root)
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
+
+
+def _chosen_groups(config: pytest.Config) -> set[str]:
+    """The groups that options opt in to."""
+    everything = config.getoption("--rest") or config.getoption("--everything")
+    return {marker for marker in GROUPS if everything or config.getoption(f"--run-{marker}")}
+
+
+def _worker_group(item: pytest.Item) -> str:
+    """Tests of one group run one after the other in one process: fixtures are made once a process.
+
+    Containers wait for one Docker engine, so that two tests of them gain nothing side by side, and some of them restart
+    it. Tests of other files that ask for the embedded project's run would otherwise each make that run.
+    """
+    if item.get_closest_marker("docker"):
+        return "docker"
+    if "main_run" in _fixtures(item):
+        return "main_run"
+    return item.path.relative_to(CHECKOUT / "tests").as_posix()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a CPU for all tests; none where files are named, since their start takes seconds."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    return min(len(os.sched_getaffinity(0)), 4)  # what a test builds uses all CPUs already
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    left_out = config.stash.get(_LEFT_OUT, set())
+    left_out = GROUPS.keys() - _chosen_groups(config)
     if left_out:
         needs = "; ".join(f"{GROUPS[marker]}: --run-{marker}" for marker in GROUPS if marker in left_out)
         terminalreporter.write_line(f"Not run: tests that need {needs}. All of them: pytest --everything")

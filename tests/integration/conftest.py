@@ -20,12 +20,6 @@ from torch_build_farm.project.settings import load
 from torch_build_farm.wheels import one_name
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if isinstance(item, pytest.Function) and "root" in item.fixturenames:
-            item.add_marker(pytest.mark.root)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _a_compiler() -> None:
     need(shutil.which("c++") is not None, "needs a C++ compiler (c++)")
@@ -108,7 +102,7 @@ def beside(project: Path, wheel: Path, folder: Path) -> list[Path]:
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[Environment]:
     # beside the store, so that files are hard links and not copies
-    home = default_folder() / "tests" / tmp_path.name
+    home = default_folder() / "tests" / f"{os.getpid()}-{tmp_path.name}"
     shutil.rmtree(home, ignore_errors=True)
     made = Environment(home)
     yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tomllib
@@ -16,7 +15,7 @@ from tests.made_up import Front, pure, remade, without_symbol
 from torch_build_farm.audit.output import demangled
 from torch_build_farm.core.errors import NEWS_EXIT_CODE
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.store import default_folder
+from torch_build_farm.core.store import STORE_VARIABLE, default_folder
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.interpreters import find_interpreters
 
@@ -30,7 +29,17 @@ PYTHON = ("--python", "3.12") if CPython(3, 12) in find_interpreters(os.environ)
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Farm:
+def store() -> Iterator[Path]:
+    """A store of its own, since what it learns of 2.16 would change the audits of other runs; uv's cache is the shared one."""
+    root = default_folder() / "tests" / f"{os.getpid()}-add"
+    root.mkdir(parents=True)
+    (root / "uv").symlink_to(default_folder() / "uv")
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Farm:
     """The embedded project in a checkout without history, and without the variants of 2.14 and 2.15."""
     root = tmp_path_factory.mktemp("add")
     project = root / "project"
@@ -41,7 +50,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Farm:
     shutil.copy(CHECKOUT / "build_farm.py", project)
     for name in REMOVED:
         (project / "variants" / name).unlink()
-    return Farm(project, root / "work", checkout=project)
+    return Farm(project, root / "work", {STORE_VARIABLE: str(store)}, checkout=project)
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +116,11 @@ def made_up_index(tmp_path: Path) -> Iterator[Front]:
     front = Front(files | {stand_in.name: stand_in}, real="torch|cuda-toolkit")
     yield front
     front.close()
-    shutil.rmtree(default_folder() / "index" / NEW, ignore_errors=True)
     _forget(default_folder() / "uv")
 
 
 def _forget(cache: Path) -> None:
-    """Take the release that never was out of the store, which all tests share."""
-    for note in cache.parent.glob(f"sdk/{NEW}-*.json"):
-        shutil.rmtree(note.parent / json.loads(note.read_text())["sha256"])
-        note.unlink()
+    """Take the release that never was out of uv's cache, which all tests share."""
     for version in cache.glob("archive-v*/*/torch/version.py"):
         if NEW in version.read_text():
             shutil.rmtree(version.parent.parent)

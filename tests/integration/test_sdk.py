@@ -163,11 +163,14 @@ PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }
 
 
 def test_cuda_sources(make_farm: Callable[..., Farm]) -> None:
-    """With the SDK, and the CUDA toolkit from its own wheels, for each minor that has such."""
+    """With the SDK and the CUDA toolkit from its own wheels.
+
+    2.12 has a requirement on cuBLAS of its own, 2.15 the newest CUDA; 2.13 is built in containers. Each takes a minute.
+    """
     farm = make_farm("cuda")
     farm.edit("pyproject.toml", '["8.0", "9.0"]', '["9.0"]')  # each takes its time
     (farm.project / "src" / "module.cpp").write_text(MODULE)  # as does torch/extension.h
-    minors = ["2.11", "2.12", "2.13", "2.14", "2.15"]
+    minors = ["2.12", "2.15"]
     answer = farm("build", "--torch", *minors, "--json")
     assert answer.code == 0, answer.err
     for job, minor in zip(answer.document["jobs"], minors, strict=True):

@@ -18,15 +18,7 @@ from tests.until import DEADLINE_S, until
 from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.engines.docker.images import STAND_IN
 
-HERE = Path(__file__).resolve().parent
 LABEL = "torch-build-farm"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in Path(item.path).parents:
-            item.add_marker(pytest.mark.docker)
-            item.add_marker(pytest.mark.torch)  # in the store, which containers share
 
 
 @dataclass
