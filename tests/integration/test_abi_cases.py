@@ -110,8 +110,8 @@ def unseen(case: Case, found: Finding, known: AuditTables) -> set[str]:
     if "it has libraries for torch" in found.note:
         return set()
     theirs = {name for name in case.get("missing", ()) if policy().mentions_torch.fullmatch(name)} - set(found.missing)
-    release = mask_of(known.index.units, (unit for unit in known.index.units if unit.release == case["torch"]))
-    in_torch = {name for name, mask in known.index.masks(theirs).items() if mask & release}
+    release = mask_of(known.symbols.units, (unit for unit in known.symbols.units if unit.release == case["torch"]))
+    in_torch = {name for name, mask in known.symbols.masks(theirs).items() if mask & release}
     return {name for name in theirs - in_torch if not any(name in one.exported for one in libraries(case["wheel"]))}
 
 

@@ -14,8 +14,10 @@ import pytest
 from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import Built, Environment
 from torch_build_farm.core.errors import AbiError, AuditError
-from torch_build_farm.releases import header_lines, symbol_table, type_layouts
-from torch_build_farm.releases.known import LAYOUTS, MARKS, SHIPPED, SYMBOLS
+from torch_build_farm.releases.header_lines import HeaderLines
+from torch_build_farm.releases.release_tables import HEADER_LINES_FILE, LAYOUTS_FILE, SHIPPED, SYMBOLS_FILE
+from torch_build_farm.releases.symbol_table import SymbolTable
+from torch_build_farm.releases.type_layouts import Layouts
 
 pytestmark = pytest.mark.torch
 
@@ -90,11 +92,14 @@ def test_what_is_shipped_is_what_the_index_gives(tmp_path: Path) -> None:
     fetched = float(done.stdout.rpartition(" MB in ")[0].rpartition(" ")[2])
     assert fetched < 30, done.stdout
     made = store / "index" / release
-    ours, theirs = (symbol_table.unpack((folder / SYMBOLS).read_bytes()) for folder in (made, SHIPPED))
+    ours, theirs = (SymbolTable.from_bytes((folder / SYMBOLS_FILE).read_bytes()) for folder in (made, SHIPPED))
     assert ours.units
     for unit in ours.units:
         assert ours.names(unit) == theirs.names(unit), unit
-    lines = [header_lines.unpack((folder / MARKS).read_bytes()).lines[release] for folder in (made, SHIPPED)]
+    lines = [
+        HeaderLines.from_bytes((folder / HEADER_LINES_FILE).read_bytes()).by_release[release]
+        for folder in (made, SHIPPED)
+    ]
     assert lines[0] == lines[1]
-    types = [type_layouts.unpack((folder / LAYOUTS).read_bytes()).of[release] for folder in (made, SHIPPED)]
+    types = [Layouts.from_bytes((folder / LAYOUTS_FILE).read_bytes()).by_release[release] for folder in (made, SHIPPED)]
     assert types[0] == types[1]

@@ -27,10 +27,10 @@ from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.releases import sdk as torch_sdk
-from torch_build_farm.releases import symbol_table, symbol_types
-from torch_build_farm.releases.sdk import cache, fallback, wheel
-from torch_build_farm.releases.sdk import exported_names as names
-from torch_build_farm.releases.symbol_table import Packed, Release, Table, Unit
+from torch_build_farm.releases import symbol_types
+from torch_build_farm.releases.sdk import cache, exported_names, fallback, wheel
+from torch_build_farm.releases.symbol_table import ReleaseFiles, StoredTable, SymbolTable, Unit
+from torch_build_farm.releases.symbol_types import SymbolKinds
 from torch_build_farm.wheels.elf import stub, symbol
 from torch_build_farm.wheels.elf.partial import Parts, exported
 from torch_build_farm.wheels.elf.stub import Stub
@@ -191,33 +191,33 @@ class TestStub:
 
 
 class TestKinds:
-    def table(self) -> tuple[Table, dict[Unit, dict[str, Kind]]]:
+    def table(self) -> tuple[SymbolTable, dict[Unit, dict[str, Kind]]]:
         units = [Unit(release, name, "", ()) for release in ("1.0", "1.1") for name in ("liba.so", "libb.so")]
         found = {unit: some(300, number // 2) for number, unit in enumerate(units)}
         found[units[0]]["_ZTS3abc"] = found[units[2]]["_ZTS3abc"] = Kind(1, 2, 5)
         found[units[1]]["changes"], found[units[3]]["changes"] = Kind(1, 1, 8), Kind(1, 1, 16)
         exported: dict[Unit, list[str]] = {unit: list(names) for unit, names in found.items()}
         exported[Unit("", "libc.so.6", "", ())] = ["printf", "changes"]
-        releases = [Release(name, {"cp311": f"torch-{name}.whl"}) for name in ("1.0", "1.1")]
-        return Table.of(releases, exported), found
+        releases = [ReleaseFiles(name, {"cp311": f"torch-{name}.whl"}) for name in ("1.0", "1.1")]
+        return SymbolTable.of(releases, exported), found
 
     def test_round_trip(self) -> None:
         table, found = self.table()
         wheels = {"1.1": {"cp312": "b", "cp311": "a"}, "1.0": {}}
-        content, of_file = symbol_types.packed(table, found, wheels), table.packed()
-        assert content == symbol_types.packed(table, dict(reversed(found.items())), dict(reversed(wheels.items())))
-        names: Packed = symbol_table.unpacked(of_file)
-        back = symbol_types.unpacked(content, of_file)
-        assert back.of(names, found) == found
+        content, of_file = symbol_types.to_bytes(table, found, wheels), table.to_bytes()
+        assert content == symbol_types.to_bytes(table, dict(reversed(found.items())), dict(reversed(wheels.items())))
+        names = StoredTable.from_bytes(of_file)
+        back = SymbolKinds.from_bytes(content, of_file)
+        assert back.of_units(names, found) == found
         unit = next(iter(found))
-        assert back.of(names, [unit]) == {unit: found[unit]}
+        assert back.of_units(names, [unit]) == {unit: found[unit]}
         assert back.wheels == wheels
 
     def test_those_of_other_names_are_refused(self) -> None:
         table, found = self.table()
-        other = Table.of(table.releases, {unit: [*names, "more"] for unit, names in found.items()})
+        other = SymbolTable.of(table.releases, {unit: [*names, "more"] for unit, names in found.items()})
         with pytest.raises(ValueError, match="not those of these names"):
-            symbol_types.unpacked(symbol_types.packed(table, found, {}), other.packed())
+            SymbolKinds.from_bytes(symbol_types.to_bytes(table, found, {}), other.to_bytes())
 
 
 @pytest.fixture
@@ -314,8 +314,8 @@ class TestShelf:
 
     def test_an_index_s_own_build_has_its_own_names(self, store: TorchStore, front: Front) -> None:
         """The index of symbols knows torch's wheel by its SHA-256, not by a name that anybody may use."""
-        assert names.known("2.9.0", TAG, "0" * 64) == {}
-        assert names.known("2.9.0", TAG, "") == {}
+        assert exported_names.from_tables("2.9.0", TAG, "0" * 64) == {}
+        assert exported_names.from_tables("2.9.0", TAG, "") == {}
 
 
 @pytest.fixture(scope="module")

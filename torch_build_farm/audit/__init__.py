@@ -3,7 +3,7 @@
 | step | modules |
 |---|---|
 | what is in the wheel | read_wheel |
-| what is known about torch's releases | tables, over releases.known (symbol_table, header_lines, type_layouts) |
+| what is known about torch's releases | tables, over releases.release_tables |
 | where the loader would find what a library needs | loader |
 | library by library, release by release | verdict, built_against, layout_rules |
 | the wheel's own verdicts, and METADATA's claim | wheel_report, symbol_versions |

@@ -146,11 +146,11 @@ def between(known: AuditTables, old: str, new: str, wheels: Sequence[Path] = ())
     """
     # libtorch_python differs between CPythons, so the ones that both releases were read for are compared. If there is
     # none, any is compared with any: the few names that differ are a smaller error than no answer.
-    pythons_of_old = known.index.pythons(old)
-    pythons_of_new = known.index.pythons(new)
+    pythons_of_old = known.symbols.pythons(old)
+    pythons_of_new = known.symbols.pythons(new)
     common = pythons_of_old & pythons_of_new
-    before = known.index.exported(old, common or pythons_of_old)
-    after = known.index.exported(new, common or pythons_of_new)
+    before = known.symbols.exported(old, common or pythons_of_old)
+    after = known.symbols.exported(new, common or pythons_of_new)
 
     # A name that moved to another library of torch is not gone: every extension loads all of them.
     exported_now = frozenset().union(*after.values())

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from torch_build_farm.core.resources import DATA
-from torch_build_farm.releases.type_layouts import CALLS
+from torch_build_farm.releases.type_layouts import VIRTUAL_FUNCTIONS
 from torch_build_farm.wheels.elf.library import Elf
 
 # Types by the last component of their names. Each entry has the component before it, as a mangled name spells it, and
@@ -63,7 +63,7 @@ def by_component(types: Iterable[str]) -> TypesByName:
     types_by_last = defaultdict[str, list[tuple[str, str]]](list)
     for name in types:
         # The slots of a type's virtual functions are an entry of their own, and belong to the type's name.
-        qualified = name.removesuffix(f" {CALLS}")
+        qualified = name.removesuffix(f" {VIRTUAL_FUNCTIONS}")
         outer, _, last = qualified.rpartition("::")
         before = outer.rpartition("::")[2]
         mangled_before = f"{len(before)}{before}" if before else ""

@@ -21,7 +21,7 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from torch_build_farm.core.errors import AuditError
-from torch_build_farm.releases.header_lines import Mark, found_in
+from torch_build_farm.releases.header_lines import HeaderLine, header_lines_in
 from torch_build_farm.wheels.elf import library
 from torch_build_farm.wheels.elf.library import Elf
 from torch_build_farm.wheels.record import installed_path, read_record
@@ -57,7 +57,7 @@ class AuditedWheel:
     declared: SpecifierSet | None
     requires: frozenset[str]
     libraries: dict[str, Elf]
-    marks: dict[str, frozenset[Mark]]
+    marks: dict[str, frozenset[HeaderLine]]
 
 
 def _refuse(path: Path, what: str) -> AuditError:
@@ -112,14 +112,14 @@ def _is_elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
         return stream.read(4) == b"\x7fELF"
 
 
-def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], dict[str, frozenset[Mark]]]:
+def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], dict[str, frozenset[HeaderLine]]]:
     """The libraries, and the lines of torch's headers in each, by the path that they are installed to.
 
     Raises AuditError for a damaged library, one that RECORD contradicts, and for more bytes than a wheel can need.
     """
     entries = read_record(_text(archive, path, "RECORD").encode())
     libraries: dict[str, Elf] = {}
-    marks: dict[str, frozenset[Mark]] = {}
+    marks: dict[str, frozenset[HeaderLine]] = {}
     total = 0
     for info in archive.infolist():
         # A library that others need may have any name.
@@ -138,7 +138,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             target = installed_path(info.filename)
             try:
                 libraries[target] = library.read(content)
-                marks[target] = found_in(content)
+                marks[target] = header_lines_in(content)
             except library.NotLoadedError as error:
                 if named_library:  # otherwise it is a program, an object file or code for a GPU
                     raise _refuse(path, f"{info.filename}: {error}") from None

@@ -9,10 +9,10 @@ from functools import cached_property
 from torch_build_farm.audit.layout_rules import TypesByName, by_component
 from torch_build_farm.audit.loader import TorchRelease
 from torch_build_farm.core.errors import UnknownTorchError, nearest
-from torch_build_farm.releases.known import Knowledge
+from torch_build_farm.releases.release_tables import ReleaseTables
 
 
-class AuditTables(Knowledge):
+class AuditTables(ReleaseTables):
     """Symbols, header lines and layouts of torch's releases, in the forms that verdicts need."""
 
     def select(self, words: Sequence[str]) -> list[str]:
@@ -50,7 +50,7 @@ class AuditTables(Knowledge):
     def ever(self) -> frozenset[str]:
         """The sonames of libraries that come with at least one release, for any of its CPythons."""
         libraries: set[str] = set()
-        for release in self.index.releases:
+        for release in self.symbols.releases:
             for python in release.files:
-                libraries |= TorchRelease(self.index, release.name, python).brought
+                libraries |= TorchRelease(self.symbols, release.name, python).brought
         return frozenset(libraries)

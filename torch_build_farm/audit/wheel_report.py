@@ -120,7 +120,7 @@ class _Audit:
         self.known = known
         self.recorded = recorded
         self.contents = Contents(wheel.libraries, wheel.requires)
-        self.names = Names.of(known.index, wheel.libraries.values())
+        self.names = Names.of(known.symbols, wheel.libraries.values())
         self.libraries: dict[str, Library] = {}
         for path in wheel.libraries:
             self.libraries[path] = describe_library(path, self.contents, self.names, known.types)
@@ -131,12 +131,12 @@ class _Audit:
     @cached_property
     def every(self) -> list[str]:
         """The names of all known releases, oldest first."""
-        return [release.name for release in self.known.index.releases]
+        return [release.name for release in self.known.symbols.releases]
 
     @cached_property
     def _torchs_tags(self) -> dict[str, list[str]]:
         """The tags of the CPythons that each release has builds for."""
-        return {release.name: list(release.files) for release in self.known.index.releases}
+        return {release.name: list(release.files) for release in self.known.symbols.releases}
 
     def pythons(self, path: str, release: str) -> list[str]:
         """Tags, such as cp312, of the CPythons that load a library and that a release has builds for.
@@ -198,7 +198,7 @@ class _Audit:
         """The libraries of a release for a CPython."""
         key = (release, python)
         if key not in self._releases:
-            self._releases[key] = TorchRelease(self.known.index, release, python)
+            self._releases[key] = TorchRelease(self.known.symbols, release, python)
         return self._releases[key]
 
     # ---- what it was built against
@@ -208,7 +208,7 @@ class _Audit:
         by_header_lines = set(self.every)
         by_names = set(self.every)
         for path in paths:
-            by_header_lines &= self.known.marks.releases(self.wheel.marks[path])
+            by_header_lines &= self.known.header_lines.releases_with(self.wheel.marks[path])
             for release in self.every:
                 if self.link_finding(path, release).verdict is Verdict.BROKEN:
                     by_names.discard(release)

@@ -36,8 +36,8 @@ from torch_build_farm.project.variant import Variant
 from torch_build_farm.publish import inventory
 from torch_build_farm.releases import facts, variant_file
 from torch_build_farm.releases.facts import Fact, Facts
-from torch_build_farm.releases.known import added_folder
 from torch_build_farm.releases.listing import Listing
+from torch_build_farm.releases.release_tables import added_folder
 from torch_build_farm.releases.variant_file import Edit
 
 
@@ -208,7 +208,7 @@ def _changes(context: Context, minor_facts: Facts) -> Changes | None:
     tables = AuditTables.load(added_folder())
     new = _releases(minor_facts)[0]
     older = []
-    for release in tables.index.releases:
+    for release in tables.symbols.releases:
         if Minor(release.version.major, release.version.minor) < minor_facts.minor:
             older.append(release.name)
     if not older or new not in tables.releases:

@@ -18,8 +18,8 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.releases import discovery, facts
 from torch_build_farm.releases.discovery import NEWS, Found, Status
 from torch_build_farm.releases.facts import Fact
-from torch_build_farm.releases.known import Knowledge, added_folder
 from torch_build_farm.releases.listing import Listing
+from torch_build_farm.releases.release_tables import ReleaseTables, added_folder
 
 _STYLE = {Status.SERVED: "green", Status.MISSING: "bold red", Status.CHANGED: "yellow", Status.YANKED: "bold red"}
 
@@ -81,7 +81,7 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     start = time.monotonic()
     index = PackageIndex.configured()
     listing = Listing.read(index)
-    known_files = {release.name: release.files for release in Knowledge.load(added_folder()).index.releases}
+    known_files = {release.name: release.files for release in ReleaseTables.load(added_folder()).symbols.releases}
     minors = []
     for minor in discovery.compare(listing, context.load_project().variants, known_files, pre=options.pre):
         if minor.status is Status.MISSING:

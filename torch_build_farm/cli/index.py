@@ -25,8 +25,8 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import parse_pythons
 from torch_build_farm.releases import collect
-from torch_build_farm.releases.collect import Gathered
-from torch_build_farm.releases.known import SHIPPED, Knowledge, added_folder
+from torch_build_farm.releases.collect import CollectedRelease
+from torch_build_farm.releases.release_tables import SHIPPED, ReleaseTables, added_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +82,16 @@ def _tags(pythons: Sequence[str], files: Iterable[str]) -> list[str]:
     return tags
 
 
-def _gather(context: Context, release: str, index: PackageIndex, pythons: Sequence[str]) -> Gathered:
+def _read_release(context: Context, release: str, index: PackageIndex, pythons: Sequence[str]) -> CollectedRelease:
     """Read a release from the package index, for the CPythons that `pythons` names."""
     log = added_folder() / "index.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     shell = Shell(context.runner, {"PATH": tools.search_path(), "LC_ALL": "C"}, log.parent, log, lambda _: None)
     start = time.monotonic()
     tags = _tags(pythons, collect.wheels_of(release, index))
-    gathered = collect.gather(release, index, shell, lambda line: context.say(f"{release}: {line}"), tags)
-    context.say(f"{release}: {gathered.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
-    return gathered
+    release_tables = collect.read_release(release, index, shell, lambda line: context.say(f"{release}: {line}"), tags)
+    context.say(f"{release}: {release_tables.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
+    return release_tables
 
 
 def _add(context: Context, options: IndexOptions) -> None:
@@ -100,8 +100,8 @@ def _add(context: Context, options: IndexOptions) -> None:
         raise UsageError("index add: which release?", next_step="index add 2.16.0")
     index = PackageIndex.configured()
     for release in options.releases:
-        gathered = _gather(context, release, index, options.python)
-        collect.write(added_folder() / release, [gathered], {})
+        release_tables = _read_release(context, release, index, options.python)
+        collect.write(added_folder() / release, [release_tables], {})
 
 
 def learn(context: Context, releases: Sequence[str], index: PackageIndex, pythons: Sequence[str]) -> None:
@@ -109,13 +109,13 @@ def learn(context: Context, releases: Sequence[str], index: PackageIndex, python
 
     `pythons` are the words of --python. Raises UsageError and NoPythonError.
     """
-    known_files = {release.name: release.files for release in Knowledge.load(added_folder()).index.releases}
+    known_files = {release.name: release.files for release in ReleaseTables.load(added_folder()).symbols.releases}
     for release in releases:
         known = known_files.get(release)
         if known is not None and not _uploaded_again(known, release, index):
             continue
-        gathered = _gather(context, release, index, pythons)
-        collect.write(added_folder() / release, [gathered], {})
+        release_tables = _read_release(context, release, index, pythons)
+        collect.write(added_folder() / release, [release_tables], {})
 
 
 def _uploaded_again(known: Mapping[str, str], release: str, index: PackageIndex) -> bool:
@@ -126,7 +126,7 @@ def _uploaded_again(known: Mapping[str, str], release: str, index: PackageIndex)
 
 def _list(context: Context) -> None:
     """`index list`: the releases that are known, and whether the farm ships them or the user added them."""
-    symbols = Knowledge.load(added_folder()).index
+    symbols = ReleaseTables.load(added_folder()).symbols
     shipped = {release.name for release in symbols.tables[-1].releases}
     rows = {}
     for release in symbols.releases:
@@ -140,11 +140,11 @@ def _list(context: Context) -> None:
 def _make(context: Context, options: IndexOptions) -> None:
     """`index make`: make the tables that the farm ships anew from the package index."""
     index = PackageIndex.configured()
-    only_shipped = Knowledge.load(Path(os.devnull))
+    only_shipped = ReleaseTables.load(Path(os.devnull))
     releases = options.releases or only_shipped.releases
     out = options.out or SHIPPED
-    gathered = [_gather(context, release, index, ["all"]) for release in releases]
-    collect.write(out, gathered, collect.system_units())
+    collected = [_read_release(context, release, index, ["all"]) for release in releases]
+    collect.write(out, collected, collect.system_units())
     for path in sorted(out.glob("*")):
         context.say(f"wrote {path}, {path.stat().st_size} bytes")
 

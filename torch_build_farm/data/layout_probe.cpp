@@ -1,4 +1,4 @@
-// What extensions include of torch, for its debug information alone: audit/layout.py reads the types' layouts from it.
+// What extensions include of torch, for its debug information alone: releases/type_layouts.py reads the layouts from it.
 // A header that a release does not have is left out, and so are its types.
 #include <Python.h>
 #include <ATen/Tensor.h>

@@ -32,7 +32,7 @@ from torch_build_farm.project.plan import Job, Plan, Selection, plan
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant import Variant
-from torch_build_farm.releases.known import Knowledge, added_folder
+from torch_build_farm.releases.release_tables import ReleaseTables, added_folder
 from torch_build_farm.releases.sdk import fallback
 
 if TYPE_CHECKING:
@@ -237,4 +237,4 @@ def _audit_tables() -> AuditTables:
 
 
 def _audit_tables_sha256() -> list[str]:
-    return [sha256(path) for path in Knowledge.files(added_folder())]
+    return [sha256(path) for path in ReleaseTables.files(added_folder())]

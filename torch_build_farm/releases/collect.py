@@ -1,4 +1,4 @@
-"""What the audit knows of a torch release, read from its wheels on the package index: names, marks, layouts."""
+"""The tables of a torch release, made from its wheels on the package index: names, lines of headers, layouts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch_build_farm.core.process import Shell
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.releases import symbol_types, type_layouts
-from torch_build_farm.releases.header_lines import Marks, of_header
-from torch_build_farm.releases.known import KINDS, LAYOUTS, MARKS, SYMBOLS
+from torch_build_farm.releases.header_lines import HeaderLines, assertion_lines
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.symbol_table import SYSTEM_LIBRARIES, Release, Table, Unit
-from torch_build_farm.releases.type_layouts import Layouts
+from torch_build_farm.releases.release_tables import HEADER_LINES_FILE, KINDS_FILE, LAYOUTS_FILE, SYMBOLS_FILE
+from torch_build_farm.releases.symbol_table import SYSTEM_LIBRARIES, ReleaseFiles, SymbolTable, Unit
+from torch_build_farm.releases.type_layouts import Layout, Layouts
 from torch_build_farm.wheels.elf import library, symbol
 from torch_build_farm.wheels.elf.partial import Exported
 from torch_build_farm.wheels.elf.remote_exports import torch_libraries
@@ -34,73 +34,149 @@ if TYPE_CHECKING:
 
 _PROBE = DATA / "layout_probe.cpp"
 _INCLUDE = "torch/include/"
+_LIBRARIES = "torch/lib"
 # Names in nvcc's unnamed namespaces, and of its registration, carry a hash of each build: nobody else can ask for them.
 _PRIVATE = re.compile(r"_GLOBAL__N_|^__(fatbinwrap|cudaRegisterLinkedBinary)_")
 _HEADERS = re.compile(r"torch/include/(ATen|c10|torch|pybind11)/.*\.(h|cuh|hpp|inl)")
-# Kernels', and lazy tensors', with no assertions in them, which the probe does not include.
-_NO_HEADERS = re.compile(r"torch/include/(ATen/cpu|c10/metal|torch/csrc/lazy)/")
+# Headers of kernels and of lazy tensors: they have no assertions, and the probe does not include them.
+_UNUSED_HEADERS = re.compile(r"torch/include/(ATen/cpu|c10/metal|torch/csrc/lazy)/")
+_SYSTEM_FOLDERS = (Path("/lib/x86_64-linux-gnu"), Path("/lib64"), Path("/usr/lib64"))
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """One release: names with their kinds, marks and layouts; `fetched` bytes of it came from the index."""
+class CollectedRelease:
+    """One release: the names of each unit with their kinds, the lines of its headers, the layouts of its types.
 
-    release: Release
+    `fetched` is the number of bytes that came from the package index. `wheels` are the SHA-256 of the release's wheels
+    by CPython tag, as the package index states them, empty where it does not.
+    """
+
+    release: ReleaseFiles
     exported: Mapping[Unit, Mapping[str, Kind]]
-    marks: Marks
+    header_lines: HeaderLines
     layouts: Layouts
     fetched: int
-    wheels: Mapping[str, str]  # SHA-256 by tag, as the index states them
+    wheels: Mapping[str, str]
 
 
 def wheels_of(release: str, index: PackageIndex) -> Mapping[str, DistributionPackage]:
-    """A release's wheels by their CPython's tag. Raises UnknownTorchError for a release that the index has none of."""
+    """A release's wheels by their CPython's tag.
+
+    Raises PackageIndexError, and UnknownTorchError for a release of which the index has no wheel.
+    """
     return Listing.read(index).release(release).wheels
 
 
-def _units(release: str, tag: str, libraries: Mapping[str, Exported]) -> dict[Unit, dict[str, Kind]]:
-    """The units of a wheel's libraries; those that torch installs beside its own are left out."""
-    found = {}
-    for path, one in libraries.items():
-        if PurePosixPath(path).parent.as_posix() != "torch/lib":
+def read_release(
+    release: str, index: PackageIndex, shell: Shell, say: Callable[[str], None], pythons: Iterable[str] = ()
+) -> CollectedRelease:
+    """Read a release: the wheel for one CPython, and for the others of `pythons` (tags) libtorch_python alone.
+
+    Tags that the release has no wheel for are passed over. `say` gets a line of progress after each wheel. Raises
+    UnknownTorchError, PackageIndexError, and what compiling the probe of the layouts raises: ToolError, AuditError.
+    """
+    wheels = wheels_of(release, index)
+    tags = [tag for tag in pythons if tag in wheels]
+    main_tag = _main_tag(tags, wheels)
+
+    with index.open_wheel(wheels[main_tag]) as wheel:
+        exported = _units(release, main_tag, torch_libraries(wheel))
+        name_count = sum(len(names) for names in exported.values())
+        say(f"{wheels[main_tag].filename}: {name_count} names, {wheel.fetched / 1e6:.1f} MB fetched")
+        fetched_before = wheel.fetched
+        headers = _read_headers(wheel)
+        say(f"{len(headers)} headers, {(wheel.fetched - fetched_before) / 1e6:.1f} MB fetched")
+        fetched = wheel.fetched
+
+    # All other libraries are the same for every CPython.
+    for tag in tags:
+        if tag == main_tag:
             continue
-        name = PurePosixPath(path).name
-        unit = Unit(release, name, tag if "python" in name else "", one.needed)
-        found[unit] = symbol.of(name for name in one.symbols if not _PRIVATE.search(name.name))
-    return found
+        with index.open_wheel(wheels[tag]) as wheel:
+            exported |= _units(release, tag, torch_libraries(wheel, of_python=True))
+            say(f"{wheels[tag].filename}: {wheel.fetched / 1e6:.1f} MB fetched")
+            fetched += wheel.fetched
+
+    say("compiling the probe of the layouts")
+    layouts = _compile_layouts(headers, shell)
+
+    filenames, hashes = {}, {}
+    for tag, file in wheels.items():
+        filenames[tag] = file.filename
+        hashes[tag] = str((file.digests or {}).get("sha256", ""))
+    return CollectedRelease(
+        ReleaseFiles(release, filenames),
+        exported,
+        HeaderLines({release: _assertion_lines(headers)}),
+        Layouts({release: layouts}),
+        fetched,
+        hashes,
+    )
 
 
-def _headers(wheel: RemoteWheel) -> dict[str, bytes]:
-    paths = [path for path in wheel.members if _HEADERS.fullmatch(path) and not _NO_HEADERS.match(path)]
-    return {path[len(_INCLUDE) :]: content for path, content in wheel.read_many(paths).items()}
+def _main_tag(tags: Sequence[str], wheels: Mapping[str, DistributionPackage]) -> str:
+    """The CPython whose wheel is read for everything: the running one if it may be, otherwise the first of `tags`.
+
+    Without tags it may be any that has a wheel: the running one, otherwise the newest.
+    """
+    running = CPython.running().tag
+    if running in (tags or wheels):
+        return running
+    if tags:
+        return tags[0]
+    return max(wheels, key=CPython.parse)
 
 
-def _marks(headers: Mapping[str, bytes]) -> dict[str, frozenset[int]]:
-    found = {}
+def _units(release: str, tag: str, libraries: Mapping[str, Exported]) -> dict[Unit, dict[str, Kind]]:
+    """The units of a wheel's libraries, without the libraries that torch installs beside its own."""
+    units = {}
+    for path, exported in libraries.items():
+        location = PurePosixPath(path)
+        if location.parent.as_posix() != _LIBRARIES:
+            continue
+        python = tag if "python" in location.name else ""
+        unit = Unit(release, location.name, python, exported.needed)
+        units[unit] = symbol.of(name for name in exported.symbols if not _PRIVATE.search(name.name))
+    return units
+
+
+def _read_headers(wheel: RemoteWheel) -> dict[str, bytes]:
+    """The headers of a wheel by their path below torch/include."""
+    paths = [path for path in wheel.members if _HEADERS.fullmatch(path) and not _UNUSED_HEADERS.match(path)]
+    return {path.removeprefix(_INCLUDE): content for path, content in wheel.read_many(paths).items()}
+
+
+def _assertion_lines(headers: Mapping[str, bytes]) -> dict[str, frozenset[int]]:
+    """The lines of the assertions in each of torch's own headers that has any."""
+    lines_by_header = {}
     for path, content in headers.items():
-        own = path.split("/")[0] in ("ATen", "c10", "torch") and path.endswith((".h", ".cuh"))
-        if own and (lines := of_header(content.decode("utf-8", "replace"))):
-            found[path] = frozenset(lines)
-    return found
+        # Others are compiled under another path, or never name themselves: header_lines looks for these alone.
+        if path.split("/")[0] not in ("ATen", "c10", "torch") or not path.endswith((".h", ".cuh")):
+            continue
+        lines = assertion_lines(content.decode("utf-8", "replace"))
+        if lines:
+            lines_by_header[path] = frozenset(lines)
+    return lines_by_header
 
 
-def _compiled(headers: Mapping[str, bytes], shell: Shell) -> dict[str, type_layouts.Layout]:
-    """The layouts that a C++ compiler gives torch's types. Raises ToolError without one, AuditError where it fails."""
+def _compile_layouts(headers: Mapping[str, bytes], shell: Shell) -> dict[str, Layout]:
+    """The layouts that g++ gives torch's types. Raises ToolError without g++, AuditError where it fails."""
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415 (slow to import)
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        include = Path(scratch) / "include"
         for path, content in headers.items():
-            target = folder / "include" / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        include = folder / "include"
-        places = [include, include / "torch" / "csrc" / "api" / "include", sysconfig.get_path("include")]
+            header = include / path
+            header.parent.mkdir(parents=True, exist_ok=True)
+            header.write_bytes(content)
+        include_folders = [include, include / "torch" / "csrc" / "api" / "include", sysconfig.get_path("include")]
         # A shared library, so that the linker puts the names into the debug information; nothing of it is ever run.
         options = ["-std=c++20", "-O0", "-g", "-w", "-fPIC", "-shared", "-Wl,--unresolved-symbols=ignore-all"]
-        whole = ["-femit-class-debug-always", "-fno-eliminate-unused-debug-types"]
-        made = folder / "probe.so"
-        done = shell.run("g++", *options, *whole, _PROBE, *(f"-I{place}" for place in places), "-o", made)
+        # Debug information of every type, also of those that the probe does not use.
+        options += ["-femit-class-debug-always", "-fno-eliminate-unused-debug-types"]
+        options += [f"-I{folder}" for folder in include_folders]
+        probe = Path(scratch) / "probe.so"
+        done = shell.run("g++", *options, _PROBE, "-o", probe)
         if done.returncode in (126, 127):
             raise ToolError(
                 "layouts take a C++ compiler, and there is no g++",
@@ -113,66 +189,43 @@ def _compiled(headers: Mapping[str, bytes], shell: Shell) -> dict[str, type_layo
                 where=str(shell.log),
                 next_step="the log has the compiler's messages; Python.h comes with python3-dev",
             )
-        with made.open("rb") as stream:
+        with probe.open("rb") as stream:
             return type_layouts.types_in(ELFFile(stream).get_dwarf_info())
 
 
-def gather(
-    release: str, index: PackageIndex, shell: Shell, say: Callable[[str], None], pythons: Iterable[str] = ()
-) -> Gathered:
-    """Read a release: the wheel for one CPython, and libtorch_python alone of those for `pythons` (tags)."""
-    files = wheels_of(release, index)
-    wanted, running = [tag for tag in pythons if tag in files], CPython.running().tag
-    first = next((tag for tag in (running, *wanted) if tag in files and (not wanted or tag in wanted)), "")
-    first = first or max(files, key=CPython.parse)
-    with index.open_wheel(files[first]) as wheel:
-        exported = _units(release, first, torch_libraries(wheel))
-        say(f"{files[first].filename}: {sum(map(len, exported.values()))} names, {wheel.fetched / 1e6:.1f} MB fetched")
-        before = wheel.fetched
-        headers = _headers(wheel)
-        say(f"{len(headers)} headers, {(wheel.fetched - before) / 1e6:.1f} MB fetched")
-        fetched = wheel.fetched
-    for tag in (tag for tag in wanted if tag != first):
-        with index.open_wheel(files[tag]) as wheel:
-            exported |= _units(release, tag, torch_libraries(wheel, of_python=True))
-            say(f"{files[tag].filename}: {wheel.fetched / 1e6:.1f} MB fetched")
-            fetched += wheel.fetched
-    say("compiling the probe of the layouts")
-    layouts = Layouts({release: _compiled(headers, shell)})
-    names = {tag: file.filename for tag, file in files.items()}
-    hashes = {tag: str((file.digests or {}).get("sha256", "")) for tag, file in files.items()}
-    return Gathered(Release(release, names), exported, Marks({release: _marks(headers)}), layouts, fetched, hashes)
-
-
 def system_units() -> dict[Unit, frozenset[str]]:
-    """What this machine's C and C++ libraries export. Raises AuditError where one is not found."""
-    found = {}
+    """The names that this machine's C and C++ libraries export. Raises AuditError where one is missing."""
+    units = {}
     for name in SYSTEM_LIBRARIES:
-        folders = (Path(folder) for folder in ("/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64"))
-        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        if path is None:
-            raise AuditError(f"this machine has no {name}", where="index make", next_step="install the C++ library")
-        one = library.read(path.read_bytes())
-        found[Unit("", name, "", one.needed)] = one.exported
-    return found
+        elf = library.read(_system_library(name).read_bytes())
+        units[Unit("", name, "", elf.needed)] = elf.exported
+    return units
 
 
-def write(folder: Path, gathered: Sequence[Gathered], more: dict[Unit, frozenset[str]]) -> None:
-    """Write the four tables of these releases, whole or not at all; `more` are units of no release."""
-    exported: dict[Unit, Iterable[str]] = {**more}
-    their_kinds: dict[Unit, Mapping[str, Kind]] = {}
-    releases: list[Release] = []
-    marks, layouts = Marks({}), Layouts({})
-    for one in gathered:
-        exported |= one.exported
-        their_kinds |= one.exported
-        releases.append(one.release)
-        marks = Marks({**marks.lines, **one.marks.lines})
-        layouts = layouts.with_those_of(one.layouts)
-    table = Table.of(releases, exported)
-    kinds = symbol_types.packed(table, their_kinds, {one.release.name: one.wheels for one in gathered})
+def _system_library(name: str) -> Path:
+    """The library of that name on this machine. Raises AuditError where there is none."""
+    for folder in _SYSTEM_FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise AuditError(f"this machine has no {name}", where="index make", next_step="install the C++ library")
+
+
+def write(folder: Path, collected: Sequence[CollectedRelease], system: Mapping[Unit, frozenset[str]]) -> None:
+    """Write the four tables of these releases, all or none; `system` are units that belong to no release."""
+    exported: dict[Unit, Iterable[str]] = {**system}
+    kinds: dict[Unit, Mapping[str, Kind]] = {}
+    lines_by_release: dict[str, Mapping[str, frozenset[int]]] = {}
+    layouts = Layouts({})
+    for release in collected:
+        exported |= release.exported
+        kinds |= release.exported
+        lines_by_release |= release.header_lines.by_release
+        layouts = layouts.extended_by(release.layouts)
+    table = SymbolTable.of([release.release for release in collected], exported)
+    wheels = {release.release.name: release.wheels for release in collected}
+    kinds_content = symbol_types.to_bytes(table, kinds, wheels)
     with replace_folder(folder) as scratch:
-        (scratch / SYMBOLS).write_bytes(table.packed())
-        (scratch / KINDS).write_bytes(kinds)
-        (scratch / MARKS).write_bytes(marks.packed())
-        (scratch / LAYOUTS).write_bytes(layouts.packed())
+        (scratch / SYMBOLS_FILE).write_bytes(table.to_bytes())
+        (scratch / KINDS_FILE).write_bytes(kinds_content)
+        (scratch / HEADER_LINES_FILE).write_bytes(HeaderLines(lines_by_release).to_bytes())
+        (scratch / LAYOUTS_FILE).write_bytes(layouts.to_bytes())

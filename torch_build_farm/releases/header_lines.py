@@ -1,7 +1,9 @@
-"""Marks of the headers that a library was compiled with: torch's assertions put their file and line into its strings.
+"""Lines of torch's headers in a library that was compiled with them: which release's headers were they?
 
 TORCH_INTERNAL_ASSERT (c10/util/Exception.h) joins condition, __FILE__ and __LINE__ to one literal, which release builds
-keep. The lines of a header's assertions move from release to release, so a few of them tell the release.
+keep. The lines of a header's assertions move from release to release, so a few of them identify the release.
+
+The file of known lines is LZMA-compressed JSON: the releases, and by header and lines the releases that have these.
 """
 
 from __future__ import annotations
@@ -13,74 +15,85 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from mmap import mmap
+from typing import Self
 
 _IN_LIBRARY = re.compile(rb'include/((?:ATen|c10|torch)/[\w/.+-]+\.(?:h|cuh))":(\d{1,5})')
 _ASSERTION = re.compile(r"\b(?:TORCH_INTERNAL_ASSERT(?:_DEBUG_ONLY)?|AT_ASSERTM?)\s*\(")
 
-_MOST = 0.9  # IPEX 2.8 has 99 of 102 marks of 2.8.0, 87 of 2.9.0
+_MOST = 0.9  # IPEX 2.8 has 99 of 102 lines of 2.8.0, 87 of 2.9.0
 
-Mark = tuple[str, int]  # header and line
+HeaderLine = tuple[str, int]  # a header's path below include/, and a line's number from 1 on
 
 
-def found_in(content: bytes | mmap) -> frozenset[Mark]:
-    """The marks in a library's bytes."""
+def header_lines_in(content: bytes | mmap) -> frozenset[HeaderLine]:
+    """The lines of torch's headers that a library's bytes name."""
     return frozenset((header.decode(), int(line)) for header, line in _IN_LIBRARY.findall(content))
 
 
-def _end(text: str, start: int) -> int:
-    """Where the parenthesis before `start` is closed."""
-    depth, place = 1, start
-    while depth and place < len(text):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
-        place += 1
-    return place
+def _closing_parenthesis(text: str, start: int) -> int:
+    """The index after the parenthesis that closes the one before `start`; the text's end if there is none."""
+    depth, position = 1, start
+    while depth and position < len(text):
+        if text[position] == "(":
+            depth += 1
+        elif text[position] == ")":
+            depth -= 1
+        position += 1
+    return position
 
 
-def of_header(text: str) -> set[int]:
-    """Lines that assertions of this header may put into a library; compilers count from the first or the last."""
-    lines = set()
+def assertion_lines(text: str) -> set[int]:
+    """The lines, from 1 on, that the assertions of this header may put into a library.
+
+    Of an assertion over several lines these are all of them: compilers name the first or the last.
+    """
+    lines: set[int] = set()
     for match in _ASSERTION.finditer(text):
-        first = text.count("\n", 0, match.start()) + 1
-        lines |= set(range(first, first + text.count("\n", match.start(), _end(text, match.end())) + 1))
+        end = _closing_parenthesis(text, match.end())
+        first_line = text.count("\n", 0, match.start()) + 1
+        last_line = first_line + text.count("\n", match.start(), end)
+        lines.update(range(first_line, last_line + 1))
     return lines
 
 
 @dataclass(frozen=True)
-class Marks:
-    """For each release and header the lines of its assertions."""
+class HeaderLines:
+    """The lines of the assertions in each header of each release: `by_release[release][header]`."""
 
-    lines: Mapping[str, Mapping[str, frozenset[int]]]
+    by_release: Mapping[str, Mapping[str, frozenset[int]]]
 
-    def releases(self, found: Iterable[Mark]) -> frozenset[str]:
-        """The releases whose headers have these marks: all or, where a few headers were somebody's own, most of them.
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """The lines in a file's content. Raises lzma.LZMAError, ValueError or KeyError for content of another kind."""
+        table = json.loads(lzma.decompress(content))
+        by_release: dict[str, dict[str, frozenset[int]]] = {release: {} for release in table["releases"]}
+        for header, releases_by_lines in table["headers"].items():
+            for text, releases in releases_by_lines.items():
+                lines = frozenset(map(int, text.split()))
+                for release in releases:
+                    by_release[release][header] = lines
+        return cls(by_release)
 
-        Every release for a library without marks, none for one whose marks are those of no release here.
+    def releases_with(self, lines: Iterable[HeaderLine]) -> frozenset[str]:
+        """The releases whose headers have these lines: all of them or, if some headers were patched, most.
+
+        Returns every release for no lines, and none if no release here has most of the lines.
         """
-        wanted = list(found)
-        fitting = {
-            release: sum(line in headers.get(header, ()) for header, line in wanted)
-            for release, headers in self.lines.items()
-        }
-        most = max(fitting.values(), default=0)
-        return frozenset(one for one, count in fitting.items() if count == most and count >= _MOST * len(wanted))
+        header_lines = list(lines)
+        counts: dict[str, int] = {}
+        for release, headers in self.by_release.items():
+            counts[release] = sum(line in headers.get(header, ()) for header, line in header_lines)
+        highest = max(counts.values(), default=0)
+        if highest < _MOST * len(header_lines):
+            return frozenset()
+        return frozenset(release for release, count in counts.items() if count == highest)
 
-    def packed(self) -> bytes:
-        """The marks as a file: a header's lines, and the releases that have them, once for all that agree."""
-        table: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for release, headers in sorted(self.lines.items()):
-            for header, lines in headers.items():
-                table[header][" ".join(map(str, sorted(lines)))].append(release)
-        text = json.dumps({"releases": sorted(self.lines), "headers": table}, sort_keys=True)
-        return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
-
-
-def unpack(content: bytes) -> Marks:
-    """The marks in a file's content."""
-    table = json.loads(lzma.decompress(content))
-    lines: dict[str, dict[str, frozenset[int]]] = {release: {} for release in table["releases"]}
-    for header, variants in table["headers"].items():
-        for text, releases in variants.items():
-            numbers = frozenset(map(int, text.split()))
-            for release in releases:
-                lines[release][header] = numbers
-    return Marks(lines)
+    def to_bytes(self) -> bytes:
+        """The lines as a file's content: a header's lines once for all releases that agree on them."""
+        headers: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for release, lines_by_header in sorted(self.by_release.items()):
+            for header, lines in lines_by_header.items():
+                text = " ".join(map(str, sorted(lines)))
+                headers[header][text].append(release)
+        document = json.dumps({"releases": sorted(self.by_release), "headers": headers}, sort_keys=True)
+        return lzma.compress(document.encode(), preset=9 | lzma.PRESET_EXTREME)

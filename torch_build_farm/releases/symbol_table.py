@@ -1,9 +1,12 @@
 """The symbol index: which library of which torch release exports which names, as one compressed table.
 
 A *unit* is one library of one release, of one CPython where it differs between them. A name's mask has a bit for each
-unit that exports it. Names with one mask stand together, sorted, so that the table is small and its bytes depend on its
-content alone. The shipped table has every release up to the farm's own; later ones are added, a table a release, in
-the user's cache.
+unit that exports it. Names with the same mask stand together, sorted, so that the table is small and its bytes depend
+on its content alone. The shipped table has every release up to the farm's own; later ones are added to the user's
+cache, one table per release.
+
+The file is LZMA-compressed text of blocks between empty lines. The first is a JSON document: the schema's number, the
+releases, the units. Each other one is a mask in hexadecimal on a line, and below it the names, one a line.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from packaging.version import Version
 
 _SCHEMA = 1
 FILTER = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 25}]
-# Every torch needs them, so their names are there whichever library of a release exports them too.
+# Every torch needs them, so their names can be used whichever library of a release exports them too.
 CXX_LIBRARY = "libstdc++.so.6"
 SYSTEM_LIBRARIES = (CXX_LIBRARY, "libc.so.6", "libm.so.6", "libgcc_s.so.1")
 
@@ -40,8 +43,8 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Release:
-    """A torch release: its wheels by the tag of their CPython."""
+class ReleaseFiles:
+    """A torch release, and its wheels' file names by the tag of their CPython."""
 
     name: str
     files: Mapping[str, str]
@@ -51,149 +54,203 @@ class Release:
         return Version(self.name)
 
 
-@dataclass(frozen=True)
-class Table:
-    """Releases, their units, and the exported names: one line of `groups` has a mask and all names that have it."""
+def _bit_of(unit: Unit, units: Sequence[Unit]) -> int:
+    """A mask that has the unit's bit alone. Raises ValueError for a unit that is not among `units`."""
+    return 1 << units.index(unit)
 
-    releases: tuple[Release, ...]
+
+def _parse_block(block: str) -> tuple[int, list[str]]:
+    """A block's mask, and the names that have it. Raises ValueError for a mask that is not hexadecimal."""
+    mask, _, names = block.partition("\n")
+    return int(mask, 16), names.split("\n")
+
+
+@dataclass(frozen=True)
+class SymbolTable:
+    """Releases, their units, and the exported names: `groups` has all names of a mask by that mask."""
+
+    releases: tuple[ReleaseFiles, ...]
     units: tuple[Unit, ...]
     groups: Mapping[int, tuple[str, ...]]
 
     @classmethod
-    def of(cls, releases: Iterable[Release], exported: Mapping[Unit, Iterable[str]]) -> Self:
-        """The table of what each unit exports."""
+    def of(cls, releases: Iterable[ReleaseFiles], exported: Mapping[Unit, Iterable[str]]) -> Self:
+        """The table of the names that each unit exports."""
         units = tuple(sorted(exported, key=lambda unit: (unit.release, unit.library, unit.python)))
         masks: defaultdict[str, int] = defaultdict(int)
         for number, unit in enumerate(units):
+            # A library may export a name several times, in different symbol versions.
             for name in set(exported[unit]):
                 masks[name] |= 1 << number
+
         groups: defaultdict[int, list[str]] = defaultdict(list)
         for name in sorted(masks):
             groups[masks[name]].append(name)
-        ordered = sorted(releases, key=lambda release: release.version)
-        return cls(tuple(ordered), units, {mask: tuple(groups[mask]) for mask in sorted(groups)})
+        ordered_releases = tuple(sorted(releases, key=lambda release: release.version))
+        return cls(ordered_releases, units, {mask: tuple(groups[mask]) for mask in sorted(groups)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """The table in a file's content. Raises what `StoredTable.from_bytes` does."""
+        stored = StoredTable.from_bytes(content)
+        groups = {}
+        for block in stored.blocks:
+            mask, names = _parse_block(block)
+            groups[mask] = tuple(names)
+        return cls(stored.releases, stored.units, groups)
 
     def names(self, unit: Unit) -> frozenset[str]:
-        """What a unit exports."""
-        bit = 1 << self.units.index(unit)
-        return frozenset(name for mask, names in self.groups.items() if mask & bit for name in names)
+        """The names that a unit exports."""
+        bit = _bit_of(unit, self.units)
+        exported: set[str] = set()
+        for mask, names in self.groups.items():
+            if mask & bit:
+                exported.update(names)
+        return frozenset(exported)
 
-    def packed(self) -> bytes:
-        """The table as a file; the same bytes for the same content."""
+    def to_bytes(self) -> bytes:
+        """The table as a file's content; the same bytes for the same table."""
         head = {
             "schema": _SCHEMA,
             "releases": {release.name: dict(sorted(release.files.items())) for release in self.releases},
             "units": [[unit.release, unit.library, unit.python, list(unit.needed)] for unit in self.units],
         }
-        blocks = [f"{mask:x}\n" + "\n".join(names) for mask, names in self.groups.items()]
-        text = "\n\n".join([json.dumps(head, sort_keys=True), *blocks])
+        blocks = [json.dumps(head, sort_keys=True)]
+        for mask, names in self.groups.items():
+            blocks.append(f"{mask:x}\n" + "\n".join(names))
+        text = "\n\n".join(blocks)
         return lzma.compress(text.encode(), format=lzma.FORMAT_XZ, check=lzma.CHECK_SHA256, filters=FILTER)
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A table as it was read: names are looked up in its text, most of which no wheel asks for."""
+class StoredTable:
+    """A table as its file has it: `blocks` are split into names only on demand, since no wheel uses most of them."""
 
-    releases: tuple[Release, ...]
+    releases: tuple[ReleaseFiles, ...]
     units: tuple[Unit, ...]
     blocks: tuple[str, ...]
 
-    @cached_property
-    def _sets(self) -> list[tuple[int, frozenset[str]]]:
-        split = (block.partition("\n") for block in self.blocks)
-        return [(int(mask, 16), frozenset(names.split("\n"))) for mask, _, names in split]
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The table in a file. Raises OSError, and what `from_bytes` does."""
+        return cls.from_bytes(path.read_bytes())
 
-    def masks(self, wanted: frozenset[str]) -> dict[str, int]:
-        return {name: mask for mask, names in self._sets for name in wanted & names}
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """The table in a file's content. Raises lzma.LZMAError, ValueError or KeyError for content of another kind."""
+        text = lzma.decompress(content).decode()
+        head, *blocks = text.split("\n\n")
+        facts: dict[str, Any] = json.loads(head)
+        if facts["schema"] != _SCHEMA:
+            raise ValueError(f"schema {facts['schema']}")
+        releases = [ReleaseFiles(name, files) for name, files in facts["releases"].items()]
+        releases.sort(key=lambda release: release.version)
+        units = [Unit(release, library, python, tuple(needed)) for release, library, python, needed in facts["units"]]
+        return cls(tuple(releases), tuple(units), tuple(blocks))
+
+    @cached_property
+    def _names_by_mask(self) -> dict[int, frozenset[str]]:
+        names_by_mask = {}
+        for block in self.blocks:
+            mask, names = _parse_block(block)
+            names_by_mask[mask] = frozenset(names)
+        return names_by_mask
+
+    def masks(self, names: frozenset[str]) -> dict[str, int]:
+        """The masks of those of the names that some unit exports."""
+        masks = {}
+        for mask, names_of_mask in self._names_by_mask.items():
+            for name in names & names_of_mask:
+                masks[name] = mask
+        return masks
 
     def without(self, releases: Container[str]) -> Self:
-        """The table less these releases; what they export keeps its place in it, under no release's name."""
-        left = tuple(one for one in self.releases if one.name not in releases)
-        units = (replace(one, release=f"not {one.release}") if one.release in releases else one for one in self.units)
-        return replace(self, releases=left, units=tuple(units))
+        """The table without the given releases.
+
+        Their units stay, renamed, so that the bit positions of all masks remain valid.
+        """
+        units = []
+        for unit in self.units:
+            if unit.release in releases:
+                units.append(replace(unit, release=f"not {unit.release}"))
+            else:
+                units.append(unit)
+        other_releases = [release for release in self.releases if release.name not in releases]
+        return replace(self, releases=tuple(other_releases), units=tuple(units))
 
     def names(self, unit: Unit) -> frozenset[str]:
-        """All that a unit exports."""
-        bit = 1 << self.units.index(unit)
-        return frozenset().union(*(names for mask, names in self._sets if mask & bit))
-
-
-def read(path: Path) -> Packed:
-    """The table in a file. Raises OSError, lzma.LZMAError, ValueError or KeyError where it is none."""
-    return unpacked(path.read_bytes())
-
-
-def unpacked(content: bytes) -> Packed:
-    head, *blocks = lzma.decompress(content).decode().split("\n\n")
-    facts: dict[str, Any] = json.loads(head)
-    if facts["schema"] != _SCHEMA:
-        raise ValueError(f"schema {facts['schema']}")
-    releases = [Release(name, files) for name, files in facts["releases"].items()]
-    units = tuple(Unit(release, library, python, tuple(needed)) for release, library, python, needed in facts["units"])
-    return Packed(tuple(sorted(releases, key=lambda one: one.version)), units, tuple(blocks))
-
-
-def unpack(content: bytes) -> Table:
-    """The table in a file's content."""
-    packed = unpacked(content)
-    groups = {}
-    for block in packed.blocks:
-        mask, _, names = block.partition("\n")
-        groups[int(mask, 16)] = tuple(names.split("\n"))
-    return Table(packed.releases, packed.units, groups)
+        """The names that a unit exports."""
+        bit = _bit_of(unit, self.units)
+        exported: set[str] = set()
+        for mask, names in self._names_by_mask.items():
+            if mask & bit:
+                exported |= names
+        return frozenset(exported)
 
 
 @dataclass(frozen=True)
 class SymbolIndex:
-    """All tables together; a release that two of them have is the first one's."""
+    """All tables together. A release that several of them have is taken from the first."""
 
-    tables: tuple[Packed, ...]
+    tables: tuple[StoredTable, ...]
 
     @cached_property
-    def releases(self) -> tuple[Release, ...]:
+    def releases(self) -> tuple[ReleaseFiles, ...]:
         """Every release, oldest first."""
-        found: dict[str, Release] = {}
+        releases: dict[str, ReleaseFiles] = {}
         for table in self.tables:
             for release in table.releases:
-                found.setdefault(release.name, release)
-        return tuple(sorted(found.values(), key=lambda one: one.version))
+                releases.setdefault(release.name, release)
+        return tuple(sorted(releases.values(), key=lambda release: release.version))
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """The units of all tables, in the order of the masks' bits."""
         return tuple(unit for table in self.tables for unit in table.units)
 
-    def _table(self, release: str) -> Packed:
-        """The table that a release is taken from. Raises KeyError for one that none has."""
+    def _table(self, release: str) -> StoredTable:
+        """The table that a release is taken from. Raises KeyError for a release that none has."""
         for table in self.tables:
-            if any(known.name == release for known in table.releases):
-                return table
+            for release_files in table.releases:
+                if release_files.name == release:
+                    return table
         raise KeyError(release)
 
     def pythons(self, release: str) -> frozenset[str]:
-        """The CPythons whose libtorch_python was read, as tags."""
+        """The tags of the CPythons whose libtorch_python was read. Raises KeyError for an unknown release."""
         return frozenset(unit.python for unit in self._table(release).units if unit.release == release and unit.python)
 
     def exported(self, release: str, pythons: Container[str]) -> dict[str, frozenset[str]]:
-        """What each library of a release exports; of libtorch_python, those of these CPythons."""
+        """The names that each library of a release exports, by its file name.
+
+        Those of libtorch_python are the names that it exports for any of `pythons` (tags). Raises KeyError for an
+        unknown release.
+        """
         table = self._table(release)
-        found: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
+        names_by_library: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
         for unit in table.units:
             if unit.release == release and (not unit.python or unit.python in pythons):
-                found[unit.library] |= table.names(unit)
-        return dict(found)
+                names_by_library[unit.library] |= table.names(unit)
+        return dict(names_by_library)
 
     def masks(self, names: Iterable[str]) -> dict[str, int]:
-        """For each of the names that some unit exports, a bit for each such unit."""
-        wanted, found, shift = frozenset(names), defaultdict[str, int](int), 0
+        """The masks of those of the names that some unit exports, with a bit for each of `units`."""
+        unique_names = frozenset(names)
+        masks: defaultdict[str, int] = defaultdict(int)
+        units_before = 0
         for table in self.tables:
-            for name, mask in table.masks(wanted).items():
-                found[name] |= mask << shift
-            shift += len(table.units)
-        return dict(found)
+            # A table numbers its own units from 0 on.
+            for name, mask in table.masks(unique_names).items():
+                masks[name] |= mask << units_before
+            units_before += len(table.units)
+        return dict(masks)
 
 
 def mask_of(units: Sequence[Unit], chosen: Iterable[Unit]) -> int:
-    """The bits of the chosen units."""
-    wanted = set(chosen)
-    return sum(1 << number for number, unit in enumerate(units) if unit in wanted)
+    """The mask that has the bits of the chosen units. Bit `n` stands for `units[n]`."""
+    chosen_units = set(chosen)
+    mask = 0
+    for number, unit in enumerate(units):
+        if unit in chosen_units:
+            mask |= 1 << number
+    return mask

@@ -1,8 +1,13 @@
-"""What the symbol index leaves out and a linker goes by: each exported name's type, binding and size.
+"""What linkers use and the symbol index leaves out: each exported name's kind, which is its type, binding and size.
 
-A second file beside a table of names, in the order of its groups, since only link stubs take it. Most names have one
-kind in all releases, and most kinds follow from the name, so that it is small: one row number a name, and the few
-different rows once.
+The second file beside a table of names, in the order of that table, since only link stubs use it. Most names have one
+kind in all releases, and the size of many follows from the name. So the file is small: each different row of kinds is
+stored once, and each name has the number of its row.
+
+The file is LZMA-compressed: two 32-bit numbers, which are the header's size in bytes and the count of names; the header
+in JSON; then the row numbers, all low bytes first, then all middle bytes, then all high bytes, since that compresses
+better. A row is a list of runs [type, binding, size, count]: so many of the libraries that export the name, in the
+order of the table's units, have it with that kind.
 """
 
 from __future__ import annotations
@@ -14,96 +19,132 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Self
 
-from torch_build_farm.releases.symbol_table import FILTER, Packed, Table, Unit
+from torch_build_farm.releases.symbol_table import FILTER, StoredTable, SymbolTable, Unit
 from torch_build_farm.wheels.elf.symbol import Kind
 
 _SCHEMA = 1
+_SIZES = struct.Struct("<2I")  # of the header in bytes, of the names
 _TYPE_NAME = "_ZTS"  # a typeinfo's name: as long as the rest of its symbol, and a NUL (Itanium C++ ABI 2.9.5)
-_AS_NAMED = -1
+_IMPLIED_SIZE = -1  # the size that follows from the name
+
+Run = list[int]  # type, binding, size, count
 
 
-def _short(name: str, kind: Kind) -> Kind:
-    known = name.startswith(_TYPE_NAME) and kind.size == len(name) - len(_TYPE_NAME) + 1
-    return kind._replace(size=_AS_NAMED) if known else kind
+def _size_of_type_name(name: str) -> int:
+    """Bytes of a typeinfo's name, which a `_ZTS` symbol is."""
+    return len(name) - len(_TYPE_NAME) + 1
 
 
-def _long(name: str, kind: Kind) -> Kind:
-    return kind._replace(size=len(name) - len(_TYPE_NAME) + 1) if kind.size == _AS_NAMED else kind
+def _without_implied_size(name: str, kind: Kind) -> Kind:
+    """The kind as a row has it, so that all names of typeinfos share a few rows."""
+    if name.startswith(_TYPE_NAME) and kind.size == _size_of_type_name(name):
+        return kind._replace(size=_IMPLIED_SIZE)
+    return kind
 
 
-def _places(mask: int, units: tuple[Unit, ...]) -> list[int]:
-    """The units of a mask that are a release's: those of the system are nobody's stubs."""
+def _with_implied_size(name: str, kind: Kind) -> Kind:
+    """The kind that a row's means for a name."""
+    return kind._replace(size=_size_of_type_name(name)) if kind.size == _IMPLIED_SIZE else kind
+
+
+def _units_of_releases(mask: int, units: Sequence[Unit]) -> list[int]:
+    """The numbers of the mask's units that belong to a release; no stubs are made of the system's libraries."""
     return [number for number, unit in enumerate(units) if mask >> number & 1 and unit.release]
 
 
-def _in_column(runs: list[list[int]], column: int) -> Kind:
-    for kind, binding, size, count in runs:
+def _kind_in_column(row: list[Run], column: int) -> Kind:
+    """The kind that the library in a column has. Raises ValueError for a row that is too short."""
+    for kind, binding, size, count in row:
         if column < count:
             return Kind(kind, binding, size)
         column -= count
     raise ValueError("a name has fewer kinds than libraries that export it")
 
 
-def packed(table: Table, kinds: Mapping[Unit, Mapping[str, Kind]], wheels: Mapping[str, Mapping[str, str]]) -> bytes:
-    """The file that belongs to the table's; the same bytes for the same content.
+def to_bytes(
+    table: SymbolTable, kinds: Mapping[Unit, Mapping[str, Kind]], wheels: Mapping[str, Mapping[str, str]]
+) -> bytes:
+    """The content of the file that belongs to the table's; the same bytes for the same arguments.
 
-    `wheels`: of each release, SHA-256 of its wheels by their CPython's tag, as the package index states them.
+    `kinds` has each unit's names. `wheels` has by release the SHA-256 of its wheels by their CPython's tag, as the
+    package index states them.
     """
-    rows: dict[str, int] = {}
+    row_numbers: dict[str, int] = {}  # by the row as JSON, in the order in which they first occur
     numbers = []
     for mask, names in table.groups.items():
-        owners = [kinds[table.units[place]] for place in _places(mask, table.units)]
+        kinds_of_units = [kinds[table.units[number]] for number in _units_of_releases(mask, table.units)]
         for name in names:
-            found = [_short(name, owner[name]) for owner in owners]
-            runs = [[*kind, sum(1 for _ in same)] for kind, same in groupby(found)]
-            numbers.append(rows.setdefault(json.dumps(runs), len(rows)))
-    head = {
+            columns = [_without_implied_size(name, kinds_of_unit[name]) for kinds_of_unit in kinds_of_units]
+            row: list[Run] = []
+            for kind, equal_kinds in groupby(columns):
+                row.append([*kind, len(list(equal_kinds))])
+            numbers.append(row_numbers.setdefault(json.dumps(row), len(row_numbers)))
+
+    header = {
         "schema": _SCHEMA,
-        "of": hashlib.sha256(table.packed()).hexdigest(),
+        "of": hashlib.sha256(table.to_bytes()).hexdigest(),
         "wheels": {release: dict(sorted(wheels[release].items())) for release in sorted(wheels)},
-        "rows": list(map(json.loads, rows)),
+        "rows": [json.loads(row_as_json) for row_as_json in row_numbers],
     }
-    columns = [bytes(number >> shift & 255 for number in numbers) for shift in (0, 8, 16)]
-    text = json.dumps(head, separators=(",", ":")).encode()
-    content = struct.pack("<2I", len(text), len(numbers)) + text + b"".join(columns)
+    header_text = json.dumps(header, separators=(",", ":")).encode()
+    content = _SIZES.pack(len(header_text), len(numbers)) + header_text
+    for shift in (0, 8, 16):
+        content += bytes(number >> shift & 255 for number in numbers)
     return lzma.compress(content, format=lzma.FORMAT_XZ, check=lzma.CHECK_SHA256, filters=FILTER)
 
 
 @dataclass(frozen=True)
-class Kinds:
-    """A file as it was read: the wheels that its names are of, different rows, and each name's row by its number."""
+class SymbolKinds:
+    """A file of kinds as it was read.
+
+    `wheels` are those that the names were read from: by release, their SHA-256 by CPython tag. `numbers` has the row of
+    each name, in the order of the table's names.
+    """
 
     wheels: Mapping[str, Mapping[str, str]]
-    rows: Sequence[list[list[int]]]
+    rows: Sequence[list[Run]]
     numbers: Sequence[int]
 
-    def of(self, names: Packed, wanted: Iterable[Unit]) -> dict[Unit, dict[str, Kind]]:
-        """The wanted units' names with their kinds; `names` is the table that this belongs to."""
-        places = {names.units.index(unit): unit for unit in wanted}
-        found: dict[Unit, dict[str, Kind]] = {unit: {} for unit in places.values()}
-        numbers = iter(self.numbers)
-        for block in names.blocks:
-            text, _, lines = block.partition("\n")
-            owners = _places(int(text, 16), names.units)
-            chosen = [(column, found[places[place]]) for column, place in enumerate(owners) if place in places]
+    @classmethod
+    def from_bytes(cls, content: bytes, table_content: bytes) -> Self:
+        """The kinds in a file's content; `table_content` is that of the table's file.
+
+        Raises ValueError where the two do not belong together, KeyError, struct.error or lzma.LZMAError for content of
+        another kind.
+        """
+        data = lzma.decompress(content)
+        header_size, count = _SIZES.unpack_from(data)
+        start = _SIZES.size + header_size
+        header = json.loads(data[_SIZES.size : start])
+        if header["schema"] != _SCHEMA or header["of"] != hashlib.sha256(table_content).hexdigest():
+            raise ValueError("the kinds are not those of these names")
+        low_bytes = data[start : start + count]
+        middle_bytes = data[start + count : start + 2 * count]
+        high_bytes = data[start + 2 * count : start + 3 * count]
+        numbers = []
+        for low, middle, high in zip(low_bytes, middle_bytes, high_bytes, strict=True):
+            numbers.append(low | middle << 8 | high << 16)
+        return cls(header["wheels"], header["rows"], numbers)
+
+    def of_units(self, table: StoredTable, units: Iterable[Unit]) -> dict[Unit, dict[str, Kind]]:
+        """The names of each of the units with their kinds; `table` is the one that the file belongs to.
+
+        Raises ValueError for a unit that the table does not have.
+        """
+        kinds: dict[Unit, dict[str, Kind]] = {unit: {} for unit in units}
+        unit_numbers = {table.units.index(unit): unit for unit in kinds}
+        row_numbers = iter(self.numbers)
+        for block in table.blocks:
+            mask, _, lines = block.partition("\n")
+            # A row has a column for each unit that exports the name, also for those that nobody asks about here.
+            columns = []
+            for column, number in enumerate(_units_of_releases(int(mask, 16), table.units)):
+                if number in unit_numbers:
+                    columns.append((column, kinds[unit_numbers[number]]))
             for name in lines.split("\n"):
-                number = next(numbers)
-                for column, unit in chosen:
-                    unit[name] = _long(name, _in_column(self.rows[number], column))
-        return found
-
-
-def unpacked(content: bytes, of_file: bytes) -> Kinds:
-    """From the file's content; `of_file` is the content of the table's own file.
-
-    Raises ValueError where the two do not belong together, KeyError or lzma.LZMAError where it is no such file.
-    """
-    data = lzma.decompress(content)
-    size, count = struct.unpack_from("<2I", data)
-    head = json.loads(data[8 : 8 + size])
-    if head["schema"] != _SCHEMA or head["of"] != hashlib.sha256(of_file).hexdigest():
-        raise ValueError("the kinds are not those of these names")
-    low, middle, high = (data[8 + size + count * column :][:count] for column in range(3))
-    numbers = [a | b << 8 | c << 16 for a, b, c in zip(low, middle, high, strict=True)]
-    return Kinds(head["wheels"], head["rows"], numbers)
+                row = self.rows[next(row_numbers)]
+                for column, kinds_of_unit in columns:
+                    kinds_of_unit[name] = _with_implied_size(name, _kind_in_column(row, column))
+        return kinds

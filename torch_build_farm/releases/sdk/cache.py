@@ -99,7 +99,7 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
     stated = str((file.digests or {}).get("sha256", ""))
     with index.open_wheel(file) as remote:
         taken = members.read(remote)
-        libraries = exported_names.known(release, python.tag, stated) or exported_names.read(remote)
+        libraries = exported_names.from_tables(release, python.tag, stated) or exported_names.from_wheel(remote)
         fetched = remote.fetched
     made = wheel.contents(taken, libraries, file.filename)
     scratch = store.root / "sdk" / f".{release}-{python.tag}"

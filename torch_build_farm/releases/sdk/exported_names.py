@@ -1,4 +1,4 @@
-"""The exported names that an SDK's stubs are made of: as the symbol index has them, else read out of the wheel."""
+"""The exported names that an SDK's stubs are made of: from the symbol index, or else read from the wheel itself."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import lzma
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from torch_build_farm.releases import symbol_table, symbol_types
-from torch_build_farm.releases.known import KINDS, SYMBOLS, added_folder, folders
+from torch_build_farm.releases.release_tables import KINDS_FILE, SYMBOLS_FILE, added_folder, table_folders
+from torch_build_farm.releases.symbol_table import StoredTable
+from torch_build_farm.releases.symbol_types import SymbolKinds
 from torch_build_farm.wheels.elf import symbol
 from torch_build_farm.wheels.elf.symbol import Kind
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch_build_farm.core.remote_wheel import RemoteWheel
 
 # Nothing links to the others in torch/lib by a name without a version: libgomp.so.1, libgfortran.so.5.
-_TORCHS = re.compile(r"lib(torch|c10|caffe2|shm)\w*\.so")
+_OF_TORCH = re.compile(r"lib(torch|c10|caffe2|shm)\w*\.so")
 
 
 @dataclass(frozen=True)
@@ -29,38 +30,55 @@ class Library:
     names: Mapping[str, Kind]
 
 
-def known(release: str, tag: str, sha256: str) -> dict[str, Library]:
-    """The libraries of a release for a CPython (tag), as the index has them; none where it does not know this wheel.
+def from_tables(release: str, tag: str, sha256: str) -> dict[str, Library]:
+    """The libraries of a release for a CPython (tag), by file name, from the tables that the audit has.
 
-    What the index left out, names that differ between any two builds, no other build asks for.
+    Empty unless a table was made from the wheel that has this SHA-256. The names that the tables leave out differ
+    between any two builds, so no other build asks for them.
     """
-    for folder in folders(added_folder()):
+    for folder in table_folders(added_folder()):
         try:
-            of_file = (folder / SYMBOLS).read_bytes()
-            table = symbol_table.unpacked(of_file)
-            ours = [one for one in table.units if one.release == release and one.python in ("", tag)]
-            if not any(unit.python for unit in ours):
-                continue
-            rows = symbol_types.unpacked((folder / KINDS).read_bytes(), of_file)
-            if not sha256 or rows.wheels[release].get(tag) != sha256:
-                continue  # an index's own build, under the name of torch's
-            found = rows.of(table, [unit for unit in ours if _TORCHS.fullmatch(unit.library)])
+            libraries = _from_folder(folder, release, tag, sha256)
         except (OSError, ValueError, KeyError, IndexError, lzma.LZMAError):
-            continue  # an older farm's, without kinds, or damaged: the wheel itself tells
-        return {unit.library: Library(unit.needed, names) for unit, names in found.items()}
+            continue  # a table of an older farm, without kinds, or a damaged one: another, or the wheel, has the names
+        if libraries is not None:
+            return libraries
     return {}
 
 
-def read(wheel: RemoteWheel) -> dict[str, Library]:
-    """The same out of the wheel, by range requests (some 13 MB). Raises PackageIndexError where it cannot be read."""
-    from torch_build_farm.wheels.elf.remote_exports import torch_libraries  # noqa: PLC0415 (seldom wanted)
+def _from_folder(folder: Path, release: str, tag: str, sha256: str) -> dict[str, Library] | None:
+    """The same from one folder of tables; None if they were not made from this wheel.
 
-    found = {}
-    for path, one in torch_libraries(wheel).items():
+    Raises OSError, ValueError, KeyError, IndexError or lzma.LZMAError for tables that cannot be read.
+    """
+    table_content = (folder / SYMBOLS_FILE).read_bytes()
+    table = StoredTable.from_bytes(table_content)
+    units = [unit for unit in table.units if unit.release == release and unit.python in ("", tag)]
+    if not any(unit.python for unit in units):
+        return None
+    kinds = SymbolKinds.from_bytes((folder / KINDS_FILE).read_bytes(), table_content)
+    if not sha256 or kinds.wheels[release].get(tag) != sha256:
+        return None  # the index has a build of its own under the name of torch's
+    units_of_torch = [unit for unit in units if _OF_TORCH.fullmatch(unit.library)]
+    libraries = {}
+    for unit, names in kinds.of_units(table, units_of_torch).items():
+        libraries[unit.library] = Library(unit.needed, names)
+    return libraries
+
+
+def from_wheel(wheel: RemoteWheel) -> dict[str, Library]:
+    """The libraries of a wheel, by file name, read by range requests (some 13 MB).
+
+    Raises PackageIndexError where it cannot be read.
+    """
+    from torch_build_farm.wheels.elf.remote_exports import torch_libraries  # noqa: PLC0415 (rarely needed)
+
+    libraries = {}
+    for path, exported in torch_libraries(wheel).items():
         name = PurePosixPath(path).name
-        if not _TORCHS.fullmatch(name):
+        if not _OF_TORCH.fullmatch(name):
             continue
-        if one.soname != name:
-            raise wheel.error(f"{path} calls itself {one.soname}")
-        found[name] = Library(one.needed, symbol.of(one.symbols))
-    return found
+        if exported.soname != name:
+            raise wheel.error(f"{path} calls itself {exported.soname}")
+        libraries[name] = Library(exported.needed, symbol.of(exported.symbols))
+    return libraries
