@@ -44,7 +44,7 @@ def test_bad_calls(tiny: Farm, words: list[str], code: int, said: str) -> None:
     [
         ("pyproject.toml", 'name = "tiny"\npackages', 'nmae = "tiny"\npackages', 3, "did you mean 'name'?"),
         ("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nsource = "src"', 6, "does not exist"),
-        ("pyproject.toml", 'version = "1.0"', 'dynamic = ["version"]', 7, "does not say its version"),
+        ("pyproject.toml", 'version = "1.0"', 'dynamic = ["version"]', 7, "does not state its version"),
         ("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nsmoke-script = "x.py"', 6, "x.py"),
         ("pyproject.toml", '"torch>=2.8"', '"torch>=2.8 oops"', 12, "not a valid requirement"),
     ],

@@ -97,7 +97,7 @@ def test_what_a_cmake_build_asks_is_answered(tiny: Farm) -> None:
 def test_a_build_that_runs_torch_gets_all_of_it(tiny: Farm) -> None:
     """It catches the refusal and would have gone on with another answer: the SDK's note gives it away."""
     farm = asking(tiny, "torch.ones(3).sum().item()")
-    why = "the build asks for torch.ones, which torch's SDK has not, and goes on without"
+    why = "the build asks for torch.ones, which torch's SDK does not have, and goes on without it"
     assert built_with(farm, "2.9") == (f"all of torch 2.9.0: {why}", "2.9.0")
     assert "torch says [3.0]" in farm.log(next(farm.work.glob("logs/t*.log")).stem)
     said = farm("build", "--torch", "2.9")
@@ -108,7 +108,7 @@ def test_a_build_that_runs_torch_gets_all_of_it(tiny: Farm) -> None:
     assert refused.code == 30, refused.err
     (job,) = refused.document["jobs"]
     assert (job["error"]["kind"], job["wheel"]) == ("SdkError", None)
-    assert "asks for torch.ones, which torch's SDK has not" in job["error"]["what"]
+    assert "asks for torch.ones, which torch's SDK does not have" in job["error"]["what"]
 
 
 def test_the_version_of_the_sdk_does_not_get_into_a_wheel(tiny: Farm) -> None:

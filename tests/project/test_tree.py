@@ -60,7 +60,7 @@ def test_version_of_an_unpacked_sdist(tmp_path: Path) -> None:
 
 
 def test_no_version(tmp_path: Path) -> None:
-    with pytest.raises(VersionError, match="does not say its version"):
+    with pytest.raises(VersionError, match="does not state its version"):
         read(tree(tmp_path, pyproject_dot_toml=DYNAMIC))
 
 
@@ -171,7 +171,7 @@ def test_setup_cfg_is_read_and_setup_py_wins(tmp_path: Path) -> None:
 
 def test_a_version_that_only_running_would_tell(tmp_path: Path) -> None:
     tree(tmp_path, setup_dot_py="from setuptools import setup\nsetup(version=compute())\n")
-    with pytest.raises(VersionError, match="does not say its version"):
+    with pytest.raises(VersionError, match="does not state its version"):
         read(tmp_path)
     assert source.read(Origin(tmp_path), (), "1.5").version == "1.5"
 
@@ -181,7 +181,7 @@ def test_a_version_that_only_running_would_tell(tmp_path: Path) -> None:
 )
 def test_settings_of_a_wrong_type_say_no_version(tmp_path: Path, text: str) -> None:
     (tmp_path / "pyproject.toml").write_text(f"{DYNAMIC}{text}")
-    with pytest.raises(VersionError, match="does not say its version"):
+    with pytest.raises(VersionError, match="does not state its version"):
         source.read(Origin(tmp_path))
 
 

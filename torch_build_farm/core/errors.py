@@ -17,7 +17,7 @@ ERRORS_PAGE = "docs/reference/errors.md"
 class FarmError(Exception):
     """A failure that the person at the keyboard can act on.
 
-    `what` says what failed, `where` names the file, key, job or log, `next_step` says what to do.
+    `what` is what failed, `where` names the file, key, job or log, `next_step` is what to do about it.
     """
 
     exit_code: ClassVar[int] = 1
@@ -195,7 +195,7 @@ class OutOfMemoryError(BuildError):
 class RepairError(FarmError):
     """The wheel is not fit for users; the message has every reason, a line each.
 
-    When a build fails (how-to) says what to change for each of them.
+    When a build fails (how-to) explains what to change for each of them.
     """
 
     exit_code = 16
@@ -286,7 +286,7 @@ class UploadRefusedError(FarmError):
 class AuditError(FarmError):
     """A wheel, or what the farm knows of torch's releases, cannot be read.
 
-    Check that the file is a whole wheel; `index add RELEASE` reads a release's tables anew.
+    Check that the file is a whole wheel; `index add RELEASE` reads a release's tables again.
     """
 
     exit_code = 26

@@ -1,4 +1,4 @@
-"""Files and folders: hashes, sizes, and writing whole or not at all."""
+"""Files and folders: hashes, sizes, and writing atomically."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _new_name_beside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _scratch_for(path: Path) -> Iterator[Path]:
-    """A new name beside `path`, renamed to it when the block ends well; else `path` stays as it was.
+    """A new name beside `path`, renamed to it if the block ends without an error; else `path` stays as it was.
 
     Renaming within a folder is atomic (rename(2)).
     """
@@ -66,7 +66,7 @@ def _scratch_for(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the new names that killed processes left beside `path`: those that nobody has written to for long."""
+    """Remove the scratch files that killed processes left beside `path`: those not written to for an hour."""
     for scratch in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
         with contextlib.suppress(OSError):
             if time.time() - scratch.stat().st_mtime > _LEFT_BEHIND_S:
@@ -74,7 +74,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def replace_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Write a file, whole or not at all; its folder is made. `mode` is its permissions, by default those of a new file.
+    """Write a file atomically; its folder is made. `mode` is its permissions, by default those of a new file.
 
     Raises OSError.
     """
@@ -85,19 +85,19 @@ def replace_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
 
 
 def replace_text(path: Path, text: str, mode: int | None = None) -> None:
-    """Write a file in UTF-8, its line ends as they are in `text`, whole or not at all. Raises OSError."""
+    """Write a file in UTF-8 atomically, its line ends as they are in `text`. Raises OSError."""
     replace_bytes(path, text.encode(), mode)
 
 
 def copy_whole(source: Path, path: Path) -> None:
-    """Copy a file's content to `path`, whole or not at all. Raises OSError."""
+    """Copy a file's content to `path` atomically. Raises OSError."""
     with _scratch_for(path) as scratch:
         shutil.copyfile(source, scratch)
 
 
 @contextlib.contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `path` when the block ends well; else `path` stays as it was.
+    """An empty folder to fill, which replaces `path` if the block ends without an error; else `path` stays as it was.
 
     Raises OSError.
     """

@@ -1,6 +1,6 @@
 """Locks between processes: a file that one process at a time holds (flock(2)).
 
-The kernel lets go of a lock when the process that holds it ends, however it ends.
+The kernel releases a lock when the process that holds it ends, for whatever reason.
 """
 
 from __future__ import annotations

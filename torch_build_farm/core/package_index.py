@@ -48,7 +48,7 @@ def _configured() -> tuple[list[str], str]:
         try:
             table = tomllib.loads(settings.read_text("utf-8"))
         except (OSError, ValueError):
-            table = {}  # uv itself says better what is wrong with it
+            table = {}  # uv's own message is better than one from here could be
         defaults = []
         for index in table.get("index", ()):
             if index.get("default"):
@@ -65,7 +65,7 @@ def _configured() -> tuple[list[str], str]:
 
 @dataclass
 class Traffic:
-    """Bytes of answers, as they came over the wire where the server says so."""
+    """How many bytes the answers had on the wire, as far as servers state it (Content-Length)."""
 
     fetched: int = 0
 
@@ -75,9 +75,10 @@ class Traffic:
 
 @dataclass(frozen=True)
 class PackageIndex:
-    """An index (PEP 503, PEP 691); an empty `url` is the default one. `traffic` counts what all its answers weigh.
+    """An index (PEP 503, PEP 691); an empty `url` is the default one. `traffic` counts the bytes of all its answers.
 
-    `first` are the URLs of others, which are asked before: a project is the first's that has it, as uv does it.
+    `first` are the URLs of indexes that are asked before this one. As with uv, the first index that has a project
+    serves all of its files.
     `limits` hold for wheels that are read in parts.
     """
 
@@ -120,7 +121,10 @@ class PackageIndex:
             ) from None
 
     def files(self, name: str) -> list[DistributionPackage]:
-        """Every file that the index has of a project; none for a project that it has not."""
+        """Every file that the index has of a project; none for a project that it does not have.
+
+        Raises PackageIndexError where the index does not answer, or answers with something else.
+        """
         from pypi_simple import NoSuchProjectError  # noqa: PLC0415
 
         # The first index that has the project answers for it alone. By that uv prevents dependency confusion, where a
@@ -142,7 +146,7 @@ class PackageIndex:
                 ) from None
 
     def download(self, file: DistributionPackage, path: Path) -> None:
-        """Download a file and compare it with the digest that the index states."""
+        """Download a file and compare it with the digest that the index states. Raises PackageIndexError."""
         with self._client(f"{file.filename}") as client:
             client.download_package(file, path, verify=bool(file.digests), timeout=_SECONDS)
 
@@ -162,7 +166,10 @@ class PackageIndex:
             yield wheel
 
     def metadata(self, file: DistributionPackage) -> str:
-        """A wheel's METADATA: by itself where the index offers it (PEP 658) and has it, else out of the wheel."""
+        """A wheel's METADATA: as a file of its own if the index has one (PEP 658), else read out of the wheel.
+
+        Raises PackageIndexError.
+        """
         from pypi_simple import NoMetadataError  # noqa: PLC0415
 
         if file.has_metadata:

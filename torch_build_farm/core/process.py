@@ -163,7 +163,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class Shell:
-    """Where commands run: their environment, folder and log, and who hears their lines while they run."""
+    """Where commands run: their environment, folder and log. `say` gets each line that they print, as it is printed."""
 
     runner: Runner
     env: Mapping[str, str]
@@ -188,6 +188,6 @@ def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str]
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return Completed(words, 127, (str(error),))
-    # A command that fails says why on standard error; one that succeeds may warn there of what does not matter.
+    # A command that fails explains itself on standard error; one that succeeds may print warnings there.
     output = done.stdout if done.returncode == 0 else done.stderr
     return Completed(words, done.returncode, tuple(output.splitlines()))

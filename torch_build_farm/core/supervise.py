@@ -1,11 +1,11 @@
 """Runs one command and takes it down, with all that it started, when the farm dies.
 
 Started by `process` as `python -I -S supervise.py SIGNAL GRACE PEAK COMMAND...`, so it uses the standard library
-alone: SIGNAL asks the command to end, GRACE are the seconds it is given before SIGKILL, PEAK is the file descriptor
-that hears in the end the resident set of the largest process (KiB). Its standard input is a pipe that only
-the farm holds open: end of file means that the farm closed it (to cancel) or is gone (SIGKILL included). It makes
-itself the parent of orphans (PR_SET_CHILD_SUBREAPER, Linux 3.4), so that a process that left the group and lost its
-parent is found too.
+alone: SIGNAL asks the command to end, GRACE is how many seconds it then has before SIGKILL, and PEAK is the file
+descriptor to which the resident set of the largest process (KiB) is written at the end. Its standard input is a pipe
+that only the farm holds open: end of file means that the farm closed it (to cancel) or is gone (SIGKILL included). It
+makes itself the parent of orphans (PR_SET_CHILD_SUBREAPER, Linux 3.4), so that a process that left the group and lost
+its parent is found too.
 """
 
 import contextlib

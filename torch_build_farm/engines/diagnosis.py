@@ -1,4 +1,4 @@
-"""Why a build failed, by its log."""
+"""Finds out from its log why a build failed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
             where=where,
             next_step="check the network, proxy and certificates (`doctor` tries the index), then run again",
         )
-    # Nothing that is known: the first line that speaks of an error, else the last one that says anything.
+    # No known cause: the first line that mentions an error, else the last line that is not empty.
     reason = first_match(_ANY, lines)
     if not reason:
         nonempty = [line for line in lines if line.strip()]

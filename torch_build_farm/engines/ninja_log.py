@@ -33,7 +33,7 @@ def edges(text: str) -> list[Edge]:
     header, *lines = text.split("\n")
     if header not in _FORMATS:
         return []
-    # ninja appends a line whenever it makes an output anew, and keeps the old ones: an output's last line counts.
+    # ninja appends a line each time it makes an output, and keeps the older lines: an output's last line counts.
     by_output = {}
     for line in lines:
         columns = line.split("\t")

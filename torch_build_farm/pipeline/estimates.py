@@ -33,8 +33,8 @@ def longest_first(jobs: Sequence[Job], work: Path) -> list[Job]:
 def peak_mb(work: Path, job: Job, measured: float, *, reused: bool) -> float:
     """The largest process of a job's build for its record, in MB (10^6 bytes).
 
-    Where ccache may have done the compilers' work (`reused`), this build's `measured` says little: then it is no less
-    than what the last build's record has.
+    If ccache may have done the compilers' work (`reused`), `measured` is too low: then the result is at least what the
+    last build's record has.
     """
     if not reused:
         return measured
@@ -50,7 +50,11 @@ def _peak_mb(build: Record | None) -> float:
 
 
 def memory_per_compile_gb(work: Path) -> float:
-    """GB (10^9 bytes) that a compiler takes: the largest process of any build in the work folder, and some spare."""
+    """The memory that one compiler needs, in GB (10^9 bytes).
+
+    This is the largest process of any build in the work folder and a quarter more, but at least 0.5 GB; without an
+    earlier build, 2 GB.
+    """
     builds = [records.read(path) for path in work.glob("jobs/*/records/build.json")]
     largest_mb = max(map(_peak_mb, builds), default=0.0)
     if largest_mb == 0:

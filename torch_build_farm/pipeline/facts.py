@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 from torch_build_farm.releases.sdk import LOCAL
 
-# Each class has fields of its own, and refuses others: so pydantic finds out of which class a record's facts are.
+# Each class has different fields and refuses all others: that is how pydantic recognizes the class of a record's facts.
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -109,8 +109,8 @@ class RepairFacts:
 class AuditFacts:
     """Which torch releases a wheel works with.
 
-    `true_range` says it for people; `releases` has the verdict on each release, oldest first; `symbol_versions` are the
-    highest of glibc and the C++ library that the wheel needs, a line a family.
+    `true_range` is the range of releases as text for people; `releases` has the verdict on each release, oldest first;
+    `symbol_versions` are the highest versions of glibc and the C++ library that the wheel needs, one line per family.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT

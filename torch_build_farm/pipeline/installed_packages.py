@@ -1,7 +1,7 @@
-"""What the isolated environment of a build held, read from its log, so that it can be built again in the same.
+"""Which distributions a build's isolated environment had, read from its log, so that it can be built there again.
 
-The front end removes the environment as soon as the wheel is made, and the container is gone too; but what uv says that
-it installed is in the log of either engine.
+The front end removes the environment as soon as the wheel is made, and the container is removed too. But with either
+engine the log has uv's list of what it installed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch_build_farm.core.log import STAGE_MARK
 
-# uv's lines, such as " + ninja==1.13.2" (" ~": once more; " -": removed). `build -v` puts "< " before them, and older
-# ones, such as CPython 3.9's, colours around.
+# uv's lines, such as " + ninja==1.13.2" (" ~": installed again; " -": removed). `build -v` puts "< " before them, and
+# older versions of `build`, such as those for CPython 3.9, also put colours around them.
 _CHANGE = re.compile(r"^(?:\x1b\[[\d;]*m)?(?:< )? ([+~-]) ([\w.-]+)==([\w.+!]+)", re.MULTILINE)
 
 

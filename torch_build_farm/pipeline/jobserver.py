@@ -1,7 +1,7 @@
 """A GNU jobserver that all builds share: it limits the compilers on the machine, whichever builds they belong to.
 
-The protocol is GNU make's (manual, "POSIX Jobserver Interaction"): a FIFO holds one byte for each token. A build owns
-one token from its start, which it takes here; ninja 1.13 and make take more while some are free. An explicit -j, or
+The protocol is GNU make's (manual, "POSIX Jobserver Interaction"): a FIFO holds one byte for each token. Each build
+needs one token to start, which is taken here; ninja 1.13 and make take more while some are free. An explicit -j, or
 CMAKE_BUILD_PARALLEL_LEVEL, would turn that off.
 """
 
@@ -45,7 +45,7 @@ class Jobserver:
 
     @property
     def makeflags(self) -> str:
-        """Value of MAKEFLAGS for a build: the jobserver's address, and a -j that says how many tokens there are."""
+        """The value of MAKEFLAGS for a build: the jobserver's address, and -j with the number of tokens."""
         return f"-j{self.slots} --jobserver-auth=fifo:{self.path}"
 
     def _drain(self) -> int:

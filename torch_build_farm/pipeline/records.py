@@ -60,7 +60,7 @@ def digest(inputs: object) -> str:
     """SHA-256 of a stage's inputs, or of one of them, over a canonical form that is the same in every process.
 
     Raises TypeError for a value without one, such as a set or a function: its text may differ in the next process, and
-    the stage would run anew each time.
+    the stage would run again each time.
     """
     return hashlib.sha256(json.dumps(_canonical(inputs), sort_keys=True).encode()).hexdigest()
 
@@ -128,7 +128,7 @@ def read(path: Path) -> Record | None:
 
 
 def write(record: Record, path: Path) -> None:
-    """Write a record whole or not at all."""
+    """Write a record atomically."""
     replace_text(path, json.dumps(asdict(record), indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Stages over jobs: what is fresh is kept, what is not is run, side by side, and every stage leaves its record."""
+"""Runs stages over jobs, side by side: fresh results are kept, all other stages run, and each leaves its record."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class _JobRun:
         self.results: list[StageResult] = []
 
     def run(self) -> JobResult:
-        """Run the stages, and put the wheel into the dist folder if all went well. Raises nothing: see the result."""
+        """Run the stages, and deliver the wheel if all of them succeed. Errors are not raised: the result has them."""
         # Whatever goes wrong becomes the job's error: the other jobs go on, and the report shows them all.
         error: FarmError | None = None
         wheel: Path | None = None
@@ -167,7 +167,7 @@ class _JobRun:
         return StageResult(record, kept=False)
 
     def _log_heading(self, stage: Stage) -> None:
-        """Begin the stage's part of the log; those of kept stages stay, those of this stage and later ones go."""
+        """Begin the stage's part of the log. Parts of kept stages stay; parts of this and later stages are removed."""
         log = self.context.log(self.job)
         log.parent.mkdir(parents=True, exist_ok=True)
         text = log.read_text("utf-8", "replace") if log.exists() else ""
@@ -189,7 +189,7 @@ class _JobRun:
         return None
 
     def _deliver(self) -> Path | None:
-        """Put the wheel of a job that went well into the dist folder, whole or not at all."""
+        """Copy the wheel of a job that succeeded into the dist folder, atomically."""
         wheel = self._finished_wheel()
         if wheel is None:
             return None

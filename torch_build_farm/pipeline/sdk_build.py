@@ -1,4 +1,4 @@
-"""A build with torch's SDK, and once more with all of torch where it turns out to run torch."""
+"""Builds with torch's SDK, and again with all of torch if the build turns out to run torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
-    """Build the wheel with as much of torch as it takes; returns it, and what it was built with, for people.
+    """Build the wheel with as much of torch as the build needs; returns it, and what it was built with, for people.
 
     Raises what the engine's `build` does, or SdkError.
     """
@@ -60,7 +60,7 @@ def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
         missing = fallback.asked(request.sdk_misses, log) or fallback.missed(log)
         if settings.torch_build == "sdk" or not missing:
             raise
-        reason = f"the build asks for {missing}, which torch's SDK has not"
+        reason = f"the build asks for {missing}, which torch's SDK does not have"
     else:
         reason = _why_unfit(step, request, wheel)
         if not reason:
@@ -95,10 +95,10 @@ def _log_of_this_build(step: Step) -> str:
 
 
 def _why_unfit(step: Step, request: BuildRequest, wheel: Path) -> str:
-    """Why a wheel that was built with the SDK does not count, in a sentence; empty if it does."""
+    """Why a wheel that was built with the SDK cannot be used, in a sentence; empty if it can."""
     missing = fallback.asked(request.sdk_misses, _log_of_this_build(step))
     if missing:
-        return f"the build asks for {missing}, which torch's SDK has not, and goes on without"
+        return f"the build asks for {missing}, which torch's SDK does not have, and goes on without it"
     member = fallback.leaked(wheel, step.job.variant.release)
     if member:
         return f"the build writes the version of torch's SDK into {member}"

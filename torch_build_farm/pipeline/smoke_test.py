@@ -46,9 +46,10 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class SmokeTest:
-    """The smoke test of one wheel at `site`, in an environment that is made anew and removed afterwards.
+    """The smoke test of one wheel at `site`, in a fresh environment that is removed afterwards.
 
-    `beside` are the wheels behind the one name, which it requires; the index may have others of these names, or none.
+    `beside` are the wheels behind the one name, which the wheel requires. The index may have other wheels of these
+    names, or none, so they are installed from files.
     `source` is the project's source tree, `tree` the rendered one that the wheel was built from.
     """
 
@@ -98,7 +99,7 @@ class SmokeTest:
         return SmokeError(f"{self.job.id}: {what}", where=str(self.site.shell.log), next_step=next_step)
 
     def _python(self, *arguments: str | Path) -> Completed:
-        """Run the environment's interpreter: isolated (-I), so that neither folder nor variable lends it a module."""
+        """Run the environment's interpreter, isolated (-I): no module comes from the current folder or PYTHONPATH."""
         return self.site.shell.run(self.home / "bin" / "python", "-I", *arguments)
 
     def _install(self, wheels: list[Path]) -> None:
@@ -126,7 +127,7 @@ class SmokeTest:
                 )
 
     def _bytecode(self, script: str) -> None:
-        """Link bytecode from the store, or keep it there; without it a test only takes longer."""
+        """Run one of the scripts above. Its failure does not count: without bytecode a test only takes longer."""
         python = self.job.python
         packages = variables.site_packages(self.home, python)
         self.site.shell.run("sh", "-c", script, "sh", self.site.store.root / "bytecode" / python.tag, packages)
@@ -134,7 +135,7 @@ class SmokeTest:
     def _first_import(self, name: str) -> _Torch:
         """Import `name` like all others; the same interpreter then describes torch, which takes seconds to load.
 
-        If that fails, torch is imported by itself: a torch that is broken or not the wheel's is the better reason.
+        If that fails, torch is imported alone: that torch is broken, or is the wrong one, explains more.
         """
         done = self._run_import(name, _DESCRIBE_TORCH)
         if not (done.ok and _torch_line(done)):
@@ -208,9 +209,9 @@ class SmokeTest:
         return self.site.bring(script)
 
     def _refusal(self, wheels: list[Path]) -> str | None:
-        """Have the resolver refuse the wheel beside another minor's torch, and for that reason; returns which torch.
+        """Check that the resolver refuses the wheel beside another minor's torch, because of its pin.
 
-        None for a project with one minor.
+        Returns that torch, such as "torch 2.10"; None for a project with one minor.
         """
         other = neighbour(self.project, self.job.variant)
         if other is None:
@@ -227,7 +228,7 @@ class SmokeTest:
         if not ("unsatisfiable" in text and for_the_pin):
             error = diagnose(self.job.id, self.site.shell.log)
             if type(error) is BuildError:
-                raise self._error(f"refused, but for another reason: {text}")
+                raise self._error(f"the resolver refuses it, but for another reason: {text}")
             raise error
         return f"torch {other.torch}"
 

@@ -1,8 +1,8 @@
 """Where a project's source comes from: a path, a git repository and revision, or an sdist on the package index.
 
-What is fetched lies in the store, under a name that says what it is (the sdist's SHA-256, the commit), and is fetched
-once. It is unpacked, never built or installed: a package manager's cache of wheels would hand out one that was built
-against another torch.
+A fetched source stays in the store under a name that identifies it (the sdist's SHA-256, the commit), so it is fetched
+only once. It is unpacked, never built or installed: a package manager's wheel cache could hand out a wheel that was
+built against another torch.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ _A_DAY = 86400  # seconds
 
 @dataclass(frozen=True)
 class Origin:
-    """A source tree on disk, and where it is from.
+    """A source tree on disk, and where it comes from.
 
-    `epoch` (Unix seconds) is the source's own date. A path has none that all its copies share, so there it is 1980: a
-    checkout gives its files new dates, and a commit's date would make other wheels of the same files. `sealed`: the
-    tree is whole as it is, nothing in it was left there by tools.
+    `epoch` is the source's own date, in Unix seconds. A path has no date that all its copies share, so its epoch is
+    1980: a checkout gives its files new dates, and a commit's date would give different wheels of the same files.
+    `sealed` means that the tree is complete as it is, and that no tool has left anything in it.
     """
 
     root: Path
@@ -66,14 +66,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Fetches sources into `folder`; `say` hears of it."""
+    """Fetches sources into `folder`; `say` shows people what it fetches."""
 
     folder: Path
     runner: Runner
     say: Callable[[str], None]
 
     def obtain(self, project: Project) -> Origin:
-        """The project's source tree. Raises SourceError or PackageIndexError where it cannot be had."""
+        """The project's source tree. Raises SourceError or PackageIndexError if it cannot be fetched."""
         settings = project.settings
         if settings.sdist:
             return self.sdist(Requirement(settings.sdist), settings.sdist_sha256)
@@ -88,7 +88,7 @@ class Fetcher:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for what is not complete yet. Removes those that killed farms left here more than a day ago."""
+        """A temporary folder for an incomplete source. Removes those that killed farms left more than a day ago."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("fetch-*"):
             with contextlib.suppress(FileNotFoundError):
@@ -136,7 +136,7 @@ class Fetcher:
         chosen = max(candidates, key=lambda file: _preference(file, sha256))
         path = folder / chosen.filename
         index.download(chosen, path)
-        self.runner.check()  # the download itself does not hear of an interrupt
+        self.runner.check()  # an interrupt does not stop the download itself
 
         # Not the index's digest but the project's own: what was reviewed is what is built, whatever the index serves.
         actual = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -211,7 +211,7 @@ class Fetcher:
         return done.tail or ("",)
 
     def _keep(self, tree: Path, home: Path) -> None:
-        """Put a fetched tree in its place, whole or not at all; another farm may have been faster."""
+        """Move a complete tree to its place. Another farm may have put the same tree there first."""
         try:
             tree.rename(home)
         except OSError:
@@ -220,7 +220,7 @@ class Fetcher:
 
 
 def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Version, bool]:
-    """Which of several sdists: the one with the SHA-256 asked for, not one that was yanked, the newest, .tar.gz."""
+    """Sort key that prefers the sdist with this SHA-256, then one that is not yanked, the newest, and .tar.gz."""
     return (
         file.digests.get("sha256") == sha256,
         not file.is_yanked,
@@ -230,7 +230,7 @@ def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Ver
 
 
 def _valid(version: str | None) -> TypeGuard[str]:
-    """Whether `version` follows PEP 440. Old files on an index may have others, which no requirement admits."""
+    """Whether `version` follows PEP 440. Old files on an index may not, and no requirement admits those."""
     try:
         Version(version or "")
     except InvalidVersion:
@@ -285,7 +285,7 @@ def only_folder(home: Path) -> Path:
 
 
 def newest(folder: Path) -> int:
-    """The date (Unix seconds) of the newest file in an unpacked archive, which is the archive's own."""
+    """The date (Unix seconds) of the newest file in an unpacked archive, taken as the date of the archive."""
     date = EARLIEST
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():

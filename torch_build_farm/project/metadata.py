@@ -1,6 +1,6 @@
 """The name, version and requirements that a source tree states, read without running any of it.
 
-Sources, of which the first that has a value wins: [project] in pyproject.toml (PEP 621), PKG-INFO (an unpacked sdist),
+The first of these sources that has a value wins: [project] in pyproject.toml (PEP 621), PKG-INFO (an unpacked sdist),
 the build back end's settings for a dynamic version, setup.cfg, and what setup.py passes to setup() as plain values.
 """
 
@@ -28,7 +28,11 @@ from torch_build_farm.project.variant_metadata import without_stars
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the source states; empty where it states nothing. `requires` is as Requires-Dist in METADATA."""
+    """What the source states; a field is empty if the source does not state it.
+
+    `version_from_scm` means that no file of the tree has the version: git tags, or the farm's settings, give it.
+    `requires_python` and `requires` are written as Requires-Python and Requires-Dist are in METADATA.
+    """
 
     name: str
     version: str
@@ -65,7 +69,10 @@ _PROVIDERS_REGEX = r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<v
 
 
 def document(root: Path) -> dict[str, Any]:
-    """The tree's pyproject.toml, empty for a tree with a setup.py alone. Raises SourceError without a project."""
+    """The tree's pyproject.toml, empty for a tree that has a setup.py alone.
+
+    Raises SourceError if the tree holds no Python project, or if its pyproject.toml cannot be used.
+    """
     path = root / "pyproject.toml"
     if not path.is_file() and not (root / "setup.py").is_file():
         what = "has neither pyproject.toml nor setup.py" if root.is_dir() else "does not exist"
@@ -81,7 +88,7 @@ def document(root: Path) -> dict[str, Any]:
 
 
 def _check_shape(pyproject: Mapping[str, Any], root: Path) -> None:
-    """Raise SourceError where a key that the farm needs is missing or has the wrong type."""
+    """Raise SourceError if a key that the farm needs is missing or has the wrong type."""
     problems = []
     try:
         TypeAdapter(_Document).validate_python(pyproject)
@@ -117,7 +124,7 @@ def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadat
     stated, from_scm = (version, True) if version else _version(root, pyproject, setup)
     if not stated:
         raise VersionError(
-            "the source does not say its version",
+            "the source does not state its version",
             where=str(root / "pyproject.toml"),
             next_step='write version = "1.2.3" in [project], use setuptools-scm ([tool.setuptools_scm] and a git tag), '
             "or set version in [tool.torch-build-farm] to what the source computes",
@@ -130,7 +137,7 @@ def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadat
         ) from None
     requires_python = project.get("requires-python") or info["Requires-Python"] or setup.get("python_requires", "")
     requires = project.get("dependencies") or info.get_all("Requires-Dist") or setup.get("install_requires", ())
-    if isinstance(requires, str):  # setup() takes a single one by itself
+    if isinstance(requires, str):  # setup() also accepts a single requirement as a string
         requires = (requires,)
     return Metadata(
         name=str(project.get("name") or info["Name"] or setup.get("name", "")),
@@ -202,11 +209,14 @@ def _regex_version(root: Path, provider: Mapping[str, Any]) -> str | None:
 
 
 def _directed(root: Path, way: str, value: str) -> str:
-    """The version where setuptools is told to look: `file` VERSION, or `attr` package.__version__ if that is plain."""
+    """The version that a directive of setuptools points to; empty if it is not there.
+
+    `way` is `file`, with a path such as VERSION, or `attr`, with a name such as package.__version__ and a plain value.
+    """
     if way == "file":
         path = root / value
         return path.read_text("utf-8", "replace").strip() if path.is_file() else ""
-    # The file is parsed and not imported, as setuptools does first too: an import may need torch, or the compiled part.
+    # Parsed and not imported, which is what setuptools tries first too: an import may need torch or the compiled part.
     module, _, name = value.rpartition(".")
     stem = module.replace(".", "/")
     for base in ("", "src"):

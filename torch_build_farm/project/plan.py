@@ -66,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs in order of torch and Python, and what was left out although asked for."""
+    """The jobs in order of torch and Python, and notes on what was requested but left out."""
 
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
@@ -117,7 +117,7 @@ def plan(
         if not picked:
             lacking.append(_no_python(variant, requires_python, interpreters, selection.pythons))
             continue
-        # Some CPythons of several may be missing without an error: then a note says which, and why.
+        # If some of the requested CPythons are left, the missing ones are not an error: a note explains each of them.
         if not isinstance(selection.pythons, str):
             for python in sorted(set(selection.pythons) - set(picked)):
                 why = _why_left_out(python, variant, interpreters)

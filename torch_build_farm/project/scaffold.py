@@ -1,4 +1,4 @@
-"""A project file for a source tree: what the tree states without being run, and marks where it states nothing."""
+"""Writes a project file for a source tree: what the tree states without being run, with marks where it is silent."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
         f"# By `init` from {facts.name or 'a source'} {facts.version}: {facts.backend}, {requirement}. "
         f"{MARK} marks what it could not tell.",
         f"[tool.{TABLE}]",
-        _line("name", name, "" if facts.name else "the source does not say its name"),
+        _line("name", name, "" if facts.name else "the source does not state its name"),
     ]
     for key, value in origin.items():
         lines.append(_line(key, value))
     if not facts.version:
-        lines.append(_line("version", "0", "the source does not say its version without being run"))
+        lines.append(_line("version", "0", "the source does not state its version without being run"))
     packages = facts.packages or (name.replace("-", "_"),)
     mark = "" if len(facts.packages) == 1 else "which packages does the wheel install?"
     lines.append(_line("packages", packages, mark))

@@ -1,7 +1,7 @@
 """TOML tables -> frozen dataclasses: the types of their keys, and reading a table with every problem in it.
 
-pydantic validates. A type here knows three things of a key: what to accept, what to say of anything else, and how JSON
-Schema describes it to editors.
+pydantic validates. Each type here defines what a key accepts, the message for anything else, and the JSON Schema that
+editors use.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
-# Of every dataclass that a TOML table is read into.
+# Every dataclass that a TOML table is read into has this configuration.
 TABLE_CONFIG = ConfigDict(
     extra="forbid", alias_generator=kebab, arbitrary_types_allowed=True, use_attribute_docstrings=True
 )

@@ -1,4 +1,4 @@
-"""One build in a container: what it requires is fetched first, then cibuildwheel runs without a network."""
+"""One build in a container: its requirements are fetched first, then cibuildwheel runs without a network."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ContainerBuild:
 
     @cached_property
     def _fixed_home(self) -> bool:
-        """Whether the front end makes its environment where it is told to (--env-dir)."""
+        """Whether the front end can make its environment in a given folder (--env-dir)."""
         job = self.request.job
         contents = self.session.contents(self.session.base(job.variant))
         _, _, build_version = contents.pythons[job.python.tag]
@@ -83,7 +83,7 @@ class ContainerBuild:
         try:
             if self.access.shared:
                 self.home.parent.mkdir(parents=True, exist_ok=True)
-            # uv's cache must hold what the build requires before there is no network any more.
+            # The build itself has no network, so what it requires must be in uv's cache by then.
             if not self.settings.network:
                 self._fetch_requirements()
 
@@ -205,7 +205,7 @@ class ContainerBuild:
     def _failure(self, done: Completed, watch: Watch) -> FarmError:
         """Why cibuildwheel failed: by the engine's events first, then by its log."""
         job, log = self.request.job.id, self.shell.log
-        # An idle connection may break while the engine goes on; then cibuildwheel tells how a command ended.
+        # An idle connection may break while the engine is well; then cibuildwheel still reports how a command ended.
         watch.lost = watch.lost and not any("failed with code" in line for line in done.tail)
         error = self.session.failure_from_events(job, watch, log)
         if error:

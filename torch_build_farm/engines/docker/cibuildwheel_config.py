@@ -35,7 +35,7 @@ def configuration(
     commands = [f"sh -c {shlex.quote(_literal(command))}" for command in before_build]
     settings: dict[str, Any] = {
         "build-frontend": {"name": "build[uv]", "args": front_end_arguments},
-        # Unless told otherwise, cibuildwheel mounts the machine's root folder into the container, to be written to.
+        # By default cibuildwheel mounts the machine's root folder into the container, writable.
         "container-engine": {"name": "docker", "create-args": list(create_arguments), "disable-host-mount": True},
         "manylinux-x86_64-image": image,
         "before-build": " && ".join(commands),

@@ -161,8 +161,8 @@ class DockerEngine:
         """Raise where the image cannot compile CUDA sources for `job`."""
         contents = self.session.contents(base)
         if job.variant.cuda_toolkit:
-            # The toolkit's wheels are build requirements, and CUDA_HOME must name their folder before they are there:
-            # that takes a front end that makes its environment where it is told to.
+            # The toolkit's wheels are build requirements, and CUDA_HOME must name their folder before they are there.
+            # So the front end has to make its environment in a folder that is known beforehand.
             _, _, build_version = contents.pythons[job.python.tag]
             if Version(build_version) < cibuildwheel_config.ENV_DIR:
                 raise ImageError(

@@ -85,7 +85,7 @@ class Helper:
 
 
 def find_access(helper: Helper, store: TorchStore, compilers: int) -> StoreAccess:
-    """Find out whether containers share the store's file system, and how they are started accordingly.
+    """Find out whether containers share the store's file system, and how they have to be started.
 
     `compilers` is the memory (bytes) that a container's compilers may take together. Raises EngineError where the
     engine neither shares the store nor allows a volume in its place.
@@ -242,7 +242,7 @@ def _prime_volume(helper: Helper, store: TorchStore, files: Mapping[str, Path]) 
 def put_folder(helper: Helper, access: StoreAccess, folder: Path, name: str) -> Path:
     """Put a folder of this machine into the volume under `name`, unless it is there; returns its path in containers.
 
-    The folder is there whole or not at all, and compared by SHA-256 each time.
+    The folder appears complete or not at all; its files are compared by SHA-256 each time.
     """
     target = access.store.root / name
     volume = _volume_mount(helper, access.store)
@@ -260,7 +260,7 @@ def put_folder(helper: Helper, access: StoreAccess, folder: Path, name: str) -> 
 
 
 def _copy_files(helper: Helper, volume: Mount, files: Mapping[str, Path]) -> None:
-    """Copy files into a volume, by their names there; each whole or not at all."""
+    """Copy files into a volume; `files` has them by their names there."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, path in files.items():

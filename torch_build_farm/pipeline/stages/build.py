@@ -36,7 +36,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "network": settings.network,
         "epoch": context.epoch,
     }
-    # Such an engine's output has been through auditwheel already, so what auditwheel is told belongs to its inputs.
+    # Such an engine runs auditwheel within the build, so auditwheel's options are inputs of the build.
     if context.engine.repairs_itself:
         inputs["policy"] = asdict(auditwheel.policy())
     return inputs

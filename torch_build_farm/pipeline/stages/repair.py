@@ -104,7 +104,7 @@ def _inputs(step: Step) -> dict[str, Any]:
 def _work(step: Step) -> Outcome:
     context, scratch, out = step.context, step.folder / "scratch", step.folder / "repaired"
     clear(out)
-    # auditwheel writes the wheel anew: with the epoch as its members' dates, and by the patchelf that it finds on PATH.
+    # auditwheel writes a new wheel. It dates the members with the epoch, and runs the patchelf that it finds on PATH.
     variables = {"SOURCE_DATE_EPOCH": str(context.epoch), "PATH": tools.search_path(tools.scripts())}
     shell = replace(step.shell, env={**step.shell.env, **variables})
     wheel = repair(
