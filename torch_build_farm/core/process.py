@@ -103,6 +103,7 @@ class Runner:
             log.open("a", encoding="utf-8", buffering=1) as sink,
             self._supervised(words, env, cwd, ending) as (child, peak),
         ):
+            # Into the log line by line (buffering=1): people follow it while a build runs.
             sink.write(f"$ {shlex.join(words)}\n")
             assert child.stdout is not None
             for raw in child.stdout:
@@ -111,7 +112,8 @@ class Runner:
                 tail.append(line)
                 on_line(line)
             child.wait()
-            peak_kib = int(os.read(peak, 32) or 0)
+            peak_kib = int(os.read(peak, 32) or 0)  # nothing from a supervisor that was killed
+        # What a cancelled run has stopped has not failed.
         self.check()
         return Completed(words, child.returncode, tuple(tail), peak_kib * 1024 / 1e6)
 

@@ -73,6 +73,7 @@ class TorchStore:
     @contextlib.contextmanager
     def environments(self) -> Iterator[None]:
         """Hold this work folder's environments, and remove what killed farms left of these and of others."""
+        # Waits at most for a farm that sweeps: whoever works in this work folder holds that folder's lock already.
         with locks.hold(self._environments_lock(self.scope), busy=lambda: time.sleep(_POLL_S)):
             shutil.rmtree(self.root / "envs" / self.scope, ignore_errors=True)
             for folder in (self.root / "envs").glob("*"):

@@ -148,6 +148,7 @@ class JobRecords:
 
 def by_wheel(work: Path) -> dict[str, JobRecords]:
     """The records of every job in a work folder that has made a wheel, by the wheel's SHA-256."""
+    # By content: a wheel keeps its name when it is built again, and a copy of it may have another.
     jobs = {}
     for path in sorted(work.glob(f"jobs/*/records/{WHEEL_STAGE}.json")):
         record = read(path)

@@ -83,6 +83,7 @@ class RunResult:
     @property
     def exit_code(self) -> int:
         """The first failed job's, 0 where no job failed."""
+        # Of the plan's first, and not of whichever job happened to fail first.
         for job in self.jobs:
             if job.error:
                 return exit_code(job.error)

@@ -72,6 +72,7 @@ class RunContext:
 
     def claim(self, wheel: str, job: Job) -> None:
         """Note that `job` makes the wheel of that name. Raises RepairError where another job does too."""
+        # Jobs run in threads of their own, and two may finish their wheels at the same time.
         with self.lock:
             owner = self.claimed.setdefault(wheel, job.id)
         if owner != job.id:

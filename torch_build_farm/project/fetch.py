@@ -100,7 +100,10 @@ class Fetcher:
     # ---- sdists
 
     def sdist(self, requirement: Requirement, sha256: str) -> Origin:
-        """The unpacked sdist of `requirement` (name==version), whose SHA-256 is known."""
+        """The unpacked sdist of `requirement` (name==version) with this SHA-256.
+
+        Raises PackageIndexError or SourceError if it cannot be fetched or unpacked.
+        """
         home = self.folder / f"sdist-{sha256}"
         if not home.is_dir():
             with self.scratch() as scratch:

@@ -271,6 +271,7 @@ def _read_settings(path: Path, problems: list[str]) -> Settings | None:
 
 def _source_contradictions(settings: Settings, table: Mapping[str, Any]) -> list[str]:
     """What is wrong with the keys that state where the source comes from."""
+    # In the table and not in `settings`, where a key that is not set has its default.
     problems = []
     sources = [key for key in ("source", "git", "sdist") if key in table]
     if len(sources) > 1:

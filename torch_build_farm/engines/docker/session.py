@@ -112,6 +112,7 @@ class DockerSession:
 
     def prepare(self, variant: Variant, shell: Shell) -> Prepared:
         """The variant's image, built unless the engine has it, and how its containers reach the store."""
+        # Jobs call this at the same time, and most of them need the same image and the same access.
         with self._lock:
             base = self.pulled(variant, shell)
             if base.requested not in self._ready:

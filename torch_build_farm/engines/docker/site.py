@@ -36,6 +36,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
     shell = replace(shell, env=session.cli_environment, cwd=session.host_store.root)
     with translated_errors():
         image, access = session.prepare(job.variant, shell)
+    # Another farm may run the same job on this engine, in another work folder.
     name = f"torch-build-farm-{job.id}-{uuid.uuid4().hex[:12]}"
     folders_to_remove: list[Path] = []
     try:
@@ -61,6 +62,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                 watch.settle()
                 raise session.failure_from_events(job.id, watch, shell.log) or error from None
     finally:
+        # Only now: a command that was interrupted may write into these folders until its container is gone.
         containers.remove(session.client, session.labels.filters(job.id))
         for folder in folders_to_remove:
             session.remove_folder(folder, image)

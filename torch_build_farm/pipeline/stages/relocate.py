@@ -16,6 +16,7 @@ from torch_build_farm.wheels.relocate import relocate
 
 def _inputs(step: Step) -> dict[str, Any]:
     settings = step.context.project.settings
+    # patchelf writes the run paths of libraries that move, and so has a say in their bytes.
     return {
         "farm": __version__,
         "wheel": step.digest_of(REPAIR),

@@ -11,6 +11,7 @@ from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 
 
 def _inputs(step: Step) -> dict[str, Any]:
+    # The rendered tree itself: a changed setting, variant or template counts where it changes the tree.
     tree = step.context.tree(step.job)
     return {"source": tree.content, "rendered": dict(tree.rendered), "epoch": step.context.epoch}
 

@@ -38,6 +38,7 @@ def repair(
     `expected` and `builders` are as in `problems`. Without `shell` the engine has run auditwheel already. Raises
     RepairError with every reason why the wheel is unfit.
     """
+    # auditwheel fails for such a wheel too, but its message does not say what that means for a variant.
     if not read_wheel(raw).libraries:
         raise without_library(raw.name, raw)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -49,11 +50,13 @@ def repair(
                 raise failure(shell.log, done.tail)
         else:
             shutil.copyfile(raw, scratch / raw.name)
+        # Its name has the tag that auditwheel granted, so it is not known before.
         (repaired,) = scratch.glob("*.whl")
         reasons = problems(read_wheel(repaired), settings, expected, builders)
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise RepairError(f"{raw.name} is not fit for users:\n{listed}", where=str(raw))
+        # Only a wheel that passed every check gets into `out`.
         final = out / repaired.name
         repaired.replace(final)
         return read_wheel(final)

@@ -36,6 +36,8 @@ def _inputs(step: Step) -> dict[str, Any]:
 
 def _work(step: Step) -> Outcome:
     context = step.context
+    # The variant requires the plain wheel, and that one two more. Those on the index, if there are any, are of a
+    # published version; the test needs them as they will be beside this wheel.
     wheel, tree = step.output(RELOCATE), step.output(RENDER)
     names = step.folder / "one-name"
     clear(names)
