@@ -169,7 +169,7 @@ def _minors(options: AddOptions, listing: Listing) -> list[Minor]:
     if options.latest == bool(options.minors):
         raise UsageError("add: which torch minor?", where="add", next_step="add 2.16, or add --latest")
     if options.latest:
-        return [facts.newest(listing, pre=options.pre)]
+        return [facts.newest_usable_minor(listing, pre=options.pre)]
     try:
         return sorted({Minor.parse(text) for text in options.minors})
     except ValueError as error:

@@ -16,7 +16,7 @@ from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import NEWS_EXIT_CODE, FarmError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.releases import discovery, facts
-from torch_build_farm.releases.discovery import NEWS, Found, Status
+from torch_build_farm.releases.discovery import STATUSES_TO_ACT_ON, DiscoveredMinor, Status
 from torch_build_farm.releases.facts import Fact
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.release_tables import ReleaseTables, added_folder
@@ -64,7 +64,7 @@ class DiscoverAnswer(Answer):
     bytes: int
 
 
-def _row(minor: Found) -> MinorRow:
+def _row(minor: DiscoveredMinor) -> MinorRow:
     shared = (
         str(minor.minor),
         str(minor.status),
@@ -92,13 +92,13 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     rows = tuple(_row(minor) for minor in minors)
     context.answer(DiscoverAnswer(minors=rows, seconds=round(seconds, 2), bytes=size))
     _show(context, minors)
-    to_add = [str(minor.minor) for minor in minors if minor.status in NEWS]
+    to_add = [str(minor.minor) for minor in minors if minor.status in STATUSES_TO_ACT_ON]
     context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}" if to_add else "\nnothing to do")
     context.say(f"{size / 1e6:.1f} MB in {seconds:.1f} s")
     return NEWS_EXIT_CODE if to_add else 0
 
 
-def _with_facts(missing: Found, listing: Listing, index: PackageIndex, *, pre: bool) -> Found:
+def _with_facts(missing: DiscoveredMinor, listing: Listing, index: PackageIndex, *, pre: bool) -> DiscoveredMinor:
     """A minor without a variant, with the facts that its wheel states; with the reason if they cannot be read."""
     try:
         read = facts.read(missing.minor, listing, index, pre=pre, sizes=False)
@@ -107,7 +107,7 @@ def _with_facts(missing: Found, listing: Listing, index: PackageIndex, *, pre: b
     return replace(missing, cuda=str(read["cuda"].value), facts=read)
 
 
-def _show(context: Context, minors: Sequence[Found]) -> None:
+def _show(context: Context, minors: Sequence[DiscoveredMinor]) -> None:
     """Print the minors as a table."""
     table = Table(box=None, pad_edge=False)
     for column in ("torch", "", "releases", "CUDA", "CPython", "news"):

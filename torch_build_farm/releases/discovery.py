@@ -1,4 +1,4 @@
-"""What the index has of torch, beside what the variants say and what the audit knows."""
+"""What the package index has of torch, compared with the variants and with the releases that the audit knows."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from torch_build_farm.core.errors import UnknownTorchError
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.facts import Facts, tags_of
-from torch_build_farm.releases.listing import Listing
+from torch_build_farm.releases.listing import Listing, Release
 
 
 class Status(StrEnum):
-    """How a minor stands."""
+    """How a minor on the package index stands beside its variant."""
 
-    SERVED = "served"
+    SERVED = "served"  # the variant agrees with the index
     MISSING = "missing"  # it can be served, and there is no variant
     CHANGED = "changed"  # the index has something that the variant does not know
-    YANKED = "yanked"  # the variant names what is yanked, or gone
+    YANKED = "yanked"  # the variant names a release that is yanked or gone
     WAITING = "waiting"  # pre-releases, other platforms: nothing to build against yet
 
 
-NEWS = (Status.MISSING, Status.CHANGED, Status.YANKED)
+STATUSES_TO_ACT_ON = (Status.MISSING, Status.CHANGED, Status.YANKED)
 
 
 @dataclass(frozen=True)
-class Found:
-    """One minor: `news` says in words what is to be done about it; `facts` of those that are missing."""
+class DiscoveredMinor:
+    """One minor: its status, and the releases, CPython tags and CUDA version that it has.
+
+    `news` says in words what there is to do about it. `facts` are only read for minors that are missing.
+    """
 
     minor: Minor
     status: Status
@@ -41,39 +44,71 @@ class Found:
 
 def compare(
     listing: Listing, variants: Mapping[Minor, Variant], known: Mapping[str, Mapping[str, str]], *, pre: bool = False
-) -> list[Found]:
-    """Every minor from the oldest variant's on; with none, every minor of the index. Pure.
+) -> list[DiscoveredMinor]:
+    """Compare every minor from the oldest variant's on, without variants every minor of the index. Pure.
 
-    `known`: the file names by CPython tag of the releases that the audit knows.
+    `known` has the wheels' file names by CPython tag, of each release that the audit knows. With `pre`, pre-releases of
+    a minor count as long as it has no final release.
     """
-    oldest = min(variants, default=min(listing.by_minor, default=None))
-    minors = sorted({*variants, *(minor for minor in listing.by_minor if oldest and minor >= oldest)})
-    return [_one(minor, listing, variants.get(minor), known, pre=pre) for minor in minors]
+    minors = set(variants)
+    oldest = min(variants, default=None)
+    for minor in listing.by_minor:
+        if oldest is None or minor >= oldest:
+            minors.add(minor)
+    return [_compare_minor(minor, listing, variants.get(minor), known, pre=pre) for minor in sorted(minors)]
 
 
-def _one(
+def _compare_minor(
     minor: Minor, listing: Listing, variant: Variant | None, known: Mapping[str, Mapping[str, str]], *, pre: bool
-) -> Found:
+) -> DiscoveredMinor:
+    """Compare one minor with its variant."""
     try:
         usable = listing.usable(minor, pre=pre)
     except UnknownTorchError as error:
         if variant is None:
-            return Found(minor, Status.WAITING, (), (), news=(error.what,))
-        served = tuple(one.tag for one in variant.cpython)
-        return Found(minor, Status.YANKED, variant.releases, served, variant.cuda, (error.what,))
-    releases, tags = tuple(one.name for one in usable), tags_of(usable)
+            return DiscoveredMinor(minor, Status.WAITING, (), (), news=(error.what,))
+        tags = tuple(python.tag for python in variant.cpython)
+        return DiscoveredMinor(minor, Status.YANKED, variant.releases, tags, variant.cuda, (error.what,))
+
+    releases, tags = tuple(release.name for release in usable), tags_of(usable)
     if variant is None:
-        return Found(minor, Status.MISSING, releases, tags, news=(f"no variant: add {minor}",))
-    gone = [one for one in variant.releases if one not in releases]
-    before = tags_of(one for one in usable if one.name in variant.releases)
-    mine = {one.tag for one in variant.cpython}
-    news = [f"{name} is yanked or gone" for name in gone]
-    news += [f"new release {name}" for name in releases if name not in variant.releases]
-    news += [f"new CPython {CPython.parse(tag)}" for tag in tags if tag not in before and tag not in mine]
-    news += [f"no wheel for CPython {CPython.parse(tag)} any more" for tag in sorted(mine - set(tags))]
-    for one in usable:
-        other = [tag for tag in one.tags if known.get(one.name, {}).get(tag, "") not in ("", one.wheels[tag].filename)]
-        if other:
-            news.append(f"{one.name} was uploaded again: {one.wheels[other[0]].filename}")
-    status = Status.YANKED if gone else Status.CHANGED if news else Status.SERVED
-    return Found(minor, status, releases, tags, variant.cuda, tuple(news))
+        return DiscoveredMinor(minor, Status.MISSING, releases, tags, news=(f"no variant: add {minor}",))
+
+    withdrawn = [f"{name} is yanked or gone" for name in variant.releases if name not in releases]
+    added = [f"new release {name}" for name in releases if name not in variant.releases]
+    news = [*withdrawn, *added, *_python_news(variant, usable), *_upload_news(usable, known)]
+    if withdrawn:
+        status = Status.YANKED
+    elif news:
+        status = Status.CHANGED
+    else:
+        status = Status.SERVED
+    return DiscoveredMinor(minor, status, releases, tags, variant.cuda, tuple(news))
+
+
+def _python_news(variant: Variant, usable: tuple[Release, ...]) -> list[str]:
+    """The CPythons that the releases support and the variant does not have, and the other way round, in words."""
+    tags = tags_of(usable)
+    variant_tags = {python.tag for python in variant.cpython}
+    # A tag that a release of the variant has, and the variant has not, was taken out by hand.
+    considered_tags = tags_of(release for release in usable if release.name in variant.releases)
+    news = []
+    for tag in tags:
+        if tag not in considered_tags and tag not in variant_tags:
+            news.append(f"new CPython {CPython.parse(tag)}")
+    for tag in sorted(variant_tags - set(tags)):
+        news.append(f"no wheel for CPython {CPython.parse(tag)} any more")
+    return news
+
+
+def _upload_news(usable: tuple[Release, ...], known: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The releases of which the index has another file than the one that the audit read, in words, one file each."""
+    news = []
+    for release in usable:
+        known_files = known.get(release.name, {})
+        for tag in release.tags:
+            filename = release.wheels[tag].filename
+            if known_files.get(tag, "") not in ("", filename):
+                news.append(f"{release.name} was uploaded again: {filename}")
+                break
+    return news

@@ -1,13 +1,13 @@
-"""The facts of a torch minor, each with where it was read: remote wheels by range requests, nothing is installed."""
+"""The facts of a torch minor, each with where it was read: remote wheels, by range requests. Nothing is installed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.parser import HeaderParser
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 from packaging.tags import Tag
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 _VERSION, _CMAKE = "torch/version.py", "torch/share/cmake/Torch/TorchConfig.cmake"
 _ATEN, _CXX = "torch/include/ATen/ATen.h", "torch/include/c10/util/C++17.h"
+_METADATA = re.compile(r"torch-[^/]+\.dist-info/METADATA")
 # The first GCC that takes -std=c++NN by that name (GCC's manual, "Options Controlling C Dialect", of each version).
 _FIRST_GCC = {11: 5, 14: 5, 17: 8, 20: 10, 23: 11, 26: 14}
 _TOOLKIT = ("nvcc", "crt", "nvvm", "cccl")  # extras of cuda-toolkit: what a CUDA source takes beside torch's own
-_OF_NO_MAJOR = re.compile(r"nvidia-\w+")  # parts of the toolkit; cuDNN, NCCL and others name a CUDA major: -cu13
+# Parts of the toolkit. cuDNN, NCCL and others, which are not parts of it, name a CUDA major: -cu13.
+_TOOLKIT_PART = re.compile(r"nvidia-\w+")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """What variants/torchNN.toml says of a minor: facts by key, in the file's order, read of `wheel`."""
+    """The content of variants/torchNN.toml: facts by key, in the file's order, read from the file `wheel`."""
 
     minor: Minor
     wheel: str
@@ -58,85 +60,166 @@ class Facts:
 
 def tags_of(releases: Iterable[Release]) -> tuple[str, ...]:
     """CPython tags that any of the releases has, in order."""
-    return tuple(sorted({tag for one in releases for tag in one.wheels}, key=CPython.parse))
+    tags: set[str] = set()
+    for release in releases:
+        tags.update(release.wheels)
+    return tuple(sorted(tags, key=CPython.parse))
+
+
+def newest_usable_minor(listing: Listing, *, pre: bool = False) -> Minor:
+    """The newest minor that can be served. Raises UnknownTorchError for an index without torch."""
+    for minor in sorted(listing.by_minor, reverse=True):
+        try:
+            listing.usable(minor, pre=pre)
+        except UnknownTorchError:
+            continue
+        return minor
+    raise UnknownTorchError("the index has no torch for x86-64 Linux", where="the package index", next_step="discover")
 
 
 def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = False, sizes: bool = True) -> Facts:
-    """Read a minor's facts; without `sizes` a dozen wheels fewer are asked.
+    """Read a minor's facts. Without `sizes`, which takes the directories of a dozen more wheels, two keys are left out.
 
-    Raises UnknownTorchError where it cannot be served, with the reason, and PackageIndexError.
+    Raises UnknownTorchError, with the reason, if the minor cannot be served, and PackageIndexError.
     """
     releases = listing.usable(minor, pre=pre)
-    first = releases[0]
-    file, members = _first_that_answers(first, index, _members)
-    config, metadata = members[_CMAKE], members["METADATA"]
-    cuda = re.search(r"^cuda\b.*=\s*'([\d.]+)'", members[_VERSION], re.MULTILINE)
+    release = releases[0]
+    tag, content = _read_first_available(release, index)
+    wheel = release.wheels[tag]
+    requires = _requirements(content.metadata, CPython.parse(tag))
+
+    cuda = re.search(r"^cuda\b.*=\s*'([\d.]+)'", content.version, re.MULTILINE)
     if not cuda:
-        raise _refused(first, "it is built without CUDA", f"{_VERSION} of {file.filename}")
-    python = CPython.parse(next(tag for tag, one in first.wheels.items() if one.filename == file.filename))
-    requires = _requirements(metadata, python)
-    runtime = next(
-        (one for one in requires if one.name in ("cuda-toolkit", f"nvidia-cuda-runtime-cu{cuda[1][:2]}")), None
-    )
+        raise _refusal(release, "it is built without CUDA", f"{_VERSION} of {wheel.filename}")
+    runtime = _cuda_runtime(cuda[1], requires)
     if runtime is None:
-        raise _refused(first, f"its METADATA requires no CUDA runtime for CUDA {cuda[1]}", file.filename)
+        raise _refusal(release, f"its METADATA requires no CUDA runtime for CUDA {cuda[1]}", wheel.filename)
+
+    standard, standard_source = _cxx_standard(content.cmake, content.aten)
     facts = {
         "torch": Fact(str(minor), ""),
-        "releases": Fact(tuple(one.name for one in releases), "file names on the index, what is yanked left out"),
+        "releases": Fact(
+            tuple(release.name for release in releases), "file names on the index, what is yanked left out"
+        ),
         "release": Fact(
-            first.name, "built against: the minor's first, so that the wheel needs nothing that a later patch added"
+            release.name, "built against: the minor's first, so that the wheel needs nothing that a later patch added"
         ),
         "cuda": Fact(cuda[1], f"torch.version.cuda, in {_VERSION}"),
         "cuda-runtime": Fact(f"{runtime.name}{runtime.specifier}", "METADATA, Requires-Dist"),
         "cuda-toolkit": _toolkit(runtime, requires, index),
         "cpython": Fact(tags_of(releases), "file names on the index"),
-        "cxx-standard": _standard(config, members[_ATEN]),
+        "cxx-standard": Fact(standard, standard_source),
+        "gcc": _gcc(standard, content.cxx),
+        "image": Fact(
+            _platform(wheel), "the wheels' platform; the container image that cibuildwheel pins under this name"
+        ),
     }
-    facts["gcc"] = _gcc(int(str(facts["cxx-standard"].value)), members[_CXX])
-    facts["image"] = Fact(
-        _platform(file), "the wheels' platform; the container image that cibuildwheel pins under this name"
-    )
     if sizes:
-        facts |= _sizes(int(members["size"]), requires, python, index)
-    return Facts(minor, file.filename, facts)
+        facts |= _sizes(content.unpacked_size, requires, CPython.parse(tag), index)
+    return Facts(minor, wheel.filename, facts)
 
 
-def _refused(release: Release, why: str, where: str) -> UnknownTorchError:
+def _refusal(release: Release, reason: str, where: str) -> UnknownTorchError:
     return UnknownTorchError(
-        f"torch {release.name} cannot be served: {why}",
+        f"torch {release.name} cannot be served: {reason}",
         where=where,
         next_step="another index: docs/how-to/add-a-torch.md#when-add-refuses",
     )
 
 
-T = TypeVar("T")
+# ---- torch's own wheel
 
 
-def _first_that_answers(
-    release: Release, index: PackageIndex, ask: Callable[[RemoteWheel], T]
-) -> tuple[DistributionPackage, T]:
-    """The first of a release's wheels that is there, the running CPython's first: a listed file may be missing."""
+@dataclass(frozen=True)
+class _WheelContent:
+    """The text of the members that facts are read from, empty for one that the wheel does not have.
+
+    `unpacked_size` is that of all members, in bytes.
+    """
+
+    version: str
+    cmake: str
+    aten: str
+    cxx: str
+    metadata: str
+    unpacked_size: int
+
+    @classmethod
+    def read(cls, wheel: RemoteWheel) -> _WheelContent:
+        """Read the members. Raises PackageIndexError if the wheel cannot be read or has no METADATA."""
+        paths = (_VERSION, _CMAKE, _ATEN, _CXX)
+        contents = wheel.read_many(path for path in paths if path in wheel.members)
+        version, cmake, aten, cxx = (contents.get(path, b"").decode("utf-8", "replace") for path in paths)
+        metadata_path = "torch.dist-info/METADATA"  # for the error that names it, if there is none
+        for path in wheel.members:
+            if _METADATA.fullmatch(path):
+                metadata_path = path
+                break
+        metadata = wheel.read(metadata_path).decode("utf-8", "replace")
+        return cls(version, cmake, aten, cxx, metadata, _unpacked_size(wheel))
+
+
+def _unpacked_size(wheel: RemoteWheel) -> int:
+    """Bytes of all members of a wheel, once unpacked."""
+    return sum(member.file_size for member in wheel.members.values())
+
+
+def _read_first_available(release: Release, index: PackageIndex) -> tuple[str, _WheelContent]:
+    """The CPython tag and the content of the first of a release's wheels that can be read.
+
+    A wheel that the index lists may be missing. The running CPython's comes first, then the others, newest CPython
+    first, and free-threaded ones last. Raises the PackageIndexError of the first wheel if none can be read.
+    """
     running = CPython.running().tag
-    plain = sorted((tag for tag in release.wheels if not tag.endswith("t")), key=CPython.parse, reverse=True)
-    order = [tag for tag in (running, *plain, *release.wheels) if tag in release.wheels]
-    problem: PackageIndexError | None = None
-    for tag in dict.fromkeys(order):
+    with_gil = sorted((tag for tag in release.wheels if not tag.endswith("t")), key=CPython.parse, reverse=True)
+    free_threaded = [tag for tag in release.wheels if tag.endswith("t")]
+    tags = [*with_gil, *free_threaded]
+    if running in tags:
+        tags.remove(running)
+        tags.insert(0, running)
+    first_error: PackageIndexError | None = None
+    for tag in tags:
         try:
             with index.open_wheel(release.wheels[tag]) as wheel:
-                return release.wheels[tag], ask(wheel)
+                return tag, _WheelContent.read(wheel)
         except PackageIndexError as error:
-            problem = problem or error
-    assert problem is not None, "a release without wheels is not usable"
-    raise problem
+            first_error = first_error or error
+    assert first_error is not None, "a release without wheels is not usable"
+    raise first_error
 
 
-def _members(wheel: RemoteWheel) -> dict[str, str]:
-    metadata = next((path for path in wheel.members if re.fullmatch(r"torch-[^/]+\.dist-info/METADATA", path)), "")
-    wanted = [path for path in (_VERSION, _CMAKE, _ATEN, _CXX) if path in wheel.members]
-    found = {path: content.decode("utf-8", "replace") for path, content in wheel.read_many(wanted).items()}
-    found["METADATA"] = wheel.read(metadata or "torch.dist-info/METADATA").decode("utf-8", "replace")
-    found["size"] = str(sum(member.file_size for member in wheel.members.values()))
-    return {_ATEN: "", _CXX: "", _CMAKE: "", **found}
+def _cxx_standard(cmake: str, aten: str) -> tuple[int, str]:
+    """The C++ standard that torch's headers take, such as 17, and where it was read."""
+    match = re.search(r"CXX_STANDARD (\d+)", cmake)
+    if match:
+        return int(match[1]), f"{_CMAKE}, CXX_STANDARD"
+    match = re.search(r"__cplusplus < (20\d\d)\d\dL", aten)
+    if match:
+        return int(match[1]) % 100, f"{_CMAKE} names none; {_ATEN} is an error below it"
+    return 17, f"neither {_CMAKE} nor {_ATEN} names one"
+
+
+def _gcc(standard: int, header: str) -> Fact:
+    """The oldest GCC that takes the standard and that torch's headers, of which this is one, do not refuse."""
+    first = _FIRST_GCC.get(standard, max(_FIRST_GCC.values()))
+    refused = re.search(r"__GNUC__ < (\d+)\s*\n#error", header)
+    if refused and int(refused[1]) >= first:
+        return Fact(int(refused[1]), f"the oldest that builds: {_CXX} is an error below it")
+    return Fact(first, f"the oldest that builds: the first that takes -std=c++{standard}; torch's headers ask for none")
+
+
+def _platform(wheel: DistributionPackage) -> str:
+    """The oldest platform that a wheel is tagged for, without the architecture, such as manylinux_2_28."""
+    _, _, _, tags = parse_wheel_filename(wheel.filename)
+
+    def version(platform: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", platform)]
+
+    oldest = min({tag.platform for tag in tags}, key=version)
+    return oldest.removesuffix("_x86_64")
+
+
+# ---- the wheels that torch requires
 
 
 def _environment(python: CPython) -> dict[str, str]:
@@ -150,109 +233,109 @@ def _environment(python: CPython) -> dict[str, str]:
 
 
 def _requirements(metadata: str, python: CPython, extras: Iterable[str] = ("",)) -> list[Requirement]:
-    """What METADATA requires on x86-64 Linux."""
-    every = [Requirement(text) for text in HeaderParser().parsestr(metadata).get_all("Requires-Dist", [])]
-    places = [_environment(python) | {"extra": extra} for extra in extras]
-    return [one for one in every if one.marker is None or any(one.marker.evaluate(place) for place in places)]
+    """What METADATA requires on x86-64 Linux for any of the extras; "" stands for none."""
+    environments = [_environment(python) | {"extra": extra} for extra in extras]
+    requirements = []
+    for text in HeaderParser().parsestr(metadata).get_all("Requires-Dist", []):
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate(environment) for environment in environments):
+            requirements.append(requirement)
+    return requirements
 
 
-def _best(requirement: Requirement, index: PackageIndex, tag: str) -> DistributionPackage:
-    """The newest wheel for x86-64 Linux that a requirement takes. Raises PackageIndexError where there is none."""
-    found = []
+def _cuda_runtime(cuda: str, requires: Iterable[Requirement]) -> Requirement | None:
+    """The requirement that brings the CUDA runtime; torch for CUDA 13 requires it as a part of cuda-toolkit."""
+    for requirement in requires:
+        if requirement.name in ("cuda-toolkit", f"nvidia-cuda-runtime-cu{cuda[:2]}"):
+            return requirement
+    return None
+
+
+def _newest_wheel(requirement: Requirement, index: PackageIndex, tag: str) -> DistributionPackage:
+    """The newest wheel for x86-64 Linux and CPython `tag` that a requirement admits.
+
+    Raises PackageIndexError if there is none.
+    """
+    candidates = []
     for file in index.files(requirement.name):
         try:
             _, version, build, tags = parse_wheel_filename(file.filename)
         except InvalidWheelFilename:
             continue
-        if requirement.specifier.contains(version) and not file.is_yanked and any(_fits(one, tag) for one in tags):
-            found.append((version, build, file.filename, file))
-    if not found:
+        if file.is_yanked or not requirement.specifier.contains(version):
+            continue
+        if any(_fits(wheel_tag, tag) for wheel_tag in tags):
+            candidates.append(((version, build, file.filename), file))
+    if not candidates:
         raise PackageIndexError(
             f"torch requires {requirement}, of which the index has no wheel",
             where=requirement.name,
             next_step="an index that has all of what torch requires",
         )
-    return max(found, key=lambda one: one[:3])[3]
+    _, newest = max(candidates, key=lambda candidate: candidate[0])
+    return newest
 
 
 def _fits(tag: Tag, abi: str) -> bool:
-    return tag.abi in ("none", "abi3", abi) and (tag.platform == "any" or tag.platform.endswith("linux_x86_64") or (
-        tag.platform.startswith("manylinux") and tag.platform.endswith("x86_64")))  # fmt: skip
+    """Whether a wheel with that tag can be used on x86-64 Linux by the CPython with that ABI."""
+    if tag.abi not in ("none", "abi3", abi):
+        return False
+    if tag.platform == "any" or tag.platform.endswith("linux_x86_64"):
+        return True
+    return tag.platform.startswith("manylinux") and tag.platform.endswith("x86_64")
 
 
 def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: PackageIndex) -> Fact:
+    """The requirements that bring nvcc and its headers; none if no wheel has them."""
     if runtime.name != "cuda-toolkit":
         return Fact((), "for CUDA sources; the CUDA 12 wheels hold no nvcc: the image's or machine's own must do")
-    metadata = index.metadata(_best(runtime, index, "none"))
+    metadata = index.metadata(_newest_wheel(runtime, index, "none"))
     offered = HeaderParser().parsestr(metadata).get_all("Provides-Extra", [])
-    if lacking := [extra for extra in _TOOLKIT if extra not in offered]:
+    lacking = [extra for extra in _TOOLKIT if extra not in offered]
+    if lacking:
         return Fact((), f"for CUDA sources; cuda-toolkit has no {', '.join(lacking)}: the machine's own must do")
     # torch's headers and CMake files ask for the libraries too; its SDK, unlike all of torch, requires none of them.
     extras = ",".join([*_TOOLKIT, *sorted(runtime.extras)])
-    others = [f"{one.name}{one.specifier}" for one in requires if _OF_NO_MAJOR.fullmatch(one.name)]
+    requirements = [f"cuda-toolkit[{extras}]{runtime.specifier}"]
+    for requirement in requires:
+        if _TOOLKIT_PART.fullmatch(requirement.name):
+            requirements.append(f"{requirement.name}{requirement.specifier}")
     return Fact(
-        (f"cuda-toolkit[{extras}]{runtime.specifier}", *others),
+        tuple(requirements),
         "for CUDA sources: nvcc and its headers, and the parts of the toolkit that METADATA requires",
     )
 
 
-def _standard(config: str, aten: str) -> Fact:
-    if match := re.search(r"CXX_STANDARD (\d+)", config):
-        return Fact(int(match[1]), f"{_CMAKE}, CXX_STANDARD")
-    if match := re.search(r"__cplusplus < (20\d\d)\d\dL", aten):
-        return Fact(int(match[1]) % 100, f"{_CMAKE} names none; {_ATEN} is an error below it")
-    return Fact(17, f"neither {_CMAKE} nor {_ATEN} names one")
-
-
-def _gcc(standard: int, header: str) -> Fact:
-    """The oldest GCC: what torch's headers refuse, and what takes the standard."""
-    first = _FIRST_GCC.get(standard, max(_FIRST_GCC.values()))
-    asked = re.search(r"__GNUC__ < (\d+)\s*\n#error", header)
-    if asked and int(asked[1]) >= first:
-        return Fact(int(asked[1]), f"the oldest that builds: {_CXX} is an error below it")
-    return Fact(first, f"the oldest that builds: the first that takes -std=c++{standard}; torch's headers ask for none")
-
-
-def _platform(file: DistributionPackage) -> str:
-    platforms = {tag.platform for tag in parse_wheel_filename(file.filename)[3]}
-    return min(platforms, key=lambda name: [int(part) for part in re.findall(r"\d+", name)]).removesuffix("_x86_64")
-
-
-def _sizes(torch: int, requires: Iterable[Requirement], python: CPython, index: PackageIndex) -> dict[str, Fact]:
-    """Unpacked sizes in GB, from the directories of the wheels that are required."""
-    with_toolkit = list(requires)
-    for toolkit in [one for one in with_toolkit if one.name == "cuda-toolkit"]:
-        metadata = index.metadata(_best(toolkit, index, "none"))
-        with_toolkit += _requirements(metadata, python, toolkit.extras)
-    wanted = {one.name: one for one in with_toolkit if one.name == "triton" or one.name.startswith("nvidia-")}
+def _sizes(torch: int, requires: Sequence[Requirement], python: CPython, index: PackageIndex) -> dict[str, Fact]:
+    """Unpacked sizes in GB, from the directories of the wheels that are required; `torch` is its own, in bytes."""
+    # cuda-toolkit is a wheel without content, which requires the parts that its extras name.
+    every = list(requires)
+    for requirement in requires:
+        if requirement.name == "cuda-toolkit":
+            metadata = index.metadata(_newest_wheel(requirement, index, "none"))
+            every += _requirements(metadata, python, requirement.extras)
+    large: dict[str, Requirement] = {}
+    for requirement in every:
+        if requirement.name == "triton" or requirement.name.startswith("nvidia-"):
+            large[requirement.name] = requirement
 
     def size(requirement: Requirement) -> int:
-        with index.open_wheel(_best(requirement, index, python.tag), small=True) as wheel:
-            return sum(member.file_size for member in wheel.members.values())
+        with index.open_wheel(_newest_wheel(requirement, index, python.tag), small=True) as wheel:
+            return _unpacked_size(wheel)
 
     with ThreadPoolExecutor(8) as pool:
-        sizes = dict(zip(wanted, pool.map(size, wanted.values()), strict=True))
+        sizes = dict(zip(large, pool.map(size, large.values()), strict=True))
     triton = sizes.pop("triton", 0)
-    directories = "sizes in the wheels' directories"
     return {
-        "torch-gb": Fact(_gb(torch + triton), f"unpacked: torch and triton, {directories}"),
+        "torch-gb": Fact(_gb(torch + triton), "unpacked: torch and triton, sizes in the wheels' directories"),
         "cuda-runtime-gb": Fact(
             _gb(sum(sizes.values())),
             f"unpacked: its {len(sizes)} CUDA wheels, mostly shared by minors with one cuda-runtime",
         ),
-    }  # fmt: skip
+    }
 
 
 def _gb(size: int) -> float:
+    """Bytes as GB, to one decimal."""
     return round(size / 1e9, 1)
-
-
-def newest(listing: Listing, *, pre: bool = False) -> Minor:
-    """The newest minor that can be served. Raises UnknownTorchError for an index without torch."""
-    for minor in sorted(listing.by_minor, reverse=True):
-        try:
-            listing.usable(minor, pre=pre)
-        except UnknownTorchError:
-            continue
-        return minor
-    raise UnknownTorchError("the index has no torch for x86-64 Linux", where="the package index", next_step="discover")

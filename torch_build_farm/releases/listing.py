@@ -23,9 +23,10 @@ _Build = tuple[int, str] | tuple[()]
 
 @dataclass(frozen=True)
 class Release:
-    """A torch release: its wheels by their CPython's tag, the highest build of each that is not yanked.
+    """A torch release: its wheels by their CPython's tag, of each the highest build that is not yanked.
 
-    `yanked`: all of it is. `elsewhere`: platforms and kinds of its other files, such as "macosx_11_0_arm64" or "sdist".
+    `yanked`: all of its files are. `elsewhere`: platforms and kinds of its other files, such as "macosx_11_0_arm64" or
+    "sdist".
     """
 
     name: str
@@ -39,10 +40,11 @@ class Release:
 
     @property
     def minor(self) -> Minor:
-        return minor_of(self.version)
+        return Minor(self.version.major, self.version.minor)
 
     @property
     def usable(self) -> bool:
+        """Whether it has a wheel for x86-64 Linux that is not yanked."""
         return bool(self.wheels) and not self.yanked
 
     @property
@@ -51,8 +53,37 @@ class Release:
         return tuple(sorted(self.wheels, key=CPython.parse))
 
 
-def minor_of(version: Version) -> Minor:
-    return Minor(version.major, version.minor)
+@dataclass(frozen=True)
+class _File:
+    """What the name of a torch file says: its version and build number, and the CPython of a wheel for x86-64 Linux.
+
+    `tag` is None for any other file. `platform` is its platform tag, or "sdist".
+    """
+
+    version: Version
+    build: _Build
+    tag: str | None
+    platform: str
+
+    @classmethod
+    def parse(cls, filename: str) -> _File:
+        """Read a file name. Raises InvalidWheelFilename, InvalidSdistFilename or InvalidVersion for other names."""
+        if not filename.endswith(".whl"):
+            _, version = parse_sdist_filename(filename)
+            return cls(version, (), None, "sdist")
+        _, version, build, tags = parse_wheel_filename(filename)
+        tag = min(tags, key=str)
+        is_linux = tag.platform.startswith("manylinux") and tag.platform.endswith("_x86_64")
+        return cls(version, build, tag.abi if is_linux and _is_cpython(tag.abi) else None, tag.platform)
+
+
+def _is_cpython(abi: str) -> bool:
+    """Whether an ABI tag names one CPython, as cp312 and cp313t do and cp27mu and abi3 do not."""
+    try:
+        CPython.parse(abi)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -63,104 +94,95 @@ class Listing:
 
     @classmethod
     def read(cls, index: PackageIndex) -> Listing:
-        """One request. Raises PackageIndexError, also for an index that has no torch at all."""
-        found = cls.of(index.files("torch"))
-        if not found.releases:
+        """Read the index's page of torch, in one request. Raises PackageIndexError, also if it lists no torch."""
+        listing = cls.of(index.files("torch"))
+        if not listing.releases:
             raise PackageIndexError(
                 "the package index lists no torch",
                 where="torch",
                 next_step="check which index uv is configured for, and whether a proxy answers in its place",
             )
-        return found
+        return listing
 
     @classmethod
     def of(cls, files: Iterable[DistributionPackage]) -> Listing:
-        """The releases of these files; local versions, which other indexes have, are another build and left out."""
+        """The releases of these files, without local versions: other indexes have them, and they are other builds."""
         wheels: defaultdict[str, dict[str, tuple[_Build, DistributionPackage]]] = defaultdict(dict)
         elsewhere: defaultdict[str, set[str]] = defaultdict(set)
-        yanked: defaultdict[str, list[bool]] = defaultdict(list)
+        all_yanked: dict[str, bool] = {}
         for file in files:
             try:
-                version, build, tag, other = _read(file)
+                parsed = _File.parse(file.filename)
             except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
                 continue
-            if version.local:
+            if parsed.version.local:
                 continue
-            yanked[str(version)].append(file.is_yanked)
-            if tag is None:
-                elsewhere[str(version)].add(other)
-            elif not file.is_yanked and (tag not in wheels[str(version)] or wheels[str(version)][tag][0] < build):
-                wheels[str(version)][tag] = (build, file)
-        found = [
-            Release(
-                name,
-                {tag: file for tag, (_, file) in sorted(wheels[name].items())},
-                all(yanked[name]),
-                tuple(sorted(elsewhere[name])),
-            )
-            for name in yanked
-        ]
-        return cls(tuple(sorted(found, key=lambda one: one.version)))
+            name = str(parsed.version)
+            all_yanked[name] = all_yanked.get(name, True) and file.is_yanked
+            if parsed.tag is None:
+                elsewhere[name].add(parsed.platform)
+            elif not file.is_yanked:
+                earlier = wheels[name].get(parsed.tag)
+                if earlier is None or earlier[0] < parsed.build:
+                    wheels[name][parsed.tag] = (parsed.build, file)
+
+        releases = []
+        for name, yanked in all_yanked.items():
+            wheels_by_tag = {tag: file for tag, (_, file) in sorted(wheels[name].items())}
+            releases.append(Release(name, wheels_by_tag, yanked, tuple(sorted(elsewhere[name]))))
+        return cls(tuple(sorted(releases, key=lambda release: release.version)))
 
     @cached_property
     def by_minor(self) -> Mapping[Minor, tuple[Release, ...]]:
         """Releases by minor, both in their order."""
-        found: defaultdict[Minor, list[Release]] = defaultdict(list)
+        releases: defaultdict[Minor, list[Release]] = defaultdict(list)
         for release in self.releases:
-            found[release.minor].append(release)
-        return {minor: tuple(found[minor]) for minor in sorted(found)}
+            releases[release.minor].append(release)
+        return {minor: tuple(releases[minor]) for minor in sorted(releases)}
 
     def usable(self, minor: Minor, *, pre: bool = False) -> tuple[Release, ...]:
-        """The minor's releases that can be built against; pre-releases only with `pre`, while there is no final.
+        """The minor's releases that can be built against, oldest first.
 
-        Raises UnknownTorchError, with the reason, where there is none.
+        With `pre`, pre-releases count as long as there is no final release. Raises UnknownTorchError, with the reason,
+        if there is none to build against.
         """
-        every = self.by_minor.get(minor, ())
-        finals = [one for one in every if one.usable and not one.version.is_prerelease]
-        if finals or (pre and (finals := [one for one in every if one.usable and not one.version.is_devrelease])):
+        releases = self.by_minor.get(minor, ())
+        usable = [release for release in releases if release.usable]
+        finals = [release for release in usable if not release.version.is_prerelease]
+        if finals:
             return tuple(finals)
+        if pre:
+            candidates = [release for release in usable if not release.version.is_devrelease]
+            if candidates:
+                return tuple(candidates)
         raise UnknownTorchError(
-            f"torch {minor} cannot be served: {self._why_not(minor, every)}",
+            f"torch {minor} cannot be served: {self._why_not(minor, releases)}",
             where="the package index",
-            next_step="add --pre takes a release candidate" if any(one.usable for one in every) else "discover",
+            next_step="add --pre takes a release candidate" if usable else "discover",
         )
 
-    def _why_not(self, minor: Minor, every: tuple[Release, ...]) -> str:
-        if not every:
+    def _why_not(self, minor: Minor, releases: tuple[Release, ...]) -> str:
+        """Why none of the minor's releases can be built against, in words."""
+        if not releases:
             return f"the index has no release of it; {nearest(str(minor), map(str, self.by_minor))}"
-        if candidates := [one.name for one in every if one.usable]:
+        candidates = [release.name for release in releases if release.usable]
+        if candidates:
             return f"there is no final release yet, only {', '.join(candidates)}"
-        if all(one.yanked for one in every):
-            return f"every release is yanked: {', '.join(one.name for one in every)}"
-        others = sorted({what for one in every for what in one.elsewhere})
-        return f"no wheel for x86-64 Linux, only {', '.join(others)}"
+        if all(release.yanked for release in releases):
+            return f"every release is yanked: {', '.join(release.name for release in releases)}"
+        elsewhere: set[str] = set()
+        for release in releases:
+            elsewhere.update(release.elsewhere)
+        return f"no wheel for x86-64 Linux, only {', '.join(sorted(elsewhere))}"
 
     def release(self, name: str) -> Release:
-        """A release by its version. Raises UnknownTorchError for one that has no wheel for x86-64 Linux."""
-        for one in self.releases:
-            if one.name == name and one.wheels:
-                return one
-        names = [one.name for one in self.releases if one.wheels]
+        """A release by its version. Raises UnknownTorchError for a release without a wheel for x86-64 Linux."""
+        with_wheels = {release.name: release for release in self.releases if release.wheels}
+        if name in with_wheels:
+            return with_wheels[name]
+        names = list(with_wheels)
         raise UnknownTorchError(
             f"the package index has no torch {name} for x86-64 Linux; {nearest(name, names)}",
             where="the package index",
             next_step=f"the newest there is {names[-1] if names else 'none'}",
         )
-
-
-def _read(file: DistributionPackage) -> tuple[Version, _Build, str | None, str]:
-    """Version, build and CPython tag of a file; without a tag, what it is instead."""
-    if not file.filename.endswith(".whl"):
-        return parse_sdist_filename(file.filename)[1], (), None, "sdist"
-    _, version, build, tags = parse_wheel_filename(file.filename)
-    tag = min(tags, key=str)
-    ours = tag.platform.startswith("manylinux") and tag.platform.endswith("_x86_64")
-    return version, build, tag.abi if ours and _is_cpython(tag.abi) else None, tag.platform
-
-
-def _is_cpython(abi: str) -> bool:
-    try:
-        CPython.parse(abi)
-    except ValueError:  # cp27mu, abi3
-        return False
-    return True

@@ -1,10 +1,10 @@
-"""variants/torchNN.toml written from facts; in a file that is there already, what people wrote is kept."""
+"""variants/torchNN.toml, written from facts. In a file that exists already, what people wrote is kept."""
 
 from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from torch_build_farm.releases.listing import Listing, Release
 
 @dataclass(frozen=True)
 class Edit:
-    """A variants file as it is (empty: not there) and as it shall be; `kept` says of each value that differs why."""
+    """A variant's file as it is (empty if it does not exist), and as it is to be.
+
+    `kept` has a line for each value of the file that differs from the index's and stays.
+    """
 
     path: Path
     before: str
@@ -31,7 +34,7 @@ class Edit:
 
     @property
     def diff(self) -> str:
-        """Unified; empty where nothing changes."""
+        """A unified diff; empty if nothing changes."""
         name = f"variants/{self.path.name}"
         lines = difflib.unified_diff(
             self.before.splitlines(keepends=True),
@@ -42,7 +45,7 @@ class Edit:
         return "".join(lines)
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all. Raises ConfigError if it cannot be written."""
         try:
             replace_text(self.path.resolve(), self.after)
         except OSError as error:
@@ -52,9 +55,14 @@ class Edit:
 
 
 def edit(path: Path, facts: Facts, listing: Listing, date: str) -> Edit:
-    """The file for a minor. Raises ConfigError for one that is there and is no TOML, or that this would leave wrong."""
-    before = path.read_bytes().decode() if path.is_file() else ""  # line ends as they are
+    """What to write into a minor's file; `date` is the day for the comment at the top of a new one.
+
+    Raises ConfigError for a file that is not TOML, or that would not be a variant afterwards.
+    """
     kept: Sequence[str] = ()
+    before = ""
+    if path.is_file():
+        before = path.read_bytes().decode()  # line ends as they are
     if before:
         after, kept = _updated(path, before, facts, listing)
     else:
@@ -64,69 +72,83 @@ def edit(path: Path, facts: Facts, listing: Listing, date: str) -> Edit:
 
 
 def _new(facts: Facts, date: str) -> str:
+    """The text of a file for a minor that has none yet."""
     document = tomlkit.document()
     document.add(
         tomlkit.comment(f"torch {facts.minor} on x86-64 Linux, as the package index had it on {date}: {facts.wheel}")
     )
     for key, fact in facts.facts.items():
-        _put(document, key, fact)
+        _append(document, key, fact)
     return tomlkit.dumps(document)
 
 
-def _put(document: TOMLDocument, key: str, fact: Fact) -> None:
-    item = tomlkit.item(list(fact.value) if isinstance(fact.value, tuple) else fact.value)
+def _toml_value(fact: Fact) -> Any:
+    """The fact's value as TOML has it."""
+    return list(fact.value) if isinstance(fact.value, tuple) else fact.value
+
+
+def _append(document: TOMLDocument, key: str, fact: Fact) -> None:
+    """Add a key with its source as a comment."""
+    item = tomlkit.item(_toml_value(fact))
     if fact.source:
         item.comment(fact.source)
     document[key] = item
 
 
 def _updated(path: Path, text: str, facts: Facts, listing: Listing) -> tuple[str, list[str]]:
-    """What the index alone decides follows it: releases, new CPythons. Everything else is the file's, once there."""
+    """The text with what the index alone decides, releases and new CPythons, brought up to date.
+
+    Every other value that the file has stays. The second result has a line for each of these that differs.
+    """
     try:
         document = tomlkit.parse(text)
     except ValueError as error:  # tomlkit's errors are ValueErrors
         raise ConfigError(f"{path}: {error}", next_step="correct it, or remove it to have it written anew") from None
     kept = []
-    mine: Mapping[str, Any] = document.unwrap()
-    known = [str(one) for one in mine.get("releases", [])]
+    old: dict[str, Any] = document.unwrap()
     for key, fact in facts.facts.items():
-        value = list(fact.value) if isinstance(fact.value, tuple) else fact.value
-        if key not in mine:
-            _put(document, key, fact)
+        value = _toml_value(fact)
+        if key not in old:
+            _append(document, key, fact)
         elif key == "releases":
             _replace(document, key, value)
         elif key == "cpython":
-            _replace(document, key, _pythons(list(mine[key]), known, listing.by_minor.get(facts.minor, ())))
-        elif key == "release" and mine[key] not in facts["releases"].value:  # type: ignore[operator]
-            _replace(document, key, value)
-        elif mine[key] != value:
-            kept.append(f"{key} stays {mine[key]!r}; the index says {value!r} ({fact.source})")
+            old_releases = [str(release) for release in old.get("releases", [])]
+            tags = _merged_tags(list(old[key]), old_releases, listing.by_minor.get(facts.minor, ()))
+            _replace(document, key, tags)
+        elif key == "release" and old[key] not in facts["releases"].value:  # type: ignore[operator]
+            _replace(document, key, value)  # the release built against is yanked or gone
+        elif old[key] != value:
+            kept.append(f"{key} stays {old[key]!r}; the index has {value!r} ({fact.source})")
     return tomlkit.dumps(document), kept
 
 
 def _replace(document: TOMLDocument, key: str, value: Any) -> None:
-    """Another value in the same place, before the same comment; an equal one is left as it is written."""
+    """Put a value in the place of the old one, before the same comment; an equal value stays as it is written."""
     if document[key].unwrap() != value:
-        trivia = document[key].trivia
+        old_trivia = document[key].trivia
         item = tomlkit.item(value)
-        item.trivia.comment, item.trivia.comment_ws = trivia.comment, trivia.comment_ws
+        item.trivia.comment, item.trivia.comment_ws = old_trivia.comment, old_trivia.comment_ws
         document[key] = item
 
 
-def _pythons(mine: list[str], known: Sequence[str], releases: Sequence[Release]) -> list[str]:
-    """The file's CPythons, and those that only releases have which it did not know; less those that none has any more.
+def _merged_tags(old_tags: Sequence[str], old_releases: Sequence[str], releases: Sequence[Release]) -> list[str]:
+    """The file's CPythons, plus those that only new releases support, minus those that no release supports any more.
 
-    A tag that a known release has and the file has not was taken out by hand.
+    `old_releases` are those that the file names. If no CPython would be left, all that a release supports.
     """
-    usable = [one for one in releases if one.usable]
-    before = tags_of(one for one in usable if one.name in known)
-    now = tags_of(usable)
-    found = {tag for tag in mine if tag in now} | {tag for tag in now if tag not in before and known}
-    return sorted(found or set(now), key=CPython.parse)
+    usable = [release for release in releases if release.usable]
+    supported_tags = tags_of(usable)
+    merged = {tag for tag in old_tags if tag in supported_tags}
+    if old_releases:
+        # A tag that one of the file's releases supports, and the file does not have, was taken out by hand.
+        considered_tags = tags_of(release for release in usable if release.name in old_releases)
+        merged.update(tag for tag in supported_tags if tag not in considered_tags)
+    return sorted(merged or supported_tags, key=CPython.parse)
 
 
 def _check(path: Path, text: str) -> None:
-    """Whether the loader takes the file; it names the place where it would lie."""
+    """Raise ConfigError, which names the path, if the farm would not read the text as a variant."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / path.name).write_text(text, "utf-8")
         try:
