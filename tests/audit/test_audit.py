@@ -25,6 +25,7 @@ from torch_build_farm.audit.wheel_report import WheelReport
 from torch_build_farm.cli.main import main
 from torch_build_farm.core.errors import AbiError, AuditError
 from torch_build_farm.wheels.elf import library as elf
+from torch_build_farm.wheels.elf.headers import ElfError
 
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
 SINGLETON = "_ZN3c1019UndefinedTensorImpl10_singletonE"
@@ -262,7 +263,7 @@ def test_damaged_symbols_are_an_error_or_no_ok(tmp_path: Path) -> None:
         place, value = start + random.randrange(24 * 4), random.randrange(256)
         try:
             damaged = elf.read(core[:place] + bytes([value]) + core[place + 1 :])
-        except elf.ElfError:
+        except ElfError:
             continue
         found = wheel_report.audit(replace(good, libraries={MINE: damaged}), known(), ["2.9.1"])
         if found.releases["2.9.1"].verdict is Verdict.OK:

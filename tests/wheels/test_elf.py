@@ -10,6 +10,7 @@ import pytest
 
 from tests.elves import library
 from torch_build_farm.wheels.elf import library as elf
+from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import Undefined
 
 MADE = library(
@@ -50,12 +51,12 @@ def test_libraries_of_this_interpreter() -> None:
 
 def test_cut_off_anywhere() -> None:
     for length in range(len(MADE)):
-        with pytest.raises(elf.ElfError):
+        with pytest.raises(ElfError):
             elf.read(MADE[:length])
 
 
 def test_other_machines_and_programs() -> None:
-    with pytest.raises(elf.ElfError, match=r"AArch64, not for x86-64"):
+    with pytest.raises(ElfError, match=r"AArch64, not for x86-64"):
         elf.read(library(machine=183))
     with pytest.raises(elf.NotLoadedError):
         elf.read(library(machine=190))  # CUDA
@@ -76,7 +77,7 @@ def test_damaged_symbols_are_never_taken_for_good_ones() -> None:
         damaged = MADE[:place] + bytes([value]) + MADE[place + 1 :]
         try:
             found = elf.read(damaged)
-        except elf.ElfError:
+        except ElfError:
             refused += 1
             continue
         assert len(found.undefined) >= len(sound.undefined) or len(found.needed) < len(sound.needed), (place, value)

@@ -23,6 +23,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.releases.header_lines import HeaderLine, header_lines_in
 from torch_build_farm.wheels.elf import library
+from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import Elf
 from torch_build_farm.wheels.record import installed_path, read_record
 
@@ -142,7 +143,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             except library.NotLoadedError as error:
                 if named_library:  # otherwise it is a program, an object file or code for a GPU
                     raise _refuse(path, f"{info.filename}: {error}") from None
-            except library.ElfError as error:
+            except ElfError as error:
                 raise _refuse(path, f"{info.filename}: {error}") from None
     return libraries, marks
 

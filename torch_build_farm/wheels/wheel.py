@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import cast
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -19,6 +17,8 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.wheel_archive import dist_info, write_wheel
+from torch_build_farm.wheels.elf.headers import MAGIC, Tag, identify
+from torch_build_farm.wheels.elf.image import read_image
 from torch_build_farm.wheels.record import read_record, record_path
 
 
@@ -69,38 +69,40 @@ class Wheel:
 
 
 def read_library(path: str, content: bytes) -> Library | None:
-    """Read an ELF library of any machine; None for any other file. Raises ELFError for a damaged one."""
-    if not content.startswith(b"\x7fELF"):
-        return None
-    from elftools.elf.dynamic import DynamicSegment  # noqa: PLC0415 (slow to import; a run with nothing to do needs none)
-    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
+    """Read an ELF library of any machine; None for any other file. Raises ElfError for a damaged one.
 
-    soname, needed, run_paths, rpath = "", [], [], False
-    # The loader reads the segment; section headers may be stripped.
-    for segment in ELFFile(io.BytesIO(content)).iter_segments("PT_DYNAMIC"):
-        for tag in cast(DynamicSegment, segment).iter_tags():
-            match tag.entry.d_tag:
-                case "DT_NEEDED":
-                    needed.append(str(tag.needed))  # type: ignore[attr-defined]
-                case "DT_SONAME":
-                    soname = str(tag.soname)  # type: ignore[attr-defined]
-                case "DT_RPATH":
-                    run_paths += str(tag.rpath).split(":")  # type: ignore[attr-defined]
-                    rpath = True
-                case "DT_RUNPATH":
-                    run_paths += str(tag.runpath).split(":")  # type: ignore[attr-defined]
-    return Library(path, soname, tuple(needed), tuple(run_paths), rpath)
+    Of a 32-bit or big-endian file, which no Python for x86-64 loads, only the path is known.
+    """
+    if not content.startswith(MAGIC):
+        return None
+    if not identify(content[:20]).is_64_bit_little_endian:
+        return Library(path, "", (), ())
+    image = read_image(content)
+
+    def texts(tag: Tag) -> list[str]:
+        # As file names are decoded, so that patchelf gets the same bytes.
+        return [image.string(position).decode(errors="surrogateescape") for position in image.values(tag)]
+
+    run_paths = []
+    for text in [*texts(Tag.RPATH), *texts(Tag.RUNPATH)]:
+        run_paths += text.split(":")
+    sonames = texts(Tag.SONAME)
+    return Library(
+        path,
+        soname=sonames[-1] if sonames else "",
+        needed=tuple(texts(Tag.NEEDED)),
+        run_paths=tuple(run_paths),
+        rpath=Tag.RPATH in image.tags,
+    )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The wheel as an archive; whatever damage makes reading it fail becomes a RepairError."""
-    from elftools.common.exceptions import ELFError  # noqa: PLC0415
-
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, KeyError, ELFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
         raise RepairError(f"not a wheel, or a damaged one: {error}", where=str(path)) from error
 
 
@@ -125,7 +127,7 @@ def read_wheel(path: Path) -> Wheel:
             # Most members are not libraries, so only their first bytes are inflated.
             with archive.open(member) as stream:
                 magic = stream.read(4)
-            if magic != b"\x7fELF":
+            if magic != MAGIC:
                 continue
             library = read_library(member, archive.read(member))
             if library:
