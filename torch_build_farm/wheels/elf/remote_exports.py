@@ -1,12 +1,12 @@
 """What the libraries of a remote wheel export, read from a few of their bytes.
 
-A library of torch has some 100 MB compressed. Its symbols (.dynsym) are near its start; their names and hashes are at
-its end, where patchelf puts them. So only both ends are read: 11 to 16 MB of a release's libraries, in 37 to 46
+A large library of torch has some 100 MB compressed. Its symbols (.dynsym) are near its start; their names and hashes
+are at its end, where patchelf puts them. So only both ends are read: 11 to 16 MB of a release's libraries, in 37 to 46
 requests and 5 to 10 s (torch 2.12 to 2.15), where they have 494 to 526 MB compressed. Every name has to agree with
-the library's own hash table. Where one does not, more is read, and at last the whole library with its CRC.
+the library's own hash table. Where one does not, more is read, and in the end the whole library with its CRC.
 
-The few bytes of .dynamic (DT_NEEDED, DT_SONAME) and the types and sizes of symbols are confirmed by nothing else unless
-the library is read whole: there the connection (TLS) has to be trusted.
+Nothing confirms the few bytes of .dynamic (DT_NEEDED, DT_SONAME) and the types and sizes of symbols, unless the library
+is read whole: for them the connection (TLS) has to be trusted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch_build_farm.core.remote_wheel import RemoteWheel
 from torch_build_farm.wheels.elf import partial
 from torch_build_farm.wheels.elf.deflate import resync
 from torch_build_farm.wheels.elf.dynamic_search import DynamicSearch
-from torch_build_farm.wheels.elf.partial import Exported, Missing, Parts, WrongError
+from torch_build_farm.wheels.elf.headers import ElfError, Headers, Segment
+from torch_build_farm.wheels.elf.partial import Exported, Missing, Parts
 
 _HEAD = 16 << 10  # bytes of a library with its program headers
 _START = 64 << 20  # bytes of a library's start that are held in memory at most
@@ -63,7 +64,7 @@ class _Start:
         self.compressed_read = 0  # bytes
 
     def inflate_to(self, end: int) -> None:
-        """Inflate at least `end` bytes. Raises WrongError where that is not possible."""
+        """Inflate at least `end` bytes. Raises ElfError where that is not possible."""
         while len(self.data) < end:
             estimate = max(_HEAD, int((end - len(self.data)) * 0.45))  # .dynsym deflates to some 40%
             start = self.compressed_read
@@ -74,10 +75,10 @@ class _Start:
                     self.data += self._inflater.decompress(packed, 1 << 20)
                     packed = self._inflater.unconsumed_tail
             except zlib.error as error:
-                raise WrongError(f"it does not inflate: {error}") from None
+                raise ElfError(f"it does not inflate: {error}") from None
             exhausted = packed or self.compressed_read >= self._member.compress_size
             if len(self.data) < end and exhausted:
-                raise WrongError("it ends too early")
+                raise ElfError("it ends too early")
 
 
 class _Ends:
@@ -91,9 +92,10 @@ class _Ends:
         self._dynamic, self._searched = b"", False
 
     def exported(self) -> Exported:
-        """Raises Missing or WrongError where the ends are not enough."""
+        """Raises Missing or ElfError where the ends are not enough."""
         self._start.inflate_to(min(_HEAD, self._member.file_size))
-        section_headers = partial.section_headers(self._parts())
+        section_headers = self._parts().headers().section_headers
+        # What is behind the section headers, names and hashes, deflates to about a fifth.
         self._grow_tail((128 << 10) + (self._member.file_size - section_headers) // 5)
         while True:
             try:
@@ -106,34 +108,32 @@ class _Ends:
         parts.add(0, bytes(self._start.data))
         parts.add(self._tail_start, *self._tail)
         if self._dynamic:
-            parts.add(partial.dynamic_segment(partial.segments(parts)).offset, self._dynamic)
+            parts.add(parts.headers().dynamic.offset, self._dynamic)
         return parts
 
     def _supply(self, missing: Missing) -> None:
-        """Read what is missing, from the end that is nearer to it."""
-        dynamic = partial.dynamic_segment(partial.segments(self._parts()))
+        """Read what is missing, from the end that is nearer to it. Raises `missing` where neither end has it."""
+        dynamic = self._parts().headers().dynamic
         nearer_to_start = missing.end <= min(self._member.file_size - missing.start, _START)
         if missing.start == dynamic.offset and not self._searched:
             self._find_dynamic(dynamic)
         elif nearer_to_start:
+            # The start has these bytes, so what was read from the other end is what is not known.
             if missing.end <= len(self._start.data):
                 raise missing
             self._start.inflate_to(missing.end)
         else:
             self._grow_tail(len(self._compressed_tail) * 5 // 4)
 
-    def _find_dynamic(self, dynamic: partial.Segment) -> None:
+    def _find_dynamic(self, dynamic: Segment) -> None:
         """Read .dynamic: with the tail where it is near, else by a search.
 
         Between its segment and the section headers are the bulky sections that only linkers read.
         """
-        parts = self._parts()
-        section_headers = partial.section_headers(parts)
-        loaded_end = section_headers
-        ends = [segment.offset + segment.size for segment in partial.loaded(partial.segments(parts))]
-        ends_before_headers = [end for end in ends if end <= section_headers]
-        if ends_before_headers:
-            loaded_end = max(ends_before_headers)
+        headers = self._parts().headers()
+        section_headers = headers.section_headers
+        ends = [segment.offset + segment.size for segment in headers.loaded]
+        loaded_end = max((end for end in ends if end <= section_headers), default=section_headers)
         bulk = section_headers - loaded_end
         tail_size = len(self._compressed_tail)
         near = tail_size + bulk // 5  # with .debug_info; without it, it deflates to 1/8
@@ -155,7 +155,8 @@ class _Ends:
                 raise Missing(0, self._tail_start)
             more = self._wheel.raw(self._member.filename, compressed - size, compressed - have)
             self._compressed_tail = more + self._compressed_tail
-            if inflated := resync(self._compressed_tail, to_end=True, whole=size == compressed):
+            inflated = resync(self._compressed_tail, to_end=True, whole=size == compressed)
+            if inflated:
                 self._tail = (inflated.data, inflated.other)
                 self._tail_start = self._member.file_size - len(inflated.data)
                 return
@@ -172,7 +173,7 @@ def _stored(wheel: RemoteWheel, member: ZipInfo) -> Exported:
         except Missing as missing:
             end = min(member.file_size, max(missing.end, missing.start + _HEAD))
             parts.add(missing.start, wheel.raw(member.filename, missing.start, end))
-    raise WrongError("it refers to too many places")
+    raise ElfError("it refers to too many places")
 
 
 def _read_ranges(wheel: RemoteWheel, member: ZipInfo, ranges: Iterable[tuple[int, int]]) -> Parts:
@@ -189,14 +190,14 @@ def _read_ranges(wheel: RemoteWheel, member: ZipInfo, ranges: Iterable[tuple[int
     return parts
 
 
-def _ranges_to_keep(headers: list[partial.Segment]) -> list[tuple[int, int]]:
+def _ranges_to_keep(headers: Headers) -> list[tuple[int, int]]:
     """The byte ranges worth keeping of a library with these headers: its first segment, .dynamic, and all after it."""
-    dynamic = partial.dynamic_segment(headers)
-    kept = [dynamic]
-    for segment in partial.loaded(headers):
-        if segment.offset == 0 or segment.offset > dynamic.offset:
-            kept.append(segment)
-    return [(segment.offset, segment.offset + min(segment.size, _START)) for segment in kept]
+    segments = [headers.dynamic]
+    for segment in headers.loaded:
+        # In between are code and data, most of the library.
+        if segment.offset == 0 or segment.offset > headers.dynamic.offset:
+            segments.append(segment)
+    return [(segment.offset, segment.offset + min(segment.size, _START)) for segment in segments]
 
 
 def _streamed(wheel: RemoteWheel, member: ZipInfo) -> Exported:
@@ -206,8 +207,8 @@ def _streamed(wheel: RemoteWheel, member: ZipInfo) -> Exported:
         start.inflate_to(min(_HEAD, member.file_size))
         head = Parts(member.file_size)
         head.add(0, bytes(start.data))
-        ranges = _ranges_to_keep(partial.segments(head))
-    except (Missing, WrongError):
+        ranges = _ranges_to_keep(head.headers())
+    except (Missing, ElfError):
         pass  # if the start was damaged on its way here, the first pass reads the headers again
     added: list[tuple[int, int]] = []
     for _ in range(_PASSES):
@@ -216,8 +217,8 @@ def _streamed(wheel: RemoteWheel, member: ZipInfo) -> Exported:
             return partial.exported(parts)
         except Missing as missing:
             added.append((max(0, missing.start - _AROUND), min(member.file_size, missing.end + _AROUND)))
-            ranges = [*_ranges_to_keep(partial.segments(parts)), *added]
-    raise WrongError("it refers to too many places")
+            ranges = [*_ranges_to_keep(parts.headers()), *added]
+    raise ElfError("it refers to too many places")
 
 
 def _whole(content: bytes) -> Exported:
@@ -236,19 +237,19 @@ def _by_parts(wheel: RemoteWheel, member: ZipInfo, limits: Limits) -> Exported:
         if member.compress_type == zipfile.ZIP_STORED:
             return _stored(wheel, member)
         return _Ends(wheel, member, limits).exported()
-    except (Missing, WrongError):
+    except (Missing, ElfError):
         return _streamed(wheel, member)
 
 
 def exported(wheel: RemoteWheel, path: str, limits: Limits = DEFAULT_LIMITS) -> Exported:
     """What a library in the wheel exports.
 
-    Raises PackageIndexError where it cannot be read, is not a library, or exports other names than its hash table has.
+    Raises PackageIndexError for a file that cannot be read, is not a library, or whose names and hash table disagree.
     """
     member = wheel.member(path)
     try:
         return _whole(wheel.read(path)) if _is_small(member, limits) else _by_parts(wheel, member, limits)
-    except (Missing, WrongError) as error:
+    except (Missing, ElfError) as error:
         raise wheel.error(f"{path}: {error}") from None
 
 
@@ -258,7 +259,7 @@ def _all_small(wheel: RemoteWheel, members: Iterable[ZipInfo]) -> dict[str, Expo
     for path, content in wheel.read_many(member.filename for member in members).items():
         try:
             libraries[path] = _whole(content)
-        except (Missing, WrongError) as error:
+        except (Missing, ElfError) as error:
             raise wheel.error(f"{path}: {error}") from None
     return libraries
 
@@ -268,14 +269,16 @@ def torch_libraries(
 ) -> dict[str, Exported]:
     """What torch's own libraries in the wheel export, by path.
 
-    `of_python`: only those that depend on the CPython that the wheel is for. The others are alike in all wheels of one
+    `of_python`: only the libraries that depend on the wheel's CPython. The others are alike in all wheels of one
     release, except for names with a hash of nvcc's (5,000 of libtorch_cuda.so in 2.6 and 2.7, 4 of libtorch_nvshmem.so)
     and, in 2.15.0, five names of libtorch_cuda.so in the wheel for cp315t. Raises PackageIndexError as `exported` does.
     """
     pattern = _OF_PYTHON if of_python else _LIBRARIES
-    members = [member for path, member in sorted(wheel.members.items()) if pattern.fullmatch(path)]
-    small = [member for member in members if _is_small(member, limits)]
-    large = [member for member in members if not _is_small(member, limits)]
+    small: list[ZipInfo] = []
+    large: list[ZipInfo] = []
+    for path, member in sorted(wheel.members.items()):
+        if pattern.fullmatch(path):
+            (small if _is_small(member, limits) else large).append(member)
     with ThreadPoolExecutor(_THREADS) as pool:
         # The largest takes longest, so it starts first.
         futures = {}

@@ -1,8 +1,9 @@
-"""Link stubs: an ELF shared library that has another one's SONAME and exported names, and nothing else.
+"""Link stubs: an ELF shared library with another library's SONAME and exported names, and nothing else.
 
-A linker takes of a shared library its SONAME and, of each name, type, binding and, for executables, size (gABI, "Symbol
-Table"); what it links is the same whether code stands behind the names or not. A stub needs a library that does not
-exist, so that no loader ever takes it for the real one: the name of that library is the sentence that people then read.
+A linker takes from a shared library its SONAME and, of each name, type, binding and, for executables, size (gABI,
+"Symbol Table"); its output is the same whether code stands behind the names or not. A stub needs a library that does
+not exist, so that no loader ever takes the stub for the real library: the name of the missing library is the sentence
+that people then read.
 """
 
 from __future__ import annotations
@@ -10,39 +11,109 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from torch_build_farm.wheels.elf.gnu_hash import gnu_hash
-from torch_build_farm.wheels.elf.partial import (
-    GNU_HASH,
-    NEEDED,
-    SONAME,
-    STRSZ,
-    STRTAB,
-    SYMTAB,
-    Missing,
-    Parts,
-    WrongError,
-    exported,
-)
+from torch_build_farm.wheels.elf.headers import MAGIC, ElfError, Tag
+from torch_build_farm.wheels.elf.partial import Missing, Parts, exported
 from torch_build_farm.wheels.elf.symbol import Kind, of
 
 _STRTAB, _DYNSYM, _DYNAMIC, _NOBITS, _GNU_HASH = 3, 11, 6, 8, 0x6FFFFFF6  # SHT_
 _WRITE, _ALLOC, _EXEC, _TLS = 1, 2, 4, 1 << 10  # SHF_
 _PT_LOAD, _PT_DYNAMIC, _PT_TLS = 1, 2, 7
+_PF_EXEC, _PF_WRITE, _PF_READ = 1, 2, 4
 _FUNCTION, _TLS_OBJECT, _IFUNC, _NO_TYPE = 2, 6, 10, 0  # STT_
 _PAGE, _ALIGN = 4096, 64
-_X86_64, _SHARED = 62, 3
+_CODE_SIZE = 16  # bytes of address space for each function
+_X86_64, _SHARED = 62, 3  # EM_, ET_
 
 
 @dataclass(frozen=True)
 class Stub:
-    """What a stub is made of: `refusal` is the sentence that whoever loads it reads, without a slash in it."""
+    """The contents of a stub: `refusal` is the sentence that whoever loads it reads, without a slash in it."""
 
     soname: str
     needed: tuple[str, ...]
     names: Mapping[str, Kind]
     refusal: str
+
+
+@dataclass(frozen=True)
+class _ElfHeader:
+    """Elf64_Ehdr of a shared library for x86-64. The program headers follow it."""
+
+    segments: int
+    section_headers: int
+    sections: int
+    section_names: int
+
+    SIZE = 64
+
+    def pack(self) -> bytes:
+        identity = MAGIC + bytes([2, 1, 1]) + bytes(9)  # 64-bit, little-endian, version 1, System V
+        kind = struct.pack("<2HI", _SHARED, _X86_64, 1)
+        offsets = struct.pack("<3QI", 0, self.SIZE, self.section_headers, 0)  # entry point, headers, flags
+        sizes = (self.SIZE, _ProgramHeader.SIZE, self.segments, _SectionHeader.SIZE, self.sections, self.section_names)
+        return identity + kind + offsets + struct.pack("<6H", *sizes)
+
+
+@dataclass(frozen=True)
+class _ProgramHeader:
+    """Elf64_Phdr; the physical address is the address. Offset, address and sizes in bytes."""
+
+    kind: int
+    flags: int
+    offset: int
+    address: int
+    size_in_file: int
+    size_in_memory: int
+    alignment: int
+
+    SIZE = 56
+
+    def pack(self) -> bytes:
+        places = (self.offset, self.address, self.address)
+        return struct.pack(
+            "<2I6Q", self.kind, self.flags, *places, self.size_in_file, self.size_in_memory, self.alignment
+        )
+
+
+@dataclass(frozen=True)
+class _SectionHeader:
+    """Elf64_Shdr. `name` is a position in .shstrtab, `link` the number of a section."""
+
+    name: int
+    kind: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int = 0
+    info: int = 0
+    alignment: int = _ALIGN
+    entry_size: int = 0
+
+    SIZE = 64
+
+    def pack(self) -> bytes:
+        places = (self.address, self.offset, self.size)
+        relations = struct.pack("<2I2Q", self.link, self.info, self.alignment, self.entry_size)
+        return struct.pack("<2I4Q", self.name, self.kind, self.flags, *places) + relations
+
+
+@dataclass(frozen=True)
+class _SymbolEntry:
+    """Elf64_Sym. `name` is a position in .dynstr, `section` the number of a section."""
+
+    name: int
+    kind: Kind
+    section: int
+    value: int
+
+    SIZE = 24
+
+    def pack(self) -> bytes:
+        info = self.kind.binding << 4 | self.kind.kind
+        return struct.pack("<IBBHQQ", self.name, info, 0, self.section, self.value, self.kind.size)
 
 
 class _Strings:
@@ -52,31 +123,37 @@ class _Strings:
         self.data = bytearray(b"\0")
 
     def add(self, text: str) -> int:
-        at = len(self.data)
+        """The position of the new string."""
+        position = len(self.data)
         self.data += text.encode(errors="surrogateescape") + b"\0"
-        return at
+        return position
 
 
 def _hashed(names: Sequence[str]) -> tuple[list[str], bytes]:
     """The names in the order of .gnu.hash, from symbol 1 on, and that section (glibc's elf/dl-lookup.c)."""
-    buckets = max(1, len(names) // 4)
+    bucket_count = max(1, len(names) // 4)
     hashes = {name: gnu_hash(name.encode(errors="surrogateescape")) for name in names}
-    ordered = sorted(names, key=lambda name: (hashes[name] % buckets, name))
-    words = 1 << max(0, (len(names) // 16).bit_length())
-    bloom, heads, chain = [0] * words, [0] * buckets, []
+    ordered = sorted(names, key=lambda name: (hashes[name] % bucket_count, name))
+    word_count = 1 << max(0, (len(names) // 16).bit_length())
+    bloom = [0] * word_count
+    buckets = [0] * bucket_count  # the number of each bucket's first symbol
+    chain = []
     for number, name in enumerate(ordered, 1):
         value = hashes[name]
-        bloom[value // 64 % words] |= 1 << value % 64 | 1 << (value >> 6) % 64
-        bucket = value % buckets
-        heads[bucket] = heads[bucket] or number
-        last = number == len(ordered) or hashes[ordered[number]] % buckets != bucket
-        chain.append(value & ~1 | last)
-    table = struct.pack("<4I", buckets, 1, words, 6)
-    return ordered, table + struct.pack(f"<{words}Q{buckets}I{len(chain)}I", *bloom, *heads, *chain)
+        # The Bloom filter has two bits for each name, and 6 is its shift.
+        bloom[value // 64 % word_count] |= 1 << value % 64 | 1 << (value >> 6) % 64
+        bucket = value % bucket_count
+        if not buckets[bucket]:
+            buckets[bucket] = number
+        # The lowest bit marks the last symbol of a bucket.
+        is_last = number == len(ordered) or hashes[ordered[number]] % bucket_count != bucket
+        chain.append(value & ~1 | is_last)
+    head = struct.pack("<4I", bucket_count, 1, word_count, 6)
+    return ordered, head + struct.pack(f"<{word_count}Q{bucket_count}I{len(chain)}I", *bloom, *buckets, *chain)
 
 
-# The sections in their order, by number: who refers to one needs it.
-_HASH, _SYMBOLS, _NAMES, _DYN, _TEXT, _DATA, _THREAD, _SECTIONS = range(1, 9)
+# The sections in their order, by number, since they refer to each other by it.
+_HASH, _SYMBOLS, _NAMES, _DYN, _TEXT, _DATA, _THREAD, _SECTION_NAMES = range(1, 9)
 
 
 class _Places:
@@ -87,11 +164,20 @@ class _Places:
 
     def next(self, kind: Kind) -> tuple[int, int]:
         """Section and offset in it."""
-        code = kind.kind in (_FUNCTION, _IFUNC, _NO_TYPE)
-        section = _TEXT if code else _THREAD if kind.kind == _TLS_OBJECT else _DATA
-        at = self.sizes[section]
-        self.sizes[section] += 16 if code else -(-max(kind.size, 1) // _ALIGN) * _ALIGN
-        return section, at
+        size = _round_up(max(kind.size, 1), _ALIGN)
+        if kind.kind in (_FUNCTION, _IFUNC, _NO_TYPE):
+            section, size = _TEXT, _CODE_SIZE
+        elif kind.kind == _TLS_OBJECT:
+            section = _THREAD
+        else:
+            section = _DATA
+        offset = self.sizes[section]
+        self.sizes[section] += size
+        return section, offset
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def _padded(content: bytes) -> bytes:
@@ -100,80 +186,116 @@ def _padded(content: bytes) -> bytes:
 
 def assemble(stub: Stub) -> bytes:
     """The stub's bytes, which depend on nothing but its parts."""
-    ordered, hash_table = _hashed(sorted(stub.names))
+    names, hash_table = _hashed(sorted(stub.names))
     strings, places = _Strings(), _Places()
-    rows = [(strings.add(name), stub.names[name], *places.next(stub.names[name])) for name in ordered]
-    tags = [(NEEDED, strings.add(name)) for name in (stub.refusal, *stub.needed)]
-    tags.append((SONAME, strings.add(stub.soname)))
-    segments = 5 if places.sizes[_THREAD] else 4
-    head = _padded(bytes(64 + 56 * segments))
-    sizes = [len(head), len(hash_table), 24 * (len(rows) + 1), len(strings.data), 16 * (len(tags) + 5)]
-    _, hash_at, symbols_at, names_at, dynamic_at, end = accumulate(
-        (-(-size // _ALIGN) * _ALIGN for size in sizes), initial=0
-    )
-    address = {_TEXT: -(-end // _PAGE) * _PAGE}
-    address[_DATA] = -(-(address[_TEXT] + places.sizes[_TEXT]) // _PAGE) * _PAGE
+    places_of_names = []
+    for name in names:
+        section, offset = places.next(stub.names[name])
+        places_of_names.append((strings.add(name), stub.names[name], section, offset))
+    tags: list[tuple[int, int]] = [(Tag.NEEDED, strings.add(stub.refusal))]
+    for library in stub.needed:
+        tags.append((Tag.NEEDED, strings.add(library)))
+    tags.append((Tag.SONAME, strings.add(stub.soname)))
+
+    # The parts in the file follow each other; addresses are offsets.
+    has_thread_variables = places.sizes[_THREAD] > 0
+    segment_count = 5 if has_thread_variables else 4
+    head_size = _round_up(_ElfHeader.SIZE + _ProgramHeader.SIZE * segment_count, _ALIGN)
+    symbols_size = _SymbolEntry.SIZE * (len(places_of_names) + 1)
+    dynamic_size = 16 * (len(tags) + 5)  # five more follow below
+    address = {_HASH: head_size}
+    address[_SYMBOLS] = _round_up(address[_HASH] + len(hash_table), _ALIGN)
+    address[_NAMES] = _round_up(address[_SYMBOLS] + symbols_size, _ALIGN)
+    address[_DYN] = _round_up(address[_NAMES] + len(strings.data), _ALIGN)
+    end = address[_DYN] + dynamic_size
+
+    # The file has no bytes for code and data: only addresses behind its end.
+    address[_TEXT] = _round_up(end, _PAGE)
+    address[_DATA] = _round_up(address[_TEXT] + places.sizes[_TEXT], _PAGE)
     address[_THREAD] = address[_DATA] + places.sizes[_DATA]
-    offset = {**address, _THREAD: 0}  # a thread's variables count from the start of its block
-    table = struct.pack("<IBBHQQ", 0, 0, 0, 0, 0, 0) + b"".join(
-        struct.pack("<IBBHQQ", name, kind.binding << 4 | kind.kind, 0, section, offset[section] + at, kind.size)
-        for name, kind, section, at in rows
-    )
-    tags += [(GNU_HASH, hash_at), (STRTAB, names_at), (SYMTAB, symbols_at), (STRSZ, len(strings.data)), (0, 0)]
-    dynamic = b"".join(struct.pack("<qQ", *tag) for tag in tags)
-    contents = {_HASH: hash_table, _SYMBOLS: table, _NAMES: bytes(strings.data), _DYN: dynamic}
-    body = head + b"".join(map(_padded, contents.values()))
-    at = {_HASH: hash_at, _SYMBOLS: symbols_at, _NAMES: names_at, _DYN: dynamic_at, **address}
-    size = {number: len(content) for number, content in contents.items()} | places.sizes
-    loads = [
-        (_PT_LOAD, 6, 0, 0, len(body), len(body), _PAGE),
-        (_PT_LOAD, 5, 0, address[_TEXT], 0, places.sizes[_TEXT], _PAGE),
-        (_PT_LOAD, 6, 0, address[_DATA], 0, places.sizes[_DATA], _PAGE),
-        (_PT_DYNAMIC, 6, dynamic_at, dynamic_at, len(dynamic), len(dynamic), 8),
+
+    symbols = bytes(_SymbolEntry.SIZE)  # symbol 0 is undefined
+    packed_symbols = []
+    for position, kind, section, offset in places_of_names:
+        # A thread's variables count from the start of its block.
+        start = 0 if section == _THREAD else address[section]
+        packed_symbols.append(_SymbolEntry(position, kind, section, start + offset).pack())
+    symbols += b"".join(packed_symbols)
+    tags += [
+        (Tag.GNU_HASH, address[_HASH]),
+        (Tag.STRTAB, address[_NAMES]),
+        (Tag.SYMTAB, address[_SYMBOLS]),
+        (Tag.STRSZ, len(strings.data)),
+        (Tag.NULL, 0),
     ]
-    if places.sizes[_THREAD]:
-        loads.append((_PT_TLS, 4, 0, address[_THREAD], 0, places.sizes[_THREAD], _ALIGN))
-    headers = b"".join(struct.pack("<2I6Q", k, f, o, a, a, s, m, align) for k, f, o, a, s, m, align in loads)
-    return _with_sections(body, headers, at, size)
+    dynamic = b"".join(struct.pack("<qQ", *tag) for tag in tags)
+    contents = {_HASH: hash_table, _SYMBOLS: symbols, _NAMES: bytes(strings.data), _DYN: dynamic}
+    body = bytes(head_size) + b"".join(map(_padded, contents.values()))
+    sizes = {number: len(content) for number, content in contents.items()} | places.sizes
+    segments = _segments(len(body), address, sizes)
+    return _file(body, segments, address, sizes)
 
 
-def _with_sections(body: bytes, headers: bytes, at: Mapping[int, int], size: Mapping[int, int]) -> bytes:
-    """The file: `body` with its ELF header and program `headers` filled in, and section headers behind it."""
-    kinds = {
-        _HASH: (".gnu.hash", _GNU_HASH, _ALLOC, _SYMBOLS, 0, 0),
-        _SYMBOLS: (".dynsym", _DYNSYM, _ALLOC, _NAMES, 1, 24),
-        _NAMES: (".dynstr", _STRTAB, _ALLOC, 0, 0, 0),
-        _DYN: (".dynamic", _DYNAMIC, _ALLOC | _WRITE, _NAMES, 0, 16),
-        _TEXT: (".text", _NOBITS, _ALLOC | _EXEC, 0, 0, 0),
-        _DATA: (".bss", _NOBITS, _ALLOC | _WRITE, 0, 0, 0),
-        _THREAD: (".tbss", _NOBITS, _ALLOC | _WRITE | _TLS, 0, 0, 0),
-    }
+def _segments(body_size: int, address: Mapping[int, int], size: Mapping[int, int]) -> list[_ProgramHeader]:
+    """The program headers; `address` and `size` are those of the sections by their numbers."""
+    data_flags, text_flags = _PF_READ | _PF_WRITE, _PF_READ | _PF_EXEC
+    dynamic = address[_DYN]
+    segments = [
+        _ProgramHeader(_PT_LOAD, data_flags, 0, 0, body_size, body_size, _PAGE),
+        _ProgramHeader(_PT_LOAD, text_flags, 0, address[_TEXT], 0, size[_TEXT], _PAGE),
+        _ProgramHeader(_PT_LOAD, data_flags, 0, address[_DATA], 0, size[_DATA], _PAGE),
+        _ProgramHeader(_PT_DYNAMIC, data_flags, dynamic, dynamic, size[_DYN], size[_DYN], 8),
+    ]
+    if size[_THREAD]:
+        segments.append(_ProgramHeader(_PT_TLS, _PF_READ, 0, address[_THREAD], 0, size[_THREAD], _ALIGN))
+    return segments
+
+
+def _file(
+    body: bytes, segments: Sequence[_ProgramHeader], address: Mapping[int, int], size: Mapping[int, int]
+) -> bytes:
+    """The file: `body` with ELF and program headers filled in, and section names and headers behind it."""
     strings = _Strings()
-    rows = [bytes(64)]
-    for number, (name, kind, flags, link, info, entry) in kinds.items():
-        in_file = at[number] if number <= _DYN else len(body)
-        rows.append(struct.pack("<2I4Q2I2Q", strings.add(name), kind, flags, at[number], in_file, size[number], link,
-                                info, _ALIGN, entry))  # fmt: skip
-    own = strings.add(".shstrtab")
-    rows.append(struct.pack("<2I4Q2I2Q", own, _STRTAB, 0, 0, len(body), len(strings.data), 0, 0, 1, 0))
+    end = len(body)
+
+    def section(number: int, name: str, kind: int, flags: int, **relations: int) -> _SectionHeader:
+        # Sections without bytes in the file count as at the end of the body.
+        offset = end if kind == _NOBITS else address[number]
+        return _SectionHeader(strings.add(name), kind, flags, address[number], offset, size[number], **relations)
+
+    sections = [
+        section(_HASH, ".gnu.hash", _GNU_HASH, _ALLOC, link=_SYMBOLS),
+        # Symbols from number 1 on are not local.
+        section(_SYMBOLS, ".dynsym", _DYNSYM, _ALLOC, link=_NAMES, info=1, entry_size=_SymbolEntry.SIZE),
+        section(_NAMES, ".dynstr", _STRTAB, _ALLOC),
+        section(_DYN, ".dynamic", _DYNAMIC, _ALLOC | _WRITE, link=_NAMES, entry_size=16),
+        section(_TEXT, ".text", _NOBITS, _ALLOC | _EXEC),
+        section(_DATA, ".bss", _NOBITS, _ALLOC | _WRITE),
+        section(_THREAD, ".tbss", _NOBITS, _ALLOC | _WRITE | _TLS),
+    ]
+    # Its name first: it is part of the table whose size the header states.
+    position = strings.add(".shstrtab")
+    sections.append(_SectionHeader(position, _STRTAB, 0, 0, end, len(strings.data), alignment=1))
     names = _padded(bytes(strings.data))
-    ident = b"\x7fELF\2\1\1" + bytes(9)
-    head = struct.pack("<16s2HI3QI6H", ident, _SHARED, _X86_64, 1, 0, 64, len(body) + len(names), 0, 64, 56,
-                       len(headers) // 56, 64, len(rows), _SECTIONS)  # fmt: skip
-    return head + headers + body[len(head) + len(headers) :] + names + b"".join(rows)
+    section_count = len(sections) + 1  # section 0 is unused
+    elf_header = _ElfHeader(len(segments), end + len(names), section_count, _SECTION_NAMES)
+    head = elf_header.pack() + b"".join(segment.pack() for segment in segments)
+    section_headers = bytes(_SectionHeader.SIZE) + b"".join(header.pack() for header in sections)
+    return head + body[len(head) :] + names + section_headers
 
 
 def problem(content: bytes, stub: Stub) -> str:
-    """What the bytes have in them that is not the stub's, told by the reader that torch's libraries are read with."""
+    """How the bytes differ from the stub, as seen by the reader of torch's libraries; empty if they do not."""
     parts = Parts(len(content))
     parts.add(0, content)
     try:
-        found = exported(parts)
-    except (Missing, WrongError) as error:
+        library = exported(parts)
+    except (Missing, ElfError) as error:
         return str(error)
-    names = of(found.symbols)
-    if wrong := sorted(name for name in names.keys() | stub.names.keys() if names.get(name) != stub.names.get(name)):
-        return f"{len(wrong)} names are not as torch has them, such as {wrong[0]}"
-    if (found.soname, found.needed) != (stub.soname, (stub.refusal, *stub.needed)):
-        return f"it is {found.soname} and needs {', '.join(found.needed)}"
+    names = of(library.symbols)
+    wrong = [name for name in names.keys() | stub.names.keys() if names.get(name) != stub.names.get(name)]
+    if wrong:
+        return f"{len(wrong)} names are not as torch has them, such as {min(wrong)}"
+    if (library.soname, library.needed) != (stub.soname, (stub.refusal, *stub.needed)):
+        return f"it is {library.soname} and needs {', '.join(library.needed)}"
     return ""

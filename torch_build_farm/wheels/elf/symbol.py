@@ -11,7 +11,7 @@ _FUNCTIONS = (2, 10)  # STT_FUNC, STT_GNU_IFUNC: no linker asks for their sizes
 
 
 class Kind(NamedTuple):
-    """Numbers STT_ and STB_, and bytes, 0 for functions. A linker copies the type into what it links."""
+    """STT_ and STB_ numbers, and a size in bytes, 0 for functions. A linker copies the type into its output."""
 
     kind: int
     binding: int
@@ -19,5 +19,9 @@ class Kind(NamedTuple):
 
 
 def of(symbols: Iterable[Symbol]) -> dict[str, Kind]:
-    """By name; of a name with several versions the last."""
-    return {one.name: Kind(one.kind, one.binding, 0 if one.kind in _FUNCTIONS else one.size) for one in symbols}
+    """Kinds by name; of a name with several versions the last."""
+    kinds = {}
+    for symbol in symbols:
+        size = 0 if symbol.kind in _FUNCTIONS else symbol.size
+        kinds[symbol.name] = Kind(symbol.kind, symbol.binding, size)
+    return kinds
