@@ -113,6 +113,7 @@ class Runner:
                 on_line(line)
             child.wait()
             peak_kib = int(os.read(peak, 32) or 0)  # nothing from a supervisor that was killed
+
         # What a cancelled run has stopped has not failed.
         self.check()
         return Completed(words, child.returncode, tuple(tail), peak_kib * 1024 / 1e6)

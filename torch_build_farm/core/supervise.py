@@ -69,6 +69,7 @@ def main() -> int:
     """Run the command; returns its exit status, 128 + N where signal N ended it, 127 where it could not be started."""
     number, grace_s, peak, *command = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
     # `select` below waits for two things: the farm's end of the pipe, and the end of the child. The second is a signal,
     # which Python turns into a byte in this pipe; that takes a handler, even one that does nothing.
     wake_read, wake_write = os.pipe()
@@ -94,6 +95,7 @@ def main() -> int:
     # Measured here and not in the farm: a forked child starts with its parent's resident size, so the farm would
     # measure itself.
     os.write(peak, b"%d" % resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
     # Popen has -N for a child that signal N ended; shells say 128 + N, and so does the farm's `Completed`.
     code = child.returncode
     return code if code >= 0 else 128 - code

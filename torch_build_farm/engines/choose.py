@@ -21,6 +21,7 @@ def choose(name: str, project: Project, store: TorchStore, base_image: str | Non
                 "--base-image is for containers", where="--engine local", next_step="leave one of them out"
             )
         return local, "engine: local, as asked"
+
     # Imported here: the docker SDK takes longer to import than a local run with nothing to do takes altogether.
     from torch_build_farm.engines.docker.client import connect  # noqa: PLC0415
     from torch_build_farm.engines.docker.engine import open_engine  # noqa: PLC0415

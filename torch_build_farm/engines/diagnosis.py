@@ -69,6 +69,7 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
             where=where,
             next_step="check the network, proxy and certificates (`doctor` tries the index), then run again",
         )
+
     # No known cause: the first line that mentions an error, else the last line that is not empty.
     reason = first_match(_ANY, lines)
     if not reason:

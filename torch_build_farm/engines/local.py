@@ -253,6 +253,7 @@ class _LocalBuild:
 
     def _run(self, project_builder: type[ProjectBuilder]) -> Path:
         request = self.request
+
         # A copy: back ends write into their source tree, and the rendered one must stay as its record says.
         shutil.copytree(request.tree, self.tree, symlinks=True)
         (request.scratch / "tmp").mkdir()

@@ -76,6 +76,7 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         variables["CMAKE_PREFIX_PATH"] = str(packages / "torch")
         if settings.cuda_arch_list and variant.cuda_toolkit:
             variables["CUDA_HOME"] = str(packages / "nvidia" / f"cu{variant.cuda_major}")
+
     # The rendered tree has no .git to count commits from.
     if request.version_from_scm:
         variables["SETUPTOOLS_SCM_PRETEND_VERSION"] = request.job.version

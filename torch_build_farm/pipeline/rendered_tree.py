@@ -77,8 +77,10 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
     """The names that templates can use."""
     where = str(source.root / "pyproject.toml")
     variant = job.variant
+
     # PEP 518: a project without the table builds with setuptools.
     projects_build_system = source.pyproject.get("build-system", {"requires": ["setuptools"]})
+
     # Built against exactly one release, though the wheel's own pin takes every release of the minor.
     requires = _with_torch(projects_build_system["requires"], f"=={variant.release}", where)
     if project.settings.cuda_arch_list:
@@ -173,6 +175,7 @@ def _tool(source: Source) -> dict[str, Any]:
     tool.pop(TABLE, None)
     settings = tool.get("scikit-build", {})
     searches = _backend(source).startswith("scikit_build_core") and "packages" not in settings.get("wheel", {})
+
     # Where [project] does not decide, the back end sees the project's own name, and finds its packages by itself.
     if not (searches and _project_table_decides(source)):
         return tool

@@ -72,6 +72,7 @@ def prepare(
             origin = fetcher.obtain(project)
     else:
         origin = fetcher.obtain(project)
+
     # The farm's own files may lie within the source tree. A change to them must not count as a change of the source.
     farm_folders = (place.work, *not_source, project.root / "work", place.store.root)
     exclude = (*_farm_files(project, origin, farm_folders), *project.settings.exclude)
@@ -213,6 +214,7 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
         # First, since making an SDK is all download, and making an image takes minutes of other work.
         sdk_build.make_sdks_ahead(context, to_build, log)
         context.engine.check(to_build, Shell(context.runner, {}, context.store.root, log, say))
+
     # The engine's store, which is known only once the engine is checked: it may lie on another machine's disk.
     store, full = context.engine.store, bool(fallback.why_full(context.project.settings, context.source.root))
     if due:
@@ -224,6 +226,7 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
             variants=context.project.variants.values(),
             free=context.engine.free_gb(),
         )
+
     # One request shows whether the index answers; each job's own download shows the rest.
     missing = torch_downloads.missing(store, due, smoke, full)
     if missing:

@@ -122,6 +122,7 @@ class _JobRun:
         else:
             kept = all(result.kept for result in self.results)
             self.progress.ended(self.job, "kept" if kept else "done")
+
         # The result shows a failed job's wheel too, in the job's own folder, so that people can look at it.
         wheel = wheel or self._finished_wheel()
         artifact = records.artifact(wheel, self.context.work) if wheel and wheel.exists() else None

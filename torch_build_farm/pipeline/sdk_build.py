@@ -39,10 +39,12 @@ def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
     Raises what the engine's `build` does, or SdkError.
     """
     settings, release = step.context.project.settings, step.job.variant.release
+
     # "full" in the settings, or a setup.py with torch.utils.cpp_extension, which runs torch.
     reason = fallback.why_full(settings, request.tree)
     if reason:
         return _build_with_all_of_torch(step, request, reason)
+
     # A release whose SDK cannot be made is still there as a whole; only "sdk" in the settings makes that an error.
     try:
         sdk = _sdk_of(step.job, step.context.store, step.shell)

@@ -136,6 +136,7 @@ def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadat
         raise VersionError(
             f"{stated!r} is not a valid version", where=str(root), next_step="write one by PEP 440, such as 1.2.3"
         ) from None
+
     # The order is the module's: [project], PKG-INFO, setup.cfg and setup.py.
     requires_python = project.get("requires-python") or info["Requires-Python"] or setup.get("python_requires", "")
     requires = project.get("dependencies") or info.get_all("Requires-Dist") or setup.get("install_requires", ())

@@ -124,6 +124,7 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
         )
     if facts.variables:
         lines.append(f"# setup.py reads {', '.join(facts.variables)}; the table environment sets them.")
+
     # setup.py of torch-scatter and its kin leaves the CUDA sources out by this.
     if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.variables:
         lines.append(f'environment = {{ FORCE_ONLY_CPU = "1" }}  # {MARK} builds what needs no CUDA')

@@ -31,6 +31,7 @@ def configuration(
     front_end_arguments = ["--verbose"]  # so that the log shows what uv installs
     if environment_folder:
         front_end_arguments.append(f"--env-dir={environment_folder}")
+
     # cibuildwheel runs one command line; each of the project's commands gets a shell of its own.
     commands = [f"sh -c {shlex.quote(_literal(command))}" for command in before_build]
     settings: dict[str, Any] = {

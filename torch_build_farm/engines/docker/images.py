@@ -304,6 +304,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
     from docker.errors import APIError  # noqa: PLC0415
 
     shell.say(f"building the image {layer.tag} over {layer.base.reference}")
+
     # Docker passes these on to every Dockerfile without an ARG for them, and keeps them out of the image's history.
     proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     stream = client.api.build(
@@ -329,6 +330,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
             where=str(shell.log),
             next_step="the log holds the whole output; the system-packages of the project are installed there",
         ) from None
+
     # The stream also ends, without an error, where the connection to the engine does.
     if not _id(client, layer.tag):
         raise EngineError("the Docker engine went away while it built an image", next_step="run again")

@@ -36,6 +36,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
     shell = replace(shell, env=session.cli_environment, cwd=session.host_store.root)
     with translated_errors():
         image, access = session.prepare(job.variant, shell)
+
     # Another farm may run the same job on this engine, in another work folder.
     name = f"torch-build-farm-{job.id}-{uuid.uuid4().hex[:12]}"
     folders_to_remove: list[Path] = []
