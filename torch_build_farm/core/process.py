@@ -45,6 +45,14 @@ class Completed:
         """Whether the command succeeded."""
         return self.returncode == 0
 
+    @property
+    def last_line(self) -> str:
+        """The last line that is not blank: most programs end with what went wrong. Empty if they printed nothing."""
+        for line in reversed(self.tail):
+            if line.strip():
+                return line.strip()
+        return ""
+
 
 class Runner:
     """Starts commands, each under a supervisor that dies with the farm and takes the command along.

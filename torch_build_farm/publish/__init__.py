@@ -1,1 +1,9 @@
-"""To an index: what is built and proven, in an order that never leaves users with half of it."""
+"""From work/dist to a package index: what is built and proven, in an order that never leaves users with half of it.
+
+| step | modules |
+|---|---|
+| which variants exist, built here and on the index | inventory |
+| what is to be uploaded, and in which order | upload_plan |
+| twine, with retries | upload |
+| what users then get from the index | install_check |
+"""

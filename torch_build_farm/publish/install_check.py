@@ -1,10 +1,10 @@
-"""The last check of a release: what users install from the index is what was published, and it imports."""
+"""The last check of a release: users who install from the index get the published files, and the package imports."""
 
 from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -24,23 +24,32 @@ from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 
 
+def _farm_names(project: Project, variant: Variant) -> list[str]:
+    """The distributions that an installation of NAME[torchNN] takes from the farm, the plain name first."""
+    return [project.settings.name, project.auto_name, project.select_name, project.distribution(variant)]
+
+
 def _project_file(project: Project, variant: Variant, version: str, python: CPython, index: PackageIndex) -> str:
     """A project that depends on NAME[torchNN]; the farm's names come from `index`, all others from uv's default."""
-    plain_name = project.settings.name
-    names = [plain_name, project.auto_name, project.select_name, project.distribution(variant)]
+    names = _farm_names(project, variant)
+    sources = {}
+    for name in names:
+        sources[name] = {"index": "target"}
+    plain_name, *others = names
     document = {
         "project": {
             "name": "check-of-a-release",
             "version": "0",
             "requires-python": f"=={python.release}.*",
-            "dependencies": [f"{plain_name}[{variant.tag}]=={version}", *names[1:]],
+            # uv applies sources only to dependencies that the project itself declares (astral-sh/uv#8253).
+            "dependencies": [f"{plain_name}[{variant.tag}]=={version}", *others],
         },
         "tool": {
             "uv": {
                 "package": False,
                 "environments": ["sys_platform == 'linux' and platform_machine == 'x86_64'"],
                 "index": [{"name": "target", "url": public(index.url or PYPI_SIMPLE_ENDPOINT), "explicit": True}],
-                "sources": {name: {"index": "target"} for name in names},
+                "sources": sources,
             }
         },
     }
@@ -48,44 +57,51 @@ def _project_file(project: Project, variant: Variant, version: str, python: CPyt
 
 
 def _environment(store: TorchStore, index: PackageIndex, home: Path) -> dict[str, str]:
+    """Variables for uv. The index is named "target" in _project_file, and so are those for its credentials."""
+    env = tools.environment(store.uv_cache, home)
     parts = urlsplit(index.url)
-    secrets = {"USERNAME": parts.username, "PASSWORD": parts.password}
-    return {
-        **tools.environment(store.uv_cache, home),
-        **{f"UV_INDEX_TARGET_{name}": unquote(value) for name, value in secrets.items() if value},
-        "UV_PROJECT_ENVIRONMENT": str(home / "env"),
-    }
+    if parts.username:
+        env["UV_INDEX_TARGET_USERNAME"] = unquote(parts.username)
+    if parts.password:
+        env["UV_INDEX_TARGET_PASSWORD"] = unquote(parts.password)
+    env["UV_PROJECT_ENVIRONMENT"] = str(home / "env")
+    return env
 
 
-def _foreign(lock: Path, expected: Mapping[str, str], names: set[str], index: PackageIndex) -> list[str]:
-    """Which of the farm's `names` in a lock do not come from the index, or are not the files that were published.
+def _foreign(lock: Path, expected: Mapping[str, str], names: Sequence[str], index: PackageIndex) -> list[str]:
+    """Which of the farm's `names` in a lock file do not come from the index, or are not the published files.
 
-    `expected` has the SHA-256 of each published file by its name. A sentence each.
+    `expected` has the SHA-256 of each published file by its name. One sentence each.
     """
     url = public(index.url or PYPI_SIMPLE_ENDPOINT).rstrip("/")
     problems = []
-    missing = set(names)
+    not_seen = set(names)
     for package in tomllib.loads(lock.read_text("utf-8"))["package"]:
-        if package["name"] not in names:
+        name = package["name"]
+        if name not in names:
             continue
         if str(package["source"].get("registry", "")).rstrip("/") != url:
-            problems.append(f"{package['name']} comes from {package['source']}")
+            problems.append(f"{name} comes from {package['source']}")
         for wheel in package.get("wheels", ()):
             file = str(wheel.get("filename") or wheel["url"].rsplit("/", 1)[-1].partition("#")[0])
-            if file in expected and wheel.get("hash", "").removeprefix("sha256:") != expected[file]:
+            if file not in expected:  # a wheel for another CPython
+                continue
+            not_seen.discard(name)
+            if wheel.get("hash", "").removeprefix("sha256:") != expected[file]:
                 problems.append(f"{file} has {wheel.get('hash')}, not sha256:{expected[file]}")
-            if file in expected:
-                missing.discard(package["name"])
-    return problems + [f"{name} is not what was published" for name in sorted(missing)]
+    for name in sorted(not_seen):
+        problems.append(f"{name} is not what was published")
+    return problems
 
 
 def check(
     project: Project, variant: Variant, version: str, expected: Mapping[str, str], *,
     python: CPython, interpreter: Interpreter, index: PackageIndex, store: TorchStore, shell: Shell,
 ) -> None:  # fmt: skip
-    """Install NAME[torchNN] into a fresh environment and import it.
+    """Install NAME[torchNN] from the index into a fresh environment and import it.
 
-    `expected` has the SHA-256 of each published file by its name. Raises PublishError.
+    `expected` has the SHA-256 of each published file by its name. Raises PublishError if the index has something else,
+    or if uv does not resolve or install it, or if an import fails.
     """
     home = store.environment(f"{variant.tag}-published")
     shutil.rmtree(home, ignore_errors=True)
@@ -94,9 +110,10 @@ def check(
     what = f"{project.settings.name}[{variant.tag}]=={version}"
     try:
         (home / "pyproject.toml").write_text(_project_file(project, variant, version, python, index), "utf-8")
+        # --refresh: uv's cache may still hold the index as it was before the upload.
         _do(shell, f"{what} does not resolve", tools.uv(), "lock", "--python", interpreter.path, "--refresh")
-        names = {project.settings.name, project.auto_name, project.select_name, project.distribution(variant)}
-        if problems := _foreign(home / "uv.lock", expected, names, index):
+        problems = _foreign(home / "uv.lock", expected, _farm_names(project, variant), index)
+        if problems:
             raise PublishError(f"{what} is not what was published: " + "; ".join(problems), where=str(shell.log))
         _do(shell, f"{what} does not install", tools.uv(), "sync", "--frozen", "--python", interpreter.path)
         for name in project.imports:
@@ -106,7 +123,8 @@ def check(
 
 
 def _do(shell: Shell, otherwise: str, *command: str | Path) -> None:
+    """Run a command. Raises PublishError that begins with `otherwise` if it fails."""
     done = shell.run(*command)
     if not done.ok:
-        last = next((line for line in reversed(done.tail) if line.strip()), "no reason given")
-        raise PublishError(f"{otherwise}: {last.strip()}", where=str(shell.log), next_step="the log has it all")
+        reason = done.last_line or "no reason given"
+        raise PublishError(f"{otherwise}: {reason}", where=str(shell.log), next_step="the log has the whole output")

@@ -1,4 +1,4 @@
-"""The variants of a project that exist, as wheels built here and as files on the package index; the table for users."""
+"""Which variants of a project exist, built here and on the package index, and the table that shows them to users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from torch_build_farm.wheels.wheel import read_metadata
 
 @dataclass(frozen=True)
 class VariantFile:
-    """A wheel of a variant: `python` is its Python tag; `path` is None for a wheel that only the index has."""
+    """A wheel of a variant.
+
+    - `name`: its file name.
+    - `python`: its Python tag, such as cp312.
+    - `requires_python`: METADATA's or the index's specifier; empty if there is none.
+    - `path`: None for a wheel that only the index has.
+    """
 
     minor: Minor
     version: str
@@ -32,10 +38,12 @@ class VariantFile:
     path: Path | None = None
 
 
-def _names(project: Project) -> dict[str, Minor]:
-    return {
-        canonicalize_name(project.distribution(variant)): minor for minor, variant in sorted(project.variants.items())
-    }
+def _minor_by_name(project: Project) -> dict[str, Minor]:
+    """The torch minor of each variant's distribution, by its normalized name (PEP 503), oldest minor first."""
+    minors: dict[str, Minor] = {}
+    for minor, variant in sorted(project.variants.items()):
+        minors[canonicalize_name(project.distribution(variant))] = minor
+    return minors
 
 
 def _python_tag(wheel: str) -> str:
@@ -44,13 +52,13 @@ def _python_tag(wheel: str) -> str:
 
 
 def built(project: Project, dist: Path) -> list[VariantFile]:
-    """The variants of this project among the wheels in a folder."""
-    minors = _names(project)
+    """The variants of this project among the wheels in a folder, by file name; other files are ignored."""
+    minors = _minor_by_name(project)
     files = []
     for path in sorted(dist.glob("*.whl")):
         try:
             name, version, _, _ = parse_wheel_filename(path.name)
-        except InvalidWheelFilename:  # not made by the farm
+        except InvalidWheelFilename:  # somebody else's file
             continue
         minor = minors.get(name)
         if minor:
@@ -60,47 +68,55 @@ def built(project: Project, dist: Path) -> list[VariantFile]:
 
 
 def published(project: Project, index: PackageIndex) -> list[VariantFile]:
-    """The variants of this project that an index has, yanked files left out."""
+    """The variants of this project that an index has, without yanked files (PEP 592).
+
+    Raises PackageIndexError if the index cannot be read.
+    """
     files = []
-    for name, minor in _names(project).items():
+    for name, minor in _minor_by_name(project).items():
         for file in index.files(name):
-            if file.package_type == "wheel" and not file.is_yanked:
-                version = str(parse_wheel_filename(file.filename)[1])
-                requires = file.requires_python or ""
-                files.append(VariantFile(minor, version, file.filename, _python_tag(file.filename), requires))
+            if file.package_type != "wheel" or file.is_yanked:
+                continue
+            _, version, _, _ = parse_wheel_filename(file.filename)
+            requires = file.requires_python or ""
+            files.append(VariantFile(minor, str(version), file.filename, _python_tag(file.filename), requires))
     return files
 
 
 def last_built(files: Iterable[VariantFile], version: str) -> dict[Minor, str]:
-    """The newest version of each minor's variant that a family of `version` may depend on.
+    """The newest version of each minor's variant that a family of `version` may depend on, oldest minor first.
 
-    Those are `version` itself and final versions before it: no final version may depend on a pre-release, or on a local
-    version, which public indexes refuse.
+    Those are `version` itself and final versions before it: a final version must not depend on a pre-release, nor on a
+    local version, which public indexes refuse (PEP 440, "Local version identifiers").
     """
     limit = Version(version)
-    last: dict[Minor, Version] = {}
-    spelled: dict[Minor, str] = {}
+    newest: dict[Minor, VariantFile] = {}
     for file in files:
         candidate = Version(file.version)
-        final = not candidate.is_prerelease and not candidate.local
-        if candidate != limit and (candidate > limit or not final):
+        is_final = not candidate.is_prerelease and not candidate.local
+        allowed = candidate == limit or (candidate < limit and is_final)
+        if not allowed:
             continue
-        if file.minor not in last or last[file.minor] < candidate:
-            last[file.minor], spelled[file.minor] = candidate, file.version
-    return dict(sorted(spelled.items()))
+        if file.minor not in newest or Version(newest[file.minor].version) < candidate:
+            newest[file.minor] = file
+
+    last = {}
+    for minor, file in sorted(newest.items()):
+        last[minor] = file.version
+    return last
 
 
 def _date(wheel: Path) -> int:
-    """The date (Unix seconds) of a wheel's METADATA, which the farm set: SOURCE_DATE_EPOCH of its build."""
+    """The date of a wheel's METADATA in Unix seconds, which the farm set: the SOURCE_DATE_EPOCH of its build."""
     with zipfile.ZipFile(wheel) as archive:
         info = archive.getinfo(f"{dist_info(archive)}/METADATA")
         return calendar.timegm((*info.date_time, 0, 0, 0))
 
 
 def family(project: Project, built_files: Sequence[VariantFile], published_files: Sequence[VariantFile]) -> Family:
-    """The newest version that is built, with the last variants of retired minors from the index.
+    """The newest version that is built here, with the last variants of retired minors from the index.
 
-    Raises MetaError where no variant is built.
+    Raises MetaError if no variant is built.
     """
     if not built_files:
         raise MetaError(
@@ -110,9 +126,15 @@ def family(project: Project, built_files: Sequence[VariantFile], published_files
     # A wheel that is both here and on the index counts once, as it is here: an index need not repeat what a wheel
     # requires (PEP 503 leaves data-requires-python to it), and the same family must give the same bytes again.
     names_built = {file.name for file in built_files}
-    files = [*(file for file in published_files if file.name not in names_built), *built_files]
+    files = [file for file in published_files if file.name not in names_built]
+    files += built_files
+
     last = last_built(files, version)
-    requires_python = [file.requires_python for file in files if last.get(file.minor) == file.version]
+    requires_python = []
+    for file in files:
+        if last.get(file.minor) == file.version:
+            requires_python.append(file.requires_python)
+
     # The newest minor's wheel is the model: its METADATA becomes that of the wheels behind the one name.
     of_version = [file for file in built_files if file.version == version]
     newest = max(of_version, key=lambda file: (file.minor, file.name))
@@ -122,7 +144,7 @@ def family(project: Project, built_files: Sequence[VariantFile], published_files
 
 
 def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
-    """COMPATIBILITY.md: which version and CPythons users can have for which torch."""
+    """The text of COMPATIBILITY.md: which version and which CPythons users can install for which torch."""
     name, settings = family.project.settings.name, family.project.settings
     lines = [
         f"# Which {name} for which torch",
@@ -135,17 +157,21 @@ def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
     works = "works" if settings.torch_flavours == "any" else "no"
     for minor, version in sorted(family.last.items(), reverse=True):
         variant = family.project.variants[minor]
-        tags = _pythons({file.python for file in files if (file.minor, file.version) == (minor, version)})
+        tags = set()
+        for file in files:
+            if file.minor == minor and file.version == version:
+                tags.add(file.python)
         lines.append(
-            f"| {minor} | {name}-{variant.tag} | {version} | {tags} | {variant.cuda} | {works} "
+            f"| {minor} | {name}-{variant.tag} | {version} | {_pythons(tags)} | {variant.cuda} | {works} "
             f'| `pip install "{name}[{variant.tag}]"` |'
         )
     return "\n".join(lines) + "\n"
 
 
 def _pythons(tags: Iterable[str]) -> str:
-    """Python tags as people write them: cp311 -> 3.11."""
-    versions, others = [], []
+    """Python tags as people write them, sorted: "3.9, 3.11" for cp311 and cp39; "-" for none."""
+    versions = []
+    others = []
     for tag in tags:
         if tag.startswith("cp") and tag[3:].isdigit():
             versions.append((int(tag[2:3]), int(tag[3:])))

@@ -1,4 +1,8 @@
-"""Uploads with twine, one file at a time, each seen on the index with the same bytes before the next."""
+"""Uploads with twine, one file at a time: each has to be on the index with the same bytes before the next one goes.
+
+Twine is run as a program and not called: its exit code and last lines are its interface, and its credentials come from
+the same places as always. What it prints decides between "try again" (a busy index) and "give up" (a refusal).
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,27 @@ from urllib.parse import unquote, urlsplit
 
 from torch_build_farm.core.errors import FarmError, PackageIndexError, PublishError, UploadRefusedError
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.core.process import Completed, Runner, Shell
 from torch_build_farm.core.urls import public
-from torch_build_farm.publish.upload_plan import Item, digest_of
+from torch_build_farm.publish.upload_plan import Item, digest_of, find_file
 
 _TRIES = 6
 _FIRST_PAUSE_S = 1.0  # doubled after every try
-_VISIBLE_S = 300.0  # indexes answer from caches
+_VISIBLE_S = 300.0  # seconds until a file is listed: indexes answer from caches
+# HTTP: Request Timeout, Too Early, Too Many Requests. Every 5xx counts as busy too.
 _BUSY = {408, 425, 429}
+# Names of exceptions, of requests and urllib3, in twine's traceback: no answer came, so another try may succeed.
+_UNREACHABLE = re.compile("ConnectionError|Timeout|RemoteDisconnected|ProtocolError|SSLError")
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to publish: twine's options for it (`words`), and the index on which the files then appear.
+    """Where to publish.
 
-    `secrets` are variables for twine alone: neither logs nor process lists show them.
+    - `name`: what people read, without credentials.
+    - `words`: twine's options for it.
+    - `index`: the index that lists the files after their upload.
+    - `secrets`: environment variables for twine alone, so that neither logs nor process lists show them.
     """
 
     name: str
@@ -35,10 +45,10 @@ class Target:
 
     @classmethod
     def of(cls, text: str, index_url: str = "") -> Target:
-        """`text` is pypi, testpypi or the URL for uploads; `index_url` is where it lists its files.
+        """The target for pypi, testpypi or a URL for uploads; `index_url` is the URL where it lists its files.
 
-        By default that is the URL with /legacy/ replaced by /simple/ (the upload API that twine speaks), else with
-        simple/ added. Raises PublishError for anything else.
+        Without `index_url` that is the upload URL with /legacy/ replaced by /simple/ (Warehouse's upload API, which
+        twine speaks), or with simple/ appended. Raises PublishError for anything that is not such a URL.
         """
         from twine.utils import TEST_REPOSITORY  # noqa: PLC0415 (slow to import)
 
@@ -51,18 +61,24 @@ class Target:
             raise PublishError(
                 f"{text} is not a package index", where="--publish", next_step="pypi, testpypi, or its upload URL"
             )
-        given = {"TWINE_USERNAME": parts.username, "TWINE_PASSWORD": parts.password}
-        secrets = tuple((name, unquote(value)) for name, value in given.items() if value)
+        secrets = []
+        if parts.username:
+            secrets.append(("TWINE_USERNAME", unquote(parts.username)))
+        if parts.password:
+            secrets.append(("TWINE_PASSWORD", unquote(parts.password)))
         url = public(text)
-        return cls(url, ("--repository-url", url), PackageIndex(index_url or _listing(text)), secrets)
+        # The index may want the same credentials for its list: its URL keeps them.
+        return cls(url, ("--repository-url", url), PackageIndex(index_url or _listing(text)), tuple(secrets))
 
 
 def _listing(url: str) -> str:
-    return re.sub(r"/legacy/?$", "/simple/", url) if re.search(r"/legacy/?$", url) else f"{url.rstrip('/')}/simple/"
+    """The URL where an index lists its files, guessed from the URL for uploads."""
+    without_legacy = re.sub(r"/legacy/?$", "", url)
+    return f"{without_legacy.rstrip('/')}/simple/"
 
 
 def shell_for(target: Target, runner: Runner, work: Path) -> Shell:
-    """Where twine runs: with the caller's environment, since credentials and CI's identity are found in many places."""
+    """The shell that runs twine, in the caller's environment, which holds credentials and CI's identity."""
     log = work / "logs" / "publish.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, **dict(target.secrets), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
@@ -70,39 +86,47 @@ def shell_for(target: Target, runner: Runner, work: Path) -> Shell:
 
 
 def check(paths: list[Path], shell: Shell) -> None:
-    """Let twine check the files. Raises PublishError."""
+    """Let twine check the files' metadata. Raises PublishError if it refuses one."""
     done = shell.run(sys.executable, "-I", "-m", "twine", "check", *paths)
-    if not done.ok:
-        reasons = "; ".join(line.strip() for line in done.tail if "ERROR" in line or "FAILED" in line)
-        raise PublishError(f"twine check refuses a file: {reasons}", where=str(shell.log))
+    if done.ok:
+        return
+    reasons = []
+    for line in done.tail:
+        if "ERROR" in line or "FAILED" in line:
+            reasons.append(line.strip())
+    raise PublishError(f"twine check refuses a file: {'; '.join(reasons)}", where=str(shell.log))
 
 
 def upload(item: Item, target: Target, shell: Shell, known: bool) -> None:
-    """Upload one file, however busy the index is, and wait until it appears. `known`: the index has the name already.
+    """Upload one file, with retries while the index is busy, and wait until the index lists it.
 
-    Raises UploadRefusedError or PublishError.
+    `known` says whether the index already has the distribution's name. Raises UploadRefusedError if the index refuses
+    the file or the credentials, PublishError if it stays busy, does not list the file, or lists other bytes.
     """
     command = ("twine", "upload", "--non-interactive", "--disable-progress-bar", *target.words)
     pause = _FIRST_PAUSE_S
     for trial in range(_TRIES):
         done = shell.run(sys.executable, "-I", "-m", *command, item.path)
-        # An upload whose answer got lost has arrived all the same.
+        # The answer to an upload can get lost although the file has arrived.
         if done.ok or _published(item, target.index):
             break
+
         text = "\n".join(done.tail)
-        match = re.search(r"HTTPError: (\d{3}) (.*)", text)
-        status = int(match[1]) if match else 0
         no_credentials = re.search(r"TrustedPublishingFailure[\s\S]*|NonInteractive: Credential.*", text)
         if no_credentials:
             raise _no_publisher(item, target, no_credentials[0])
-        if match and not (status >= 500 or status in _BUSY):
-            raise _refused(item, target, status, text, known)
-        if trial == _TRIES - 1 or not (match or _unreachable(text)):
-            last_line = next((line for line in reversed(done.tail) if line.strip()), "twine printed nothing")
+        http_error = re.search(r"HTTPError: (\d{3}) ", text)
+        status = int(http_error[1]) if http_error else 0
+        is_busy = status >= 500 or status in _BUSY
+        if http_error and not is_busy:
+            raise _refused(item, target, status, done, known)
+
+        may_succeed_later = is_busy or _UNREACHABLE.search(text)
+        if trial == _TRIES - 1 or not may_succeed_later:
             raise PublishError(
-                f"{item.path.name} cannot be uploaded: {last_line}",
+                f"{item.path.name} cannot be uploaded: {done.last_line or 'twine printed nothing'}",
                 where=str(shell.log),
-                next_step="run the same command again: what the index has is not uploaded twice",
+                next_step="run the same command again: files that the index has are not uploaded twice",
             )
         shell.say(f"the index is busy ({status or 'no answer'}): trying again in {pause:.0f} s")
         shell.runner.pause(pause)
@@ -110,24 +134,18 @@ def upload(item: Item, target: Target, shell: Shell, known: bool) -> None:
     _wait(item, target.index, shell.runner)
 
 
-def _unreachable(text: str) -> bool:
-    return any(
-        word in text for word in ("ConnectionError", "Timeout", "RemoteDisconnected", "ProtocolError", "SSLError")
-    )
-
-
 def _published(item: Item, index: PackageIndex) -> bool:
-    """Whether the index has the file by now. Raises PublishError where the index has other bytes under its name."""
+    """Whether the index lists the file by now. Raises PublishError if it has other bytes under the file's name."""
     try:
-        file = next((file for file in index.files(item.name) if file.filename == item.path.name), None)
+        file = find_file(index.files(item.name), item.path.name)
         if file is None:
             return False
         published_digest = digest_of(file, index, item.path.parent)
-    except PackageIndexError:
-        return False  # busy, or between two states: the caller tries again
+    except PackageIndexError:  # busy, or between two states: the caller tries again
+        return False
     if published_digest != item.sha256:
         raise PublishError(
-            f"the index serves another {item.path.name} than was uploaded",
+            f"the index serves a {item.path.name} that is not the uploaded file",
             where=f"sha256 here {item.sha256}, there {published_digest}",
             next_step="find out who published it before anything else",
         )
@@ -135,20 +153,23 @@ def _published(item: Item, index: PackageIndex) -> bool:
 
 
 def _wait(item: Item, index: PackageIndex, runner: Runner) -> None:
-    """Wait until the index has the file. Raises PublishError after _VISIBLE_S seconds."""
-    waited, pause = 0.0, 0.2
+    """Wait until the index lists the file. Raises PublishError after _VISIBLE_S seconds."""
+    waited = 0.0
+    pause = 0.2
     while not _published(item, index):
         if waited > _VISIBLE_S:
             raise PublishError(
-                f"{item.path.name} was uploaded and does not appear on the index",
+                f"{item.path.name} was uploaded, but does not appear on the index",
                 where=public(index.url) or "the default index",
                 next_step="name where it lists its files with --index-url, or run again later",
             )
         runner.pause(pause)
-        waited, pause = waited + pause, min(pause * 2, 10)
+        waited += pause
+        pause = min(pause * 2, 10)
 
 
 def _no_publisher(item: Item, target: Target, text: str) -> FarmError:
+    """The error for a job without credentials; `text` is twine's reason."""
     reason = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())  # without colours, on one line
     return UploadRefusedError(
         f"{item.path.name}: no credentials, and no trusted publisher for this job: {reason}",
@@ -158,26 +179,25 @@ def _no_publisher(item: Item, target: Target, text: str) -> FarmError:
     )
 
 
-def _refused(item: Item, target: Target, status: int, text: str, known: bool) -> FarmError:
-    """The error for a refusal, by its status, its text, and whether the name exists."""
+def _refused(item: Item, target: Target, status: int, done: Completed, known: bool) -> FarmError:
+    """The error for a refusal, by its HTTP status, twine's output, and whether the index has the name (`known`)."""
     where = f"{target.name}, HTTP {status}"
     if status not in (401, 403):
-        reason = next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-        return UploadRefusedError(f"{item.path.name} was refused: {reason}", where=where)
-    # The credentials are valid, but not for this project.
-    not_permitted = re.search(r"isn't allowed|not allowed|not have permission|no permission", text)
+        return UploadRefusedError(f"{item.path.name} was refused: {done.last_line}", where=where)
+    # Indexes use 403 both for wrong credentials and for right ones without permission: only the text differs.
+    not_permitted = re.search(r"isn't allowed|not allowed|not have permission|no permission", "\n".join(done.tail))
     if known and not_permitted:
         return UploadRefusedError(
             f"{item.name} is not a project of yours",
             where=where,
-            next_step="ask its owners to add you, or rename yours: name in [tool.torch-build-farm]",
+            next_step="ask its owners to add you, or rename your project: name in [tool.torch-build-farm]",
         )
     if not known and not_permitted:
         return UploadRefusedError(
             f"the name {item.name} is not registered for these credentials",
             where=where,
-            next_step="register a pending publisher for it (at most three wait at once; one reserves nothing: until "
-            "the first upload anybody may take the name), or upload once with a token of the whole account",
+            next_step="register a pending publisher for it (at most three can wait at a time, and none reserves the "
+            "name: anybody may take it until the first upload), or upload once with a token of the whole account",
         )
     return UploadRefusedError(
         "the index does not accept these credentials",

@@ -1,12 +1,11 @@
 """What is to be published and in which order. Pure, except that it reads the index.
 
-Variants come first, then the rungs and the middle wheel, the plain wheel last: at no moment does the index have a wheel
-whose requirements it lacks.
+Variants come first, then the rungs and the middle wheel, and the plain wheel last: at no moment does the index have a
+wheel whose requirements it lacks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,15 +26,17 @@ if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
 _PENDING = 3  # publishers that an account may have waiting for names that do not exist yet (measured)
-State = Literal["new", "there", "kept"]
+State = Literal["new", "there", "kept"]  # see Item
 
 
 @dataclass(frozen=True)
 class Item:
-    """A wheel to be published, and where it stands.
+    """A wheel to be published.
 
-    `state` is "new"; "there", if the index has the same bytes; or "kept", if the index has an older wheel behind the
-    one name, which stays. `sha256` is that of the file that the index has afterwards, `size` is in bytes.
+    - `sha256`: of the file that the index has afterwards.
+    - `size`: of the file here, in bytes.
+    - `state`: "new" if the index does not have it; "there" if the index has the same bytes; "kept" if the index has an
+      older wheel behind the one name, which stays.
     """
 
     path: Path
@@ -48,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class PublishPlan:
-    """The items in their order, names that the index does not know yet, and warnings for the maintainer."""
+    """The items in their order, names that are new to the index, and warnings for the maintainer."""
 
     items: tuple[Item, ...]
     new_names: tuple[str, ...]
@@ -61,9 +62,11 @@ class PublishPlan:
 
     @property
     def waves(self) -> tuple[tuple[str, ...], ...]:
-        """The new names, in groups that may have a pending publisher at the same time."""
-        starts = range(0, len(self.new_names), _PENDING)
-        return tuple(self.new_names[start : start + _PENDING] for start in starts)
+        """The new names, in groups of those that may have a pending publisher at the same time."""
+        groups = []
+        for start in range(0, len(self.new_names), _PENDING):
+            groups.append(self.new_names[start : start + _PENDING])
+        return tuple(groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,20 +82,22 @@ class Publication:
 
 
 def proven(wheels: Iterable[Path], work: Path) -> list[str]:
-    """Reasons why these variants may not be published, one sentence each.
+    """Reasons why these variants may not be published, one sentence each; `work` is the folder that holds the records.
 
-    A variant needs a record of its hash, an audit and a full smoke test of the same bytes.
+    A variant needs a record of its SHA-256, and an audit and a full smoke test of the same bytes.
     """
     jobs = records.by_wheel(work)
     problems = []
     for wheel in wheels:
         digest = sha256(wheel)
         job = jobs.get(digest)
-        smoke = job.read("smoke") if job else None
-        audit = job.read("audit") if job else None
         if job is None:
             problems.append(f"{wheel.name}: no record has its SHA-256 {digest}")
-        elif audit is None or audit.inputs.get("wheel") != records.digest(digest):
+            continue
+        # A record may be of an earlier wheel of the same job: its inputs tell.
+        audit = job.read("audit")
+        smoke = job.read("smoke")
+        if audit is None or audit.inputs.get("wheel") != records.digest(digest):
             problems.append(f"{wheel.name}: not audited")
         elif smoke is None or smoke.inputs.get("wheel") != records.digest(digest):
             problems.append(f"{wheel.name}: not smoke-tested")
@@ -104,15 +109,15 @@ def proven(wheels: Iterable[Path], work: Path) -> list[str]:
 def plan(project: Project, variants: Sequence[Path], behind: Sequence[Path], index: PackageIndex) -> PublishPlan:
     """Compare what is built with what the index has. `behind` are the wheels behind the one name, in order.
 
-    Raises PublishError where the index has another file of the same name.
+    Raises PublishError if the index has another file of the same name, PackageIndexError if it cannot be read.
     """
     listed: dict[str, list[DistributionPackage]] = {}
     items = []
     for path in (*variants, *behind):
         name, version, _, _ = parse_wheel_filename(path.name)
-        if name not in listed:
+        if name not in listed:  # a variant has a wheel for each CPython
             listed[name] = index.files(name)
-        published = next((file for file in listed[name] if file.filename == path.name), None)
+        published = find_file(listed[name], path.name)
         digest = sha256(path)
         state: State = "new"
         if published:
@@ -121,7 +126,8 @@ def plan(project: Project, variants: Sequence[Path], behind: Sequence[Path], ind
                 state = "there"
             elif path in behind and _consistent(path, published, index):
                 # It has the extras of the variants known when it was made; the new ones come with the next version.
-                state, digest = "kept", published_digest
+                state = "kept"
+                digest = published_digest
             else:
                 raise PublishError(
                     f"the index has another {path.name}",
@@ -130,14 +136,29 @@ def plan(project: Project, variants: Sequence[Path], behind: Sequence[Path], ind
                     "--build-number 1",
                 )
         items.append(Item(path, name, str(version), digest, path.stat().st_size, state))
-    new_names = tuple(dict.fromkeys(item.name for item in items if not listed[item.name]))
+
+    # `listed` has the names in the order of the items.
+    new_names = tuple(name for name, files in listed.items() if not files)
     plain = listed.get(canonicalize_name(project.settings.name), [])
     auto = listed.get(canonicalize_name(project.auto_name), [])
-    return PublishPlan(tuple(items), new_names, tuple(_warnings(project, plain, auto, items[-1].version)))
+    warnings = _warnings(project, plain, auto, items[-1].version)
+    return PublishPlan(tuple(items), new_names, tuple(warnings))
+
+
+def find_file(files: Iterable[DistributionPackage], name: str) -> DistributionPackage | None:
+    """The file of that name among those of a project on the index; None if it is not there."""
+    for file in files:
+        if file.filename == name:
+            return file
+    return None
 
 
 def digest_of(file: DistributionPackage, index: PackageIndex, folder: Path) -> str:
-    """SHA-256 of a file on the index: as the index states it, else of the file, downloaded to `folder` meanwhile."""
+    """The SHA-256 of a file on the index.
+
+    The index need not state it (PEP 503): the file is then downloaded to `folder`, and removed again. Raises
+    PackageIndexError if that fails.
+    """
     if "sha256" in file.digests:
         return str(file.digests["sha256"])
     path = folder / f".{file.filename}.published"
@@ -149,49 +170,61 @@ def digest_of(file: DistributionPackage, index: PackageIndex, folder: Path) -> s
 
 
 def _metadata(path: Path) -> list[str]:
+    """The lines of a wheel's METADATA."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(f"{dist_info(archive)}/METADATA").decode("utf-8").splitlines()
 
 
 def _consistent(path: Path, file: DistributionPackage, index: PackageIndex) -> bool:
-    """Whether a published wheel behind the one name only lacks variants that came later."""
+    """Whether the published wheel behind the one name differs only in that it lacks variants that came later."""
     published = path.with_name(f".{path.name}.published")
     try:
         index.download(file, published)
-        older, newer = _metadata(published), _metadata(path)
+        older = _metadata(published)
     finally:
         published.unlink(missing_ok=True)
-    lacking = [line for line in newer if line not in older]
-    dropped = [line for line in older if line not in newer]
-    only_extras = all("extra ==" in line or line.startswith("Provides-Extra") for line in lacking)
-    return only_extras and not dropped
+    newer = _metadata(path)
+    if not set(older) <= set(newer):
+        return False
+    # A variant adds its extra, and requirements under that extra; any other line would be a change to the wheel.
+    for line in newer:
+        is_of_extra = line.startswith("Provides-Extra") or "extra ==" in line
+        if line not in older and not is_of_extra:
+            return False
+    return True
 
 
 def _warnings(
     project: Project, plain: Sequence[DistributionPackage], auto: Sequence[DistributionPackage], version: str
 ) -> list[str]:
-    """Versions on the index that get in the way of the one name.
+    """Warnings of versions on the index that resolvers take in place of `version`, one sentence each.
 
-    `plain` and `auto` are the index's files of the one name and of the middle wheel; versions that have a middle wheel
-    are the farm's own, and get in nobody's way.
+    `plain` and `auto` are the index's files of the one name and of the middle wheel. Versions that have a middle wheel
+    come from the farm, and resolvers may take them.
     """
     farm_versions = {file.version for file in auto}
-    unyanked = set()
+    new = Version(version)
+    higher = set()
+    older = set()
     for file in plain:
-        with contextlib.suppress(InvalidVersion):
-            if not file.is_yanked:
-                unyanked.add(Version(file.version or ""))
+        if file.is_yanked:
+            continue
+        try:
+            other = Version(file.version or "")
+        except InvalidVersion:  # from before PEP 440; resolvers ignore it
+            continue
+        if other > new:
+            higher.add(other)
+        elif other < new and not other.is_prerelease and str(other) not in farm_versions:
+            older.add(other)
 
-    name, new = project.settings.name, Version(version)
+    name = project.settings.name
     warnings = []
-    higher = [other for other in unyanked if other > new]
     if higher:
         warnings.append(f"{name} {max(higher)} is on the index: a plain `install {name}` takes that, not {version}")
-    finals = sorted(other for other in unyanked if other < new and not other.is_prerelease)
-    older = [other for other in finals if str(other) not in farm_versions]
     if older:
         warnings.append(
-            f"{len(older)} older versions of {name} are not yanked ({older[0]} to {older[-1]}): resolvers fall back to "
-            "them wherever the new one refuses; see docs/how-to/publish.md#the-first-release"
+            f"{len(older)} older versions of {name} are not yanked ({min(older)} to {max(older)}): resolvers fall back "
+            "to them wherever the new one refuses; see docs/how-to/publish.md#the-first-release"
         )
     return warnings
