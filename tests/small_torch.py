@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.elves import library
-from torch_build_farm.releases.sdk.exported_names import Library
+from torch_build_farm.releases.sdk.exported_names import LibraryExports
 from torch_build_farm.wheels.elf.symbol import Kind
 
 LIBRARIES = {
-    "libc10.so": Library((), {"_ZN3c103fooENSt7__cxx1112basic_stringE": Kind(2, 1, 0), "c": Kind(1, 1, 4)}),
-    "libtorch_python.so": Library(("libc10.so", "libc.so.6"), {"p": Kind(2, 1, 0)}),
+    "libc10.so": LibraryExports((), {"_ZN3c103fooENSt7__cxx1112basic_stringE": Kind(2, 1, 0), "c": Kind(1, 1, 4)}),
+    "libtorch_python.so": LibraryExports(("libc10.so", "libc.so.6"), {"p": Kind(2, 1, 0)}),
 }
 
 

@@ -362,38 +362,40 @@ print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__fil
     def test_what_it_refuses(self, installed: Path, tmp_path: Path, code: str, asked: str) -> None:
         done = run(installed, code, tmp_path / "asked")
         assert done.stderr.splitlines()[-1].startswith(f"RuntimeError: {asked} is not in torch's SDK")
-        assert fallback.asked(tmp_path / "asked", "") == asked
+        assert fallback.names_refused(tmp_path / "asked", "") == asked
 
     def test_who_catches_everything_is_noticed_too(self, installed: Path, tmp_path: Path) -> None:
         code = "try:\n    import torch\n    torch.zeros(3)\nexcept Exception:\n    print('without')"
         assert run(installed, code, tmp_path / "asked").stdout == "without\n"
-        assert fallback.asked(tmp_path / "asked", "") == "torch.zeros"
+        assert fallback.names_refused(tmp_path / "asked", "") == "torch.zeros"
 
     def test_a_note_that_cannot_be_left_ends_the_process(self, installed: Path, tmp_path: Path) -> None:
         code = "try:\n    import torch\n    torch.zeros(3)\nexcept Exception:\n    print('without')"
         done = run(installed, code, tmp_path / "gone" / "asked")
         assert (done.returncode, done.stdout) == (1, "")
-        assert fallback.asked(tmp_path / "none", done.stderr) == "torch.zeros", "and the log tells"
+        assert fallback.names_refused(tmp_path / "none", done.stderr) == "torch.zeros", "and the log tells"
 
     def test_inspection_asks_for_nothing(self, installed: Path, tmp_path: Path) -> None:
         code = "import inspect, pydoc, torch; inspect.unwrap(torch); inspect.getdoc(torch); copy = dir(torch)"
         assert run(installed, code, tmp_path / "asked").returncode == 0
-        assert fallback.asked(tmp_path / "asked", "") == ""
+        assert fallback.names_refused(tmp_path / "asked", "") == ""
 
     def test_libraries_that_were_loaded_are_told_by_the_log(self, tmp_path: Path) -> None:
         said = f"ImportError: {torch_sdk.REFUSAL}: cannot open shared object file: No such file or directory"
-        assert fallback.asked(tmp_path / "none", said) == "torch's libraries"
+        assert fallback.names_refused(tmp_path / "none", said) == "torch's libraries"
         linked = f"ld: warning: {torch_sdk.REFUSAL}, needed by libtorch.so, not found (try using -rpath or -rpath-link)"
-        assert fallback.asked(tmp_path / "none", linked) == "", "an executable was linked, and nothing was loaded"
+        assert fallback.names_refused(tmp_path / "none", linked) == "", (
+            "an executable was linked, and nothing was loaded"
+        )
 
 
 @pytest.mark.parametrize(
     ("setting", "text", "why"),
     [
-        ("auto", "from torch.utils.cpp_extension import CUDAExtension\n", "setup.py takes torch.utils.cpp_extension"),
-        ("auto", "    from torch.utils import cpp_extension as ext\n", "setup.py takes"),
-        ("auto", "import torch.utils.cpp_extension\n", "setup.py takes"),
-        ("auto", "from torch.utils import (\n    cpp_extension,\n)\n", "setup.py takes"),
+        ("auto", "from torch.utils.cpp_extension import CUDAExtension\n", "setup.py uses torch.utils.cpp_extension"),
+        ("auto", "    from torch.utils import cpp_extension as ext\n", "setup.py uses"),
+        ("auto", "import torch.utils.cpp_extension\n", "setup.py uses"),
+        ("auto", "from torch.utils import (\n    cpp_extension,\n)\n", "setup.py uses"),
         ("auto", "import torch; print(torch.utils.cmake_prefix_path)  # no cpp_extension\n", ""),
         ("auto", "# from torch.utils.cpp_extension import x\n", ""),
         ("sdk", "from torch.utils.cpp_extension import CUDAExtension\n", ""),
@@ -403,16 +405,16 @@ print(os.path.relpath(torch.utils.cmake_prefix_path, os.path.dirname(torch.__fil
 def test_what_takes_all_of_torch_from_the_start(tmp_path: Path, setting: str, text: str, why: str) -> None:
     (tmp_path / "setup.py").write_text(text)
     settings = replace(Settings(name="x", packages=("x",)), torch_build=setting)  # type: ignore[arg-type]
-    found = fallback.why_full(settings, tmp_path)
+    found = fallback.reason_for_full_torch(settings, tmp_path)
     assert found.startswith(why)
     assert bool(found) == bool(why)
 
 
 def test_modules_that_come_with_torch_are_missed() -> None:
-    assert fallback.missed("ModuleNotFoundError: No module named 'typing_extensions'\n") == "typing_extensions"
-    assert fallback.missed("ModuleNotFoundError: No module named 'sympy.core'\n") == "sympy"
-    assert fallback.missed("ModuleNotFoundError: No module named 'sympy2'\n") == ""
-    assert fallback.missed("ModuleNotFoundError: No module named 'pybind11'\n") == "", "torch does not bring it"
+    assert fallback.missing_module("ModuleNotFoundError: No module named 'typing_extensions'\n") == "typing_extensions"
+    assert fallback.missing_module("ModuleNotFoundError: No module named 'sympy.core'\n") == "sympy"
+    assert fallback.missing_module("ModuleNotFoundError: No module named 'sympy2'\n") == ""
+    assert fallback.missing_module("ModuleNotFoundError: No module named 'pybind11'\n") == "", "torch does not bring it"
 
 
 def test_the_version_of_the_sdk_in_a_wheel(tmp_path: Path) -> None:
@@ -421,4 +423,4 @@ def test_the_version_of_the_sdk_in_a_wheel(tmp_path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("x/a.py", "")
             archive.writestr("x/__init__.py", text)
-        assert fallback.leaked(path, "2.9.0") == member
+        assert fallback.member_with_sdk_version(path, "2.9.0") == member

@@ -94,7 +94,7 @@ def _sdk(context: Context, options: SdkOptions) -> int:
     with store.in_use():
         shell = Shell(context.runner, {}, store.root, store.root / "sdk.log", context.say)
         for python in pythons:
-            with store.locked(cache.lock_of(release, python), shell):
+            with store.locked(cache.lock_name(release, python), shell):
                 sdks.append(cache.get(store, release, python, index, context.say))
         prefix = _unpack(sdks[0], options.out.resolve()) if options.out else None
     context.answer(SdkAnswer(sdks=tuple(sdks), cmake_prefix_path=prefix))

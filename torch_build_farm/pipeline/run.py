@@ -216,7 +216,8 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
         context.engine.check(to_build, Shell(context.runner, {}, context.store.root, log, say))
 
     # The engine's store, which is known only once the engine is checked: it may lie on another machine's disk.
-    store, full = context.engine.store, bool(fallback.why_full(context.project.settings, context.source.root))
+    store = context.engine.store
+    full = bool(fallback.reason_for_full_torch(context.project.settings, context.source.root))
     if due:
         torch_downloads.check_disk(
             store,

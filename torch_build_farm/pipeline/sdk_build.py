@@ -41,7 +41,7 @@ def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
     settings, release = step.context.project.settings, step.job.variant.release
 
     # "full" in the settings, or a setup.py with torch.utils.cpp_extension, which runs torch.
-    reason = fallback.why_full(settings, request.tree)
+    reason = fallback.reason_for_full_torch(settings, request.tree)
     if reason:
         return _build_with_all_of_torch(step, request, reason)
 
@@ -59,7 +59,7 @@ def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
         wheel = _build(step, request, sdk)
     except (BuildError, RepairError):  # RepairError: the repair finds that a wheel has no library
         log = _log_of_this_build(step)
-        missing = fallback.asked(request.sdk_misses, log) or fallback.missed(log)
+        missing = fallback.names_refused(request.sdk_misses, log) or fallback.missing_module(log)
         if settings.torch_build == "sdk" or not missing:
             raise
         reason = f"the build asks for {missing}, which torch's SDK does not have"
@@ -98,10 +98,10 @@ def _log_of_this_build(step: Step) -> str:
 
 def _why_unfit(step: Step, request: BuildRequest, wheel: Path) -> str:
     """Why a wheel that was built with the SDK cannot be used, in a sentence; empty if it can."""
-    missing = fallback.asked(request.sdk_misses, _log_of_this_build(step))
+    missing = fallback.names_refused(request.sdk_misses, _log_of_this_build(step))
     if missing:
         return f"the build asks for {missing}, which torch's SDK does not have, and goes on without it"
-    member = fallback.leaked(wheel, step.job.variant.release)
+    member = fallback.member_with_sdk_version(wheel, step.job.variant.release)
     if member:
         return f"the build writes the version of torch's SDK into {member}"
     return ""
@@ -112,7 +112,7 @@ def _sdk_of(job: Job, store: TorchStore, shell: Shell) -> Sdk:
     from torch_build_farm.releases.sdk import cache  # noqa: PLC0415
 
     release, python = job.variant.release, job.python
-    with store.locked(cache.lock_of(release, python), shell):
+    with store.locked(cache.lock_name(release, python), shell):
         return cache.get(store, release, python, PackageIndex.configured(), shell.say)
 
 
@@ -125,7 +125,7 @@ def make_sdks_ahead(context: RunContext, jobs: Sequence[Job], log: Path) -> None
     A job whose SDK is not in the store yet waits for it or makes it, so an error here comes up again there, where it is
     reported.
     """
-    if fallback.why_full(context.project.settings, context.source.root):
+    if fallback.reason_for_full_torch(context.project.settings, context.source.root):
         return
     env = tools.environment(context.store.uv_cache, context.store.root)
     shell = Shell(context.runner, env, context.store.root, log, lambda _: None)

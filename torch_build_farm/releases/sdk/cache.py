@@ -1,4 +1,8 @@
-"""The SDKs of the store: made once of torch's wheel on the index, kept by their content, and proven before each use."""
+"""The SDKs in the store: made once from torch's wheel on the index, named by their SHA-256, checked before each use.
+
+sdk/SHA256/        an SDK's wheel, and the constraint that keeps every other torch out of the build
+sdk/RELEASE-TAG.json  which SDK belongs to a release and a CPython, and what it was made from
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,10 @@ _SCHEMA = 2
 
 @dataclass(frozen=True)
 class Sdk:
-    """An SDK: its wheel, alone in its folder but for the constraint that keeps others out; both named by its SHA-256.
+    """An SDK: its wheel, beside the constraint alone in a folder that has the wheel's SHA-256 for a name.
 
-    `made_of` is torch's wheel by file name and SHA-256, as the index states it; `fetched` bytes came from there.
+    `python` is a CPython's tag. `made_of` is torch's wheel by file name, `made_of_sha256` its SHA-256 as the package
+    index states it, empty if it does not; `fetched` bytes came from there.
     """
 
     release: str
@@ -39,93 +44,101 @@ class Sdk:
 
     @property
     def folder(self) -> Path:
-        """Holds the wheel and the constraint."""
+        """The folder with the wheel and the constraint."""
         return self.wheel.parent
 
 
-def _note(store: TorchStore, release: str, python: CPython) -> Path:
-    return store.root / "sdk" / f"{release}-{python.tag}.json"
-
-
-def _identity(index: PackageIndex) -> str:
-    """Which index an SDK is of: another may have its own torch under the same name. A hash, as URLs hold secrets."""
-    return hashlib.sha256(repr((index.first, index.url)).encode()).hexdigest()
-
-
 def find(store: TorchStore, release: str, python: CPython, index: PackageIndex) -> Sdk | None:
-    """The SDK that the store has of this index's torch.
+    """The SDK that the store has for this index's torch.
 
-    None where it has none, or one that another version of the farm made or that is not as it was.
+    None if it has none, if another version of the farm made it, or if it was changed or damaged since.
     """
     try:
-        note = json.loads(_note(store, release, python).read_text("utf-8"))
-        if (note.pop("schema"), note.pop("farm"), note.pop("index")) != (_SCHEMA, __version__, _identity(index)):
+        note = json.loads(_note_path(store, release, python).read_text("utf-8"))
+        if (note.pop("schema"), note.pop("farm"), note.pop("index")) != (_SCHEMA, __version__, _index_identity(index)):
             return None
-        found = Sdk(**{**note, "wheel": store.root / "sdk" / note["sha256"] / note["wheel"]})
-        return found if _intact(found.wheel, found.sha256) else None
+        wheel_path = store.root / "sdk" / note["sha256"] / note["wheel"]
+        sdk = Sdk(**{**note, "wheel": wheel_path})
+        return sdk if _is_intact(sdk.wheel, sdk.sha256) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _intact(path: Path, digest: str) -> bool:
-    """Whether a wheel is whole, with its constraint beside it."""
-    return path.is_file() and sha256(path) == digest and path.with_name(CONSTRAINTS).is_file()
-
-
-def lock_of(release: str, python: CPython) -> str:
-    """Name of the store's lock that one holds to make an SDK."""
-    return f"sdk-{release}-{python.tag}"
-
-
 def get(store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None]) -> Sdk:
-    """The SDK of a release, made now unless the store has it. Hold the store's lock `lock_of(release, python)`.
+    """The SDK of a release, made now unless the store has it. Hold the store's lock `lock_name(release, python)`.
 
-    Raises PackageIndexError where torch's wheel cannot be read in parts, UnknownTorchError where there is none,
-    SdkError where what would be made is not right.
+    `say` gets a line after an SDK was made. Raises PackageIndexError if torch's wheel cannot be read in parts,
+    UnknownTorchError if there is none, SdkError if the SDK would not be right.
     """
     return find(store, release, python, index) or make(store, release, python, index, say)
 
 
+def lock_name(release: str, python: CPython) -> str:
+    """The name of the store's lock to hold while an SDK is made."""
+    return f"sdk-{release}-{python.tag}"
+
+
 def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None]) -> Sdk:
-    """The same, made anew."""
-    files = Listing.read(index).release(release).wheels
-    if python.tag not in files:
+    """Make the SDK of a release, whether or not the store has it. Lock and errors are those of `get`."""
+    start = time.monotonic()
+    wheels = Listing.read(index).release(release).wheels
+    if python.tag not in wheels:
         raise UnknownTorchError(
             f"torch {release} has no wheel for CPython {python}",
             where="the package index",
-            next_step=nearest(python.tag, sorted(files)),
+            next_step=nearest(python.tag, sorted(wheels)),
         )
-    file, start = files[python.tag], time.monotonic()
-    stated = str((file.digests or {}).get("sha256", ""))
-    with index.open_wheel(file) as remote:
-        taken = members.read(remote)
-        libraries = exported_names.from_tables(release, python.tag, stated) or exported_names.from_wheel(remote)
+    torch_wheel = wheels[python.tag]
+    stated_sha256 = str((torch_wheel.digests or {}).get("sha256", ""))
+    with index.open_wheel(torch_wheel) as remote:
+        torch_members = members.read(remote)
+        libraries = exported_names.from_tables(release, python.tag, stated_sha256)
+        if not libraries:
+            libraries = exported_names.from_wheel(remote)
         fetched = remote.fetched
-    made = wheel.contents(taken, libraries, file.filename)
+    contents = wheel.contents(torch_members, libraries, torch_wheel.filename)
+
     scratch = store.root / "sdk" / f".{release}-{python.tag}"
-    shutil.rmtree(scratch, ignore_errors=True)  # a killed farm's
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a farm that was killed
     scratch.mkdir(parents=True)
-    path = scratch / wheel.filename_of(file.filename)
-    wheel.write(path, made)
+    path = scratch / wheel.filename_of(torch_wheel.filename)
+    wheel.write(path, contents)
     (scratch / CONSTRAINTS).write_text(f"torch @ file://${{{VARIABLE}}}/{path.name}\n", "utf-8")
+
     digest = sha256(path)
-    final = store.root / "sdk" / digest
-    if not _intact(final / path.name, digest):  # else another version of the farm made the same, and may use it
-        shutil.rmtree(final, ignore_errors=True)
-        scratch.rename(final)
+    folder = store.root / "sdk" / digest
+    # Another version of the farm may have made the same wheel, and may be using it: it stays.
+    if not _is_intact(folder / path.name, digest):
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
     shutil.rmtree(scratch, ignore_errors=True)
-    found = Sdk(release, python.tag, final / path.name, digest, file.filename, stated, fetched)
-    _remember(_note(store, release, python), found, index)
+    sdk = Sdk(release, python.tag, folder / path.name, digest, torch_wheel.filename, stated_sha256, fetched)
+    _write_note(_note_path(store, release, python), sdk, index)
     say(f"torch's SDK {release}: {fetched / 1e6:.1f} MB, {time.monotonic() - start:.1f} s")
-    return found
+    return sdk
 
 
-def _remember(note: Path, sdk: Sdk, index: PackageIndex) -> None:
-    content = {
+def _is_intact(path: Path, digest: str) -> bool:
+    """Whether a wheel has that SHA-256, and its constraint is beside it."""
+    return path.is_file() and sha256(path) == digest and path.with_name(CONSTRAINTS).is_file()
+
+
+def _note_path(store: TorchStore, release: str, python: CPython) -> Path:
+    return store.root / "sdk" / f"{release}-{python.tag}.json"
+
+
+def _write_note(path: Path, sdk: Sdk, index: PackageIndex) -> None:
+    """Write what `find` needs to know of an SDK."""
+    note = {
         "schema": _SCHEMA,
         "farm": __version__,
-        "index": _identity(index),
+        "index": _index_identity(index),
         **asdict(sdk),
         "wheel": sdk.wheel.name,
     }
-    replace_text(note, json.dumps(content, indent=1))
+    replace_text(path, json.dumps(note, indent=1))
+
+
+def _index_identity(index: PackageIndex) -> str:
+    """Which index an SDK is from: another may have its own torch under the same name. A hash, as URLs hold secrets."""
+    return hashlib.sha256(repr((index.first, index.url)).encode()).hexdigest()

@@ -23,14 +23,14 @@ _OF_TORCH = re.compile(r"lib(torch|c10|caffe2|shm)\w*\.so")
 
 
 @dataclass(frozen=True)
-class Library:
+class LibraryExports:
     """A library's DT_NEEDED and exported names. Its SONAME is its file's name, as in every torch so far."""
 
     needed: tuple[str, ...]
     names: Mapping[str, Kind]
 
 
-def from_tables(release: str, tag: str, sha256: str) -> dict[str, Library]:
+def from_tables(release: str, tag: str, sha256: str) -> dict[str, LibraryExports]:
     """The libraries of a release for a CPython (tag), by file name, from the tables that the audit has.
 
     Empty unless a table was made from the wheel that has this SHA-256. The names that the tables leave out differ
@@ -46,7 +46,7 @@ def from_tables(release: str, tag: str, sha256: str) -> dict[str, Library]:
     return {}
 
 
-def _from_folder(folder: Path, release: str, tag: str, sha256: str) -> dict[str, Library] | None:
+def _from_folder(folder: Path, release: str, tag: str, sha256: str) -> dict[str, LibraryExports] | None:
     """The same from one folder of tables; None if they were not made from this wheel.
 
     Raises OSError, ValueError, KeyError, IndexError or lzma.LZMAError for tables that cannot be read.
@@ -62,11 +62,11 @@ def _from_folder(folder: Path, release: str, tag: str, sha256: str) -> dict[str,
     units_of_torch = [unit for unit in units if _OF_TORCH.fullmatch(unit.library)]
     libraries = {}
     for unit, names in kinds.of_units(table, units_of_torch).items():
-        libraries[unit.library] = Library(unit.needed, names)
+        libraries[unit.library] = LibraryExports(unit.needed, names)
     return libraries
 
 
-def from_wheel(wheel: RemoteWheel) -> dict[str, Library]:
+def from_wheel(wheel: RemoteWheel) -> dict[str, LibraryExports]:
     """The libraries of a wheel, by file name, read by range requests (some 13 MB).
 
     Raises PackageIndexError where it cannot be read.
@@ -79,6 +79,6 @@ def from_wheel(wheel: RemoteWheel) -> dict[str, Library]:
         if not _OF_TORCH.fullmatch(name):
             continue
         if exported.soname != name:
-            raise wheel.error(f"{path} calls itself {exported.soname}")
-        libraries[name] = Library(exported.needed, symbol.of(exported.symbols))
+            raise wheel.error(f"the SONAME of {path} is {exported.soname}")
+        libraries[name] = LibraryExports(exported.needed, symbol.of(exported.symbols))
     return libraries

@@ -1,4 +1,4 @@
-"""Whether a build gets torch's SDK or all of torch: by the project's `torch-build`, and by what the build asks for."""
+"""Whether a build gets torch's SDK or all of torch: by the project's `torch-build`, and by what the build uses."""
 
 from __future__ import annotations
 
@@ -15,44 +15,51 @@ _RUNS_TORCH = re.compile(
     re.MULTILINE,
 )
 
-# What torch's wheels have required since 2.6, triton and NVIDIA's apart: a build script may import them unasked.
+# What torch's wheels have required since 2.6, except triton and NVIDIA's: a build script may import them undeclared.
 _COMES_WITH_TORCH = re.compile(
     r"No module named '(filelock|fsspec|jinja2|markupsafe|mpmath|networkx|setuptools|sympy|triton|typing_extensions)\b"
 )
-_SENTENCE = re.compile(r"(torch[\w.]*) is not in torch's SDK")
+_REFUSED_NAME = re.compile(r"(torch[\w.]*) is not in torch's SDK")
 
 
-def why_full(settings: Settings, tree: Path) -> str:
-    """Why a build of `tree` needs all of torch from the start, in a few words; empty where the SDK is tried first."""
+def reason_for_full_torch(settings: Settings, tree: Path) -> str:
+    """Why a build of `tree` needs all of torch from the start, in a few words; empty if the SDK is tried first."""
     if settings.torch_build == "full":
         return 'torch-build = "full"'
     if settings.torch_build == "auto":
         for path in sorted(tree.glob("*.py")):
             if path.is_file() and _RUNS_TORCH.search(path.read_bytes()):
-                return f"{path.name} takes torch.utils.cpp_extension, which runs torch"
+                return f"{path.name} uses torch.utils.cpp_extension, which runs torch"
     return ""
 
 
-def asked(note: Path, log: str) -> str:
-    """What a build asked the SDK for in vain, by its note and its log; empty for nothing."""
+def names_refused(note: Path, log: str) -> str:
+    """The names that a build requested from the SDK and did not get, separated by commas; empty if there are none.
+
+    The SDK writes them to the file `note` and, in its error, to the build's log.
+    """
     names = note.read_text("utf-8").split() if note.is_file() else []
-    names += _SENTENCE.findall(log)
-    if f"{REFUSAL}: cannot open shared object file" in log:  # the loader's words; ld warns of the name in others
+    names += _REFUSED_NAME.findall(log)
+    # These are the loader's words. ld warns of the same name in other words where a build links and loads nothing.
+    if f"{REFUSAL}: cannot open shared object file" in log:
         names.append("torch's libraries")
     return ", ".join(dict.fromkeys(names))
 
 
-def missed(log: str) -> str:
-    """The module that a failed build wanted and that would have come with all of torch; empty for none."""
-    found = _COMES_WITH_TORCH.search(log)
-    return found[1] if found else ""
+def missing_module(log: str) -> str:
+    """The module that a failed build lacked and that all of torch would have brought; empty if there is none."""
+    match = _COMES_WITH_TORCH.search(log)
+    return match[1] if match else ""
 
 
-def leaked(wheel: Path, release: str) -> str:
-    """The first member of a wheel that has the SDK's version in it; empty for none.
+def member_with_sdk_version(wheel: Path, release: str) -> str:
+    """The first member of a wheel that contains the SDK's version; empty if none does.
 
-    A build may write `torch.__version__` into what it makes, and that of the SDK is no torch's that users have.
+    A build may write `torch.__version__` into what it makes, and no torch that users have has the SDK's version.
     """
-    mark = version_of(release).encode()
+    version = version_of(release).encode()
     with zipfile.ZipFile(wheel) as archive:
-        return next((name for name in archive.namelist() if mark in archive.read(name)), "")
+        for name in archive.namelist():
+            if version in archive.read(name):
+                return name
+    return ""
