@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import zipfile
@@ -298,7 +299,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     report = audit(tmp_path, {MINE: library([SYM_NE, SINGLETON], [], TORCH, more=BUILT_ON_28)})
-    console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
+    console = Console(width=80, record=True, file=io.StringIO())
     output.table(console, [report])
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
