@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.until import DEADLINE_S
+
 # Markers of tests that do not run by default, and what they need. `--run-MARKER` opts in.
 GROUPS = {
     "torch": "full torch wheels (20 GB)",
@@ -188,9 +190,12 @@ def make_farm(tmp_path: Path) -> Iterator[Callable[..., Farm]]:
         return made[-1]
 
     yield make
-    for run in (run for farm in made for run in farm.started if run.poll() is None):
-        run.terminate()
-        run.wait(60)
+    for run in (run for farm in made for run in farm.started):
+        if run.poll() is None:
+            run.terminate()
+            run.wait(DEADLINE_S)
+        if run.stdout:
+            run.stdout.close()
 
 
 @pytest.fixture

@@ -72,14 +72,13 @@ def test_build_and_publish_in_one_call(built: Farm, server: Server) -> None:
 
 @pytest.mark.parametrize("count", range(1, len(FILES) + 1))
 def test_killed_after_each_upload_it_ends_complete(built: Farm, server: Server, count: int) -> None:
-    run = built.start("publish", server.url, "--yes")
-    assert run.stdout is not None
     uploaded = 0
-    for line in run.stdout:
-        uploaded += line.startswith("uploaded ")
-        if uploaded == count:
-            run.send_signal(signal.SIGKILL)  # what it prints until the signal arrives counts too
-    run.wait()
+    with built.start("publish", server.url, "--yes") as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            uploaded += line.startswith("uploaded ")
+            if uploaded == count:
+                run.send_signal(signal.SIGKILL)  # what it prints until the signal arrives counts too
     there = server.files()
     assert uploaded <= len(there) <= uploaded + 1, "one at a time"
     assert short(sorted(there, key=lambda name: FILES.index(short([name])[0]))) == FILES[: len(there)]
@@ -99,17 +98,17 @@ def test_a_server_killed_in_mid_upload(built: Farm, server: Server) -> None:
     """It is asked again until it is back; then again nothing is to be done."""
     log = built.work / "logs" / "publish.log"
     before = len(log.read_text()) if log.exists() else 0
-    run = built.start("publish", server.url, "--yes")
-    assert run.stdout is not None
-    for line in run.stdout:
-        if line.startswith("publish to"):
-            server.freeze()
-            break
-    until(lambda: log.exists() and " upload " in log.read_text()[before:] and server.unread() > 0)
-    server.stop()
-    server.start()
-    out = run.stdout.read()
-    assert run.wait() == 0, out
+    with built.start("publish", server.url, "--yes") as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.startswith("publish to"):
+                server.freeze()
+                break
+        until(lambda: log.exists() and " upload " in log.read_text()[before:] and server.unread() > 0)
+        server.stop()
+        server.start()
+        out = run.stdout.read()
+    assert run.returncode == 0, out
     assert short(sorted(server.files(), key=lambda name: FILES.index(short([name])[0]))) == FILES
     calls = [line for line in log.read_text()[before:].splitlines() if line.startswith("$ ") and " upload " in line]
     assert len(calls) > len(FILES), "the first had to be sent again"
@@ -189,7 +188,7 @@ def test_no_secret_is_told(built: Farm, server: Server) -> None:
             if words != typed and PASSWORD.encode() in words:  # a child that was forked and has not begun is the same
                 shown.add(words.decode())
         time.sleep(0.02)
-    out = run.stdout.read() if run.stdout else ""
+    out, _ = run.communicate()
     assert run.returncode == 0, out
     assert not shown
     assert PASSWORD not in out
