@@ -104,8 +104,10 @@ def test_a_server_killed_in_mid_upload(built: Farm, server: Server) -> None:
             if line.startswith("publish to"):
                 server.freeze()
                 break
-        until(lambda: log.exists() and " upload " in log.read_text()[before:] and server.unread() > 0)
-        server.stop()
+        try:
+            until(lambda: log.exists() and " upload " in log.read_text()[before:] and server.unread() > 0)
+        finally:
+            server.stop()
         server.start()
         out = run.stdout.read()
     assert run.returncode == 0, out
