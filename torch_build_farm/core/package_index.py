@@ -142,7 +142,7 @@ class PackageIndex:
                 raise PackageIndexError(
                     f"the list of {name} cannot be read: {type(error).__name__}",
                     where=public(self.url) or "the index that uv is configured for",
-                    next_step="check that this is a package index (PEP 503, PEP 691), and no proxy's own page",
+                    next_step="check that this is a package index (PEP 503, PEP 691), and not a proxy's own page",
                 ) from None
 
     def download(self, file: DistributionPackage, path: Path) -> None:

@@ -141,8 +141,7 @@ class Engine(Protocol):
 def no_cuda_toolkit(job: Job, installed: str, remedy: str) -> CudaToolkitError:
     """The error for a job with CUDA sources whose minor has no toolkit wheels; `installed` is what there is instead."""
     return CudaToolkitError(
-        f"{job.id}: cuda-arch-list asks for CUDA sources, which need a CUDA {job.variant.cuda_major} toolkit "
-        "as torch has it",
+        f"{job.id}: cuda-arch-list is set, and CUDA sources need a toolkit of torch's CUDA {job.variant.cuda_major}",
         where=installed,
         next_step=f"{remedy}, or leave torch {job.variant.torch} out",
     )

@@ -59,7 +59,7 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
         )
     disk = first_match(_DISK, lines)
     if disk:
-        return DiskError(f"{what}: the disk is full: {disk}", where=where, next_step="free some and run again")
+        return DiskError(f"{what}: the disk is full: {disk}", where=where, next_step="free some space and run again")
     if compiler:
         return CompileError(f"{what}: {compiler}", where=where, next_step="the log holds the whole output")
     index = first_match(_INDEX, lines)

@@ -124,6 +124,6 @@ def check_disk(
         raise DiskError(
             f"the disk is too small: {need:.1f} GB are needed, {free:.1f} GB are free",
             where=str(store.root),
-            next_step=f"free some, put the store on another disk with {STORE_VARIABLE}=DIR, "
+            next_step=f"free some space, put the store on another disk with {STORE_VARIABLE}=DIR, "
             "or build fewer at a time (--torch, --python)",
         )

@@ -34,7 +34,7 @@ def changed_inputs(then: Record, now: Record) -> list[str]:
     other_inputs = {*then.inputs, *now.inputs} - {"tree", "toolchain"}
     for name in sorted(other_inputs):
         if then.inputs.get(name) != now.inputs.get(name):
-            changed.append(f"{name}: not what it was")
+            changed.append(f"{name}: changed")
     return changed
 
 
@@ -57,7 +57,7 @@ def changed_tree(recorded: WheelRecords, now: Record, trees: tuple[Path, Path]) 
     files = ", ".join(_changed_files(*trees)[:9]) or "unknown"
     if now.facts(RenderFacts).content != recorded.rendered.content:
         return f"the source is not what the wheel was built from; changed: {files}"
-    return f"the project's metadata or settings, a variants file or a template is not what it was; changed: {files}"
+    return f"the project's metadata or settings, a variants file or a template is different now; changed: {files}"
 
 
 def _changed_files(then: Path, now: Path) -> list[str]:

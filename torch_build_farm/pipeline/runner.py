@@ -222,7 +222,7 @@ def _disk_or_bug(error: OSError, job: Job, context: RunContext) -> FarmError:
         return DiskError(
             f"{job.id}: the disk is full: {error.strerror or 'No space left on device'}",
             where=str(context.work),
-            next_step="free some and run again",
+            next_step="free some space and run again",
         )
     return _bug(error, job, context)
 

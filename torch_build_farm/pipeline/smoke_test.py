@@ -123,7 +123,7 @@ class SmokeTest:
             if line.endswith("+sdk.dist-info"):
                 raise self._error(
                     f"torch's SDK was installed in place of torch: {line.rpartition('/')[2]}",
-                    "an index, or a folder of UV_FIND_LINKS, that uv is configured for has it; remove it from there",
+                    "remove it from the index, or the folder of UV_FIND_LINKS, that uv is configured for",
                 )
 
     def _bytecode(self, script: str) -> None:

@@ -147,7 +147,7 @@ class Fetcher:
             raise SourceError(
                 f"{path.name} is not the file that sdist-sha256 names: the index has {actual}",
                 where="[tool.torch-build-farm] sdist-sha256",
-                next_step="find out why it changed before you write the new one down",
+                next_step="find out why it changed before you pin the new one",
             )
         return path
 

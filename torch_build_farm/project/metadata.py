@@ -178,7 +178,7 @@ def _requires_python(requires_python: str, root: Path) -> str:
     try:
         SpecifierSet(specifiers)
     except InvalidSpecifier as error:
-        raise SourceError(f"requires-python makes no sense: {error}", where=str(root)) from None
+        raise SourceError(f"requires-python is not valid: {error}", where=str(root)) from None
     return specifiers
 
 

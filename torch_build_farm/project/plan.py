@@ -220,6 +220,6 @@ def _no_python(
         f"no CPython for torch {variant.torch} (asked for: {requested})",
         where=f"torch has wheels for {listed(variant.cpython)}; the project requires {requires_python or 'any'}; "
         f"the engine has: {listed(list(engine))}",
-        next_step="ask for another with --python, or install one with its headers, such as `uv python install "
+        next_step="choose another with --python, or install one with its headers, such as `uv python install "
         f"{to_install}` (in Docker: name an image that has it with --base-image)",
     )

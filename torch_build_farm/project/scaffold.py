@@ -97,13 +97,13 @@ def _packages(root: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
 
 def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequence[Variant]) -> str:
     """The table [tool.torch-build-farm]; `origin` holds those of its keys that state where the source is."""
-    # A file that can be used as it is where the source states everything, and loads in any case: what is not known gets
-    # a value that is only a guess, with a mark beside it.
+    # The file is complete if the source states everything, and loads in any case: what is not known gets a guess as its
+    # value, with a mark beside it.
     name = canonicalize_name(facts.name) or "name-it"
     requirement = f"requires {facts.torch!r}" if facts.torch else "names no torch"
     lines = [
         f"# By `init` from {facts.name or 'a source'} {facts.version}: {facts.backend}, {requirement}. "
-        f"{MARK} marks what it could not tell.",
+        f"{MARK} marks what it could not determine.",
         f"[tool.{TABLE}]",
         _line("name", name, "" if facts.name else "the source does not state its name"),
     ]
@@ -116,7 +116,7 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
     lines.append(_line("packages", packages, mark))
     lines.append(_torch_line(facts, variants))
 
-    # Hints at keys that only some projects need, as comments: a wrong one would change the build.
+    # Hints at keys that only some projects need.
     if facts.cuda_sources:
         lines.append(
             f"# {MARK} {facts.cuda_sources[0]} and {len(facts.cuda_sources) - 1} more need nvcc. "
@@ -125,7 +125,7 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
     if facts.variables:
         lines.append(f"# setup.py reads {', '.join(facts.variables)}; the table environment sets them.")
 
-    # setup.py of torch-scatter and its kin leaves the CUDA sources out by this.
+    # With this, setup.py of torch-scatter and its kin leaves the CUDA sources out.
     if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.variables:
         lines.append(f'environment = {{ FORCE_ONLY_CPU = "1" }}  # {MARK} builds what needs no CUDA')
     lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')

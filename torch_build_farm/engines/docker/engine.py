@@ -151,7 +151,7 @@ class DockerEngine:
             raise ImageError(
                 f"{job.id}: the image {base.reference} has no CPython {job.python} with headers and `build`",
                 where=f"it has {', '.join(map(str, pythons)) or 'none'}",
-                next_step="ask for another with --python, or name another image with --base-image",
+                next_step="choose another with --python, or name another image with --base-image",
             )
         check_gcc(job, contents.compiler, "name another image with --base-image")
         if self.project.settings.cuda_arch_list:
@@ -168,7 +168,7 @@ class DockerEngine:
                 raise ImageError(
                     f"{job.id}: CUDA's toolkit wheels need `build` {cibuildwheel_config.ENV_DIR}, and "
                     f"CPython {job.python} of the image {base.reference} has {build_version}",
-                    next_step="ask for another with --python, or name another image with --base-image",
+                    next_step="choose another with --python, or name another image with --base-image",
                 )
             return
         major = job.variant.cuda_major

@@ -323,7 +323,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
         reason = _reason(error)
         if "no space left" in reason.lower():
             raise DiskError(
-                f"the engine's disk is full: {reason}", where=str(shell.log), next_step="free some and run again"
+                f"the engine's disk is full: {reason}", where=str(shell.log), next_step="free some space and run again"
             ) from None
         raise ImageError(
             f"the image over {layer.base.reference} cannot be built: {reason}",
