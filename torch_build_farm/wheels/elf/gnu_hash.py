@@ -1,4 +1,4 @@
-"""The hash tables that a loader finds a library's symbols in: proof that names were read right.
+"""The hash tables by which a loader finds a library's symbols: proof that their names were read correctly.
 
 DT_GNU_HASH has 31 bits of each symbol's hash, in the order of .dynsym, and all 32 bits modulo the number of buckets.
 Its layout is binutils' (bfd/elflink.c) and glibc's (elf/dl-lookup.c); DT_HASH is System V's (gABI, "Hash Table").
@@ -13,8 +13,8 @@ from functools import lru_cache
 from operator import mul
 
 _MASK = 0xFFFFFFFF
-_LONGEST = 16384  # bytes of a name for which powers are kept; torch's longest is some 6000
-_POWERS = [1]
+_LONGEST = 16384  # bytes of a name for which powers are at hand; torch's longest name has some 6000
+_POWERS = [1]  # of 33, the highest first in the end
 while len(_POWERS) <= _LONGEST:
     _POWERS.append(_POWERS[-1] * 33 & _MASK)
 _POWERS.reverse()
@@ -22,14 +22,14 @@ _POWERS.reverse()
 
 @lru_cache(maxsize=1 << 18)  # a release has 120,000 names, and a stub's are hashed twice
 def gnu_hash(name: bytes) -> int:
-    """dl_new_hash of glibc: h = 5381, then h * 33 + byte for each, modulo 2**32."""
+    """dl_new_hash of glibc: h = 5381, then h * 33 + byte for each byte, modulo 2**32."""
     size = len(name)
     if size > _LONGEST:
         value = 5381
         for byte in name:
             value = value * 33 + byte & _MASK
         return value
-    # The same as a sum of products, which runs in C: names of one release are 10 million bytes.
+    # The same as a sum of products, which runs in C: the names of one release have 10 million bytes.
     total: int = 5381 * _POWERS[_LONGEST - size] + sum(map(mul, name, _POWERS[_LONGEST + 1 - size :]))
     return total & _MASK
 
@@ -46,61 +46,71 @@ def sysv_hash(name: bytes) -> int:
 
 @dataclass(frozen=True)
 class HashTable:
-    """What a table says of the symbols from number `first` on: `matches` compares it with the name of one of them."""
+    """What a table knows about the symbols from number `first` on.
+
+    `matches` compares it with the name of one of them, whose number counts from `first`.
+    """
 
     first: int
     matches: Callable[[int, bytes], bool]
-    count: int  # of symbols in .dynsym; 0 where there are none to be found
-    mixed: bool = False  # has symbols too that are not exported
+    count: int  # of symbols in .dynsym; 0 if the table has none
+    mixed: bool = False  # whether it also has symbols that are not exported
 
 
 def gnu_table(read: Callable[[int, int], bytes], offset: int) -> HashTable:
     """The DT_GNU_HASH table at `offset` of a file, of which `read` gives bytes by offset and size.
 
-    Raises ValueError where it contradicts itself: every symbol stands in exactly one bucket's chain.
+    Raises ValueError for a table that contradicts itself: every symbol must be in exactly one bucket's chain.
     """
-    buckets, first, bloom, _ = struct.unpack("<4I", read(offset, 16))
-    at = offset + 16 + 8 * bloom
-    heads = struct.unpack(f"<{buckets}I", read(at, 4 * buckets))
-    at += 4 * buckets
-    starts = {head: bucket for bucket, head in enumerate(heads) if head}
-    if not starts:
+    bucket_count, first, bloom_words, _bloom_shift = struct.unpack("<4I", read(offset, 16))
+    buckets_offset = offset + 16 + 8 * bloom_words
+    chain_offset = buckets_offset + 4 * bucket_count
+    # Each bucket has the number of its first symbol, 0 if it has none.
+    heads = struct.unpack(f"<{bucket_count}I", read(buckets_offset, 4 * bucket_count))
+    bucket_by_head = {head: bucket for bucket, head in enumerate(heads) if head}
+    if not bucket_by_head:
         return HashTable(first, lambda _index, _name: False, 0)
-    if len(starts) != sum(map(bool, heads)) or min(starts) != first:
+    if len(bucket_by_head) != sum(map(bool, heads)) or min(bucket_by_head) != first:
         raise ValueError("the buckets of .gnu.hash contradict each other")
-    last = max(starts)
-    chain = list(struct.unpack(f"<{last - first + 1}I", read(at, 4 * (last - first + 1))))
+    # The table does not state its length: the last bucket's chain ends at the first value with its lowest bit set.
+    known_length = max(bucket_by_head) - first + 1
+    chain = list(struct.unpack(f"<{known_length}I", read(chain_offset, 4 * known_length)))
     while not chain[-1] & 1:
-        chain += struct.unpack("<I", read(at + 4 * len(chain), 4))
-    bucket_of, bucket, new = [], -1, True
-    for index, value in enumerate(chain, first):
-        if (index in starts) != new:
+        chain += struct.unpack("<I", read(chain_offset + 4 * len(chain), 4))
+    bucket_of = []
+    bucket = -1
+    starts_bucket = True
+    for number, value in enumerate(chain, first):
+        if (number in bucket_by_head) != starts_bucket:
             raise ValueError("the chains of .gnu.hash and its buckets contradict each other")
-        bucket = starts.get(index, bucket)
+        bucket = bucket_by_head.get(number, bucket)
         bucket_of.append(bucket)
-        new = bool(value & 1)
+        starts_bucket = bool(value & 1)
 
     def matches(index: int, name: bytes) -> bool:
         value = gnu_hash(name)
-        return (value | 1, value % buckets) == (chain[index] | 1, bucket_of[index])
+        # The lowest bit of the hash makes room for the mark of a chain's end.
+        return (value | 1, value % bucket_count) == (chain[index] | 1, bucket_of[index])
 
     return HashTable(first, matches, first + len(chain))
 
 
 def sysv_table(read: Callable[[int, int], bytes], offset: int) -> HashTable:
-    """The DT_HASH table at `offset`. It has no hashes, only which bucket a symbol is in. Raises ValueError likewise."""
-    buckets, count = struct.unpack("<2I", read(offset, 8))
-    words = struct.unpack(f"<{buckets + count}I", read(offset + 8, 4 * (buckets + count)))
+    """The DT_HASH table at `offset`: it has no hashes, only the bucket of each symbol. Raises ValueError likewise."""
+    bucket_count, count = struct.unpack("<2I", read(offset, 8))
+    words = struct.unpack(f"<{bucket_count + count}I", read(offset + 8, 4 * (bucket_count + count)))
+    heads, next_in_chain = words[:bucket_count], words[bucket_count:]
     bucket_of: dict[int, int] = {}
-    for bucket, head in enumerate(words[:buckets]):
-        index = head
-        while index:
-            if index >= count or index in bucket_of:
+    for bucket, head in enumerate(heads):
+        number = head
+        while number:
+            # A symbol in two chains, or twice in one: a chain that goes in circles would never end.
+            if number >= count or number in bucket_of:
                 raise ValueError("the chains of .hash contradict each other")
-            bucket_of[index] = bucket
-            index = words[buckets + index]
+            bucket_of[number] = bucket
+            number = next_in_chain[number]
 
     def matches(index: int, name: bytes) -> bool:
-        return index + 1 in bucket_of and sysv_hash(name) % buckets == bucket_of[index + 1]
+        return index + 1 in bucket_of and sysv_hash(name) % bucket_count == bucket_of[index + 1]
 
     return HashTable(1, matches, count, mixed=True)

@@ -3,9 +3,7 @@
 Read as the loader reads it, from the dynamic table and the relocations, since section headers may be stripped; and
 with less trust: a contradiction is an error, so that a damaged library is never taken for a good one. Sources: the
 System V ABI ("Dynamic Linking"), its x86-64 supplement, the GNU extensions for hash table and versions.
-
-This is own code, although pyelftools and lief read ELF files too: neither checks exported names against the hash table,
-and both are slower. @@MEASURED@@
+`headers` has the reasons for own code.
 """
 
 from __future__ import annotations
@@ -16,10 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch_build_farm.wheels.elf.gnu_hash import HashTable, gnu_table
-from torch_build_farm.wheels.elf.headers import ElfError, Identity, Tag, identify
+from torch_build_farm.wheels.elf.headers import SYMBOL, ElfError, Identity, Tag, identify
 from torch_build_farm.wheels.elf.image import Buffer, Image, read_image
 
-_SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, section index, value, size
 _LOCAL, _GLOBAL, _WEAK, _UNIQUE = 0, 1, 2, 10  # STB_
 _MAX_TYPE = 10  # STT_GNU_IFUNC
 _VERSIONS = 1 << 15  # versions are numbered in 15 bits (Linux Standard Base, "Symbol Version Table")
@@ -204,13 +201,13 @@ class _Symbols:
         hashed_count = self.table.count if self.table else 0
         # The symbol 0, which is none, is always there.
         self.count = max(1, self.first_hashed, hashed_count, max(self.relocated, default=0) + 1)
-        if image.tags.get(Tag.SYMENT, _SYMBOL.size) != _SYMBOL.size:
+        if image.tags.get(Tag.SYMENT, SYMBOL.size) != SYMBOL.size:
             raise ElfError("its symbols have another size than x86-64's")
-        size = self.count * _SYMBOL.size
+        size = self.count * SYMBOL.size
         self._rows = image.read(image.offset(Tag.SYMTAB, size), size)
 
     def __iter__(self) -> Iterator[_Symbol]:
-        for number, (name, info, other, section, _, _) in enumerate(_SYMBOL.iter_unpack(self._rows)):
+        for number, (name, info, other, section, _, _) in enumerate(SYMBOL.iter_unpack(self._rows)):
             yield _Symbol(number, name, info >> 4, info & 15, other & 3, section)
 
     def is_required(self, symbol: _Symbol) -> bool:

@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from torch_build_farm.wheels.elf.gnu_hash import HashTable, gnu_table, sysv_table
-from torch_build_farm.wheels.elf.headers import ElfError, Headers, Tag, entries, read_headers
+from torch_build_farm.wheels.elf.headers import SYMBOL, ElfError, Headers, Tag, entries, read_headers
 
-_SYMBOL = struct.Struct("<IBBHQQ")  # st_name, st_info, st_other, st_shndx, st_value, st_size
 _ERRORS = "surrogateescape"  # names may be any bytes; all of torch's are ASCII
 _LOCAL = 0  # STB_
 _DEFAULT, _PROTECTED = 0, 3  # STV_
@@ -135,7 +134,7 @@ def _is_exported(row: tuple[int, ...]) -> bool:
 
 
 def _symbols(parts: Parts, table: HashTable, offset: int, strings: tuple[int, int]) -> tuple[Symbol, ...]:
-    rows = list(_SYMBOL.iter_unpack(parts.read(offset, table.count * _SYMBOL.size)))
+    rows = list(SYMBOL.iter_unpack(parts.read(offset, table.count * SYMBOL.size)))
     unhashed, hashed = rows[: table.first], rows[table.first :]
     exported_rows = []  # with their numbers among the hashed rows
     for number, row in enumerate(hashed):
