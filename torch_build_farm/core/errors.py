@@ -338,6 +338,7 @@ class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
 
     @property
     def code(self) -> int:
+        """128 and the signal's number."""
         return 128 + self.signal_number
 
 

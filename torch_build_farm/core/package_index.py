@@ -70,6 +70,7 @@ class Traffic:
     fetched: int = 0
 
     def count(self, answer: Response, *_: object, **__: object) -> None:
+        """Add an answer's bytes; a hook of requests."""
         self.fetched += int(answer.headers.get("Content-Length") or 0)
 
 
@@ -95,6 +96,7 @@ class PackageIndex:
 
     @contextmanager
     def _client(self, what: str) -> Iterator[PyPISimple]:
+        """A client of this index. Errors raised within the block, which fetches `what`, become a PackageIndexError."""
         from pypi_simple import (  # noqa: PLC0415 (slow to import)
             DigestMismatchError,
             PyPISimple,

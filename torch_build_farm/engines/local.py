@@ -144,6 +144,7 @@ class LocalEngine:
         return answer.ok and (Path(answer.tail[0]) / "Python.h").is_file()
 
     def _check_headers(self, python: CPython) -> None:
+        """Raise ToolError if nothing can be compiled for this CPython."""
         if not self.has_headers(python):
             raise ToolError(
                 f"CPython {python} has no headers, so nothing can be compiled for it",
@@ -165,6 +166,7 @@ class LocalEngine:
         return nvcc, ""
 
     def _check_cuda(self, job: Job) -> None:
+        """Raise CudaToolkitError if this machine has no nvcc of the CUDA major that the job's torch has."""
         nvcc, release = self._nvcc
         match = re.search(r"release (\d+)\.", release)
         if not match or match[1] != job.variant.cuda_major:
@@ -201,6 +203,7 @@ class _LocalBuild:
         self.peak_mb = 0.0
 
     def _variables(self) -> dict[str, str]:
+        """The build's environment variables: the farm's usual ones, the caller's CUDA, and those of every engine."""
         request = self.request
         places = Places(
             self.home,
@@ -252,6 +255,7 @@ class _LocalBuild:
             raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.shell.log)) from error
 
     def _run(self, project_builder: type[ProjectBuilder]) -> Path:
+        """Build as `build` does: the environment, its requirements, the back end. Raises CalledProcessError."""
         request = self.request
 
         # A copy: back ends write into their source tree, and the rendered one must stay as its record says.

@@ -55,6 +55,7 @@ class Jobserver:
             return 0
 
     def _take(self) -> bool:
+        """Take a build's own token; returns whether one was free."""
         with self._lock:
             if self._builds == 0:
                 # A build that was killed took its tokens along. While no build holds any, put all of them back.

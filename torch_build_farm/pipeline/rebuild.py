@@ -39,6 +39,7 @@ def changed_inputs(then: Record, now: Record) -> list[str]:
 
 
 def _changes(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Which entries differ between two mappings, a sentence each; `what` names the mapping."""
     changes = []
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):

@@ -217,6 +217,7 @@ class _JobRun:
 
 
 def _disk_or_bug(error: OSError, job: Job, context: RunContext) -> FarmError:
+    """The error for an OSError that no stage expects: the disk is full, or the farm has a bug."""
     # shutil.Error, which copytree raises, has no errno but the messages of all its files.
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return DiskError(
@@ -228,6 +229,7 @@ def _disk_or_bug(error: OSError, job: Job, context: RunContext) -> FarmError:
 
 
 def _bug(error: Exception, job: Job, context: RunContext) -> FarmError:
+    """The error for an exception that no stage expects; the traceback goes into the job's log."""
     log = context.log(job)
     with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as stream:
         traceback.print_exception(error, file=stream)

@@ -103,6 +103,10 @@ class SmokeTest:
         return self.site.shell.run(self.home / "bin" / "python", "-I", *arguments)
 
     def _install(self, wheels: list[Path]) -> None:
+        """Make the environment, and install `wheels` with all that they require.
+
+        Raises SmokeError, or the more exact error that the log explains, such as PackageIndexError.
+        """
         site = self.site
         torch_downloads.fetch(site.store, self.job.variant.torch.any_release, self.job.python, site)
         done = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
@@ -183,6 +187,7 @@ class SmokeTest:
             raise self._import_error(name, done)
 
     def _import_error(self, name: str, done: Completed) -> SmokeError:
+        """The error for a module that does not import, with the last line of the traceback."""
         reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
         next_step = "the log has the traceback"
         # A wheel does not carry torch's libraries. The loader finds them only once torch itself has been imported.

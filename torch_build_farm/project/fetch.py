@@ -174,6 +174,7 @@ class Fetcher:
         return Origin(home, f"git {public(repository)}@{commit}", max(int(epoch), EARLIEST))
 
     def _resolve(self, repository: str, revision: str) -> str:
+        """The commit that a tag or branch of a repository means now. Raises SourceError if it has neither."""
         lines = self._git(repository, "ls-remote", "--", repository, revision, f"{revision}^{{}}")
         commits = {}
         for line in lines:
@@ -190,6 +191,7 @@ class Fetcher:
         )
 
     def _git(self, repository: str, *words: str | Path) -> tuple[str, ...]:
+        """Run git; returns the last lines that it printed. Raises SourceError with git's own reason if it fails."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # git is the user's own: credentials, proxies and certificates are configured in many places. But it may neither
         # mean the repository of a hook that calls the farm, nor give files the line ends that its user likes. Where it
@@ -242,6 +244,7 @@ def _valid(version: str | None) -> TypeGuard[str]:
 
 
 def _no_sdist(requirement: Requirement, versions: list[str]) -> PackageIndexError:
+    """The error for a requirement that no sdist on the index meets; `versions` are those that have one."""
     if versions:
         specifiers = list(requirement.specifier)
         what = nearest(specifiers[0].version if specifiers else "", versions)

@@ -174,6 +174,7 @@ def _version(root: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any])
 
 
 def _requires_python(requires_python: str, root: Path) -> str:
+    """The specifiers of requires-python, as PEP 440 writes them. Raises SourceError if they are not valid."""
     specifiers = without_stars(requires_python)
     try:
         SpecifierSet(specifiers)

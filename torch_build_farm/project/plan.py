@@ -160,6 +160,7 @@ def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, .
 
 
 def _unknown(project: Project, text: str) -> UnknownTorchError:
+    """The error for a minor that has no variants file, with the nearest spelling that has one."""
     what = f"torch {text} has no variant"
     for minor in project.variants:
         # torch29, 29 and 2.9.1 for 2.9
@@ -210,6 +211,8 @@ def _why_left_out(python: CPython, variant: Variant, engine: Mapping[CPython, st
 def _no_python(
     variant: Variant, requires_python: str, engine: Mapping[CPython, str], pythons: Pythons
 ) -> NoPythonError:
+    """The error for a variant without a CPython: what torch, the project and the engine each have."""
+
     def listed(interpreters: Sequence[CPython]) -> str:
         return ", ".join(map(str, sorted(interpreters))) or "none"
 

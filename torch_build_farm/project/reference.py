@@ -86,6 +86,7 @@ def _type_text(node: Mapping[str, Any]) -> str:
 
 
 def _default_text(name: str, node: Mapping[str, Any], required: list[str]) -> str:
+    """A key's default as Markdown; "required" or "not set" where it has none."""
     if name in required:
         return "required"
     default = node.get("default")
@@ -196,6 +197,7 @@ def outdated(docs: Path = DOCS) -> list[Path]:
 
 
 def main() -> int:
+    """Write or check the generated files; returns the exit code, 1 for --check with a file that is not current."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Write the generated parts of docs.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a file is not current")
     options = parser.parse_args()

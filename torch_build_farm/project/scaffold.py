@@ -67,6 +67,7 @@ def look(root: Path) -> SourceFacts:
 
 
 def _torch(requirements: Iterable[str]) -> str:
+    """The first requirement on torch; empty if there is none."""
     for text in requirements:
         try:
             if canonicalize_name(Requirement(text).name) == "torch":

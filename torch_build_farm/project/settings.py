@@ -205,10 +205,12 @@ class Project:
 
     @property
     def imports(self) -> tuple[str, ...]:
+        """The modules that must import: `imports` of the settings, else `packages`."""
         return self.settings.imports or self.settings.packages
 
     @property
     def smoke_script(self) -> Path | None:
+        """The absolute path of the smoke script; None for a project without one."""
         return self.root / self.settings.smoke_script if self.settings.smoke_script else None
 
     @property
@@ -253,6 +255,7 @@ def load(root: Path, builtin: Path) -> Project:
 
 
 def _read_settings(path: Path, problems: list[str]) -> Settings | None:
+    """The farm's table in a pyproject.toml; None, and a line in `problems` for each problem, if it cannot be used."""
     document = load_toml(path, problems)
     if document is None:
         return None
@@ -285,6 +288,7 @@ def _source_contradictions(settings: Settings, table: Mapping[str, Any]) -> list
 
 
 def _sdist_problems(settings: Settings) -> list[str]:
+    """What is wrong with `sdist` and `sdist-sha256`: together they must name one file."""
     try:
         specifiers = list(Requirement(settings.sdist).specifier)
     except InvalidRequirement as error:

@@ -61,10 +61,12 @@ class Source:
 
     @property
     def root(self) -> Path:
+        """The folder of the tree."""
         return self.origin.root
 
     @property
     def version(self) -> str:
+        """The version that the source states."""
         return self.metadata.version
 
     def digest(self, without: Container[str] = ()) -> str:

@@ -74,6 +74,7 @@ class Variant:
 
     @property
     def tag(self) -> str:
+        """The minor as part of names, such as "torch29"."""
         return self.torch.tag
 
     @property
@@ -120,6 +121,7 @@ def collect_variants(folders: Sequence[Path], problems: list[str]) -> dict[Minor
 
 
 def _read_file(path: Path, problems: list[str]) -> Variant | None:
+    """The variant in a file; None, and a line in `problems` for each problem, if it cannot be used."""
     table = load_toml(path, problems)
     if table is None:
         return None
@@ -150,6 +152,7 @@ def _contradictions(variant: Variant, file_name: str, pin: Any) -> list[str]:
 
 
 def _release_contradictions(variant: Variant) -> list[str]:
+    """What is wrong with `release` and `releases`, a sentence each."""
     problems = []
     for release in variant.releases:
         if Version(release).release[:2] != (variant.torch.major, variant.torch.minor):
@@ -162,6 +165,7 @@ def _release_contradictions(variant: Variant) -> list[str]:
 
 
 def _cuda_contradictions(variant: Variant) -> list[str]:
+    """What is wrong with the CUDA requirements, a sentence each."""
     problems = []
     try:
         versions = [specifier.version for specifier in Requirement(variant.cuda_runtime).specifier]

@@ -120,6 +120,7 @@ class ContainerBuild:
                 self.request.sdk_misses.write_text(text, "utf-8")
 
     def _places(self, tree: PurePath, environment: Path | None) -> Places:
+        """Where things are, as a build in a container with this source tree and environment sees them."""
         build_folder = PurePosixPath(cibuildwheel_config.BUILD)
         return Places(
             environment=environment,
@@ -182,6 +183,7 @@ class ContainerBuild:
         return replace(confinement, mounts=(*confinement.mounts, mount))
 
     def _cibuildwheel(self) -> Completed:
+        """Let cibuildwheel build the job's wheel, and nothing else, in a container of the image."""
         request, job = self.request, self.request.job
         create_arguments = self._confinement().arguments(self.session.labels.all(job.id), self._variables())
         if not self.settings.network:

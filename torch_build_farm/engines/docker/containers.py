@@ -136,6 +136,7 @@ class Watch:
         self.lost = False
 
     def _listen(self) -> None:
+        """Count events until the stream ends."""
         with contextlib.suppress(Exception):  # however the stream ends, only that it ended counts
             self._stream = self._client.events(decode=True, filters=self._filters)
             self._opened.set()
@@ -188,6 +189,7 @@ class Peak:
         self.megabytes = 0.0  # resident set, 10^6 bytes; 0 where nothing was seen
 
     def _sample(self) -> None:
+        """Look at the containers' processes once a second until the block ends."""
         with contextlib.suppress(Exception):  # an engine that goes away, or has no ps: the peak stays unknown
             while not self._ended.wait(_SAMPLE_S):
                 for container in self._client.api.containers(filters={"label": self._filters}):
