@@ -119,6 +119,7 @@ class TestWheel:
             (TEXT, DEFLATED, deflated(TEXT)[:-9], "damaged"),
             (TEXT, DEFLATED, deflated(TEXT[:-9]), "damaged"),
         ],
+        ids=["unknown method", "changed", "too short", "too long", "a stream that is cut", "a stream of less"],
     )
     def test_members_that_are_not_what_the_directory_says(
         self, content: bytes, method: int, data: bytes, reason: str
