@@ -6,7 +6,6 @@ import contextlib
 import http.server
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -26,6 +25,7 @@ class Served:
 def serving(content: bytes) -> Iterator[Served]:
     served = Served(content)
     lock = threading.Lock()
+    over = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -45,7 +45,9 @@ def serving(content: bytes) -> Iterator[Served]:
             elif fault == "whole" or changed:
                 status, body = 200, served.content
             elif fault == "slow":
-                time.sleep(1)
+                over.wait()
+                self.close_connection = True
+                return
             elif fault == "other":
                 start += 1
             self.send_response(status)
@@ -72,5 +74,6 @@ def serving(content: bytes) -> Iterator[Served]:
     try:
         yield served
     finally:
+        over.set()
         server.shutdown()
         server.server_close()
