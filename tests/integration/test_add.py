@@ -55,12 +55,12 @@ def farm(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Farm:
 
 @pytest.fixture(scope="module")
 def built(farm: Farm) -> dict[str, Answer]:
-    """What every command said on the way to the two variants and their wheels, which are there now."""
+    """What every command said on the way to the two variants and the wheel of the newer one, which are there now."""
     said = {"discover": farm("discover", "--json"), "dry run": farm("add", "2.14", "2.15", "--dry-run")}
     assert not any((farm.project / "variants" / name).exists() for name in REMOVED)
     said["add"] = farm("add", "2.14", "2.15", "--json")
     said["discover again"] = farm("discover")
-    said["run"] = farm("run", "--torch", "2.14", "2.15", *PYTHON, "--json")
+    said["run"] = farm("run", "--torch", "2.15", *PYTHON, "--json")
     return said
 
 
@@ -87,8 +87,8 @@ def test_removed_variants_come_back(farm: Farm, built: dict[str, Answer]) -> Non
 
     run = built["run"]
     assert run.code == 0, run.err
-    smoked = [stage["stage"] for job in run.document["jobs"] for stage in job["stages"] if stage["stage"] == "smoke"]
-    assert len(smoked) == 2
+    (job,) = run.document["jobs"]
+    assert job["stages"][-1]["stage"] == "smoke"
 
 
 @pytest.fixture
