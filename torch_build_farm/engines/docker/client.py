@@ -38,6 +38,7 @@ def connect() -> DockerClient | None:
     from docker.errors import DockerException  # noqa: PLC0415
 
     try:
+        # For DOCKER_HOST=ssh://... the user's own ssh, which has the keys and the settings.
         client = docker.from_env(timeout=_ANSWER_S, use_ssh_client=True)
         client.ping()
     except (DockerException, OSError, ValueError) as error:
@@ -137,6 +138,7 @@ def on_local_socket(client: DockerClient) -> bool:
 
 def same_engine(daemon: Daemon, environment: Mapping[str, str]) -> None:
     """Raise EngineError where the docker command and the SDK reach two different engines."""
+    # An engine without an ID prints an empty line, and cannot be compared.
     answer = capture([cli(), "info", "--format", "{{.ID}}"], env=environment)
     if not answer.ok or not answer.tail or answer.tail[0] not in (daemon.id, ""):
         raise EngineError(
