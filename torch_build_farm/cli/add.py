@@ -104,8 +104,8 @@ class AddAndBuildAnswer(AddAnswer):
 class _Addition:
     """A minor whose variant is written or brought up to date.
 
-    `changes` is what broke since the newest release of the minor before; None where the audit does not know both.
-    `previous` is the variant of the minor before, None for the oldest.
+    `changes` is what broke since the newest release of the minor before; None if the audit does not know both.
+    `previous` is the variant of the minor before; None for the oldest.
     """
 
     facts: Facts
@@ -126,13 +126,20 @@ class _Addition:
 
 
 def _add(context: Context, options: AddOptions) -> int:
-    """`add`: write or update variants, learn their releases, and with --build build and prove them."""
+    """`add`: write or update variants, learn their releases, and with --build build and prove them.
+
+    Returns 0, or the exit code of the build.
+    """
     package_index = PackageIndex.configured()
     listing = Listing.read(package_index)
     minors = _minors(options, listing)
     variants = context.load_project().variants
+
     # The facts of all minors are read before the first file is written: a failure leaves every file as it was.
-    facts_by_minor = {minor: facts.read(minor, listing, package_index, pre=options.pre) for minor in minors}
+    facts_by_minor = {}
+    for minor in minors:
+        facts_by_minor[minor] = facts.read(minor, listing, package_index, pre=options.pre)
+
     additions = []
     for minor, minor_facts in facts_by_minor.items():
         path = context.root / "variants" / f"{minor.tag}.toml"
@@ -142,16 +149,14 @@ def _add(context: Context, options: AddOptions) -> int:
         if not options.dry_run:
             if edit.diff:
                 edit.write()
+            # The audit, of this command's build and of all later ones, has to know the minor's releases.
             index.learn(context, _releases(minor_facts), package_index, options.python)
         older = [variant for variant in variants.values() if variant.torch < minor]
-        addition = _Addition(
-            minor_facts,
-            edit,
-            _changes(context, minor_facts),
-            max(older, key=lambda variant: variant.torch, default=None),
-        )
+        previous = max(older, key=lambda variant: variant.torch, default=None)
+        addition = _Addition(minor_facts, edit, _changes(context, minor_facts), previous)
         _show_changes(context, addition)
         additions.append(addition)
+
     answer = AddAnswer(variants=tuple(addition.row() for addition in additions))
     code = 0
     if options.build and not options.dry_run:
@@ -184,6 +189,7 @@ def _releases(minor_facts: Facts) -> tuple[str, ...]:
 
 
 def _show_edit(context: Context, minor: Minor, edit: Edit, *, dry_run: bool) -> None:
+    """Print what changes in a variant's file, and which of its lines stay although the release differs."""
     name = f"variants/{edit.path.name}"
     if edit.diff:
         context.say(edit.diff)
@@ -204,7 +210,7 @@ def _show_changes(context: Context, addition: _Addition) -> None:
 
 
 def _changes(context: Context, minor_facts: Facts) -> Changes | None:
-    """What broke since the newest release of the minor before; None where the audit does not know both."""
+    """What broke since the newest release of the minor before; None if the audit does not know both."""
     tables = AuditTables.load(added_folder())
     new = _releases(minor_facts)[0]
     older = []
@@ -218,11 +224,13 @@ def _changes(context: Context, minor_facts: Facts) -> Changes | None:
 
 def _last_wheels(project: Project, work: Path) -> list[Path]:
     """The wheels of the newest variant among those that are built here."""
-    built = [file for file in inventory.built(project, work / "dist") if file.path]
-    if not built:
+    paths_by_minor: dict[Minor, list[Path]] = {}
+    for file in inventory.built(project, work / "dist"):
+        if file.path:
+            paths_by_minor.setdefault(file.minor, []).append(file.path)
+    if not paths_by_minor:
         return []
-    newest = max(file.minor for file in built)
-    return [file.path for file in built if file.path and file.minor == newest]
+    return paths_by_minor[max(paths_by_minor)]
 
 
 def _build(context: Context, options: AddOptions, minors: Sequence[Minor]) -> RunResult:
@@ -243,7 +251,7 @@ def _build(context: Context, options: AddOptions, minors: Sequence[Minor]) -> Ru
 
 
 def _write_evidence(context: Context, additions: Sequence[_Addition], result: RunResult) -> Path:
-    """Write what there is to know about the variants and their builds, as Markdown for a pull request."""
+    """Write work/evidence.md, what there is to know about the variants and their builds, for a pull request."""
     sections = []
     for addition in additions:
         sections.append(evidence.of_variant(addition.facts, addition.edit, addition.changes, addition.previous))

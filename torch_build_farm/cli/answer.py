@@ -1,4 +1,4 @@
-"""The JSON documents for programs: one frozen dataclass a command, declared beside the command.
+"""The JSON documents for programs: one frozen dataclass per command, declared beside the command.
 
 Every start of the farm imports this, so it imports little. cli/schemas.py writes the documents' JSON Schemas.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A command's document. `schema` is the version of its form: it changes if a key goes or changes its meaning."""
+    """A command's document. `schema` is the version of its form: it rises if a key goes or changes its meaning."""
 
     schema: Literal[1] = 1
 
@@ -52,7 +52,7 @@ class ErrorAnswer(Answer):
 
 
 def as_text(answer: DataclassInstance | dict[str, Any]) -> str:
-    """The document as it is printed."""
+    """The document as it is printed. Raises TypeError for a value that has no JSON form."""
     document = answer if isinstance(answer, dict) else asdict(answer)
     return json.dumps(document, indent=2, default=_path_text)
 

@@ -1,4 +1,4 @@
-"""`audit`: report which torch releases wheels load and compute with. It imports little: it is over in a second."""
+"""`audit`: report which torch releases wheels load and compute with. It imports little: it takes about a second."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def _built_against(wheel: Path, work: Path) -> str:
 
 
 def _audit(context: Context, options: AuditOptions) -> int:
-    """`audit`: print findings. Returns AbiError's exit code for a wheel that claims more releases than it works with.
+    """`audit`: print findings. Returns AbiError's exit code if a wheel claims more releases than it works with.
 
-    Where a file cannot be read the others are still audited, and the exit code is AuditError's.
+    If a file cannot be read the others are still audited, and the exit code is AuditError's.
     """
     known = AuditTables.load(added_folder())
     releases = known.select(options.torch)
@@ -56,9 +56,12 @@ def _audit(context: Context, options: AuditOptions) -> int:
             reports.append(wheel_report.audit(read_wheel.read(path), known, releases, built_against))
         except AuditError as error:
             unreadable.append(error)
+
     if context.json:
-        unread = tuple(output.Unread(Path(problem.where).name, problem.what) for problem in unreadable)
-        context.answer(output.Document(tuple(reports), unread).as_json())
+        unread = []
+        for problem in unreadable:
+            unread.append(output.Unread(Path(problem.where).name, problem.what))
+        context.answer(output.Document(tuple(reports), tuple(unread)).as_json())
     if options.markdown:
         context.say(output.markdown(reports))
     elif reports:

@@ -136,7 +136,7 @@ def _shell_quoted(text: str) -> str:
 
 
 def is_sealed(text: str) -> bool:
-    """Whether a file is as the farm rendered it: its digest line is true."""
+    """Whether a file is as the farm rendered it: its digest line matches the rest."""
     match = _SEAL.search(text)
     return match is not None and match[1] == _digest(text[match.end() :])
 
@@ -150,17 +150,19 @@ def repository(root: Path) -> Path:
 
 
 def _template_values(project: Project, out: Path) -> dict[str, Any]:
-    """The names that the templates use."""
-    settings, top = project.settings.ci, repository(project.root)
-    pythons = [str(python) for python in settings.python]
+    """The names that the templates use, with their values."""
+    settings = project.settings.ci
+    top = repository(project.root)
+    pythons = list(map(str, settings.python))
     options = f"--engine {settings.engine}"
     if pythons:
         options += f" --python {' '.join(pythons)}"
     other_pythons = [python for python in pythons if python != FARMS_PYTHON]
+    # Workflows start at the root of the repository; the project may be in a folder below.
     folder = "" if project.root == top else project.root.relative_to(top).as_posix()
     index = "inputs.publish"
     if settings.index != settings.environment:
-        # In the form one chooses an environment; where that goes by another name than its index, translate it.
+        # The form for a manual run offers environments: one that is not named after its index is translated.
         index = f"inputs.publish == '{settings.environment}' && '{settings.index}' || inputs.publish"
     return {
         "actions": pins(),
@@ -182,7 +184,7 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
 
 
 def render(project: Project, system: str, out: Path) -> list[Rendered]:
-    """Render the files of a CI system for the folder `out`. Raises RenderError where a template is wrong."""
+    """Render the files of a CI system for the folder `out`. Raises RenderError if a template is wrong."""
     # GitHub's own expressions use Jinja's usual braces: ${{ ... }}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(project.template_folders),
@@ -197,20 +199,24 @@ def render(project: Project, system: str, out: Path) -> list[Rendered]:
         comment_end_string="#%>",
     )
     environment.filters.update(quoted=json.dumps, shell_quoted=_shell_quoted)
+    values = _template_values(project, out)
+    _, templates = SYSTEMS[system]
     rendered = []
-    for name, template in SYSTEMS[system][1].items():
+    for name, template in templates.items():
         try:
-            text = sealed(environment.get_template(template).render(_template_values(project, out)))
+            text = sealed(environment.get_template(template).render(values))
         except jinja2.TemplateError as error:
             raise RenderError(
                 f"a template cannot be rendered: {error}", where=f"{template}, line {getattr(error, 'lineno', '?')}"
             ) from None
         path = out / name
-        rendered.append(Rendered(path, text, path.read_text("utf-8", "replace") if path.is_file() else None))
+        old = path.read_text("utf-8", "replace") if path.is_file() else None
+        rendered.append(Rendered(path, text, old))
     return rendered
 
 
 def _write(file: Rendered) -> None:
+    """Write a file, scripts as executable ones. Raises UsageError if that is not possible."""
     mode = 0o755 if file.text.startswith("#!") else 0o644
     try:
         replace_text(file.path, file.text, mode)
@@ -235,12 +241,14 @@ def _ci(context: Context, options: CiOptions) -> int:
     files = render(project, options.system, out)
     edited = [file for file in files if file.state == "edited"]
     outdated = [file for file in files if file.state != "same"]
+
     if options.dry_run:
         _show_diff(context, files)
     elif edited and not options.force:
         _show_diff(context, edited)
+        names = ", ".join(file.path.name for file in edited)
         raise EditedError(
-            f"{', '.join(file.path.name for file in edited)}: changed by hand, or not written by the farm",
+            f"{names}: changed by hand, or not written by the farm",
             where=str(out),
             next_step="to keep the lines that the diff removes, move them to templates/ of your project; else --force",
         )
@@ -248,8 +256,11 @@ def _ci(context: Context, options: CiOptions) -> int:
         for file in outdated:
             _write(file)
             context.say(f"wrote {file.path}")
-    answer_files = tuple(RenderedFile(file.path, file.state) for file in files)
-    context.answer(CiAnswer(files=answer_files, dry_run=options.dry_run))
+
+    rows = []
+    for file in files:
+        rows.append(RenderedFile(file.path, file.state))
+    context.answer(CiAnswer(files=tuple(rows), dry_run=options.dry_run))
     if not outdated and not options.dry_run and not context.json:
         context.say("nothing to do: every file is up to date")
     return 0

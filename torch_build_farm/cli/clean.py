@@ -1,4 +1,4 @@
-"""`clean`: remove what earlier runs left."""
+"""`clean`: remove what earlier runs left behind."""
 
 from __future__ import annotations
 
@@ -52,11 +52,14 @@ def _clean_engine(context: Context, *, images: bool) -> None:
 
 def _clean(context: Context, options: CleanOptions) -> int:
     """`clean`: remove what runs left, except finished wheels; --all removes those too, --store torch and the caches."""
-    store, work = context.store, context.work
-    # Where there is no project, --project or the current folder is a mistake: the work folder would be the wrong one.
+    store = context.store
+    work = context.work
+    # If there is no project, --project or the current folder is a mistake, and the work folder would be the wrong one.
     context.load_project()
     if work.exists() and not (work / "lock").exists():
         raise UsageError("this is not a work folder of the farm", where=str(work), next_step="name one with --work")
+
+    # Nobody else may be at work where something is removed. The store serves all projects: it takes a lock of its own.
     with contextlib.ExitStack() as stack:
         stack.enter_context(workfolder.locked(work, context.runner, options.wait, context.say))
         if options.store:

@@ -38,7 +38,7 @@ class Context:
     console: Console
 
     def load_project(self) -> Project:
-        """Read the project's settings and variants, anew at each call. Raises ConfigError."""
+        """Read the project's settings and variants, anew at each call: `add` changes them. Raises ConfigError."""
         from torch_build_farm.project import settings  # noqa: PLC0415 (slow to import)
 
         return settings.load(self.root, self.builtin)
@@ -50,7 +50,7 @@ class Context:
 
     @property
     def store(self) -> TorchStore:
-        """Torch, tools and caches, shared by all projects."""
+        """The store of torch, tools and caches, which all projects share."""
         return TorchStore.at(default_folder(), self.work)
 
     @property

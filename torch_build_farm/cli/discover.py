@@ -65,6 +65,7 @@ class DiscoverAnswer(Answer):
 
 
 def _row(minor: DiscoveredMinor) -> MinorRow:
+    """A minor's entry in the document."""
     shared = (
         str(minor.minor),
         str(minor.status),
@@ -81,25 +82,33 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     start = time.monotonic()
     index = PackageIndex.configured()
     listing = Listing.read(index)
-    known_files = {release.name: release.files for release in ReleaseTables.load(added_folder()).symbols.releases}
+    known_files = {}
+    for release in ReleaseTables.load(added_folder()).symbols.releases:
+        known_files[release.name] = release.files
+
     minors = []
     for minor in discovery.compare(listing, context.load_project().variants, known_files, pre=options.pre):
         if minor.status is Status.MISSING:
             minors.append(_with_facts(minor, listing, index, pre=options.pre))
         else:
             minors.append(minor)
-    seconds, size = time.monotonic() - start, index.traffic.fetched
+    seconds = time.monotonic() - start
+    size = index.traffic.fetched
+
     rows = tuple(_row(minor) for minor in minors)
     context.answer(DiscoverAnswer(minors=rows, seconds=round(seconds, 2), bytes=size))
     _show(context, minors)
     to_add = [str(minor.minor) for minor in minors if minor.status in STATUSES_TO_ACT_ON]
-    context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}" if to_add else "\nnothing to do")
+    if to_add:
+        context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}")
+    else:
+        context.say("\nnothing to do")
     context.say(f"{size / 1e6:.1f} MB in {seconds:.1f} s")
     return NEWS_EXIT_CODE if to_add else 0
 
 
 def _with_facts(missing: DiscoveredMinor, listing: Listing, index: PackageIndex, *, pre: bool) -> DiscoveredMinor:
-    """A minor without a variant, with the facts that its wheel states; with the reason if they cannot be read."""
+    """A minor without a variant, with the facts that its wheel states, or the reason why they cannot be read."""
     try:
         read = facts.read(missing.minor, listing, index, pre=pre, sizes=False)
     except FarmError as error:

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has and lacks, and what for."""
+"""`doctor`: what this machine has and lacks, and what needs it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def _configure_parser(parser: Parser) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. The farm can do without what is "absent", but not without what is "missing".
+    """One thing that was examined. The farm can do without what is "absent", but not without what is "missing".
 
-    `found` describes what there is, `needed_for` what needs it.
+    `found` describes what is there, `needed_for` what needs it.
     """
 
     subject: str
@@ -78,13 +78,18 @@ def _tools() -> list[Finding]:
         location = shutil.which(name, path=search_path)
         state = "ok" if location else "missing"
         findings.append(Finding(name, state, location or "not found", purpose, "pip install ."))
+    # These two do not come with the farm, and many projects need neither.
     git = shutil.which("git")
     findings.append(Finding("git", "ok" if git else "absent", git or "not found", "versions from git tags"))
     nvcc = shutil.which("nvcc")
-    output = capture([nvcc, "--version"]).tail if nvcc else ()
-    release = next((line for line in output if "release" in line), "not found")
+    cuda_release = "not found"
+    if nvcc:
+        for line in capture([nvcc, "--version"]).tail:
+            if "release" in line:
+                cuda_release = line
+                break
     purpose = "projects with CUDA sources only (cuda-arch-list)"
-    findings.append(Finding("CUDA toolkit", "ok" if nvcc else "absent", release, purpose))
+    findings.append(Finding("CUDA toolkit", "ok" if nvcc else "absent", cuda_release, purpose))
     return findings
 
 
@@ -105,7 +110,7 @@ def _local(engine: LocalEngine, project: Project, runner: Runner) -> Finding:
 
 
 def _docker(project: Project, store: TorchStore, base_image: str | None) -> list[Finding]:
-    """The engine, and the base image of each variant."""
+    """The Docker engine, and the base image of each variant."""
     purpose = "building in containers"
     try:
         client = docker_client.connect()
@@ -115,6 +120,7 @@ def _docker(project: Project, store: TorchStore, base_image: str | None) -> list
     except EngineError as error:
         return [Finding("Docker engine", "absent", error.what, purpose)]
     findings = [Finding("Docker engine", "ok", engine.version, purpose)]
+    # Minors may share an image, which is then reported once.
     minors_by_base: dict[Base, list[str]] = {}
     for variant in project.variants.values():
         minors_by_base.setdefault(engine.base(variant), []).append(str(variant.torch))
@@ -131,7 +137,7 @@ def _interpreters(engine: LocalEngine, project: Project) -> list[Finding]:
     interpreters = engine.interpreters(variants[0])
     for python, interpreter in sorted(interpreters.items()):
         minors = [str(variant.torch) for variant in variants if python in variant.cpython]
-        if not minors:
+        if not minors:  # no variant supports it
             continue
         description = f"{interpreter.version} at {interpreter.path}"
         state: State = "ok"
@@ -152,8 +158,12 @@ def _resources(project: Project, store: TorchStore) -> list[Finding]:
     """Disk space for every variant on the running CPython, and how many compilers may run at once."""
     store.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(store.root).free / 1e9
+    # The downloads of a job depend on variant and CPython alone: name and version may be empty here.
     running = CPython.running()
-    jobs = [Job("", "", variant, running) for variant in project.variants.values() if running in variant.cpython]
+    jobs = []
+    for variant in project.variants.values():
+        if running in variant.cpython:
+            jobs.append(Job("", "", variant, running))
     full = project.settings.torch_build == "full"
     needed = torch_downloads.missing_gb(store, jobs, smoke=True, full=full, variants=project.variants.values())
     memory_per_compile = project.settings.memory_per_compile_gb or DEFAULT_GB
@@ -191,14 +201,22 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
 
 
 def examine(project: Project, store: TorchStore, runner: Runner, base_image: str | None) -> list[Finding]:
-    """Look at everything that a run may need."""
+    """Examine everything that a run may need."""
     docker = _docker(project, store, base_image)
     engine = LocalEngine(project, store)
     local = [_local(engine, project, runner), *_interpreters(engine, project)]
-    if all(finding.state == "ok" for finding in docker):
-        # Containers bring their own compiler and CPythons: the farm can do without this machine's.
-        local = [replace(finding, state="absent") if finding.state == "missing" else finding for finding in local]
-    return [*docker, *local, *_tools(), *_resources(project, store), _index(store, project, runner)]
+    findings = list(docker)
+    can_use_containers = all(finding.state == "ok" for finding in docker)
+    for finding in local:
+        if can_use_containers and finding.state == "missing":
+            # Containers bring their own compiler and CPythons: the farm can do without this machine's.
+            findings.append(replace(finding, state="absent"))
+        else:
+            findings.append(finding)
+    findings += _tools()
+    findings += _resources(project, store)
+    findings.append(_index(store, project, runner))
+    return findings
 
 
 def _show(findings: list[Finding], console: Console) -> None:
@@ -216,7 +234,7 @@ def _show(findings: list[Finding], console: Console) -> None:
 
 
 def _doctor(context: Context, options: DoctorOptions) -> int:
-    """`doctor`: report what is there and what is missing. Returns ToolError's exit code if something is missing."""
+    """`doctor`: report what is there and what is not. Returns ToolError's exit code if something is missing."""
     findings = examine(context.load_project(), context.store, context.runner, options.base_image)
     if context.json:
         context.answer(DoctorAnswer(findings=tuple(findings)))

@@ -1,4 +1,4 @@
-"""The case for a new variant, as Markdown for a pull request: data/evidence-*.md.j2."""
+"""The case for a new variant, as Markdown for a pull request; the templates are data/evidence-*.md.j2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch_build_farm.releases.variant_file import Edit
 
 
 def against(facts: Facts, before: Variant) -> list[str]:
-    """What a minor asks for that the one before did not, in words."""
+    """What a minor requires or supports and the one before did not, and the reverse; one phrase each."""
     news = []
     cuda = str(facts["cuda"].value)
     if cuda != before.cuda:
@@ -47,11 +47,12 @@ def against(facts: Facts, before: Variant) -> list[str]:
 
 
 def _pythons(tags: Sequence[str]) -> str:
+    """CPython tags as people write them: "3.9, 3.10" for cp39 and cp310."""
     return ", ".join(str(CPython.parse(tag)) for tag in tags)
 
 
 def of_variant(facts: Facts, edit: Edit, changes: Changes | None, before: Variant | None) -> str:
-    """A minor's facts with where they were read, what is new in it, what of its file changes, what changed in torch."""
+    """The section on a minor: its facts and their sources, what is new in it, its file's diff, torch's changes."""
     return _render(
         "evidence-variant.md.j2",
         facts=facts,
@@ -63,9 +64,12 @@ def of_variant(facts: Facts, edit: Edit, changes: Changes | None, before: Varian
 
 
 def of_build(results: Sequence[JobResult]) -> str:
-    """What was built, and the findings of the audit and the smoke test."""
-    audited = {result.job.id: result.facts(AuditFacts) for result in results}
-    rows = {job: audit.releases for job, audit in audited.items() if audit}
+    """The section on the builds: what was built, and the findings of the audit and the smoke test."""
+    rows = {}
+    for result in results:
+        audit = result.facts(AuditFacts)
+        if audit:
+            rows[result.job.id] = audit.releases
     ranges, verdicts = output.cells(rows) if rows else ([], {})
     return _render("evidence-build.md.j2", jobs=results, ranges=ranges, verdicts=verdicts, SmokeFacts=SmokeFacts)
 

@@ -1,4 +1,4 @@
-"""`index`: the torch releases that the audit knows. List them, add one, and make the tables that the farm ships."""
+"""`index`: list the torch releases that the audit knows, add one, and make the tables that the farm ships."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ def _tags(pythons: Sequence[str], files: Iterable[str]) -> list[str]:
 
 
 def _read_release(context: Context, release: str, index: PackageIndex, pythons: Sequence[str]) -> CollectedRelease:
-    """Read a release from the package index, for the CPythons that `pythons` names."""
+    """Read a release from the package index, for the CPythons that `pythons` names.
+
+    Raises UsageError and NoPythonError as _tags does, and PackageIndexError.
+    """
     log = added_folder() / "index.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     shell = Shell(context.runner, {"PATH": tools.search_path(), "LC_ALL": "C"}, log.parent, log, lambda _: None)
@@ -105,11 +108,14 @@ def _add(context: Context, options: IndexOptions) -> None:
 
 
 def learn(context: Context, releases: Sequence[str], index: PackageIndex, pythons: Sequence[str]) -> None:
-    """Read into the user's cache those of the releases that are unknown, or that were uploaded again.
+    """Read the releases that are unknown, or that were uploaded again, into the user's cache.
 
     `pythons` are the words of --python. Raises UsageError and NoPythonError.
     """
-    known_files = {release.name: release.files for release in ReleaseTables.load(added_folder()).symbols.releases}
+    known_files = {}
+    for known_release in ReleaseTables.load(added_folder()).symbols.releases:
+        known_files[known_release.name] = known_release.files
+
     for release in releases:
         known = known_files.get(release)
         if known is not None and not _uploaded_again(known, release, index):
@@ -120,12 +126,13 @@ def learn(context: Context, releases: Sequence[str], index: PackageIndex, python
 
 def _uploaded_again(known: Mapping[str, str], release: str, index: PackageIndex) -> bool:
     """Whether the index now has another file for a CPython tag than the one that `known` names."""
-    files = {tag: file.filename for tag, file in collect.wheels_of(release, index).items()}
-    return any(tag in files and files[tag] != filename for tag, filename in known.items())
+    wheels = collect.wheels_of(release, index)
+    return any(tag in known and known[tag] != file.filename for tag, file in wheels.items())
 
 
 def _list(context: Context) -> None:
     """`index list`: the releases that are known, and whether the farm ships them or the user added them."""
+    # The last table is the shipped one: a release that the user added replaces its entry there.
     symbols = ReleaseTables.load(added_folder()).symbols
     shipped = {release.name for release in symbols.tables[-1].releases}
     rows = {}
@@ -143,7 +150,9 @@ def _make(context: Context, options: IndexOptions) -> None:
     only_shipped = ReleaseTables.load(Path(os.devnull))
     releases = options.releases or only_shipped.releases
     out = options.out or SHIPPED
-    collected = [_read_release(context, release, index, ["all"]) for release in releases]
+    collected = []
+    for release in releases:
+        collected.append(_read_release(context, release, index, ["all"]))
     collect.write(out, collected, collect.system_units())
     for path in sorted(out.glob("*")):
         context.say(f"wrote {path}, {path.stat().st_size} bytes")

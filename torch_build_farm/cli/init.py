@@ -23,7 +23,7 @@ from torch_build_farm.project.variant import read_variants
 
 @dataclass(frozen=True, kw_only=True)
 class InitOptions(CommonOptions):
-    """Options of `init`, which works before there is a project: it takes none of the common ones."""
+    """Options of `init`. It runs before there is a project, so its parser offers none of the common options."""
 
     source: str
     folder: Path | None
@@ -52,7 +52,7 @@ def _init(context: Context, options: InitOptions) -> int:
 
 
 def _init_tree(context: Context, tree: Path, folder: Path | None) -> None:
-    """Write the project file into the tree, or into `folder` with the way from there to the tree."""
+    """Write the project file into the tree, or into `folder` with the relative path from there to the tree."""
     origin = {}
     if folder and folder.resolve() != tree.resolve():
         origin["source"] = os.path.relpath(tree, folder)
@@ -89,7 +89,10 @@ def _requirement(source: str) -> Requirement:
 
 
 def _write_project(context: Context, tree: scaffold.SourceFacts, origin: dict[str, str], folder: Path) -> None:
-    """Write the table to the folder's pyproject.toml: a new file, or at the end of one that lacks the table."""
+    """Write the table to the folder's pyproject.toml: to a new file, or at the end of one without the table.
+
+    Raises UsageError if the file has the table already, is not valid TOML, or cannot be written.
+    """
     variants = list(read_variants([context.builtin / "variants"]).values())
     table_text = scaffold.project_file(tree, origin, variants)
     path = folder / "pyproject.toml"
@@ -100,6 +103,8 @@ def _write_project(context: Context, tree: scaffold.SourceFacts, origin: dict[st
         raise UsageError(f"not valid TOML: {error}", where=str(path), next_step="correct it, then init again") from None
     if TABLE in tables:
         raise UsageError(f"there is a [tool.{TABLE}] already", where=str(path), next_step="edit it, or remove it")
+
+    # The text of an existing file stays as it is, and so do its line ends.
     new = table_text
     if old:
         addition = f"\n{table_text}"

@@ -35,7 +35,7 @@ class Entry:
     summary: str
 
 
-# A command's module is imported when the command is invoked: importing all of them takes many times as long as a run
+# A command's module is imported when the command is invoked: importing all of them takes many times longer than a run
 # that has nothing to do.
 COMMANDS = {
     "run": Entry("run", "run all stages: render, build, repair, relocate, audit, smoke (the default command)"),
@@ -100,8 +100,8 @@ def _split_command(words: Sequence[str]) -> tuple[str, list[str]]:
     for position in range(1, len(words)):
         name = words[position]
         if name in COMMANDS and not words[position - 1].startswith("-"):
-            others = [word for word in words if word != name]
-            raise UsageError(f"the command comes first: {name} {' '.join(others)}")
+            other_words = [word for word in words if word != name]
+            raise UsageError(f"the command comes first: {name} {' '.join(other_words)}")
     return "run", list(words)
 
 
@@ -118,13 +118,14 @@ def _handle_signals(runner: Runner) -> None:
 
 
 class _Output(Console):
-    """What people read. Where its reader goes away, as `| head` does, the run ends in order.
+    """What people read. If its reader goes away, as `| head` does, the run ends in order.
 
     SIGPIPE itself stays ignored, as Python has it: it would also come from an index that hangs up in mid-upload.
     """
 
     def __init__(self, runner: Runner, *, stderr: bool) -> None:
         super().__init__(stderr=stderr, highlight=False)
+        # Rich would fold lines at 80 columns, and logs are searched by line.
         if not self.is_terminal and "COLUMNS" not in os.environ:
             self.width = _LOG_WIDTH
         self._runner = runner
@@ -143,6 +144,7 @@ def _discard_output() -> None:
 
 
 def _context(options: CommonOptions, default_root: Path, runner: Runner) -> Context:
+    """What the command works with. --project may also name the folder's pyproject.toml."""
     root = options.project.resolve() if options.project else default_root
     if root.name == "pyproject.toml" and root.is_file():
         root = root.parent
@@ -160,11 +162,14 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return exit_code(error)
+
+    # A signal may come at any time from here on, also while the command's module is imported.
     runner = Runner()
     _handle_signals(runner)
     command = load_command(name)
     options = command.parse(command_parser(name), words, other_names=list(COMMANDS))
     context = _context(options, root or Path.cwd(), runner)
+
     try:
         code = command.execute(context, options)
         runner.check()
@@ -176,7 +181,7 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     except FarmError as error:
         return _report_error(error, context)
     except OSError as error:
-        if not error.filename:
+        if not error.filename:  # a bug: there is no file that the user could do something about
             raise
         return _report_error(out_of_reach(error), context)
 

@@ -1,7 +1,7 @@
 """`publish` and `meta`.
 
-`publish` checks that everything is proven, plans, uploads in order, and checks what users then get. `meta` makes the
-wheels behind the one name.
+`publish` checks that everything is proven, plans, uploads in order, and installs what users then get from the index.
+`meta` makes the wheels behind the one name.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PublishAnswer(Publication, Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class MetaAnswer(Answer):
-    """The document of `meta`: each minor's last version, the wheels made, and the older wheels left out."""
+    """The document of `meta`: each minor's last version, the new wheels, and the older wheels that are left out."""
 
     version: str
     variants: dict[str, str]
@@ -108,28 +108,38 @@ def _select_variants(
     patterns = options.only or ["*"]
     paths = []
     for file in built:
-        named = any(fnmatchcase(file.name, pattern) for pattern in patterns)
-        if named and file.path and file.version == family.version:
+        is_selected = any(fnmatchcase(file.name, pattern) for pattern in patterns)
+        # work/dist may hold older versions too, which do not belong to this family.
+        if is_selected and file.path and file.version == family.version:
             paths.append(file.path)
     if not paths:
         raise UsageError("no built variant matches", where="--only", next_step="wheels are in work/dist")
     problems = upload_plan.proven(paths, context.work)
     if problems:
+        message = "not everything is proven:"
+        for problem in problems:
+            message += f"\n  - {problem}"
         raise PublishError(
-            "not everything is proven:\n" + "\n".join(f"  - {line}" for line in problems),
+            message,
             where=str(context.work),
             next_step="build and smoke-test with this work folder, then publish again",
         )
     if options.build_number is None:
         return paths
+
+    # A build number replaces published files: nobody should do that for all variants by accident.
     if not options.only:
         raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
     folder = context.work / "reissued"
     clear(folder)
-    return [reissued(path, options.build_number, folder) for path in paths]
+    new_paths = []
+    for path in paths:
+        new_paths.append(reissued(path, options.build_number, folder))
+    return new_paths
 
 
 def _show_plan(context: Context, target: Target, plan: PublishPlan, warnings: Sequence[str]) -> None:
+    """Print the files in the order of their uploads, the new names in groups, and the warnings."""
     context.say(f"publish to {target.name}, in this order:")
     for number, item in enumerate(plan.items, 1):
         context.say(f"  {number:2}  {item.path.name}  {size_text(item.size)}  {_STATES[item.state]}")
@@ -147,19 +157,20 @@ def _select_uploads(names: Sequence[str], plan: PublishPlan) -> list[Item]:
     """
     if not names:
         return list(plan.due)
+    planned_names = list(dict.fromkeys(item.name for item in plan.items))
     selected_names = {canonicalize_name(name) for name in names}
-    planned_names = {item.name for item in plan.items}
-    unknown = selected_names - planned_names
-    if unknown:
-        name = min(unknown)
-        in_order = dict.fromkeys(item.name for item in plan.items)
-        raise UsageError(f"{name} is not published here; {nearest(name, in_order)}", where="--names")
+    for name in sorted(selected_names):
+        if name not in planned_names:
+            raise UsageError(f"{name} is not published here; {nearest(name, planned_names)}", where="--names")
     selected = [item for item in plan.due if item.name in selected_names]
-    if not selected:
+    if not selected:  # all of them are on the index already
         return []
+
     # Wheels go after what they require: nothing that is due may be left out before the last that is selected.
     last = selected[-1]
-    for item in plan.due[: plan.due.index(last)]:
+    for item in plan.due:
+        if item == last:
+            break
         if item not in selected:
             raise PublishError(
                 f"{item.path.name} has to be on the index before {last.path.name}",
@@ -172,7 +183,7 @@ def _select_uploads(names: Sequence[str], plan: PublishPlan) -> list[Item]:
 def _check_installs(context: Context, project: Project, family: Family, plan: PublishPlan, target: Target) -> None:
     """Install NAME[torchNN] of each published minor from the index, and import it.
 
-    Raises PublishError, and NoPythonError where no CPython on this machine can install a variant.
+    Raises PublishError if that fails, NoPythonError if no CPython on this machine can install a variant.
     """
     shell = upload.shell_for(target, context.runner, context.work)
     interpreters = find_interpreters(tools.environment(context.store.uv_cache, context.store.root))
@@ -180,15 +191,17 @@ def _check_installs(context: Context, project: Project, family: Family, plan: Pu
     for variant in project.variants.values():
         name = canonicalize_name(project.distribution(variant))
         files = [item.path.name for item in plan.items if item.name == name]
-        if not files:
+        if not files:  # this minor is not part of the release
             continue
-        tags = {file.split("-")[-3] for file in files}
+
+        tags = set(map(inventory.python_tag, files))
         pythons = []
         for python in variant.cpython:
             if python in interpreters and (python.tag in tags or "py3" in tags):
                 pythons.append(python)
         if not pythons:
             raise NoPythonError(f"published, but no CPython here can install {name}", where=", ".join(files))
+
         running = CPython.running()
         python = running if running in pythons else max(pythons)
         install_check.check(
@@ -206,23 +219,34 @@ def _check_installs(context: Context, project: Project, family: Family, plan: Pu
 
 
 def publish_built(context: Context, options: PublishOptions) -> Publication:
-    """Publish what is built; only show the plan unless --yes is given or CI is set."""
+    """Publish what is built; only show the plan, unless --yes is given or CI is set.
+
+    Raises MetaError if nothing is built, and all that the steps raise: UsageError, PublishError, UploadRefusedError,
+    PackageIndexError, NoPythonError.
+    """
     target = Target.of(options.index, options.index_url or "")
-    project, dist = context.load_project(), context.work / "dist"
+    project = context.load_project()
+    dist = context.work / "dist"
     with contextlib.ExitStack() as stack:
         stack.enter_context(workfolder.locked(context.work, context.runner, options.wait, context.say))
+
+        # What is to be published: the proven variants, then the wheels behind the one name.
         built = inventory.built(project, dist)
         family = inventory.family(project, built, inventory.published(project, target.index))
         variants = _select_variants(context, options, family, built)
         wheels_behind_name = one_name.write(family, dist)
         plan = upload_plan.plan(project, variants, wheels_behind_name, target.index)
+
+        # The plan is shown before anything is uploaded; a mistake in --names ends the call here.
         warnings = list(plan.warnings)
         without_rungs = one_name.without_rungs(family)
         if without_rungs:
             warnings.append(without_rungs)
         _show_plan(context, target, plan, warnings)
         uploads = _select_uploads(options.names, plan)
-        dry_run = not options.yes and os.environ.get("CI", "").lower() not in ("true", "1")
+
+        in_ci = os.environ.get("CI", "").lower() in ("true", "1")
+        dry_run = not options.yes and not in_ci
         if dry_run:
             context.say("a dry run: nothing was uploaded; --yes uploads")
         else:
@@ -256,7 +280,8 @@ def _publish(context: Context, options: PublishOptions) -> int:
 
 def _meta(context: Context, options: MetaOptions) -> int:
     """`meta`: make the wheels behind the one name and COMPATIBILITY.md, for the variants built here and published."""
-    project, dist = context.load_project(), context.work / "dist"
+    project = context.load_project()
+    dist = context.work / "dist"
     built = inventory.built(project, dist)
     published = [] if options.offline else inventory.published(project, PackageIndex.configured())
     family = inventory.family(project, built, published)
@@ -265,13 +290,17 @@ def _meta(context: Context, options: MetaOptions) -> int:
         wheels = one_name.write(family, dist)
         compatibility = inventory.compatibility(family, [*published, *built])
         replace_text(compatibility_file, compatibility)
-    left_out = sorted({file.name for file in built if family.last[file.minor] != file.version})
+
+    left_out = set()
+    for file in built:
+        if family.last[file.minor] != file.version:
+            left_out.add(file.name)
     context.answer(
         MetaAnswer(
             version=family.version,
             variants={str(minor): version for minor, version in family.last.items()},
             wheels=tuple(wheels),
-            left_out=tuple(left_out),
+            left_out=tuple(sorted(left_out)),
         )
     )
     for path in wheels:
@@ -279,7 +308,7 @@ def _meta(context: Context, options: MetaOptions) -> int:
     without_rungs = one_name.without_rungs(family)
     if without_rungs:
         context.say(without_rungs)
-    for name in left_out:
+    for name in sorted(left_out):
         context.say(f"left out {name}: {family.version} is newer")
     context.say(f"wrote {compatibility_file}:\n\n{compatibility}")
     return 0

@@ -1,4 +1,4 @@
-"""What people and programs read: a live table or plain lines while jobs run, a summary and JSON at the end."""
+"""What people read of a run: a live table or plain lines while jobs run, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Row:
 
 
 class Progress:
-    """Shows jobs while they run: a table with one row a job on a terminal, else a line for each stage's end.
+    """Shows jobs while they run: on a terminal a table with a row for each job, else a line for each step.
 
     Thread-safe. Use as a context manager around the work.
     """
@@ -42,8 +42,11 @@ class Progress:
         self._rows = {job.id: _Row() for job in jobs}
         self._lock = threading.Lock()
         self._start = time.monotonic()
-        live = console.is_terminal and os.environ.get("CI", "").lower() not in ("true", "1")
-        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8) if live else None
+        # A CI system may offer a terminal, but its log cannot redraw lines.
+        in_ci = os.environ.get("CI", "").lower() in ("true", "1")
+        self._live: Live | None = None
+        if console.is_terminal and not in_ci:
+            self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -97,7 +100,7 @@ class Progress:
 
 
 def summary(console: Console, run: RunResult) -> None:
-    """The closing summary: a block for each job, the audit's table, then one line for all."""
+    """Print the closing summary: a block for each job, the audit's table, then one line for all."""
 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -122,6 +125,7 @@ def summary(console: Console, run: RunResult) -> None:
 
 
 def _duration(result: JobResult) -> str:
+    """How long a job took, and how much of that its compilers did."""
     if result.status == "kept":
         return "kept from an earlier run"
     for stage in result.stages:
@@ -156,9 +160,12 @@ def _lines(result: JobResult, work: Path) -> list[str]:
 
 
 def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
-    """The audit's verdict on every job and torch release; nothing where it did not run."""
-    audited = {result.job.id: result.facts(AuditFacts) for result in results}
-    rows = {job: audit.releases for job, audit in audited.items() if audit}
+    """Print the audit's verdict on every job and torch release, if it ran for one."""
+    rows = {}
+    for result in results:
+        audit = result.facts(AuditFacts)
+        if audit:
+            rows[result.job.id] = audit.releases
     if rows:
         from torch_build_farm.audit import output  # noqa: PLC0415 (a run without audit needs none of that room)
 
@@ -167,7 +174,7 @@ def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
 
 
 def plan_table(console: Console, jobs: Sequence[Job]) -> None:
-    """The jobs of a plan."""
+    """Print the jobs of a plan."""
     table = Table(box=None, pad_edge=False)
     for column in ("job", "version", "torch", "built against", "CUDA", "C++"):
         table.add_column(column, no_wrap=True)

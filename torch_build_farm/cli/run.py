@@ -105,7 +105,10 @@ def _show_plan(context: Context, options: SelectionOptions) -> int:
 
 
 def run_stages(context: Context, options: StageOptions, stages: Sequence[Stage], smoke: Mode) -> RunResult:
-    """Plan, check, run `stages`, and print a summary."""
+    """Plan, check, run `stages`, and print a summary.
+
+    A job's failure is part of the result, and the other jobs go on. Raises FarmError for what concerns all jobs.
+    """
     start = time.monotonic()
     prepared = _prepare(context, options)
     context.say(prepared.why)
@@ -133,7 +136,7 @@ def _answer(context: Context, result: RunResult) -> int:
 
 
 def _run(context: Context, options: RunOptions) -> int:
-    """`run`: all stages; then publish, if --publish asks for it and no job failed."""
+    """`run`: all stages; then publish, if --publish names an index and no job failed."""
     smoke = options.smoke or "full"
     result = run_stages(context, options, stages_with(smoke), smoke)
     if options.publish and result.exit_code == 0:
@@ -155,13 +158,13 @@ def _render(context: Context, options: StageOptions) -> int:
 
 
 def _build(context: Context, options: StageOptions) -> int:
-    """`build`: repaired and audited wheels; smoke-tested only if --smoke asks for it."""
+    """`build`: repaired and audited wheels; smoke-tested only if --smoke is given."""
     smoke = options.smoke or "none"
     return _answer(context, run_stages(context, options, stages_with(smoke), smoke))
 
 
 def _smoke(context: Context, options: StageOptions) -> int:
-    """`smoke`: test wheels, building those that are missing or out of date."""
+    """`smoke`: test wheels, and build those that are missing or out of date first."""
     smoke = options.smoke or "full"
     if smoke == "none":
         raise UsageError("smoke --smoke none has nothing to do", next_step="--smoke full or --smoke import")

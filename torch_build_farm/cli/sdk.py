@@ -70,7 +70,10 @@ def _release(text: str, index: PackageIndex) -> str:
 
 
 def _unpack(sdk: Sdk, out: Path) -> Path:
-    """Unpack the SDK into an empty or new folder, whole or not at all; returns CMake's prefix."""
+    """Unpack the SDK into an empty or new folder, completely or not at all, and return CMake's prefix path.
+
+    Raises UsageError for a folder that is not empty or cannot be written.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the folder is not empty", where=str(out), next_step="name an empty folder with --out")
     try:
@@ -97,6 +100,7 @@ def _sdk(context: Context, options: SdkOptions) -> int:
             with store.locked(cache.lock_name(release, python), shell):
                 sdks.append(cache.get(store, release, python, index, context.say))
         prefix = _unpack(sdks[0], options.out.resolve()) if options.out else None
+
     context.answer(SdkAnswer(sdks=tuple(sdks), cmake_prefix_path=prefix))
     for sdk in sdks:
         context.say(f"{sdk.wheel}\n  of {sdk.made_of}, sha256 {sdk.sha256}")

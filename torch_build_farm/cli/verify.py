@@ -1,4 +1,4 @@
-"""`verify`: rebuild a wheel from its record, and compare the two."""
+"""`verify`: rebuild a wheel from its record, and compare the new one with it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _configure_parser(parser: Parser) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyAnswer(Answer):
-    """The document of `verify`: in what the wheels differ, and in what the two builds' inputs do."""
+    """The document of `verify`: `differences` of the two wheels, and what `changed` between the two builds' inputs."""
 
     wheel: str
     job: str
@@ -59,7 +59,7 @@ class VerifyAnswer(Answer):
 
 
 def _selection_of(job: str, project: Project) -> Selection:
-    """What selects one job, by its id. Raises UsageError if the project has no such job."""
+    """The selection of one job, by its id. Raises UsageError if the project has no such job."""
     for variant in project.variants.values():
         for python in variant.cpython:
             if job == f"{project.distribution(variant)}-{python.tag}":
@@ -72,7 +72,8 @@ def _selection_of(job: str, project: Project) -> Selection:
 
 
 def _run_again(context: Context, prepared: Prepared, stages: Sequence[Stage], recorded: WheelRecords) -> list[Record]:
-    """Run `stages` anew; returns their records in order. Raises the job's own error."""
+    """Run `stages` anew, and return their records in order. Raises the job's own error."""
+    # The date of the recorded build goes into the new wheel too: it must not be what makes them differ.
     (result,) = execute(
         prepared,
         stages,
@@ -87,7 +88,10 @@ def _run_again(context: Context, prepared: Prepared, stages: Sequence[Stage], re
 
 
 def _verify(context: Context, options: VerifyOptions) -> int:
-    """`verify`: rebuild a wheel in another folder from its record, and compare."""
+    """`verify`: rebuild a wheel in another folder from its record, and compare.
+
+    Returns NotReproducedError's exit code if the wheels differ.
+    """
     wheel = options.wheel.resolve()
     recorded = records.find(wheel, context.work)
     project = rebuild.at_commit(context.load_project(), recorded)
@@ -106,7 +110,8 @@ def _verify(context: Context, options: VerifyOptions) -> int:
             base_image=recorded.built.base_image or options.base_image,
             not_source=(context.work,),
         )
-        # Render first, and compare the trees: where the source has moved on, a build is a waste of time.
+
+        # Render first, and compare the trees: if the source has moved on, a build is a waste of time.
         render = _run_again(context, prepared, TREE, recorded)[-1]
         trees = (context.work / recorded.render.outputs[0].path, place.work / render.outputs[0].path)
         tree_change = rebuild.changed_tree(recorded, render, trees)
@@ -117,12 +122,26 @@ def _verify(context: Context, options: VerifyOptions) -> int:
                 f"{recorded.rendered.source}, version {recorded.rendered.version}",
                 next_step="check out what it was built from, and verify again",
             )
+
+        # Then build, with the packages that the recorded build environment had.
         prepared = replace(prepared, project=rebuild.in_environment(project, recorded))
         new_records = _run_again(context, prepared, WHEEL, recorded)
         new_wheel = place.work / new_records[-1].outputs[0].path
         wheel_differences = differences(wheel, new_wheel)
+
     (new_build,) = (record for record in new_records if record.stage == recorded.build.stage)
     changed_inputs = rebuild.changed_inputs(recorded.build, new_build)
+    return _report(context, wheel, recorded, wheel_differences, changed_inputs)
+
+
+def _report(
+    context: Context,
+    wheel: Path,
+    recorded: WheelRecords,
+    wheel_differences: Sequence[str],
+    changed_inputs: Sequence[str],
+) -> int:
+    """Print how the rebuilt wheel compares, for programs and for people; returns the exit code."""
     context.answer(
         VerifyAnswer(
             wheel=wheel.name,
@@ -133,8 +152,11 @@ def _verify(context: Context, options: VerifyOptions) -> int:
         )
     )
     if wheel_differences:
-        lines = "\n".join(f"  - {line}" for line in [*changed_inputs, *wheel_differences])
-        error = NotReproducedError(f"{wheel.name}, built again, differs:\n{lines}", where=str(wheel))
+        message = f"{wheel.name}, built again, differs:"
+        for line in (*changed_inputs, *wheel_differences):
+            message += f"\n  - {line}"
+        error = NotReproducedError(message, where=str(wheel))
+        # Not raised: the document for programs is printed already.
         context.say(f"error: {error}")
         return exit_code(error)
     context.say(f"identical: {wheel.name}, sha256 {sha256(wheel)}, built again by the {recorded.built.engine} engine")

@@ -46,7 +46,7 @@ def _minor_by_name(project: Project) -> dict[str, Minor]:
     return minors
 
 
-def _python_tag(wheel: str) -> str:
+def python_tag(wheel: str) -> str:
     """The Python tag in a wheel's file name: NAME-VERSION[-BUILD]-PYTHON-ABI-PLATFORM.whl."""
     return wheel.split("-")[-3]
 
@@ -63,7 +63,7 @@ def built(project: Project, dist: Path) -> list[VariantFile]:
         minor = minors.get(name)
         if minor:
             requires = read_metadata(path)["Requires-Python"] or ""
-            files.append(VariantFile(minor, str(version), path.name, _python_tag(path.name), requires, path))
+            files.append(VariantFile(minor, str(version), path.name, python_tag(path.name), requires, path))
     return files
 
 
@@ -79,7 +79,7 @@ def published(project: Project, index: PackageIndex) -> list[VariantFile]:
                 continue
             _, version, _, _ = parse_wheel_filename(file.filename)
             requires = file.requires_python or ""
-            files.append(VariantFile(minor, str(version), file.filename, _python_tag(file.filename), requires))
+            files.append(VariantFile(minor, str(version), file.filename, python_tag(file.filename), requires))
     return files
 
 
