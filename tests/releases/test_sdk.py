@@ -74,7 +74,7 @@ def read(content: bytes) -> tuple[dict[str, Kind], str]:
     parts = Parts(len(content))
     parts.add(0, content)
     found = exported(parts)
-    return symbol.of(found.symbols), found.soname
+    return symbol.kinds_by_name(found.symbols), found.soname
 
 
 def made(names: Mapping[str, Kind]) -> Stub:

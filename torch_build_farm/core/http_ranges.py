@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from requests import Response, Session
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})  # statuses of servers that may answer a little later
-_PIECE = 1 << 16  # bytes of an answer that are handed on at once
+_PIECE = 1 << 16  # bytes of an answer that are passed on at once
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ class Ranges:
         return b"".join(self.pieces(start, end)) if end > start else b""
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """The same piece by piece, so that a range of any size takes little memory.
+        """The same as `get`, piece by piece, so that a range of any size takes little memory.
 
-        After a broken connection the next request begins where the answer broke off.
+        After a broken connection the next request begins where the answer broke off. A negative `start` counts from
+        the file's end.
         """
         from requests import RequestException  # noqa: PLC0415 (slow to import)
 
@@ -98,6 +99,7 @@ class Ranges:
                     if answer.status_code in _RETRIED:
                         reason = f"the server answers {answer.status_code} {answer.reason}"
                     else:
+                        # From here on `start` is what the caller lacks, so a further attempt fetches nothing twice.
                         start, end = self._checked_range(answer, start, end)
                         for piece in answer.iter_content(_PIECE):
                             self._count(len(piece))
@@ -143,6 +145,7 @@ class Ranges:
             raise self.error("it changed meanwhile")
         if answer.status_code != 206:
             raise self.error(f"the server answers {answer.status_code} {answer.reason}")
+        # Some proxies compress in spite of Accept-Encoding; then the bytes are not the file's.
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise self.error("the server encodes what it sends")
         content_range = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))

@@ -148,7 +148,8 @@ class RemoteWheel:
         if path in self._data_starts:
             data_start = self._data_starts[path]
             return self._ranges.get(data_start + start, data_start + end)
-        # The local header comes along with what is near to it.
+        # The local header may have a longer extra field than the central directory, so only it tells where the data
+        # start. It takes no request of its own: one range has it and the data near it.
         header_end = member.header_offset + _LOCAL_HEADER + len(path.encode()) + _EXTRA
         wanted_end = header_end + (end if start < self._limits.gap else 0)
         head = self._ranges.get(member.header_offset, min(wanted_end, self._end(member)))
@@ -157,20 +158,25 @@ class RemoteWheel:
         return in_head + self._ranges.get(data_start + start + len(in_head), data_start + end)
 
     def _inflated(self, member: ZipInfo, data: IO[bytes]) -> Iterator[bytes]:
-        """The member's content chunk by chunk, out of its data as stored; after the last, its CRC is right."""
+        """The member's content chunk by chunk, out of its data as stored.
+
+        Raises PackageIndexError after the last chunk if its CRC is wrong.
+        """
         try:
             with zipfile.ZipExtFile(data, "r", member) as stream:
-                while chunk := stream.read(_INFLATED):
+                chunk = stream.read(_INFLATED)
+                while chunk:
                     yield chunk
+                    chunk = stream.read(_INFLATED)
         except NotImplementedError as error:
             raise self.error(f"{member.filename} cannot be inflated: {error}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise self.error(f"{member.filename} is damaged: {error}") from None
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """A member's content, at most 1 MiB at once. Only after the last chunk its CRC has been checked."""
+        """A member's content, at most 1 MiB at once. Its CRC is checked only after the last chunk."""
         member = self.member(path)
-        self.raw(path, 0, 0)  # learns where the data are
+        self.raw(path, 0, 0)  # reads where the data start
         start = self._data_starts[path]
         pieces = self._ranges.pieces(start, start + member.compress_size)
         yield from self._inflated(member, cast(IO[bytes], _PieceStream(pieces)))
@@ -185,8 +191,9 @@ class RemoteWheel:
         return self.read_many([path])[path]
 
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """The contents of members by path. Neighbours, as all headers of torch are, are fetched in one range."""
-        members = sorted((self.member(path) for path in set(paths)), key=lambda member: member.header_offset)
+        """The contents of members by path. Neighbours, such as torch's headers, are fetched in one range."""
+        members = [self.member(path) for path in set(paths)]
+        members.sort(key=lambda member: member.header_offset)
         groups: list[list[ZipInfo]] = []
         for member in members:
             if groups and self._fits(groups[-1], member):
@@ -203,7 +210,7 @@ class RemoteWheel:
         return contents
 
     def _fits(self, group: list[ZipInfo], member: ZipInfo) -> bool:
-        """Whether a member is near enough to a group before it to be fetched with it."""
+        """Whether a member is near enough to the group before it to be fetched in the same range."""
         gap = member.header_offset - self._end(group[-1])
         size = self._end(member) - group[0].header_offset
         return gap <= self._limits.gap and size <= self._limits.most

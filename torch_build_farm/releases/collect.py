@@ -136,7 +136,7 @@ def _units(release: str, tag: str, libraries: Mapping[str, Exported]) -> dict[Un
             continue
         python = tag if "python" in location.name else ""
         unit = Unit(release, location.name, python, exported.needed)
-        units[unit] = symbol.of(name for name in exported.symbols if not _PRIVATE.search(name.name))
+        units[unit] = symbol.kinds_by_name(name for name in exported.symbols if not _PRIVATE.search(name.name))
     return units
 
 

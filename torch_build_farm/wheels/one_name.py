@@ -164,7 +164,8 @@ def read_model(wheel: Path, packages: Sequence[str]) -> Model:
 
 def _pairs(metadata: str) -> list[tuple[str, str]]:
     """METADATA's fields as names and values, in their order."""
-    return [_pair(field) for field in split_metadata(metadata)[0]]
+    fields, _newline, _rest = split_metadata(metadata)
+    return [_pair(field) for field in fields]
 
 
 def _pair(field: str) -> tuple[str, str]:
@@ -209,6 +210,7 @@ def _dispatcher(family: Family) -> bytes:
     template = jinja2.Template(
         dispatcher_template(family.project), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    # Plain tuples: the template writes them into Python code.
     known = tuple((minor.major, minor.minor) for minor in sorted(family.last))
     name = family.project.settings.name
     facts = {"distribution": name, "version": family.version, "known": known, "marker": MARKER}
@@ -286,8 +288,8 @@ def _metadata(name: str, version: str, summary: str, family: Family, requires: S
         f"Version: {version}",
         f"Summary: {summary}",
         f"Requires-Python: {family.requires_python}",
-        *(f"Requires-Dist: {requirement}" for requirement in requires),
     ]
+    fields += [f"Requires-Dist: {requirement}" for requirement in requires]
     return "\n".join(fields) + "\n"
 
 

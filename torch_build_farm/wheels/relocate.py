@@ -144,14 +144,17 @@ def _require(metadata: str, name: str) -> str:
     An older one may be a single wheel of the time before the farm, whose code would be imported silently.
     """
     fields, newline, rest = split_metadata(metadata)
-    (version,) = [field.partition(":")[2].strip() for field in fields if field.lower().startswith("version:")]
+    (version_field,) = [field for field in fields if field.lower().startswith("version:")]
+    version = version_field.partition(":")[2].strip()
     add_field(fields, f"Requires-Dist: {name}>={Version(version).public}")  # PEP 440: no local version after >=
     return newline.join(fields) + rest
 
 
 def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell: Shell) -> bytes:
     """The library with its run paths adapted to its new place."""
-    entries = [move.run_path(entry, installed_path(library.path)) for entry in library.run_paths]
+    old_path = installed_path(library.path)
+    entries = [move.run_path(entry, old_path) for entry in library.run_paths]
+    # A library whose run paths stay keeps every byte: patchelf would move its sections.
     if tuple(entries) == library.run_paths:
         return content
     file = scratch / "library.so"

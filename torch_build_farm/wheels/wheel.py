@@ -151,6 +151,7 @@ def reissued(path: Path, number: int, out: Path) -> Path:
         members = []
         for info in archive.infolist():
             content = archive.read(info)
+            # The build number in WHEEL must be the file name's (PEP 427).
             if re.fullmatch(r"[^/]+\.dist-info/WHEEL", info.filename):
                 lines = content.decode("utf-8").split("\n")
                 other_lines = [line for line in lines if line and not line.startswith("Build:")]
@@ -166,7 +167,10 @@ def members_naming(path: Path, folders: Iterable[str]) -> dict[str, str]:
     METADATA does not count, nor does a longer path that ends in such a folder, as in
     https://example.org/group/project/src/.
     """
-    patterns = {folder: re.compile(rb"(?<![\w.-])" + re.escape(folder.encode())) for folder in folders}
+    patterns = {}
+    for folder in folders:
+        # What is before the folder must not continue a longer path or host name.
+        patterns[folder] = re.compile(rb"(?<![\w.-])" + re.escape(folder.encode()))
     named_folders = {}
     with _opened(path) as archive:
         for member in archive.namelist():
@@ -189,10 +193,16 @@ def record_problems(path: Path) -> list[str]:
     with _opened(path) as archive:
         members = [info.filename for info in archive.infolist() if not info.is_dir()]
         entries = read_record(archive.read(record_path(members)))
-        problems = [f"RECORD does not list {member}" for member in members if member not in entries]
-        problems += [f"RECORD lists {member}, which is not there" for member in entries if member not in members]
+        problems = []
+        for member in members:
+            if member not in entries:
+                problems.append(f"RECORD does not list {member}")
+        for member in entries:
+            if member not in members:
+                problems.append(f"RECORD lists {member}, which is not there")
         for member in members:
             entry = entries.get(member)
+            # RECORD has no hash of itself (PEP 427).
             if entry and entry.hash_ and not entry.hash_.validate(archive.read(member)):
                 problems.append(f"RECORD has another hash for {member}")
         return problems

@@ -80,5 +80,5 @@ def from_wheel(wheel: RemoteWheel) -> dict[str, LibraryExports]:
             continue
         if exported.soname != name:
             raise wheel.error(f"the SONAME of {path} is {exported.soname}")
-        libraries[name] = LibraryExports(exported.needed, symbol.of(exported.symbols))
+        libraries[name] = LibraryExports(exported.needed, symbol.kinds_by_name(exported.symbols))
     return libraries

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch_build_farm.wheels.elf.gnu_hash import gnu_hash
 from torch_build_farm.wheels.elf.headers import MAGIC, ElfError, Tag
 from torch_build_farm.wheels.elf.partial import Missing, Parts, exported
-from torch_build_farm.wheels.elf.symbol import Kind, of
+from torch_build_farm.wheels.elf.symbol import Kind, kinds_by_name
 
 _STRTAB, _DYNSYM, _DYNAMIC, _NOBITS, _GNU_HASH = 3, 11, 6, 8, 0x6FFFFFF6  # SHT_
 _WRITE, _ALLOC, _EXEC, _TLS = 1, 2, 4, 1 << 10  # SHF_
@@ -214,13 +214,12 @@ def assemble(stub: Stub) -> bytes:
     address[_DATA] = _round_up(address[_TEXT] + places.sizes[_TEXT], _PAGE)
     address[_THREAD] = address[_DATA] + places.sizes[_DATA]
 
-    symbols = bytes(_SymbolEntry.SIZE)  # symbol 0 is undefined
-    packed_symbols = []
+    packed_symbols = [bytes(_SymbolEntry.SIZE)]  # symbol 0 is undefined
     for position, kind, section, offset in places_of_names:
         # A thread's variables count from the start of its block.
         start = 0 if section == _THREAD else address[section]
         packed_symbols.append(_SymbolEntry(position, kind, section, start + offset).pack())
-    symbols += b"".join(packed_symbols)
+    symbols = b"".join(packed_symbols)
     tags += [
         (Tag.GNU_HASH, address[_HASH]),
         (Tag.STRTAB, address[_NAMES]),
@@ -292,7 +291,7 @@ def problem(content: bytes, stub: Stub) -> str:
         library = exported(parts)
     except (Missing, ElfError) as error:
         return str(error)
-    names = of(library.symbols)
+    names = kinds_by_name(library.symbols)
     wrong = [name for name in names.keys() | stub.names.keys() if names.get(name) != stub.names.get(name)]
     if wrong:
         return f"{len(wrong)} names are not as torch has them, such as {min(wrong)}"

@@ -18,8 +18,8 @@ class Kind(NamedTuple):
     size: int
 
 
-def of(symbols: Iterable[Symbol]) -> dict[str, Kind]:
-    """Kinds by name; of a name with several versions the last."""
+def kinds_by_name(symbols: Iterable[Symbol]) -> dict[str, Kind]:
+    """The kind of each name; of a name with several versions the last."""
     kinds = {}
     for symbol in symbols:
         size = 0 if symbol.kind in _FUNCTIONS else symbol.size
