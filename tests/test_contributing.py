@@ -26,6 +26,7 @@ def example(first_words: str) -> str:
 def insert(path: Path, before: str, text: str) -> None:
     """Put text before a line of a file, which has that line once."""
     content = path.read_text()
+    assert text not in content, f"{path.name} has the example of CONTRIBUTING.md, which is there to be read"
     assert content.count(before) == 1, f"{path.name} has {before!r} {content.count(before)} times"
     path.write_text(content.replace(before, text + before))
 
