@@ -81,14 +81,14 @@ def read_release(
 
     with index.open_wheel(wheels[main_tag]) as wheel:
         exported = _units(release, main_tag, torch_libraries(wheel))
-        name_count = sum(len(names) for names in exported.values())
+        name_count = sum(map(len, exported.values()))
         say(f"{wheels[main_tag].filename}: {name_count} names, {wheel.fetched / 1e6:.1f} MB fetched")
         fetched_before = wheel.fetched
         headers = _read_headers(wheel)
         say(f"{len(headers)} headers, {(wheel.fetched - fetched_before) / 1e6:.1f} MB fetched")
         fetched = wheel.fetched
 
-    # All other libraries are the same for every CPython.
+    # Only libtorch_python differs between CPythons: all other libraries are those of the wheel above.
     for tag in tags:
         if tag == main_tag:
             continue
@@ -136,14 +136,20 @@ def _units(release: str, tag: str, libraries: Mapping[str, Exported]) -> dict[Un
             continue
         python = tag if "python" in location.name else ""
         unit = Unit(release, location.name, python, exported.needed)
-        units[unit] = symbol.kinds_by_name(name for name in exported.symbols if not _PRIVATE.search(name.name))
+        units[unit] = symbol.kinds_by_name(entry for entry in exported.symbols if not _PRIVATE.search(entry.name))
     return units
 
 
 def _read_headers(wheel: RemoteWheel) -> dict[str, bytes]:
     """The headers of a wheel by their path below torch/include."""
-    paths = [path for path in wheel.members if _HEADERS.fullmatch(path) and not _UNUSED_HEADERS.match(path)]
-    return {path.removeprefix(_INCLUDE): content for path, content in wheel.read_many(paths).items()}
+    paths = []
+    for path in wheel.members:
+        if _HEADERS.fullmatch(path) and not _UNUSED_HEADERS.match(path):
+            paths.append(path)
+    headers = {}
+    for path, content in wheel.read_many(paths).items():
+        headers[path.removeprefix(_INCLUDE)] = content
+    return headers
 
 
 def _assertion_lines(headers: Mapping[str, bytes]) -> dict[str, frozenset[int]]:
@@ -169,12 +175,12 @@ def _compile_layouts(headers: Mapping[str, bytes], shell: Shell) -> dict[str, La
             header = include / path
             header.parent.mkdir(parents=True, exist_ok=True)
             header.write_bytes(content)
-        include_folders = [include, include / "torch" / "csrc" / "api" / "include", sysconfig.get_path("include")]
         # A shared library, so that the linker puts the names into the debug information; nothing of it is ever run.
         options = ["-std=c++20", "-O0", "-g", "-w", "-fPIC", "-shared", "-Wl,--unresolved-symbols=ignore-all"]
         # Debug information of every type, also of those that the probe does not use.
         options += ["-femit-class-debug-always", "-fno-eliminate-unused-debug-types"]
-        options += [f"-I{folder}" for folder in include_folders]
+        for folder in (include, include / "torch" / "csrc" / "api" / "include", sysconfig.get_path("include")):
+            options.append(f"-I{folder}")
         probe = Path(scratch) / "probe.so"
         done = shell.run("g++", *options, _PROBE, "-o", probe)
         if done.returncode in (126, 127):
@@ -216,13 +222,16 @@ def write(folder: Path, collected: Sequence[CollectedRelease], system: Mapping[U
     kinds: dict[Unit, Mapping[str, Kind]] = {}
     lines_by_release: dict[str, Mapping[str, frozenset[int]]] = {}
     layouts = Layouts({})
+    releases: list[ReleaseFiles] = []
+    wheels: dict[str, Mapping[str, str]] = {}
     for release in collected:
         exported |= release.exported
         kinds |= release.exported
         lines_by_release |= release.header_lines.by_release
         layouts = layouts.extended_by(release.layouts)
-    table = SymbolTable.of([release.release for release in collected], exported)
-    wheels = {release.release.name: release.wheels for release in collected}
+        releases.append(release.release)
+        wheels[release.release.name] = release.wheels
+    table = SymbolTable.of(releases, exported)
     kinds_content = symbol_types.to_bytes(table, kinds, wheels)
     with replace_folder(folder) as scratch:
         (scratch / SYMBOLS_FILE).write_bytes(table.to_bytes())

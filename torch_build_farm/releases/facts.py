@@ -83,7 +83,7 @@ def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = Fal
     Raises UnknownTorchError, with the reason, if the minor cannot be served, and PackageIndexError.
     """
     releases = listing.usable(minor, pre=pre)
-    release = releases[0]
+    release = releases[0]  # the one to build against: a wheel needs nothing then that a later patch release added
     tag, content = _read_first_available(release, index)
     wheel = release.wheels[tag]
     requires = _requirements(content.metadata, CPython.parse(tag))
@@ -171,9 +171,13 @@ def _read_first_available(release: Release, index: PackageIndex) -> tuple[str, _
     first, and free-threaded ones last. Raises the PackageIndexError of the first wheel if none can be read.
     """
     running = CPython.running().tag
-    with_gil = sorted((tag for tag in release.wheels if not tag.endswith("t")), key=CPython.parse, reverse=True)
-    free_threaded = [tag for tag in release.wheels if tag.endswith("t")]
-    tags = [*with_gil, *free_threaded]
+    with_gil, free_threaded = list[str](), list[str]()
+    for tag in release.wheels:
+        if tag.endswith("t"):
+            free_threaded.append(tag)
+        else:
+            with_gil.append(tag)
+    tags = [*sorted(with_gil, key=CPython.parse, reverse=True), *free_threaded]
     if running in tags:
         tags.remove(running)
         tags.insert(0, running)
@@ -212,11 +216,10 @@ def _platform(wheel: DistributionPackage) -> str:
     """The oldest platform that a wheel is tagged for, without the architecture, such as manylinux_2_28."""
     _, _, _, tags = parse_wheel_filename(wheel.filename)
 
-    def version(platform: str) -> list[int]:
-        return [int(number) for number in re.findall(r"\d+", platform)]
+    def glibc_version(tag: Tag) -> list[int]:
+        return list(map(int, re.findall(r"\d+", tag.platform)))
 
-    oldest = min({tag.platform for tag in tags}, key=version)
-    return oldest.removesuffix("_x86_64")
+    return min(tags, key=glibc_version).platform.removesuffix("_x86_64")
 
 
 # ---- the wheels that torch requires
@@ -238,10 +241,16 @@ def _requirements(metadata: str, python: CPython, extras: Iterable[str] = ("",))
     requirements = []
     for text in HeaderParser().parsestr(metadata).get_all("Requires-Dist", []):
         requirement = Requirement(text)
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate(environment) for environment in environments):
+        if _applies(requirement, environments):
             requirements.append(requirement)
     return requirements
+
+
+def _applies(requirement: Requirement, environments: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a requirement has no marker, or one that is true in any of the environments."""
+    if requirement.marker is None:
+        return True
+    return any(requirement.marker.evaluate(dict(environment)) for environment in environments)
 
 
 def _cuda_runtime(cuda: str, requires: Iterable[Requirement]) -> Requirement | None:
@@ -273,6 +282,7 @@ def _newest_wheel(requirement: Requirement, index: PackageIndex, tag: str) -> Di
             where=requirement.name,
             next_step="an index that has all of what torch requires",
         )
+    # The file name decides between platforms, so that the same wheel is chosen every time.
     _, newest = max(candidates, key=lambda candidate: candidate[0])
     return newest
 
@@ -309,7 +319,7 @@ def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: Packa
 
 def _sizes(torch: int, requires: Sequence[Requirement], python: CPython, index: PackageIndex) -> dict[str, Fact]:
     """Unpacked sizes in GB, from the directories of the wheels that are required; `torch` is its own, in bytes."""
-    # cuda-toolkit is a wheel without content, which requires the parts that its extras name.
+    # From CUDA 13 on torch requires cuda-toolkit, whose extras stand for the wheels with the libraries.
     every = list(requires)
     for requirement in requires:
         if requirement.name == "cuda-toolkit":

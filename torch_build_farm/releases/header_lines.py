@@ -80,6 +80,7 @@ class HeaderLines:
         Returns every release for no lines, and none if no release here has most of the lines.
         """
         header_lines = list(lines)
+        # Releases next to each other share most lines, so only the best match counts.
         counts: dict[str, int] = {}
         for release, headers in self.by_release.items():
             counts[release] = sum(line in headers.get(header, ()) for header, line in header_lines)

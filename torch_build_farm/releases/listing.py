@@ -72,6 +72,7 @@ class _File:
             _, version = parse_sdist_filename(filename)
             return cls(version, (), None, "sdist")
         _, version, build, tags = parse_wheel_filename(filename)
+        # The tags of one file differ in their platform alone: manylinux_2_27 and manylinux_2_28 of one wheel.
         tag = min(tags, key=str)
         is_linux = tag.platform.startswith("manylinux") and tag.platform.endswith("_x86_64")
         return cls(version, build, tag.abi if is_linux and _is_cpython(tag.abi) else None, tag.platform)
@@ -107,7 +108,8 @@ class Listing:
     @classmethod
     def of(cls, files: Iterable[DistributionPackage]) -> Listing:
         """The releases of these files, without local versions: other indexes have them, and they are other builds."""
-        wheels: defaultdict[str, dict[str, tuple[_Build, DistributionPackage]]] = defaultdict(dict)
+        wheels: defaultdict[str, dict[str, DistributionPackage]] = defaultdict(dict)
+        builds: dict[tuple[str, str], _Build] = {}  # of these wheels, by release and tag
         elsewhere: defaultdict[str, set[str]] = defaultdict(set)
         all_yanked: dict[str, bool] = {}
         for file in files:
@@ -122,14 +124,15 @@ class Listing:
             if parsed.tag is None:
                 elsewhere[name].add(parsed.platform)
             elif not file.is_yanked:
-                earlier = wheels[name].get(parsed.tag)
-                if earlier is None or earlier[0] < parsed.build:
-                    wheels[name][parsed.tag] = (parsed.build, file)
+                # Of two builds of one wheel, installers take the one with the higher number (PEP 427).
+                key = (name, parsed.tag)
+                if key not in builds or builds[key] < parsed.build:
+                    builds[key] = parsed.build
+                    wheels[name][parsed.tag] = file
 
         releases = []
         for name, yanked in all_yanked.items():
-            wheels_by_tag = {tag: file for tag, (_, file) in sorted(wheels[name].items())}
-            releases.append(Release(name, wheels_by_tag, yanked, tuple(sorted(elsewhere[name]))))
+            releases.append(Release(name, dict(sorted(wheels[name].items())), yanked, tuple(sorted(elsewhere[name]))))
         return cls(tuple(sorted(releases, key=lambda release: release.version)))
 
     @cached_property
@@ -165,14 +168,18 @@ class Listing:
         """Why none of the minor's releases can be built against, in words."""
         if not releases:
             return f"the index has no release of it; {nearest(str(minor), map(str, self.by_minor))}"
-        candidates = [release.name for release in releases if release.usable]
-        if candidates:
-            return f"there is no final release yet, only {', '.join(candidates)}"
-        if all(release.yanked for release in releases):
-            return f"every release is yanked: {', '.join(release.name for release in releases)}"
+        candidates, yanked = [], []
         elsewhere: set[str] = set()
         for release in releases:
+            if release.usable:
+                candidates.append(release.name)
+            if release.yanked:
+                yanked.append(release.name)
             elsewhere.update(release.elsewhere)
+        if candidates:
+            return f"there is no final release yet, only {', '.join(candidates)}"
+        if len(yanked) == len(releases):
+            return f"every release is yanked: {', '.join(yanked)}"
         return f"no wheel for x86-64 Linux, only {', '.join(sorted(elsewhere))}"
 
     def release(self, name: str) -> Release:

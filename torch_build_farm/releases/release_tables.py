@@ -50,10 +50,13 @@ class ReleaseTables:
         symbol_tables: list[StoredTable] = []
         lines_by_release: dict[str, Mapping[str, frozenset[int]]] = {}
         layouts = Layouts({})
+        releases_so_far: set[str] = set()
+        # What an earlier folder has of a release counts, here and in the two tables below.
         for folder in table_folders(added):
             try:
-                releases_so_far = {release.name for table in symbol_tables for release in table.releases}
-                symbol_tables.append(StoredTable.read(folder / SYMBOLS_FILE).without(releases_so_far))
+                table = StoredTable.read(folder / SYMBOLS_FILE).without(releases_so_far)
+                symbol_tables.append(table)
+                releases_so_far.update(release.name for release in table.releases)
                 header_lines = HeaderLines.from_bytes((folder / HEADER_LINES_FILE).read_bytes())
                 for release, lines in header_lines.by_release.items():
                     lines_by_release.setdefault(release, lines)

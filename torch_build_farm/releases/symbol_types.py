@@ -5,9 +5,9 @@ kind in all releases, and the size of many follows from the name. So the file is
 stored once, and each name has the number of its row.
 
 The file is LZMA-compressed: two 32-bit numbers, which are the header's size in bytes and the count of names; the header
-in JSON; then the row numbers, all low bytes first, then all middle bytes, then all high bytes, since that compresses
-better. A row is a list of runs [type, binding, size, count]: so many of the libraries that export the name, in the
-order of the table's units, have it with that kind.
+in JSON; then the row numbers, all low bytes first, then all middle bytes, then all high bytes. A row is a list of runs
+[type, binding, size, count]: so many of the libraries that export the name, in the order of the table's units, have it
+with that kind. The shipped file has 901 rows for 175,000 names, in 15 kB.
 """
 
 from __future__ import annotations
@@ -45,13 +45,17 @@ def _without_implied_size(name: str, kind: Kind) -> Kind:
 
 
 def _with_implied_size(name: str, kind: Kind) -> Kind:
-    """The kind that a row's means for a name."""
+    """The kind of a name, whose row may leave out the size."""
     return kind._replace(size=_size_of_type_name(name)) if kind.size == _IMPLIED_SIZE else kind
 
 
 def _units_of_releases(mask: int, units: Sequence[Unit]) -> list[int]:
     """The numbers of the mask's units that belong to a release; no stubs are made of the system's libraries."""
-    return [number for number, unit in enumerate(units) if mask >> number & 1 and unit.release]
+    numbers = []
+    for number, unit in enumerate(units):
+        if mask >> number & 1 and unit.release:
+            numbers.append(number)
+    return numbers
 
 
 def _kind_in_column(row: list[Run], column: int) -> Kind:
@@ -77,6 +81,7 @@ def to_bytes(
         kinds_of_units = [kinds[table.units[number]] for number in _units_of_releases(mask, table.units)]
         for name in names:
             columns = [_without_implied_size(name, kinds_of_unit[name]) for kinds_of_unit in kinds_of_units]
+            # Most names are exported by one library, and have one kind in all its releases: one run.
             row: list[Run] = []
             for kind, equal_kinds in groupby(columns):
                 row.append([*kind, len(list(equal_kinds))])
@@ -86,10 +91,11 @@ def to_bytes(
         "schema": _SCHEMA,
         "of": hashlib.sha256(table.to_bytes()).hexdigest(),
         "wheels": {release: dict(sorted(wheels[release].items())) for release in sorted(wheels)},
-        "rows": [json.loads(row_as_json) for row_as_json in row_numbers],
+        "rows": list(map(json.loads, row_numbers)),
     }
     header_text = json.dumps(header, separators=(",", ":")).encode()
     content = _SIZES.pack(len(header_text), len(numbers)) + header_text
+    # Three bytes are enough for 16 million different rows.
     for shift in (0, 8, 16):
         content += bytes(number >> shift & 255 for number in numbers)
     return lzma.compress(content, format=lzma.FORMAT_XZ, check=lzma.CHECK_SHA256, filters=FILTER)
@@ -118,6 +124,7 @@ class SymbolKinds:
         header_size, count = _SIZES.unpack_from(data)
         start = _SIZES.size + header_size
         header = json.loads(data[_SIZES.size : start])
+        # A name's kind is found by the name's position in the table, so both files have to be of one making.
         if header["schema"] != _SCHEMA or header["of"] != hashlib.sha256(table_content).hexdigest():
             raise ValueError("the kinds are not those of these names")
         low_bytes = data[start : start + count]

@@ -102,9 +102,11 @@ class Layouts:
     @cached_property
     def names(self) -> frozenset[str]:
         """Every class of any release. Enums are left out: names mention them as parameters and touch no layout."""
-        names: set[str] = set()
+        names = set()
         for layouts in self.by_release.values():
-            names.update(name for name, layout in layouts.items() if not layout.values)
+            for name, layout in layouts.items():
+                if not layout.values:
+                    names.add(name)
         return frozenset(names)
 
     def differences(self, built: str, loaded: str, harmless: IsHarmless = _none_is_harmless) -> Mapping[str, str]:
@@ -135,9 +137,10 @@ class Layouts:
             for name, layout in self.by_release[release].items():
                 layout_as_json = json.dumps(layout.as_json(), separators=(",", ":"))
                 releases_by_layout[name].setdefault(layout_as_json, []).append(release)
-        rows: dict[str, list[Any]] = {}
+        rows: defaultdict[str, list[Any]] = defaultdict(list)
         for name, layouts in releases_by_layout.items():
-            rows[name] = [[releases, json.loads(layout_as_json)] for layout_as_json, releases in layouts.items()]
+            for layout_as_json, releases in layouts.items():
+                rows[name].append([releases, json.loads(layout_as_json)])
         document = {"releases": sorted(self.by_release), "types": rows}
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
@@ -155,6 +158,7 @@ def _differences(
         change = _changes_of_data(layout, after.get(name), is_newer)
         if change and not harmless(name, change):
             changes[name] = change
+        # Its members may be the same and its virtual functions moved: that only breaks those who call these.
         if layout.virtual and name in after:
             change = _changes_of_virtual_functions(layout, after[name])
             if change:
@@ -198,22 +202,21 @@ def _changes_of_data(before: Layout, after: Layout | None, is_newer: bool) -> st
 
     old_members = {member.name: member for member in before.members}
     new_members = {member.name: member for member in after.members}
+    gone = []
     for name, old in old_members.items():
         new = new_members.get(name)
         if new is None:
-            continue
-        if old.offset != new.offset:
+            gone.append(f"{name} gone")
+        elif old.offset != new.offset:
             changes.append(f"{name} at {old.offset} -> {new.offset}")
         elif old.size != new.size:
             changes.append(f"{name} of size {old.size} -> {new.size}")
 
-    gone = [name for name in old_members if name not in new_members]
-    added = [name for name in new_members if name not in old_members]
+    added = [f"{name} new" for name in new_members if name not in old_members]
     # A member that later releases have in the padding: they may read what an extension has left unset there, while an
     # earlier release never looks at what an extension has set.
     if changes or is_newer or (gone and added):
-        changes += [f"{name} gone" for name in gone]
-        changes += [f"{name} new" for name in added]
+        changes += [*gone, *added]
 
     new_values = dict(after.values)
     for name, number in before.values:
@@ -247,7 +250,8 @@ def types_in(debug_info: Any) -> dict[str, Layout]:
         for name, die in _types(unit.get_top_DIE(), ""):
             if name in layouts or not _OF_TORCH.match(name) or _NOT_TOUCHED.match(name):
                 continue
-            if "DW_AT_byte_size" in die.attributes:  # else it is a declaration
+            # A type may be in several units; one without a size is only declared there.
+            if "DW_AT_byte_size" in die.attributes:
                 layouts[name] = _layout(die)
     return dict(sorted(layouts.items()))
 
@@ -311,6 +315,7 @@ def _type_of(die: Any) -> tuple[str, int]:
     name, parent = _name(die), die.get_parent()
     while parent is not None and parent.tag != "DW_TAG_compile_unit":
         name, parent = f"{_name(parent)}::{name}", parent.get_parent()
+    # Templates have no layouts here (see _NOT_TOUCHED), so a member of such a type is compared by its size alone.
     is_of_torch = _OF_TORCH.match(name) and "<" not in name
     return name if is_of_torch else "", size
 

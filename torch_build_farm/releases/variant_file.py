@@ -14,7 +14,6 @@ from tomlkit import TOMLDocument
 
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.files import replace_text
-from torch_build_farm.core.versions import CPython
 from torch_build_farm.project.variant import read_variants
 from torch_build_farm.releases.facts import Fact, Facts, tags_of
 from torch_build_farm.releases.listing import Listing, Release
@@ -113,7 +112,7 @@ def _updated(path: Path, text: str, facts: Facts, listing: Listing) -> tuple[str
         elif key == "releases":
             _replace(document, key, value)
         elif key == "cpython":
-            old_releases = [str(release) for release in old.get("releases", [])]
+            old_releases = list(map(str, old.get("releases", [])))
             tags = _merged_tags(list(old[key]), old_releases, listing.by_minor.get(facts.minor, ()))
             _replace(document, key, tags)
         elif key == "release" and old[key] not in facts["releases"].value:  # type: ignore[operator]
@@ -139,16 +138,19 @@ def _merged_tags(old_tags: Sequence[str], old_releases: Sequence[str], releases:
     """
     usable = [release for release in releases if release.usable]
     supported_tags = tags_of(usable)
-    merged = {tag for tag in old_tags if tag in supported_tags}
-    if old_releases:
+    considered_tags = tags_of(release for release in usable if release.name in old_releases)
+    merged = []
+    for tag in supported_tags:
         # A tag that one of the file's releases supports, and the file does not have, was taken out by hand.
-        considered_tags = tags_of(release for release in usable if release.name in old_releases)
-        merged.update(tag for tag in supported_tags if tag not in considered_tags)
-    return sorted(merged or supported_tags, key=CPython.parse)
+        is_new = bool(old_releases) and tag not in considered_tags
+        if tag in old_tags or is_new:
+            merged.append(tag)
+    return merged or list(supported_tags)
 
 
 def _check(path: Path, text: str) -> None:
     """Raise ConfigError, which names the path, if the farm would not read the text as a variant."""
+    # In a folder of its own: the file is checked before it replaces another, and without its neighbours.
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / path.name).write_text(text, "utf-8")
         try:

@@ -55,6 +55,7 @@ def find(store: TorchStore, release: str, python: CPython, index: PackageIndex) 
     """
     try:
         note = json.loads(_note_path(store, release, python).read_text("utf-8"))
+        # The SDK of another version of the farm may be made in another way.
         if (note.pop("schema"), note.pop("farm"), note.pop("index")) != (_SCHEMA, __version__, _index_identity(index)):
             return None
         wheel_path = store.root / "sdk" / note["sha256"] / note["wheel"]
@@ -92,6 +93,7 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
     stated_sha256 = str((torch_wheel.digests or {}).get("sha256", ""))
     with index.open_wheel(torch_wheel) as remote:
         torch_members = members.read(remote)
+        # Most releases are in the tables, which saves reading some 13 MB of the libraries themselves.
         libraries = exported_names.from_tables(release, python.tag, stated_sha256)
         if not libraries:
             libraries = exported_names.from_wheel(remote)
@@ -103,6 +105,7 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
     scratch.mkdir(parents=True)
     path = scratch / wheel.filename_of(torch_wheel.filename)
     wheel.write(path, contents)
+    # A constraint reaches the environment of a build, and one with a URL leaves uv no other torch to choose.
     (scratch / CONSTRAINTS).write_text(f"torch @ file://${{{VARIABLE}}}/{path.name}\n", "utf-8")
 
     digest = sha256(path)

@@ -54,6 +54,7 @@ def _from_folder(folder: Path, release: str, tag: str, sha256: str) -> dict[str,
     table_content = (folder / SYMBOLS_FILE).read_bytes()
     table = StoredTable.from_bytes(table_content)
     units = [unit for unit in table.units if unit.release == release and unit.python in ("", tag)]
+    # libtorch_python is a unit of each CPython that was read; the other libraries are there for every CPython.
     if not any(unit.python for unit in units):
         return None
     kinds = SymbolKinds.from_bytes((folder / KINDS_FILE).read_bytes(), table_content)

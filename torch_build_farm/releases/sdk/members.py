@@ -14,7 +14,7 @@ from torch_build_farm.wheels.record import read_record, record_path
 if TYPE_CHECKING:
     from torch_build_farm.core.remote_wheel import RemoteWheel
 
-_WANTED = re.compile(
+_MEMBERS = re.compile(
     r"torch/(include|share)/.+|torch/version\.py|torch/torch_version\.py|torch/_vendor/(__init__|packaging/.+)\.py"
     r"|torch-[^/]+\.dist-info/(METADATA|licenses/LICENSE|licenses/NOTICE|LICENSE|NOTICE)"
 )
@@ -29,7 +29,7 @@ def read(wheel: RemoteWheel) -> Mapping[str, bytes]:
         entries = read_record(wheel.read(record_path(wheel.members)))
     except ValueError as error:
         raise wheel.error(str(error)) from None
-    contents = wheel.read_many(path for path in wheel.members if _WANTED.fullmatch(path))
+    contents = wheel.read_many(path for path in wheel.members if _MEMBERS.fullmatch(path))
     for path, content in contents.items():
         entry = entries.get(path)
         digest = entry.hash_ if entry else None

@@ -63,9 +63,11 @@ def _stubs(libraries: Mapping[str, LibraryExports]) -> dict[str, bytes]:
     """
     stubs = {}
     for name, library in libraries.items():
+        # Torch also needs CUDA's libraries, which are not there while a build links.
         needed = tuple(other for other in library.needed if other in libraries)
         expected = Stub(name, needed, library.names, REFUSAL)
         content = stub.assemble(expected)
+        # A build would link against a wrong stub without a word, and fail where it is imported.
         problem = stub.problem(content, expected)
         if problem:
             raise SdkError(f"the stub of {name} is wrong: {problem}", next_step=_NEXT_STEP)
