@@ -19,7 +19,7 @@ from torch_build_farm.releases.variant_file import Edit
 
 
 def against(facts: Facts, before: Variant) -> list[str]:
-    """What a minor requires or supports and the one before did not, and the reverse; one phrase each."""
+    """How a minor's requirements and CPythons differ from those of the minor before, one phrase each."""
     news = []
     cuda = str(facts["cuda"].value)
     if cuda != before.cuda:

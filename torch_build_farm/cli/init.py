@@ -118,7 +118,7 @@ def _write_project(context: Context, tree: scaffold.SourceFacts, origin: dict[st
             f"cannot be written: {error.strerror}", where=str(path), next_step="name another DIR"
         ) from None
     context.say(f"wrote {path}:\n\n{table_text}")
-    marks = table_text.count(scaffold.MARK) - 1  # the text explains the mark once itself
+    marks = table_text.count(scaffold.MARK) - 1  # one of them is in the text that explains the mark
     context.say(f"{marks} lines to check; then: build_farm.py --project {folder} --torch {variants[-1].torch}")
 
 

@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     except FarmError as error:
         return _report_error(error, context)
     except OSError as error:
-        if not error.filename:  # a bug: there is no file that the user could do something about
+        if not error.filename:  # a bug: the user has no file to look after
             raise
         return _report_error(out_of_reach(error), context)
 

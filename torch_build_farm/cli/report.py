@@ -94,8 +94,10 @@ class Progress:
 
     def ended(self, job: Job, status: Status, line: str = "") -> None:
         """A job is over."""
+        # A table's row has place for one line only; the summary has the whole error.
+        first_line = line.splitlines()[0] if line else ""
         with self._lock:
-            self._rows[job.id] = _Row("", status, line=line.splitlines()[0] if line else "")
+            self._rows[job.id] = _Row("", status, line=first_line)
         self._plain(f"{job.id}: {status}{': ' + line if line else ''}")
 
 

@@ -85,7 +85,7 @@ def _unpack(sdk: Sdk, out: Path) -> Path:
 
 
 def _sdk(context: Context, options: SdkOptions) -> int:
-    """`sdk`: make an SDK for each CPython, or take the store's; with --out, unpack it."""
+    """`sdk`: make an SDK for each CPython, or take it from the store; with --out, unpack it."""
     index = PackageIndex.configured()
     pythons = parse_pythons(options.python) or (CPython.running(),)
     if options.out and len(pythons) > 1:
@@ -97,6 +97,7 @@ def _sdk(context: Context, options: SdkOptions) -> int:
     with store.in_use():
         shell = Shell(context.runner, {}, store.root, store.root / "sdk.log", context.say)
         for python in pythons:
+            # Two farms that need the same SDK make it once: the second waits, and finds it in the store.
             with store.locked(cache.lock_name(release, python), shell):
                 sdks.append(cache.get(store, release, python, index, context.say))
         prefix = _unpack(sdks[0], options.out.resolve()) if options.out else None

@@ -47,6 +47,7 @@ def _project_file(project: Project, variant: Variant, version: str, python: CPyt
         "tool": {
             "uv": {
                 "package": False,
+                # The farm's wheels are for this platform alone; uv would look for those of all others too.
                 "environments": ["sys_platform == 'linux' and platform_machine == 'x86_64'"],
                 "index": [{"name": "target", "url": public(index.url or PYPI_SIMPLE_ENDPOINT), "explicit": True}],
                 "sources": sources,
@@ -104,6 +105,7 @@ def check(
     or if uv does not resolve or install it, or if an import fails.
     """
     home = store.environment(f"{variant.tag}-published")
+    # A farm that was killed may have left it behind.
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     shell = replace(shell, env=_environment(store, index, home), cwd=home)
@@ -115,7 +117,9 @@ def check(
         problems = _foreign(home / "uv.lock", expected, _farm_names(project, variant), index)
         if problems:
             raise PublishError(f"{what} is not what was published: " + "; ".join(problems), where=str(shell.log))
+        # --frozen installs exactly what was checked in the lock file.
         _do(shell, f"{what} does not install", tools.uv(), "sync", "--frozen", "--python", interpreter.path)
+        # -I: neither the current folder nor the caller's variables may stand in for what was installed.
         for name in project.imports:
             _do(shell, f"{what}: import {name} fails", home / "env" / "bin" / "python", "-I", "-c", f"import {name}")
     finally:

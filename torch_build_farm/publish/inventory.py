@@ -108,6 +108,7 @@ def last_built(files: Iterable[VariantFile], version: str) -> dict[Minor, str]:
 
 def _date(wheel: Path) -> int:
     """The date of a wheel's METADATA in Unix seconds, which the farm set: the SOURCE_DATE_EPOCH of its build."""
+    # Zip members have no time zone; what writes a wheel from SOURCE_DATE_EPOCH writes UTC.
     with zipfile.ZipFile(wheel) as archive:
         info = archive.getinfo(f"{dist_info(archive)}/METADATA")
         return calendar.timegm((*info.date_time, 0, 0, 0))
@@ -138,7 +139,7 @@ def family(project: Project, built_files: Sequence[VariantFile], published_files
     # The newest minor's wheel is the model: its METADATA becomes that of the wheels behind the one name.
     of_version = [file for file in built_files if file.version == version]
     newest = max(of_version, key=lambda file: (file.minor, file.name))
-    assert newest.path is not None
+    assert newest.path is not None  # only files on the index have none
     model = read_model(newest.path, project.settings.packages)
     return Family(project, model, last, lowest_python(requires_python), _date(newest.path))
 

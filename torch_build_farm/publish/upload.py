@@ -81,6 +81,7 @@ def shell_for(target: Target, runner: Runner, work: Path) -> Shell:
     """The shell that runs twine, in the caller's environment, which holds credentials and CI's identity."""
     log = work / "logs" / "publish.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Credentials in the upload URL win over the caller's variables. Twine's output is searched: no colours in it.
     env = {**os.environ, **dict(target.secrets), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     return Shell(runner, env, work, log, lambda _: None)
 
@@ -184,7 +185,7 @@ def _refused(item: Item, target: Target, status: int, done: Completed, known: bo
     where = f"{target.name}, HTTP {status}"
     if status not in (401, 403):
         return UploadRefusedError(f"{item.path.name} was refused: {done.last_line}", where=where)
-    # Indexes use 403 both for wrong credentials and for right ones without permission: only the text differs.
+    # Indexes answer 403 both for wrong credentials and for right ones without permission: only the text differs.
     not_permitted = re.search(r"isn't allowed|not allowed|not have permission|no permission", "\n".join(done.tail))
     if known and not_permitted:
         return UploadRefusedError(

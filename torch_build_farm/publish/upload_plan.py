@@ -94,7 +94,7 @@ def proven(wheels: Iterable[Path], work: Path) -> list[str]:
         if job is None:
             problems.append(f"{wheel.name}: no record has its SHA-256 {digest}")
             continue
-        # A record may be of an earlier wheel of the same job: its inputs tell.
+        # A record may be that of an earlier wheel of the same job. Its inputs decide; records keep digests of them.
         audit = job.read("audit")
         smoke = job.read("smoke")
         if audit is None or audit.inputs.get("wheel") != records.digest(digest):
