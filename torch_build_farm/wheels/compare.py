@@ -42,6 +42,7 @@ def _content_difference(before: bytes, after: bytes) -> str:
     sizes = f"{len(before)} bytes"
     if len(before) != len(after):
         sizes += f" became {len(after)}"
+    # A position in a library says little: its sections show whether code, data or only a build ID differs.
     sections = _different_sections(before, after)
     suffix = f"; sections {', '.join(sections)}" if sections else ""
     return f"{sizes}, the first that differs at {position}{suffix}"

@@ -221,6 +221,7 @@ def _extras(family: Family) -> list[str]:
     """An extra for each torch minor: torch's pin, and the minor's last variant if it has one."""
     fields = []
     for minor in sorted([*family.last, *ahead(family.last)]):
+        # An extra without a variant pins torch all the same: once that torch has a rung, the rung brings the variant.
         fields.append(f"Provides-Extra: {minor.tag}")
         fields.append(f'Requires-Dist: torch{minor.pin} ; extra == "{minor.tag}"')
         if minor in family.last:
@@ -257,7 +258,7 @@ def _own_extras(family: Family, fields: Sequence[str]) -> list[str]:
         if canonicalize_name(requirement.name) != "torch":
             renamed = rename_own(value, family.model.distribution, family.project.settings.name)
             requirements.append(f"Requires-Dist: {renamed}")
-        elif requirement.extras:  # such as torch[opt-einsum]
+        elif requirement.extras:  # such as torch[opt-einsum], which stays, but without a pin
             requirement.specifier = SpecifierSet()
             requirements.append(f"Requires-Dist: {requirement}")
     return [*extras, *requirements]
@@ -266,6 +267,7 @@ def _own_extras(family: Family, fields: Sequence[str]) -> list[str]:
 def _plain_metadata(family: Family) -> str:
     """The model's METADATA with the one name, its requirements, and an extra for each torch minor."""
     model_fields, newline, rest = split_metadata(family.model.metadata)
+    # The variant's torch pin and CPythons are not the plain wheel's, and nothing in it is dynamic any more.
     replaced = {"Requires-Dist", "Requires-Python", "Provides-Extra", "Dynamic"}
     fields = []
     for field in model_fields:
@@ -276,6 +278,7 @@ def _plain_metadata(family: Family) -> str:
             fields.append(field)
     fields.append(f"Requires-Python: {family.requires_python}")
     fields.append(f"Requires-Dist: torch>={min(family.last)}")
+    # Without rungs there is no middle wheel to require: then only the extras bring a variant.
     if rung_prefix(family.version):
         fields.append(f"Requires-Dist: {family.project.auto_name}=={family.version}")
     return newline.join([*fields, *_extras(family), *_own_extras(family, model_fields)]) + rest

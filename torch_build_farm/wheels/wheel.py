@@ -62,6 +62,7 @@ class Wheel:
         matching = []
         for text in self.metadata.get_all("Requires-Dist", []):
             requirement = Requirement(text)
+            # A marker that asks for an extra is false for an empty one.
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             if applies and canonicalize_name(requirement.name) == name:
                 matching.append(requirement)

@@ -135,6 +135,7 @@ def read_headers(read: Read, file_size: int) -> Headers:
     entry_size, count, section_entry_size, section_count = struct.unpack_from("<4H", header, 54)
     segments = []
     for index in range(count):
+        # Without its last fields, size in memory and alignment.
         entry = read(program_headers + entry_size * index, 40)
         kind, _flags, offset, address, _physical_address, size = struct.unpack("<2I4Q", entry)
         segments.append(Segment(kind, offset, address, size))

@@ -89,6 +89,7 @@ def _check_identity(identity: Identity) -> None:
 
 
 def _image(content: Buffer) -> Image:
+    # First of all, since programs and object files for other machines are sound files too.
     _check_identity(identify(content[:20]))
     image = read_image(content)
     if image.tags.get(Tag.FLAGS_1, 0) & _PIE:
@@ -199,7 +200,7 @@ class _Symbols:
         self.first_hashed = self.table.first if self.table else 0
         self.hashed = self.table is not None and self.table.count > 0
         hashed_count = self.table.count if self.table else 0
-        # The symbol 0, which is none, is always there.
+        # Symbol 0 is always there.
         self.count = max(1, self.first_hashed, hashed_count, max(self.relocated, default=0) + 1)
         if image.tags.get(Tag.SYMENT, SYMBOL.size) != SYMBOL.size:
             raise ElfError("its symbols have another size than x86-64's")
@@ -223,6 +224,7 @@ class _Symbols:
             raise ElfError(f"symbol {symbol.number} is of an unknown kind")
         if self.is_required(symbol) and (symbol.binding == _LOCAL or symbol.visibility):
             raise ElfError(f"symbol {symbol.number} is undefined, but other libraries cannot define it")
+        # Linkers put into the GNU hash table what a library defines, and before it what others must define.
         if not self.hashed or symbol.binding == _LOCAL:
             return
         in_table = symbol.number >= self.first_hashed
@@ -261,7 +263,7 @@ def _read(content: Buffer) -> Elf:
     undefined: list[Undefined] = []
     exported: set[str] = set()
     for symbol in symbols:
-        if symbol.number == 0:
+        if symbol.number == 0:  # no symbol: it stands for "none" in relocations
             continue
         symbols.check(symbol)
         if symbol.defined:
@@ -277,6 +279,7 @@ def _read(content: Buffer) -> Elf:
             number = version_numbers[symbol.number] & _VERSION_NUMBER if version_numbers else 0
             file, version = versions.get(number, ("", ""))
             undefined.append(Undefined(name, symbol.binding == _WEAK, version, file))
+    # A linker lists a name once, as defined or as undefined.
     contradictions = exported.intersection(symbol.name for symbol in undefined)
     if contradictions:
         raise ElfError(f"it both defines and needs {min(contradictions)}")

@@ -67,6 +67,7 @@ class Parts:
         """
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ElfError(f"it refers to bytes {offset} to {offset + size} of {self.size}")
+        # Parts are not joined: one of them must have all of the bytes.
         for start, data, other in self._parts:
             position = offset - start
             if position >= 0 and position + size <= len(data):
@@ -140,6 +141,7 @@ def _symbols(parts: Parts, table: HashTable, offset: int, strings: tuple[int, in
     for number, row in enumerate(hashed):
         if _is_exported(row):
             exported_rows.append((number, row))
+    # Linkers put exported symbols behind all others, and the GNU table begins with the first of them.
     all_exported = table.mixed or len(exported_rows) == len(hashed)
     if not all_exported or any(map(_is_exported, unhashed)):
         raise ElfError("its hash table has other symbols than those that it exports")
@@ -160,6 +162,7 @@ def _names(parts: Parts, positions: Sequence[int], start: int, size: int) -> lis
     """The names at `positions` of the string table at `start`; the bytes between them need not be known."""
     if not positions:
         return []
+    # All names at once: one by one, each might be missing, and take a request of its own.
     lowest = min(positions)
     if max(positions) >= size:
         raise ElfError("a name is outside of the table of strings")
@@ -172,6 +175,7 @@ def _names(parts: Parts, positions: Sequence[int], start: int, size: int) -> lis
         if end < 0:
             raise ElfError("a name does not end")
         name = table[begin:end]
+        # The zero behind the name must be known too, or the name might be longer.
         if not all_known and other[begin : end + 1] != table[begin : end + 1]:
             raise Missing(start + position, start + lowest + end + 1)
         names.append(name)

@@ -71,6 +71,7 @@ class _Start:
             packed = self._wheel.raw(self._member.filename, start, start + estimate)
             self.compressed_read += len(packed)
             try:
+                # In pieces, since a damaged stream may inflate to a thousand times its size.
                 while packed and len(self.data) < _START:
                     self.data += self._inflater.decompress(packed, 1 << 20)
                     packed = self._inflater.unconsumed_tail
@@ -105,6 +106,7 @@ class _Ends:
 
     def _parts(self) -> Parts:
         parts = Parts(self._member.file_size)
+        # The first part that has some bytes gives them, and the start is known for sure.
         parts.add(0, bytes(self._start.data))
         parts.add(self._tail_start, *self._tail)
         if self._dynamic:
@@ -115,10 +117,11 @@ class _Ends:
         """Read what is missing, from the end that is nearer to it. Raises `missing` where neither end has it."""
         dynamic = self._parts().headers().dynamic
         nearer_to_start = missing.end <= min(self._member.file_size - missing.start, _START)
+        # .dynamic is far from both ends. A second search would find the same.
         if missing.start == dynamic.offset and not self._searched:
             self._find_dynamic(dynamic)
         elif nearer_to_start:
-            # The start has these bytes, so what was read from the other end is what is not known.
+            # Reading on would not help: the start has these bytes already.
             if missing.end <= len(self._start.data):
                 raise missing
             self._start.inflate_to(missing.end)
@@ -151,6 +154,7 @@ class _Ends:
         while True:
             size = min(size, compressed)
             have = len(self._compressed_tail)
+            # Nothing is left to read, or so much that the whole library is the better choice.
             if size <= have or size > self._limits.tail:
                 raise Missing(0, self._tail_start)
             more = self._wheel.raw(self._member.filename, compressed - size, compressed - have)
@@ -171,6 +175,7 @@ def _stored(wheel: RemoteWheel, member: ZipInfo) -> Exported:
         try:
             return partial.exported(parts)
         except Missing as missing:
+            # At least 16 KiB: what is missing next is mostly near, and a request costs more than the bytes.
             end = min(member.file_size, max(missing.end, missing.start + _HEAD))
             parts.add(missing.start, wheel.raw(member.filename, missing.start, end))
     raise ElfError("it refers to too many places")
@@ -216,6 +221,7 @@ def _streamed(wheel: RemoteWheel, member: ZipInfo) -> Exported:
         try:
             return partial.exported(parts)
         except Missing as missing:
+            # More around it, since only the next pass shows what else is needed there.
             added.append((max(0, missing.start - _AROUND), min(member.file_size, missing.end + _AROUND)))
             ranges = [*_ranges_to_keep(parts.headers()), *added]
     raise ElfError("it refers to too many places")
