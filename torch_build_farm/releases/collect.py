@@ -72,8 +72,8 @@ def read_release(
 ) -> CollectedRelease:
     """Read a release: the wheel for one CPython, and for the others of `pythons` (tags) libtorch_python alone.
 
-    Tags that the release has no wheel for are passed over. `say` gets a line of progress after each wheel. Raises
-    UnknownTorchError, PackageIndexError, and what compiling the probe of the layouts raises: ToolError, AuditError.
+    Tags that the release has no wheel for are ignored. `say` gets a line of progress after each wheel. Raises
+    UnknownTorchError or PackageIndexError; ToolError without g++, AuditError if the layout probe does not compile.
     """
     wheels = wheels_of(release, index)
     tags = [tag for tag in pythons if tag in wheels]
@@ -97,7 +97,7 @@ def read_release(
             say(f"{wheels[tag].filename}: {wheel.fetched / 1e6:.1f} MB fetched")
             fetched += wheel.fetched
 
-    say("compiling the probe of the layouts")
+    say("compiling the layout probe")
     layouts = _compile_layouts(headers, shell)
 
     filenames, hashes = {}, {}
@@ -185,13 +185,13 @@ def _compile_layouts(headers: Mapping[str, bytes], shell: Shell) -> dict[str, La
         done = shell.run("g++", *options, _PROBE, "-o", probe)
         if done.returncode in (126, 127):
             raise ToolError(
-                "layouts take a C++ compiler, and there is no g++",
+                "the layouts need a C++ compiler, and g++ is not installed",
                 where="index add",
                 next_step="install g++ and the headers of this Python",
             )
         if not done.ok:
             raise AuditError(
-                f"the probe of the layouts does not compile: {(*done.tail, '')[0]}",
+                f"the layout probe does not compile: {(*done.tail, '')[0]}",
                 where=str(shell.log),
                 next_step="the log has the compiler's messages; Python.h comes with python3-dev",
             )

@@ -30,7 +30,7 @@ STATUSES_TO_ACT_ON = (Status.MISSING, Status.CHANGED, Status.YANKED)
 class DiscoveredMinor:
     """One minor: its status, and the releases, CPython tags and CUDA version that it has.
 
-    `news` says in words what there is to do about it. `facts` are only read for minors that are missing.
+    `news` are the differences from the variant, in words. `facts` are only read for minors that are missing.
     """
 
     minor: Minor
@@ -45,9 +45,9 @@ class DiscoveredMinor:
 def compare(
     listing: Listing, variants: Mapping[Minor, Variant], known: Mapping[str, Mapping[str, str]], *, pre: bool = False
 ) -> list[DiscoveredMinor]:
-    """Compare every minor from the oldest variant's on, without variants every minor of the index. Pure.
+    """Compare each minor from the oldest variant's on; without variants, each minor of the index. Pure.
 
-    `known` has the wheels' file names by CPython tag, of each release that the audit knows. With `pre`, pre-releases of
+    `known` has the wheels' file names by CPython tag for each release that the audit knows. With `pre`, pre-releases of
     a minor count as long as it has no final release.
     """
     minors = set(variants)
@@ -55,7 +55,10 @@ def compare(
     for minor in listing.by_minor:
         if oldest is None or minor >= oldest:
             minors.add(minor)
-    return [_compare_minor(minor, listing, variants.get(minor), known, pre=pre) for minor in sorted(minors)]
+    discovered = []
+    for minor in sorted(minors):
+        discovered.append(_compare_minor(minor, listing, variants.get(minor), known, pre=pre))
+    return discovered
 
 
 def _compare_minor(
@@ -66,6 +69,7 @@ def _compare_minor(
         usable = listing.usable(minor, pre=pre)
     except UnknownTorchError as error:
         if variant is None:
+            # It may still get its first final release: until then there is nothing to do.
             return DiscoveredMinor(minor, Status.WAITING, (), (), news=(error.what,))
         tags = tuple(python.tag for python in variant.cpython)
         return DiscoveredMinor(minor, Status.YANKED, variant.releases, tags, variant.cuda, (error.what,))
@@ -87,10 +91,10 @@ def _compare_minor(
 
 
 def _python_news(variant: Variant, usable: tuple[Release, ...]) -> list[str]:
-    """The CPythons that the releases support and the variant does not have, and the other way round, in words."""
+    """The CPythons that are new, and those of the variant that have no wheel any more, in words."""
     tags = tags_of(usable)
     variant_tags = {python.tag for python in variant.cpython}
-    # A tag that a release of the variant has, and the variant has not, was taken out by hand.
+    # A tag that one of the variant's releases supports, and the variant does not have, was taken out by hand.
     considered_tags = tags_of(release for release in usable if release.name in variant.releases)
     news = []
     for tag in tags:
@@ -102,12 +106,13 @@ def _python_news(variant: Variant, usable: tuple[Release, ...]) -> list[str]:
 
 
 def _upload_news(usable: tuple[Release, ...], known: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The releases of which the index has another file than the one that the audit read, in words, one file each."""
+    """The releases with another file on the index than the one that the audit read, in words; one file for each."""
     news = []
     for release in usable:
         known_files = known.get(release.name, {})
         for tag in release.tags:
             filename = release.wheels[tag].filename
+            # For a tag that was not read there is no file name to compare with.
             if known_files.get(tag, "") not in ("", filename):
                 news.append(f"{release.name} was uploaded again: {filename}")
                 break

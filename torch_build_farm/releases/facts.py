@@ -83,7 +83,7 @@ def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = Fal
     Raises UnknownTorchError, with the reason, if the minor cannot be served, and PackageIndexError.
     """
     releases = listing.usable(minor, pre=pre)
-    release = releases[0]  # the one to build against: a wheel needs nothing then that a later patch release added
+    release = releases[0]
     tag, content = _read_first_available(release, index)
     wheel = release.wheels[tag]
     requires = _requirements(content.metadata, CPython.parse(tag))
@@ -280,7 +280,7 @@ def _newest_wheel(requirement: Requirement, index: PackageIndex, tag: str) -> Di
         raise PackageIndexError(
             f"torch requires {requirement}, of which the index has no wheel",
             where=requirement.name,
-            next_step="an index that has all of what torch requires",
+            next_step="use an index that has everything that torch requires",
         )
     # The file name decides between platforms, so that the same wheel is chosen every time.
     _, newest = max(candidates, key=lambda candidate: candidate[0])

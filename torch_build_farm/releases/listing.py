@@ -72,7 +72,7 @@ class _File:
             _, version = parse_sdist_filename(filename)
             return cls(version, (), None, "sdist")
         _, version, build, tags = parse_wheel_filename(filename)
-        # The tags of one file differ in their platform alone: manylinux_2_27 and manylinux_2_28 of one wheel.
+        # The tags of one of torch's wheels differ in their platform alone, such as manylinux_2_27 and manylinux_2_28.
         tag = min(tags, key=str)
         is_linux = tag.platform.startswith("manylinux") and tag.platform.endswith("_x86_64")
         return cls(version, build, tag.abi if is_linux and _is_cpython(tag.abi) else None, tag.platform)
@@ -107,7 +107,7 @@ class Listing:
 
     @classmethod
     def of(cls, files: Iterable[DistributionPackage]) -> Listing:
-        """The releases of these files, without local versions: other indexes have them, and they are other builds."""
+        """The releases of these files, except local versions, which are other builds that other indexes have."""
         wheels: defaultdict[str, dict[str, DistributionPackage]] = defaultdict(dict)
         builds: dict[tuple[str, str], _Build] = {}  # of these wheels, by release and tag
         elsewhere: defaultdict[str, set[str]] = defaultdict(set)
@@ -191,5 +191,5 @@ class Listing:
         raise UnknownTorchError(
             f"the package index has no torch {name} for x86-64 Linux; {nearest(name, names)}",
             where="the package index",
-            next_step=f"the newest there is {names[-1] if names else 'none'}",
+            next_step=f"the newest release is {names[-1]}" if names else "discover",
         )

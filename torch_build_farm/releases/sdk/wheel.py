@@ -22,7 +22,7 @@ from torch_build_farm.wheels.elf import stub
 from torch_build_farm.wheels.elf.stub import Stub
 
 _VERSION = re.compile(r"^(__version__ = ')([^'+]+)[^']*'$", re.MULTILINE)
-_NEXT_STEP = 'torch-build = "full" in [tool.torch-build-farm] does without'
+_NEXT_STEP = 'torch-build = "full" in [tool.torch-build-farm] builds without the SDK'
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
