@@ -12,6 +12,7 @@ from tests.elves import library
 from torch_build_farm.wheels.elf import library as elf
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import Undefined
+from torch_build_farm.wheels.wheel import Library, read_library
 
 MADE = library(
     ["_ZN3c101aEv", "PyInit"],
@@ -39,14 +40,49 @@ def test_what_a_library_says() -> None:
     assert found.versions == (("libc.so.6", "GLIBC_2.14"),)
 
 
+REAL = sorted((Path(sysconfig.get_path("stdlib")) / "lib-dynload").glob("*.so"))[:20]
+
+
 def test_libraries_of_this_interpreter() -> None:
-    """Real ones, as linkers write them, without section headers too."""
-    folder = Path(sysconfig.get_path("stdlib")) / "lib-dynload"
-    found = {path.name: elf.read(path.read_bytes()) for path in sorted(folder.glob("*.so"))[:20]}
-    assert found
-    for name, one in found.items():
-        assert f"PyInit_{name.partition('.')[0]}" in one.exported
-        assert any(asked.name.startswith("Py") for asked in one.undefined)
+    """Real libraries, as linkers write them, with and without section headers."""
+    assert REAL
+    for path in REAL:
+        content = bytearray(path.read_bytes())
+        module = elf.read(bytes(content))
+        assert f"PyInit_{path.name.partition('.')[0]}" in module.exported
+        assert any(symbol.name.startswith("Py") for symbol in module.undefined)
+        content[0x28:0x30] = bytes(8)  # e_shoff
+        content[0x3C:0x40] = bytes(4)  # e_shnum, e_shstrndx
+        assert elf.read(bytes(content)) == module
+
+
+def test_a_library_without_its_last_byte() -> None:
+    """Nothing reads the section headers at the end; a download that broke off is noticed by them all the same."""
+    content = REAL[0].read_bytes()
+    with pytest.raises(ElfError, match="cut off"):
+        elf.read(content[:-1])
+    with pytest.raises(ElfError, match="cut off"):
+        read_library("x.so", content[:-1])
+
+
+def test_a_dynamic_table_without_an_end() -> None:
+    assert MADE[-16:] == bytes(16)  # DT_NULL
+    with pytest.raises(ElfError, match="does not end"):
+        elf.read(MADE[:-16] + (0x6FFFFFF9).to_bytes(8, "little") + bytes(8))  # DT_RELACOUNT
+
+
+def test_what_the_checks_of_a_wheel_read() -> None:
+    assert read_library("x.so", MADE) == Library(
+        "x.so", "libdemo.so", ("libc10.so", "libc.so.6"), ("$ORIGIN", "$ORIGIN/../torch/lib")
+    )
+    assert read_library("x.txt", b"text") is None
+    identity = bytearray(MADE)
+    identity[4] = 1  # 32 bits
+    assert read_library("x.so", bytes(identity)) == Library("x.so", "", (), ())
+    identity[4:6] = b"\x02\x02"  # 64 bits, big-endian
+    assert read_library("x.so", bytes(identity)) == Library("x.so", "", (), ())
+    object_file = bytes([*MADE[:16], 1, *MADE[17:56], 0, *MADE[57:]])  # ET_REL, without segments
+    assert read_library("x.o", object_file) == Library("x.o", "", (), ())
 
 
 def test_cut_off_anywhere() -> None:
