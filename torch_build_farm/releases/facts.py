@@ -334,6 +334,7 @@ def _sizes(torch: int, requires: Sequence[Requirement], python: CPython, index: 
         with index.open_wheel(_newest_wheel(requirement, index, python.tag), small=True) as wheel:
             return _unpacked_size(wheel)
 
+    # Small answers of a dozen wheels: nearly all of the time is waiting for them.
     with ThreadPoolExecutor(8) as pool:
         sizes = dict(zip(large, pool.map(size, large.values()), strict=True))
     triton = sizes.pop("triton", 0)

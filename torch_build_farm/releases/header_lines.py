@@ -1,4 +1,4 @@
-"""Lines of torch's headers in a library that was compiled with them: which release's headers were they?
+"""Lines of torch's headers, which a library that was compiled with them names: they identify the release.
 
 TORCH_INTERNAL_ASSERT (c10/util/Exception.h) joins condition, __FILE__ and __LINE__ to one literal, which release builds
 keep. The lines of a header's assertions move from release to release, so a few of them identify the release.

@@ -23,6 +23,7 @@ from typing import Any, Self
 from packaging.version import Version
 
 _SCHEMA = 1
+# A dictionary of 32 MiB, as the text of the shipped table has 21.5 MB: every repetition in it counts.
 FILTER = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 25}]
 # Every torch needs them, so their names can be used whichever library of a release exports them too.
 CXX_LIBRARY = "libstdc++.so.6"
@@ -83,6 +84,7 @@ class SymbolTable:
             for name in set(exported[unit]):
                 masks[name] |= 1 << number
 
+        # Sorted, so that the file's bytes do not depend on the order in which libraries list their names.
         groups: defaultdict[int, list[str]] = defaultdict(list)
         for name in sorted(masks):
             groups[masks[name]].append(name)

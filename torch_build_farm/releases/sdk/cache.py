@@ -1,7 +1,7 @@
 """The SDKs in the store: made once from torch's wheel on the index, named by their SHA-256, checked before each use.
 
-sdk/SHA256/        an SDK's wheel, and the constraint that keeps every other torch out of the build
-sdk/RELEASE-TAG.json  which SDK belongs to a release and a CPython, and what it was made from
+sdk/SHA256/            an SDK's wheel, and the constraint that keeps every other torch out of the build
+sdk/RELEASE-TAG.json   which SDK belongs to a release and a CPython, and what it was made from
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCHEMA = 2
 
 @dataclass(frozen=True)
 class Sdk:
-    """An SDK: its wheel, beside the constraint alone in a folder that has the wheel's SHA-256 for a name.
+    """An SDK: its wheel, in a folder that is named by the wheel's SHA-256 and holds its constraint, and nothing else.
 
     `python` is a CPython's tag. `made_of` is torch's wheel by file name, `made_of_sha256` its SHA-256 as the package
     index states it, empty if it does not; `fetched` bytes came from there.
@@ -68,7 +68,7 @@ def find(store: TorchStore, release: str, python: CPython, index: PackageIndex) 
 def get(store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None]) -> Sdk:
     """The SDK of a release, made now unless the store has it. Hold the store's lock `lock_name(release, python)`.
 
-    `say` gets a line after an SDK was made. Raises PackageIndexError if torch's wheel cannot be read in parts,
+    `say` gets a line when an SDK has been made. Raises PackageIndexError if torch's wheel cannot be read in parts,
     UnknownTorchError if there is none, SdkError if the SDK would not be right.
     """
     return find(store, release, python, index) or make(store, release, python, index, say)

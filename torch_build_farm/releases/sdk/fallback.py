@@ -9,6 +9,7 @@ from pathlib import Path
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.releases.sdk import REFUSAL, version_of
 
+# The one import of a build script that always runs torch. Whatever else a build runs shows when it happens.
 _RUNS_TORCH = re.compile(
     rb"^\s*((from|import) +torch\.utils\.cpp_extension\b"
     rb"|from +torch\.utils +import\b(\s*\([^)]*|[^#;\n]*)\bcpp_extension\b)",

@@ -14,6 +14,7 @@ from torch_build_farm.wheels.record import read_record, record_path
 if TYPE_CHECKING:
     from torch_build_farm.core.remote_wheel import RemoteWheel
 
+# torch/torch_version.py, which compares versions, imports torch._vendor.packaging.
 _MEMBERS = re.compile(
     r"torch/(include|share)/.+|torch/version\.py|torch/torch_version\.py|torch/_vendor/(__init__|packaging/.+)\.py"
     r"|torch-[^/]+\.dist-info/(METADATA|licenses/LICENSE|licenses/NOTICE|LICENSE|NOTICE)"
