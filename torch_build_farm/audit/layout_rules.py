@@ -89,8 +89,7 @@ def mentioned(names: Iterable[str], types: TypesByName) -> set[str]:
 
 def types_of(elf: Elf, types: TypesByName) -> frozenset[str]:
     """The types whose layout a library depends on, judged by the names that it needs and those that it exports."""
-    names = [symbol.name for symbol in elf.undefined]
-    names += elf.exported
+    names = elf.undefined_names | elf.exported
     touched = mentioned(names, types)
     # One search through all names at once: a library may have tens of thousands.
     text = "\n".join(names)

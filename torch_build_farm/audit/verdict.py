@@ -108,7 +108,7 @@ class Names:
         """Look up the undefined names of these libraries."""
         undefined: set[str] = set()
         for elf in libraries:
-            undefined.update(symbol.name for symbol in elf.undefined)
+            undefined |= elf.undefined_names
         return cls(index, index.masks(undefined))
 
     @cached_property
@@ -186,9 +186,7 @@ def _kind(elf: Elf, torchs_names: Sequence[str]) -> LibraryKind:
     """How a library depends on torch; `torchs_names` are the names of torch that it needs."""
     if not all(policy().shim.fullmatch(name) for name in torchs_names):
         return LibraryKind.TORCH
-    names = [*elf.exported]
-    names += [symbol.name for symbol in elf.undefined]
-    if any(_TENSOR.search(name) for name in names):
+    if any(_TENSOR.search(name) for name in elf.exported | elf.undefined_names):
         return LibraryKind.TORCH
     return LibraryKind.STABLE_ABI if torchs_names else LibraryKind.NEUTRAL
 

@@ -210,6 +210,8 @@ class _Audit:
         for path in paths:
             by_header_lines &= self.known.header_lines.releases_with(self.wheel.marks[path])
             for release in self.every:
+                # Only BROKEN rules a release out: names that no table has (UNKNOWN) or that the system brings (ENV) may
+                # have been there when the library was linked.
                 if self.link_finding(path, release).verdict is Verdict.BROKEN:
                     by_names.discard(release)
         by_path = set()
@@ -354,6 +356,7 @@ def true_range(verdicts: Mapping[str, Verdict], open_ended: bool, whole: bool = 
         before_works = verdict.works
     if not stretches:
         return "none"
+    # A wheel may work with every release that was judged without a reason why it should work with later ones.
     if len(stretches[0]) == len(verdicts) and open_ended and whole:
         return "any"
 
@@ -381,6 +384,7 @@ def claim_of(declared: SpecifierSet | None, verdicts: Mapping[str, Verdict]) -> 
     claimed = set()
     working = set()
     for release, verdict in verdicts.items():
+        # A specifier rejects pre-releases by default, but the claim is judged for all releases the audit was given.
         if declared is None or declared.contains(Version(release), prereleases=True):
             claimed.add(release)
         if verdict.works:

@@ -57,6 +57,7 @@ def _audit(context: Context, options: AuditOptions) -> int:
         except AuditError as error:
             unreadable.append(error)
 
+    # With --json standard output is for the document; the table below then goes to standard error.
     if context.json:
         unread = []
         for problem in unreadable:

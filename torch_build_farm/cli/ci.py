@@ -239,6 +239,7 @@ def _ci(context: Context, options: CiOptions) -> int:
     default_folder, _ = SYSTEMS[options.system]
     out = options.out.resolve() if options.out else repository(project.root) / default_folder
     files = render(project, options.system, out)
+    # One edited file stops all of them: nothing is written before it is known that everything may be.
     edited = [file for file in files if file.state == "edited"]
     outdated = [file for file in files if file.state != "same"]
 

@@ -88,6 +88,7 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
 
     minors = []
     for minor in discovery.compare(listing, context.load_project().variants, known_files, pre=options.pre):
+        # Facts take a look into a wheel on the index: only minors that `add` would write are worth the bytes.
         if minor.status is Status.MISSING:
             minors.append(_with_facts(minor, listing, index, pre=options.pre))
         else:

@@ -36,6 +36,7 @@ def against(facts: Facts, before: Variant) -> list[str]:
     if added:
         news.append(f"CPython {_pythons(added)} is new")
 
+    # What decides about compilers and containers.
     for key, value_before, name in (
         ("cxx-standard", before.cxx_standard, "C++"),
         ("gcc", before.gcc, "GCC"),

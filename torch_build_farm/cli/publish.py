@@ -282,6 +282,7 @@ def _meta(context: Context, options: MetaOptions) -> int:
     """`meta`: make the wheels behind the one name and COMPATIBILITY.md, for the variants built here and published."""
     project = context.load_project()
     dist = context.work / "dist"
+    # Retired minors are built nowhere any more: only the index still has their last variants.
     built = inventory.built(project, dist)
     published = [] if options.offline else inventory.published(project, PackageIndex.configured())
     family = inventory.family(project, built, published)

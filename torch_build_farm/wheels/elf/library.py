@@ -75,6 +75,11 @@ class Elf:
     versions: tuple[tuple[str, str], ...]
     defines: frozenset[str] = frozenset()
 
+    @property
+    def undefined_names(self) -> frozenset[str]:
+        """The undefined names without what is known of each."""
+        return frozenset(symbol.name for symbol in self.undefined)
+
 
 def _check_identity(identity: Identity) -> None:
     """Raise NotLoadedError or ElfError for a file that is not a library for x86-64."""
