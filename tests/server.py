@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+
+from tests.until import DEADLINE_S, until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # passlib asks for crypt, which CPython 3.13 dropped
@@ -49,13 +50,15 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(f"{self.url}simple/", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError("pypiserver does not answer")
+        until(self._answers, lambda: "pypiserver does not answer")
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, "pypiserver ended"
+        try:
+            urllib.request.urlopen(f"{self.url}simple/", timeout=DEADLINE_S).close()
+        except OSError:
+            return False
+        return True
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
