@@ -23,12 +23,12 @@ def example(first_words: str) -> str:
     return str(block)
 
 
-def insert(path: Path, before: str, text: str) -> None:
-    """Put text before a line of a file, which has that line once."""
-    content = path.read_text()
+def insert(path: Path, before: str, text: str, after: str = "") -> None:
+    """Put text before a line of a file, which has that line once behind `after`."""
+    head, start, content = path.read_text().partition(after) if after else ("", "", path.read_text())
     assert text not in content, f"{path.name} has the example of CONTRIBUTING.md, which is there to be read"
     assert content.count(before) == 1, f"{path.name} has {before!r} {content.count(before)} times"
-    path.write_text(content.replace(before, text + before))
+    path.write_text(head + start + content.replace(before, text + before))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def copy(tmp_path: Path) -> Path:
     append(tests / "pipeline" / "test_repair.py", f"\n\n{example('def test_bytecode')}")
     insert(package / "wheels" / "checks.py", "def problems(", f"{example('def _bytecode')}\n\n")
     (call,) = re.findall(r"which `problems` calls with `(.+)`:", PAGE.read_text())
-    insert(package / "wheels" / "checks.py", "    return reasons\n", f"    {call}\n")
+    insert(package / "wheels" / "checks.py", "    return reasons\n", f"    {call}\n", after="def problems(")
 
     (package / "cli" / "where.py").write_text(example('"""`where`'))
     insert(package / "cli" / "main.py", '    "clean": Entry(', example('    "where"'))
