@@ -56,9 +56,12 @@ def _different_sections(before: bytes, after: bytes) -> list[str]:
         old_sections, new_sections = _sections(before), _sections(after)
     except ELFError:
         return []
-    # In the order of the old file, new sections last.
-    names = [name for name in {**old_sections, **new_sections} if name]
-    return [name for name in names if old_sections.get(name) != new_sections.get(name)]
+    names = []
+    # In the order of the old file, new sections last. Section 0 has no name and no content.
+    for name in {**old_sections, **new_sections}:
+        if name and old_sections.get(name) != new_sections.get(name):
+            names.append(name)
+    return names
 
 
 def _sections(content: bytes) -> dict[str, bytes]:

@@ -107,6 +107,11 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise RepairError(f"not a wheel, or a damaged one: {error}", where=str(path)) from error
 
 
+def _files(archive: zipfile.ZipFile) -> list[str]:
+    """The members without folders, which some build back ends list too."""
+    return [info.filename for info in archive.infolist() if not info.is_dir()]
+
+
 def _metadata(archive: zipfile.ZipFile) -> Message:
     text = archive.read(f"{dist_info(archive)}/METADATA").decode("utf-8")
     return HeaderParser().parsestr(text)
@@ -122,7 +127,7 @@ def read_wheel(path: Path) -> Wheel:
     """Read the wheel at `path`. Raises RepairError for a file that is not a wheel."""
     with _opened(path) as archive:
         name, version, _, tags = parse_wheel_filename(path.name)
-        members = [info.filename for info in archive.infolist() if not info.is_dir()]
+        members = _files(archive)
         libraries = []
         for member in members:
             # Most members are not libraries, so only their first bytes are inflated.
@@ -192,7 +197,7 @@ def record_problems(path: Path) -> list[str]:
     Raises RepairError where either cannot be read.
     """
     with _opened(path) as archive:
-        members = [info.filename for info in archive.infolist() if not info.is_dir()]
+        members = _files(archive)
         entries = read_record(archive.read(record_path(members)))
         problems = []
         for member in members:

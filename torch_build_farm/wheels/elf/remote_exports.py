@@ -197,12 +197,13 @@ def _read_ranges(wheel: RemoteWheel, member: ZipInfo, ranges: Iterable[tuple[int
 
 def _ranges_to_keep(headers: Headers) -> list[tuple[int, int]]:
     """The byte ranges worth keeping of a library with these headers: its first segment, .dynamic, and all after it."""
-    segments = [headers.dynamic]
-    for segment in headers.loaded:
+    dynamic = headers.dynamic
+    ranges = []
+    for segment in [dynamic, *headers.loaded]:
         # In between are code and data, most of the library.
-        if segment.offset == 0 or segment.offset > headers.dynamic.offset:
-            segments.append(segment)
-    return [(segment.offset, segment.offset + min(segment.size, _START)) for segment in segments]
+        if segment == dynamic or segment.offset == 0 or segment.offset > dynamic.offset:
+            ranges.append((segment.offset, segment.offset + min(segment.size, _START)))
+    return ranges
 
 
 def _streamed(wheel: RemoteWheel, member: ZipInfo) -> Exported:

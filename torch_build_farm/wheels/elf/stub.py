@@ -292,7 +292,10 @@ def problem(content: bytes, stub: Stub) -> str:
     except (Missing, ElfError) as error:
         return str(error)
     names = kinds_by_name(library.symbols)
-    wrong = [name for name in names.keys() | stub.names.keys() if names.get(name) != stub.names.get(name)]
+    wrong = []
+    for name in names.keys() | stub.names.keys():
+        if names.get(name) != stub.names.get(name):
+            wrong.append(name)
     if wrong:
         return f"{len(wrong)} names are not as torch has them, such as {min(wrong)}"
     if (library.soname, library.needed) != (stub.soname, (stub.refusal, *stub.needed)):
