@@ -71,7 +71,7 @@ def test_cancel_ends_everything(tmp_path: Path, mark: str) -> None:
         except Interrupted as error:
             caught.append(error)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     assert up.wait(DEADLINE_S)
     runner.cancel(signal.SIGTERM)
@@ -129,7 +129,7 @@ def test_jobserver_gives_each_build_a_token_and_recovers_lost_ones(tmp_path: Pat
                 assert free() == 0
                 waiting = WaitingRunner()
                 late = server.build(waiting)
-                third = threading.Thread(target=late.__enter__)
+                third = threading.Thread(target=late.__enter__, daemon=True)
                 third.start()
                 assert waiting.paused.wait(DEADLINE_S)
                 assert third.is_alive()

@@ -153,7 +153,7 @@ def test_jobs_that_wait_for_one_value_make_it_once() -> None:
         asking.append(1)
         values.append(value.get())
 
-    threads = [threading.Thread(target=get) for _ in range(8)]
+    threads = [threading.Thread(target=get, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

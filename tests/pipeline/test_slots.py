@@ -32,7 +32,7 @@ def test_slots_are_given_in_the_order_of_the_plan() -> None:
     with slots.hold(9, Runner()):
         for rank in (3, 1, 2):
             runner = NoticingRunner()
-            threads.append(threading.Thread(target=wait, args=(rank, runner)))
+            threads.append(threading.Thread(target=wait, args=(rank, runner), daemon=True))
             threads[-1].start()
             assert runner.asked.wait(DEADLINE_S), "it does not wait"
     for thread in threads:
