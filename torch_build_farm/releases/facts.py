@@ -205,11 +205,13 @@ def _cxx_standard(cmake: str, aten: str) -> tuple[int, str]:
 
 def _gcc(standard: int, header: str) -> Fact:
     """The oldest GCC that takes the standard and that torch's headers, of which this is one, do not refuse."""
-    first = _FIRST_GCC.get(standard, max(_FIRST_GCC.values()))
+    oldest = _FIRST_GCC.get(standard, max(_FIRST_GCC.values()))
     refused = re.search(r"__GNUC__ < (\d+)\s*\n#error", header)
-    if refused and int(refused[1]) >= first:
+    if refused and int(refused[1]) >= oldest:
         return Fact(int(refused[1]), f"the oldest that builds: {_CXX} is an error below it")
-    return Fact(first, f"the oldest that builds: the first that takes -std=c++{standard}; torch's headers ask for none")
+    return Fact(
+        oldest, f"the oldest that builds: the first that takes -std=c++{standard}; torch's headers ask for none"
+    )
 
 
 def _platform(wheel: DistributionPackage) -> str:
@@ -320,13 +322,13 @@ def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: Packa
 def _sizes(torch: int, requires: Sequence[Requirement], python: CPython, index: PackageIndex) -> dict[str, Fact]:
     """Unpacked sizes in GB, from the directories of the wheels that are required; `torch` is its own, in bytes."""
     # From CUDA 13 on torch requires cuda-toolkit, whose extras stand for the wheels with the libraries.
-    every = list(requires)
+    requirements = list(requires)
     for requirement in requires:
         if requirement.name == "cuda-toolkit":
             metadata = index.metadata(_newest_wheel(requirement, index, "none"))
-            every += _requirements(metadata, python, requirement.extras)
+            requirements += _requirements(metadata, python, requirement.extras)
     large: dict[str, Requirement] = {}
-    for requirement in every:
+    for requirement in requirements:
         if requirement.name == "triton" or requirement.name.startswith("nvidia-"):
             large[requirement.name] = requirement
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -39,7 +40,7 @@ def from_tables(release: str, tag: str, sha256: str) -> dict[str, LibraryExports
     for folder in table_folders(added_folder()):
         try:
             libraries = _from_folder(folder, release, tag, sha256)
-        except (OSError, ValueError, KeyError, IndexError, lzma.LZMAError):
+        except (OSError, ValueError, KeyError, IndexError, struct.error, lzma.LZMAError):
             continue  # a table of an older farm, without kinds, or a damaged one: another, or the wheel, has the names
         if libraries is not None:
             return libraries
@@ -49,7 +50,7 @@ def from_tables(release: str, tag: str, sha256: str) -> dict[str, LibraryExports
 def _from_folder(folder: Path, release: str, tag: str, sha256: str) -> dict[str, LibraryExports] | None:
     """The same from one folder of tables; None if they were not made from this wheel.
 
-    Raises OSError, ValueError, KeyError, IndexError or lzma.LZMAError for tables that cannot be read.
+    Raises OSError, ValueError, KeyError, IndexError, struct.error or lzma.LZMAError for tables that cannot be read.
     """
     table_content = (folder / SYMBOLS_FILE).read_bytes()
     table = StoredTable.from_bytes(table_content)
