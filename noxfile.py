@@ -5,6 +5,8 @@ Everything that the sessions install comes from the package index.
 
 from __future__ import annotations
 
+import os
+
 import nox
 
 nox.needs_version = ">=2025.5.1"
@@ -25,7 +27,9 @@ def _install(session: nox.Session, *groups: str, farm: bool = True) -> None:
 def lint(session: nox.Session) -> None:
     """Every hook of .pre-commit-config.yaml over all files; mypy has a session of its own."""
     session.install(*[name for name in PYPROJECT["dependency-groups"]["lint"] if name.startswith("pre-commit")])
-    session.run("pre-commit", "run", "--all-files", "--show-diff-on-failure", *session.posargs, env={"SKIP": "mypy"})
+    # At a terminal the whole diff of the working tree would push the hooks' messages off the screen.
+    show_diff = ["--show-diff-on-failure"] if os.environ.get("CI") else []
+    session.run("pre-commit", "run", "--all-files", *show_diff, *session.posargs, env={"SKIP": "mypy"})
 
 
 @nox.session

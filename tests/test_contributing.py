@@ -53,7 +53,7 @@ def copy(tmp_path: Path) -> Path:
     insert(package / "cli" / "main.py", '    "clean": Entry(', example('    "where"'))
     append(checkout / "docs" / "reference" / "json.md", f"\n{example('| `where`')}")
     (tests / "cli" / "test_where.py").write_text(example("from tests.conftest"))
-    (row,) = re.findall(r"^`(\(\"where\".+,)`\.$", PAGE.read_text(), re.MULTILINE)
+    (row,) = re.findall(r"here `(\(\"where\".+,)`\.$", PAGE.read_text(), re.MULTILINE)
     insert(
         tests / "cli" / "test_answers.py",
         '        ("plan", ["plan", "--torch", "2.8", "2.9", "--json"]),\n',
