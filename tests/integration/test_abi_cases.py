@@ -107,7 +107,7 @@ def unseen(case: Case, found: Finding, known: AuditTables) -> set[str]:
     The loader had one library at a time, without what the package loads before it: the wheel's own other libraries, or
     libtorch_python. Of libraries for other torches the audit gives no names.
     """
-    if "it has libraries for torch" in found.note:
+    if "it only has libraries for torch" in found.note:
         return set()
     theirs = {name for name in case.get("missing", ()) if policy().mentions_torch.fullmatch(name)} - set(found.missing)
     release = mask_of(known.symbols.units, (unit for unit in known.symbols.units if unit.release == case["torch"]))

@@ -78,5 +78,5 @@ def test_cuda_sources_want_the_toolkit_of_torchs_major(make_farm: Callable[..., 
     farm.env["CUDA_HOME"] = ""
     answer = farm("build", "--torch", "2.8")
     assert answer.code == 20
-    assert "need a CUDA 12 toolkit" in answer.err
+    assert "need a toolkit of torch's CUDA 12" in answer.err
     assert "nvcc is CUDA 11" in answer.err

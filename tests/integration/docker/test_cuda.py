@@ -58,7 +58,7 @@ def test_cuda_12_without_an_nvcc_stops_before_anything_starts(make_farm: Callabl
     answer = farm("run", "--torch", "2.8", "2.13", "--json")
     assert (answer.code, answer.document["error"]["kind"]) == (20, "CudaToolkitError"), answer.err
     assert answer.document["error"]["what"].startswith("cuda-probe-torch28-")
-    assert "need a CUDA 12 toolkit" in answer.err
+    assert "need a toolkit of torch's CUDA 12" in answer.err
     assert "has no nvcc" in answer.err
     assert "--base-image" in answer.err
     assert not (farm.work / "jobs").exists()
