@@ -1,6 +1,5 @@
 """Once, not twice: what is fresh is kept, and only that."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from tests.conftest import CHECKOUT, Answer, Farm, need
 from tests.integration.test_own_project import other_pythons
+from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.core.versions import CPython
 
 pytestmark = pytest.mark.torch
@@ -162,6 +162,5 @@ def test_torch_is_on_disk_once(tiny: Farm, tmp_path: Path) -> None:
 
 
 def test_environments_are_gone_afterwards(built: Farm) -> None:
-    store = Path(os.environ.get("TORCH_BUILD_FARM_STORE", Path.home() / ".cache" / "torch-build-farm"))
-    assert not [path for path in store.glob("envs/*/*") if path.name.startswith("tiny-")]
+    assert not list(TorchStore.at(default_folder(), built.work).environment("").glob("*"))
     assert not list(built.work.glob("jobs/*/scratch"))

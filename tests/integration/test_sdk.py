@@ -185,7 +185,7 @@ def test_cuda_sources(make_farm: Callable[..., Farm]) -> None:
 @pytest.mark.network
 @pytest.mark.parametrize("release", ["2.8.0", "2.15.0"])
 def test_sdk_by_itself(environment: Environment, tmp_path: Path, release: str) -> None:
-    """On a cold store: at most 15 MB and 15 s; CMake configures against it, and a front end takes it for torch."""
+    """On a cold store: at most 15 MB; CMake configures against it, and a front end takes it for torch."""
     store, out = tmp_path / "store", tmp_path / "out"
     done = subprocess.run(
         [sys.executable, CHECKOUT / "build_farm.py", "sdk", release, "--out", out],
