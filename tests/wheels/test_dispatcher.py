@@ -142,13 +142,39 @@ def test_on_every_cpython_that_torch_is_made_for(site: Site, monkeypatch: pytest
         assert site.says(code) == "of 2.9 True", python
 
 
+# Two threads import the package from the start, two when its variant is being imported; that goes on when all have begun.
+IMPORTING_THREADS = """
+import threading
+begun, values, inside = [], [], threading.Event()
+
+def go(late):
+    if late:
+        inside.wait()
+    begun.append(1)
+    import demo
+    values.append(demo.VALUE)
+
+threads = [threading.Thread(target=go, args=[late]) for late in (False, False, True, True)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(values)
+"""
+IMPORTED = """
+import time, __main__
+__main__.inside.set()
+while len(__main__.begun) < 4:
+    time.sleep(0.01)
+time.sleep(0.1)
+VALUE = "whole"
+"""
+
+
 def test_threads_wait_for_each_other(site: Site) -> None:
-    # The first import goes on when all threads have begun theirs.
-    slow = "import time, __main__\nwhile len(__main__.begun) < 4: time.sleep(0.01)\ntime.sleep(0.1)\nVALUE = 'whole'\n"
-    site.variants({**FILES, "demo/__init__.py": slow}, "2.9")
+    site.variants({**FILES, "demo/__init__.py": IMPORTED}, "2.9")
     site.torch("2.9.0")
-    code = "import threading\nbegun, out = [], []\ndef go():\n    begun.append(1)\n    import demo\n    out.append(demo.VALUE)\nts = [threading.Thread(target=go) for _ in range(4)]\n[t.start() for t in ts]\n[t.join() for t in ts]\nprint(out)"
-    assert site.says(code) == str(["whole"] * 4)
+    assert site.says(IMPORTING_THREADS) == str(["whole"] * 4)
 
 
 def test_a_package_without_init_keeps_its_other_portions(tmp_path: Path) -> None:
