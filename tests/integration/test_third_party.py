@@ -92,8 +92,9 @@ def test_metadata_is_the_sdists_own_but_for_three_fields(legacy: Farm, own_metad
         '+Requires-Dist: torch==2.9.* ; extra == "all"',
     ]
     assert job["stages"][-1]["details"]["script"] == "legacy: twice is twice, a float has four bytes"
-    answer = farm("verify", str(wheel.path))
-    assert answer.code == 0, answer.out + answer.err
+    if engine == "local":  # containers verify a wheel in test_reproducible.py
+        answer = farm("verify", str(wheel.path))
+        assert answer.code == 0, answer.out + answer.err
 
 
 def test_a_git_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
