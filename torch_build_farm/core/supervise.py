@@ -6,6 +6,12 @@ descriptor to which the resident set of the largest process (KiB) is written at 
 that only the farm holds open: end of file means that the farm closed it (to cancel) or is gone (SIGKILL included). It
 makes itself the parent of orphans (PR_SET_CHILD_SUBREAPER, Linux 3.4), so that a process that left the group and lost
 its parent is found too.
+
+Own code, because nothing that pip installs does this. psutil's `children(recursive=True)` acts only while the farm
+lives, and does not see a process whose parent has ended: measured with a shell that starts `setsid sleep` through
+another shell, it lists only what the first shell waits for. tini adopts orphans and systemd-run stops all of a scope,
+but the one comes with an image and the other with systemd. A command costs 43 ms of CPU time more; an interpreter with
+psutil would cost 50.
 """
 
 import contextlib
