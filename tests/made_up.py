@@ -194,11 +194,14 @@ class Front:
         self.server.server_close()
 
 
-_DIGESTS: dict[Path, str] = {}
+_DIGESTS: dict[tuple[Path, int, int], str] = {}
 
 
 def digest(path: Path) -> str:
-    if path not in _DIGESTS:
+    """The file's SHA-256; of a file of the same name that another test made, another one."""
+    state = path.stat()
+    key = path, state.st_size, state.st_mtime_ns
+    if key not in _DIGESTS:
         with path.open("rb") as stream:
-            _DIGESTS[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return _DIGESTS[path]
+            _DIGESTS[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return _DIGESTS[key]

@@ -21,8 +21,9 @@ from tests.integration.conftest import Built, Environment
 from tests.made_up import Front
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore, default_folder
-from torch_build_farm.core.versions import CPython
+from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline import installed_packages
+from torch_build_farm.project.settings import load
 from torch_build_farm.releases.sdk import cache
 
 pytestmark = pytest.mark.torch
@@ -63,10 +64,10 @@ def test_the_embedded_project_is_the_same_with_all_of_torch(main_run: Built, tmp
 def test_a_plain_find_package_is_the_same_with_all_of_torch(make_farm: Callable[..., Farm]) -> None:
     """As many write it: linked to ${TORCH_LIBRARIES}, those of CUDA among them."""
     farm = make_farm("probe", SOURCE_DATE_EPOCH="1700000000")
-    assert built_with(farm, "2.15") == ("torch's SDK 2.15.0", "2.15.0+sdk")
+    assert built_with(farm, "2.13") == ("torch's SDK 2.13.0", "2.13.0+sdk")
     sdk = wheel_of(farm)
     farm.edit("pyproject.toml", "[tool.torch-build-farm]\n", '[tool.torch-build-farm]\ntorch-build = "full"\n')
-    assert built_with(farm, "2.15") == ('all of torch 2.15.0: torch-build = "full"', "2.15.0")
+    assert built_with(farm, "2.13") == ('all of torch 2.13.0: torch-build = "full"', "2.13.0")
     assert wheel_of(farm) == sdk
 
 
@@ -163,14 +164,11 @@ PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }
 
 
 def test_cuda_sources(make_farm: Callable[..., Farm]) -> None:
-    """With the SDK and the CUDA toolkit from its own wheels.
-
-    2.12 has a requirement on cuBLAS of its own, 2.15 the newest CUDA; 2.13 is built in containers. Each takes a minute.
-    """
+    """With the SDK and the newest CUDA toolkit from its own wheels; containers build for 2.13. Each takes a minute."""
     farm = make_farm("cuda")
     farm.edit("pyproject.toml", '["8.0", "9.0"]', '["9.0"]')  # each takes its time
     (farm.project / "src" / "module.cpp").write_text(MODULE)  # as does torch/extension.h
-    minors = ["2.12", "2.15"]
+    minors = ["2.15"]
     answer = farm("build", "--torch", *minors, "--json")
     assert answer.code == 0, answer.err
     for job, minor in zip(answer.document["jobs"], minors, strict=True):
@@ -180,6 +178,16 @@ def test_cuda_sources(make_farm: Callable[..., Farm]) -> None:
             (name,) = [name for name in archive.namelist() if name.endswith(".so")]
             sections = {one.name for one in ELFFile(io.BytesIO(archive.read(name))).iter_sections()}
         assert ".nv_fatbin" in sections
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("minor", ["2.11", "2.12", "2.13", "2.14", "2.15"])
+def test_the_toolkit_of_each_minor_can_be_installed(environment: Environment, minor: str) -> None:
+    """Its requirements in variants/ resolve together: an nvcc of the CUDA that torch was built with, and what it needs."""
+    variant = load(CHECKOUT, CHECKOUT).variants[Minor.parse(minor)]
+    done = environment.uv("install", "--dry-run", *variant.cuda_toolkit)
+    assert done.returncode == 0, done.stderr
+    assert f" + nvidia-cuda-nvcc=={variant.cuda}." in done.stderr
 
 
 @pytest.mark.network
