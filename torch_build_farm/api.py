@@ -30,7 +30,7 @@ from torch_build_farm.pipeline.stages.order import stages_with
 from torch_build_farm.pipeline.workplace import Workplace
 from torch_build_farm.project import settings
 from torch_build_farm.project.plan import Job, Plan, Selection
-from torch_build_farm.releases.release_tables import added_folder
+from torch_build_farm.releases.table_files import added_folder
 
 __all__ = [
     "FarmError",

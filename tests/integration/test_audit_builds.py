@@ -15,8 +15,8 @@ from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import Built, Environment
 from torch_build_farm.core.errors import AbiError, AuditError
 from torch_build_farm.releases.header_lines import HeaderLines
-from torch_build_farm.releases.release_tables import HEADER_LINES_FILE, LAYOUTS_FILE, SHIPPED, SYMBOLS_FILE
 from torch_build_farm.releases.symbol_table import SymbolTable
+from torch_build_farm.releases.table_files import HEADER_LINES_FILE, LAYOUTS_FILE, SHIPPED, SYMBOLS_FILE
 from torch_build_farm.releases.type_layouts import Layouts
 
 pytestmark = pytest.mark.torch

@@ -37,7 +37,7 @@ from torch_build_farm.publish import inventory
 from torch_build_farm.releases import facts, variant_file
 from torch_build_farm.releases.facts import Fact, Facts
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.release_tables import added_folder
+from torch_build_farm.releases.table_files import added_folder
 from torch_build_farm.releases.variant_file import Edit
 
 

@@ -12,7 +12,7 @@ from torch_build_farm.cli.arguments import CommonOptions, Parser, add_common_arg
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import AbiError, AuditError
-from torch_build_farm.releases.release_tables import added_folder
+from torch_build_farm.releases.table_files import added_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ from torch_build_farm.releases import discovery, facts
 from torch_build_farm.releases.discovery import STATUSES_TO_ACT_ON, DiscoveredMinor, Status
 from torch_build_farm.releases.facts import Fact
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.release_tables import ReleaseTables, added_folder
+from torch_build_farm.releases.release_tables import ReleaseTables
+from torch_build_farm.releases.table_files import added_folder
 
 _STYLE = {Status.SERVED: "green", Status.MISSING: "bold red", Status.CHANGED: "yellow", Status.YANKED: "bold red"}
 

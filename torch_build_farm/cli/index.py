@@ -26,7 +26,8 @@ from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import parse_pythons
 from torch_build_farm.releases import collect
 from torch_build_farm.releases.collect import CollectedRelease
-from torch_build_farm.releases.release_tables import SHIPPED, ReleaseTables, added_folder
+from torch_build_farm.releases.release_tables import ReleaseTables
+from torch_build_farm.releases.table_files import SHIPPED, added_folder
 
 
 @dataclass(frozen=True, kw_only=True)

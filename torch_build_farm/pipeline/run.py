@@ -32,8 +32,8 @@ from torch_build_farm.project.plan import Job, Plan, Selection, plan
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant import Variant
-from torch_build_farm.releases.release_tables import ReleaseTables, added_folder
 from torch_build_farm.releases.sdk import fallback
+from torch_build_farm.releases.table_files import added_folder, files_read
 
 if TYPE_CHECKING:
     from torch_build_farm.audit.tables import AuditTables
@@ -243,4 +243,4 @@ def _audit_tables() -> AuditTables:
 
 
 def _audit_tables_sha256() -> list[str]:
-    return [sha256(path) for path in ReleaseTables.files(added_folder())]
+    return [sha256(path) for path in files_read(added_folder())]

@@ -19,8 +19,8 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.releases import symbol_types, type_layouts
 from torch_build_farm.releases.header_lines import HeaderLines, assertion_lines
 from torch_build_farm.releases.listing import Listing
-from torch_build_farm.releases.release_tables import HEADER_LINES_FILE, KINDS_FILE, LAYOUTS_FILE, SYMBOLS_FILE
 from torch_build_farm.releases.symbol_table import SYSTEM_LIBRARIES, ReleaseFiles, SymbolTable, Unit
+from torch_build_farm.releases.table_files import HEADER_LINES_FILE, KINDS_FILE, LAYOUTS_FILE, SYMBOLS_FILE
 from torch_build_farm.releases.type_layouts import Layout, Layouts
 from torch_build_farm.wheels.elf import library, symbol
 from torch_build_farm.wheels.elf.partial import Exported

@@ -10,27 +10,10 @@ from pathlib import Path
 from typing import Self
 
 from torch_build_farm.core.errors import AuditError
-from torch_build_farm.core.resources import DATA
-from torch_build_farm.core.store import default_folder
 from torch_build_farm.releases.header_lines import HeaderLines
 from torch_build_farm.releases.symbol_table import StoredTable, SymbolIndex
+from torch_build_farm.releases.table_files import HEADER_LINES_FILE, LAYOUTS_FILE, SYMBOLS_FILE, table_folders
 from torch_build_farm.releases.type_layouts import Layouts
-
-SHIPPED = DATA / "torch"
-# The files of a folder of tables. KINDS_FILE, which the SDK's stubs are made of, is not loaded here.
-SYMBOLS_FILE, KINDS_FILE, HEADER_LINES_FILE, LAYOUTS_FILE = "symbols.xz", "kinds.xz", "marks.xz", "layouts.xz"
-
-
-def added_folder() -> Path:
-    """The folder that `index add` writes to, beside the farm's other caches: a folder of tables per release."""
-    return default_folder() / "index"
-
-
-def table_folders(added: Path) -> list[Path]:
-    """Every folder with tables. Added ones come first, since they may be of a newer upload than the shipped ones."""
-    # A name with a dot in front is a folder that is being written.
-    folders = [path for path in added.glob("*") if path.is_dir() and not path.name.startswith(".")]
-    return [*sorted(folders), SHIPPED]
 
 
 @dataclass(frozen=True)
@@ -68,12 +51,6 @@ class ReleaseTables:
                     next_step="remove the folder, then: index add RELEASE",
                 ) from None
         return cls(SymbolIndex(tuple(symbol_tables)), HeaderLines(lines_by_release), layouts)
-
-    @staticmethod
-    def files(added: Path) -> list[Path]:
-        """All files that `load` reads."""
-        paths = [*sorted(SHIPPED.glob("*")), *sorted(added.glob("[!.]*/*"))]
-        return [path for path in paths if path.name in (SYMBOLS_FILE, HEADER_LINES_FILE, LAYOUTS_FILE)]
 
     @cached_property
     def releases(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.relocate import RELOCATE
-from torch_build_farm.releases.release_tables import added_folder
+from torch_build_farm.releases.table_files import added_folder
 
 
 def _inputs(step: Step) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from torch_build_farm.releases.release_tables import KINDS_FILE, SYMBOLS_FILE, added_folder, table_folders
 from torch_build_farm.releases.symbol_table import StoredTable
 from torch_build_farm.releases.symbol_types import SymbolKinds
+from torch_build_farm.releases.table_files import KINDS_FILE, SYMBOLS_FILE, added_folder, table_folders
 from torch_build_farm.wheels.elf import symbol
 from torch_build_farm.wheels.elf.symbol import Kind
 
