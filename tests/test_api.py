@@ -82,7 +82,9 @@ def test_bad_arguments_raise(error: type[farm.FarmError], words: str, arguments:
     ("words", "arguments"),
     [
         ("smoke='ful': did you mean 'full'", {"smoke": "ful"}),
+        ("smoke=None: did you mean 'none'", {"smoke": None}),
         ("jobs=0: a run takes at least one build", {"jobs": 0}),
+        ("jobs='2': a run takes at least one build", {"jobs": "2"}),
     ],
 )
 def test_bad_arguments_of_a_run_raise_before_it_starts(tmp_path: Path, words: str, arguments: dict[str, Any]) -> None:

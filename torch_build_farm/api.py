@@ -112,8 +112,8 @@ def run(
     finished is kept for the next run.
     """
     _require_one_of(("full", "import", "none"), smoke, "smoke")
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs={jobs}: a run takes at least one build at a time", where="jobs")
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise UsageError(f"jobs={jobs!r}: a run takes at least one build at a time", where="jobs")
     start = time.monotonic()
     with _system_errors():
         place = _workplace(project, work, on_message or _ignore)
@@ -196,7 +196,7 @@ def _words(argument: str, words: Words) -> tuple[str, ...]:
 def _require_one_of(names: Iterable[str], value: str, argument: str) -> None:
     """Raise UsageError for a value that a type checker would have refused."""
     if value not in names:
-        raise UsageError(f"{argument}={value!r}: {nearest(value, names)}", where=argument)
+        raise UsageError(f"{argument}={value!r}: {nearest(str(value), names)}", where=argument)
 
 
 @contextlib.contextmanager

@@ -229,6 +229,14 @@ def test_damaged_wheels_are_named(tmp_path: Path) -> None:
         read_wheel.read(good.rename(tmp_path / "misnamed.whl"))
 
 
+def test_linker_scripts_are_not_libraries(tmp_path: Path) -> None:
+    """A script for the linker may lie in a library's place; what only begins like one may be a damaged library."""
+    script = {"demo/libfoo.so": b"INPUT ( libfoo.so.1 )\n"}
+    assert audit(tmp_path, {**script, "demo/_core.so": library(["_ZTIN2at6TensorE"], ["PyInit__core"])}).libraries
+    with pytest.raises(AuditError, match=r"demo/_core\.so"):
+        audit(tmp_path, {"demo/_core.so": b"INPUT" + bytes(64)})
+
+
 def changed(good: Path, folder: Path, name: str, content: bytes, *, record: bool = True) -> Path:
     """A copy of a wheel with another file; without `record` its RECORD says nothing of hashes."""
     path = folder / good.name

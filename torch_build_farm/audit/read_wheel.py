@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 _PLATFORM = re.compile(r"any|(many)?linux.*_x86_64")  # PEP 600, PEP 513; musl's loader is another one
 _LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
-_LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT", b"GROUP")  # text files in a library's place (ld's manual)
+# Text files in a library's place (ld's manual, "Implicit Linker Scripts").
+_LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT(", b"INPUT (", b"GROUP(", b"GROUP (")
 # Sizes in bytes.
 _IN_MEMORY = 32 << 20  # larger libraries are read from a temporary file
 _TEXT_LIMIT = 64 << 20  # for METADATA and RECORD

@@ -5,8 +5,8 @@ Linking"). `image` has a library that is there as a whole, `partial` one of whic
 what the audit judges.
 
 The readers are own code, although pyelftools and lief read ELF files too, for three reasons. They refuse a file that
-contradicts itself, and compare each exported name with the hash table, so that a damaged library is never taken for a
-good one. `partial` states which bytes it lacks, where the others need the whole file. And they are fast: for the
+contradicts itself, and compare each exported name with the hash table, so that damage to a name is not taken for
+another name. `partial` states which bytes it lacks, where the others need the whole file. And they are fast: for the
 exported names of libtorch_cpu.so (torch 2.15.0: 448 MB, 74,732 names, 357,548 relocations) `library` takes 0.7 s of CPU
 time and `partial` 0.6 s, both in 0.5 GB of memory, most of it the file; pyelftools 0.33 takes 10.6 s for the same
 names, and lief 1.0 takes 22 s and 1.1 GB, or 2.6 s and 0.95 GB without the relocations, which `library` reads too.
