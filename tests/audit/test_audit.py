@@ -229,6 +229,18 @@ def test_damaged_wheels_are_named(tmp_path: Path) -> None:
         read_wheel.read(good.rename(tmp_path / "misnamed.whl"))
 
 
+def test_a_library_that_record_lists_and_the_wheel_lacks(tmp_path: Path) -> None:
+    whole = made(tmp_path, {"demo/_core.so": library([], ["PyInit__core"]), "demo/libmine.so": library([SYM_NE], [])})
+    robbed = tmp_path / "robbed" / whole.name
+    robbed.parent.mkdir()
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(robbed, "w") as target:
+        for name in source.namelist():
+            if name != "demo/libmine.so":
+                target.writestr(name, source.read(name))
+    with pytest.raises(AuditError, match=r"RECORD lists demo/libmine\.so, which is not there"):
+        read_wheel.read(robbed)
+
+
 def test_linker_scripts_are_not_libraries(tmp_path: Path) -> None:
     """A script for the linker may lie in a library's place; what only begins like one may be a damaged library."""
     script = {"demo/libfoo.so": b"INPUT ( libfoo.so.1 )\n"}

@@ -117,9 +117,15 @@ def _is_elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
 def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], dict[str, frozenset[HeaderLine]]]:
     """The libraries, and the lines of torch's headers in each, by the path that they are installed to.
 
-    Raises AuditError for a damaged library, one that RECORD contradicts, and for more bytes than a wheel can need.
+    Raises AuditError for a library that is damaged, lost or not as RECORD lists it, and for more bytes than a wheel can
+    need.
     """
     entries = read_record(_text(archive, path, "RECORD").encode())
+    # Without a library that was lost nothing would be wrong with the wheel.
+    members = set(archive.namelist())
+    for name in entries:
+        if _LIBRARY_NAME.search(name) and name not in members:
+            raise _refuse(path, f"RECORD lists {name}, which is not there")
     libraries: dict[str, Elf] = {}
     marks: dict[str, frozenset[HeaderLine]] = {}
     total = 0
