@@ -27,6 +27,7 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import EditedError, RenderError, UsageError, nearest
 from torch_build_farm.core.files import replace_text
+from torch_build_farm.core.templates import strict_environment
 from torch_build_farm.project.settings import Project
 
 # For each CI system: the folder where its files belong, and the template of each file.
@@ -186,13 +187,7 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
 def render(project: Project, system: str, out: Path) -> list[Rendered]:
     """Render the files of a CI system for the folder `out`. Raises RenderError if a template is wrong."""
     # GitHub's own expressions use Jinja's usual braces: ${{ ... }}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(project.template_folders),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
+    environment = strict_environment(*project.template_folders).overlay(
         variable_start_string="<%=",
         variable_end_string="%>",
         comment_start_string="<%#",

@@ -5,6 +5,7 @@ Every start of the farm imports this: what only some commands need is imported w
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from torch_build_farm.project.settings import Project
+
+
+def in_ci() -> bool:
+    """Whether this is a CI system, as they all state by CI=true."""
+    return os.environ.get("CI", "").lower() in ("true", "1")
 
 
 @dataclass(frozen=True)

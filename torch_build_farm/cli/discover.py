@@ -83,9 +83,7 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     start = time.monotonic()
     index = PackageIndex.configured()
     listing = Listing.read(index)
-    known_files = {}
-    for release in ReleaseTables.load(added_folder()).symbols.releases:
-        known_files[release.name] = release.files
+    known_files = ReleaseTables.load(added_folder()).symbols.files
 
     minors = []
     for minor in discovery.compare(listing, context.load_project().variants, known_files, pre=options.pre):

@@ -18,14 +18,14 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import EngineError, FarmError, Interrupted, ToolError
-from torch_build_farm.core.process import Runner, Shell, capture
+from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import torch_downloads
 from torch_build_farm.engines.docker import client as docker_client
 from torch_build_farm.engines.docker.engine import open_engine
 from torch_build_farm.engines.docker.images import Base
-from torch_build_farm.engines.local import LocalEngine
+from torch_build_farm.engines.local import LocalEngine, nvcc_release
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
@@ -82,14 +82,9 @@ def _tools() -> list[Finding]:
     git = shutil.which("git")
     findings.append(Finding("git", "ok" if git else "absent", git or "not found", "versions from git tags"))
     nvcc = shutil.which("nvcc")
-    cuda_release = "not found"
-    if nvcc:
-        for line in capture([nvcc, "--version"]).tail:
-            if "release" in line:
-                cuda_release = line
-                break
+    cuda_release = nvcc_release(nvcc) if nvcc else ""
     purpose = "projects with CUDA sources only (cuda-arch-list)"
-    findings.append(Finding("CUDA toolkit", "ok" if nvcc else "absent", cuda_release, purpose))
+    findings.append(Finding("CUDA toolkit", "ok" if nvcc else "absent", cuda_release or "not found", purpose))
     return findings
 
 

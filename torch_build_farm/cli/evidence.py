@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jinja2
-
 from torch_build_farm.audit import output
 from torch_build_farm.audit.changes import Changes
 from torch_build_farm.core.files import size_text
 from torch_build_farm.core.resources import DATA
+from torch_build_farm.core.templates import strict_environment
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.pipeline.facts import AuditFacts, SmokeFacts
-from torch_build_farm.pipeline.results import JobResult
+from torch_build_farm.pipeline.facts import SmokeFacts
+from torch_build_farm.pipeline.results import JobResult, audit_verdicts
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.facts import Facts
 from torch_build_farm.releases.variant_file import Edit
@@ -66,24 +65,13 @@ def of_variant(facts: Facts, edit: Edit, changes: Changes | None, before: Varian
 
 def of_build(results: Sequence[JobResult]) -> str:
     """The section on the builds: what was built, and the findings of the audit and the smoke test."""
-    rows = {}
-    for result in results:
-        audit = result.facts(AuditFacts)
-        if audit:
-            rows[result.job.id] = audit.releases
+    rows = audit_verdicts(results)
     ranges, verdicts = output.cells(rows) if rows else ([], {})
     return _render("evidence-build.md.j2", jobs=results, ranges=ranges, verdicts=verdicts, SmokeFacts=SmokeFacts)
 
 
 def _render(template: str, **names: object) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(DATA),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
+    environment = strict_environment(DATA)
     environment.filters.update(
         size=size_text, text=lambda value: ", ".join(value) if isinstance(value, tuple) else str(value)
     )

@@ -113,10 +113,7 @@ def learn(context: Context, releases: Sequence[str], index: PackageIndex, python
 
     `pythons` are the words of --python. Raises UsageError and NoPythonError.
     """
-    known_files = {}
-    for known_release in ReleaseTables.load(added_folder()).symbols.releases:
-        known_files[known_release.name] = known_release.files
-
+    known_files = ReleaseTables.load(added_folder()).symbols.files
     for release in releases:
         known = known_files.get(release)
         if known is not None and not _uploaded_again(known, release, index):

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -26,7 +25,7 @@ from torch_build_farm.cli.arguments import (
     positive,
 )
 from torch_build_farm.cli.command import Command
-from torch_build_farm.cli.context import Context
+from torch_build_farm.cli.context import Context, in_ci
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, PublishError, UsageError, nearest
 from torch_build_farm.core.files import clear, replace_text, size_text
@@ -245,8 +244,7 @@ def publish_built(context: Context, options: PublishOptions) -> Publication:
         _show_plan(context, target, plan, warnings)
         uploads = _select_uploads(options.names, plan)
 
-        in_ci = os.environ.get("CI", "").lower() in ("true", "1")
-        dry_run = not options.yes and not in_ci
+        dry_run = not options.yes and not in_ci()
         if dry_run:
             context.say("a dry run: nothing was uploaded; --yes uploads")
         else:

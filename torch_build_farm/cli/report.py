@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -15,9 +14,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from torch_build_farm.cli.context import in_ci
 from torch_build_farm.core.files import size_text
 from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, SmokeFacts
-from torch_build_farm.pipeline.results import JobResult, RunResult, Status
+from torch_build_farm.pipeline.results import JobResult, RunResult, Status, audit_verdicts
 from torch_build_farm.project.plan import Job
 
 _STYLE = {"waiting": "dim", "running": "cyan", "done": "green", "kept": "green", "failed": "red"}
@@ -43,9 +43,8 @@ class Progress:
         self._lock = threading.Lock()
         self._start = time.monotonic()
         # A CI system may offer a terminal, but its log cannot redraw lines.
-        in_ci = os.environ.get("CI", "").lower() in ("true", "1")
         self._live: Live | None = None
-        if console.is_terminal and not in_ci:
+        if console.is_terminal and not in_ci():
             self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
 
     def __enter__(self) -> Progress:
@@ -163,11 +162,7 @@ def _lines(result: JobResult, work: Path) -> list[str]:
 
 def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
     """Print the audit's verdict on every job and torch release, if it ran for one."""
-    rows = {}
-    for result in results:
-        audit = result.facts(AuditFacts)
-        if audit:
-            rows[result.job.id] = audit.releases
+    rows = audit_verdicts(results)
     if rows:
         from torch_build_farm.audit import output  # noqa: PLC0415 (a run without audit needs none of that room)
 

@@ -160,10 +160,7 @@ class LocalEngine:
         nvcc = str(Path(home) / "bin" / "nvcc") if home else shutil.which("nvcc")
         if not nvcc:
             return "", ""
-        for line in capture([nvcc, "--version"], env=self._environment).tail:
-            if "release" in line:
-                return nvcc, line
-        return nvcc, ""
+        return nvcc, nvcc_release(nvcc, self._environment)
 
     def _check_cuda(self, job: Job) -> None:
         """Raise CudaToolkitError if this machine has no nvcc of the CUDA major that the job's torch has."""
@@ -281,6 +278,14 @@ class _LocalBuild:
         wheel = Path(builder.build("wheel", request.out))
         request.peak.write_text(f"{self.peak_mb:.0f}", "utf-8")
         return wheel
+
+
+def nvcc_release(nvcc: str, env: Mapping[str, str] | None = None) -> str:
+    """The line of `nvcc --version` with the toolkit's release; empty if it prints none."""
+    for line in capture([nvcc, "--version"], env=env).tail:
+        if "release" in line:
+            return line
+    return ""
 
 
 def _check_system_packages(settings: Settings) -> None:

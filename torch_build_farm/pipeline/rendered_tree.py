@@ -20,6 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import RenderError, SourceError
+from torch_build_farm.core.templates import strict_environment
 from torch_build_farm.engines.variables import CONSTRAINTS, FARM_FOLDER, PRELUDE, TOOLCHAIN
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import TABLE, Project
@@ -60,7 +61,7 @@ def render(project: Project, source: Source, job: Job) -> Tree:
     Pure and byte-stable. Raises RenderError where the metadata cannot be rendered or a template is wrong.
     """
     context = _context(project, source, job)
-    environment = _environment(project.template_folders)
+    environment = strict_environment(*project.template_folders)
     rendered = {}
     try:
         for path, name in _RENDERED.items():
@@ -222,21 +223,6 @@ def _backend_files(source: Source, job: Job) -> dict[str, str]:
     for path in _VARIANT_BACKEND_FILES:
         rendered[f"{FARM_FOLDER}/{Path(path).name}"] = files("torch_build_farm").joinpath(path).read_text("utf-8")
     return rendered
-
-
-def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
-    """Jinja as the templates expect it: strict, so that a misspelt name is an error and not an empty text in a build.
-
-    A template in an earlier folder wins over its namesake in a later one.
-    """
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
 
 
 def write(tree: Tree, folder: Path, epoch: int) -> None:

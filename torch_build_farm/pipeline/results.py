@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from torch_build_farm.core.errors import FarmError, exit_code
-from torch_build_farm.pipeline.facts import SomeFacts
+from torch_build_farm.pipeline.facts import AuditFacts, SomeFacts
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.project.plan import Job
 
@@ -88,6 +89,16 @@ class RunResult:
             if job.error:
                 return exit_code(job.error)
         return 0
+
+
+def audit_verdicts(results: Iterable[JobResult]) -> dict[str, Mapping[str, str]]:
+    """The audit's verdicts by torch release, of each job that was audited, by its ID."""
+    verdicts = {}
+    for result in results:
+        audit = result.facts(AuditFacts)
+        if audit:
+            verdicts[result.job.id] = audit.releases
+    return verdicts
 
 
 class Progress(Protocol):

@@ -208,6 +208,11 @@ class SymbolIndex:
                 releases.setdefault(release.name, release)
         return tuple(sorted(releases.values(), key=lambda release: release.version))
 
+    @property
+    def files(self) -> dict[str, Mapping[str, str]]:
+        """The file names of each release's wheels, by release and then by the tag of their CPython."""
+        return {release.name: release.files for release in self.releases}
+
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """The units of all tables, in the order of the masks' bits."""

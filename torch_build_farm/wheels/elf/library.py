@@ -1,7 +1,7 @@
 """What the dynamic linker reads of an ELF library: what it needs, what it leaves undefined, what it exports.
 
 Read as the loader reads it, from the dynamic table and the relocations, since section headers may be stripped; and
-with less trust: a contradiction is an error, so that a damaged library is never taken for a good one. Sources: the
+with less trust: a contradiction is an error, so that damage to a name is not taken for another name. Sources: the
 System V ABI ("Dynamic Linking"), its x86-64 supplement, the GNU extensions for hash table and versions.
 `headers` has the reasons for own code.
 """
