@@ -177,8 +177,9 @@ def hang(farm: Farm, tmp_path: Path) -> Path:
     return gate
 
 
-def waiting(farm: Farm) -> bool:
-    return any(log.read_text().endswith("waiting\n") for log in farm.work.glob("logs/*.log"))
+def waiting(farm: Farm, jobs: int = 1) -> bool:
+    """Whether so many jobs have come to where their builds wait."""
+    return sum(log.read_text().endswith("waiting\n") for log in farm.work.glob("logs/*.log")) >= jobs
 
 
 def test_two_farms_on_one_work_folder(tiny: Farm, tmp_path: Path) -> None:

@@ -156,8 +156,7 @@ def test_a_container_killed_and_the_other_jobs_go_on(contained: Farm, docker: Do
     hold(contained)
     run = contained.start("build", "--torch", "2.8", "2.9")
     jobs = (JOB, JOB.replace("28", "29"))
-    until(lambda: all(contained.log(job).endswith("waiting\n") for job in jobs if docker.containers(f"label=torch-build-farm.job={job}"))
-          and len(docker.containers()) == 2)  # fmt: skip
+    until(lambda: waiting(contained, len(jobs)))
     docker("kill", docker.of_job(JOB))
     until(lambda: len(docker.containers()) == 1)
     release(docker, docker.of_job(jobs[1]))
