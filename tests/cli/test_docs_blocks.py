@@ -1,7 +1,8 @@
 """The shell blocks of README, tutorial and how-to pages run as they are printed.
 
 The blocks of a page run in order, in one shell, in a scratch copy of the checkout with an empty HOME. A block that needs
-more than that is marked in the page, `<!-- needs: REASON -->`, with one of the reasons below and no other.
+more than that is marked in the page, `<!-- needs: REASON -->`, with one of the reasons below and no other. The pages of an
+option share one copy, as one reader has one: README's first command compiles, and the pages after it find its work.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +114,31 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Someone who follows pages: a copy of the checkout, and environment variables with an empty HOME."""
+
+    checkout: Path
+    variables: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def new_reader(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Reader]:
+    def make() -> Reader:
+        folder = tmp_path_factory.mktemp("reader")
+        return Reader(_copy_of_the_checkout(folder), _variables(environment, folder / "home"))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def reader_of_torch_pages(new_reader: Callable[[], Reader]) -> Reader:
+    """The torch that every test which opts in shares is gigabytes."""
+    reader = new_reader()
+    reader.variables["TORCH_BUILD_FARM_STORE"] = str(default_folder())
+    return reader
+
+
 def _copy_of_the_checkout(folder: Path) -> Path:
     copy = folder / "torch-build-farm"
     left_out = (".git", ".venv", ".nox", ".*_cache", "__pycache__", "site", "work", "tests", "node_modules")
@@ -130,16 +157,15 @@ def _variables(environment: Path, home: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("page", "reasons"), [*_pages_for(""), *_pages_for("torch"), *_pages_for("docker")])
-def test_the_blocks_of_a_page_run(page: Path, reasons: set[str], environment: Path, tmp_path: Path) -> None:
-    checkout = _copy_of_the_checkout(tmp_path)
-    variables = _variables(environment, tmp_path / "home")
-    if reasons != {""}:  # gigabytes of torch, which every test that opts in shares
-        variables["TORCH_BUILD_FARM_STORE"] = str(default_folder())
+def test_the_blocks_of_a_page_run(
+    page: Path, reasons: set[str], new_reader: Callable[[], Reader], request: pytest.FixtureRequest
+) -> None:
+    reader = new_reader() if reasons == {""} else request.getfixturevalue("reader_of_torch_pages")
     script = "\n".join(block.text for block in _blocks(page) if block.needs in reasons)
     done = subprocess.run(
         ["bash", "-euxo", "pipefail", "-c", script],
-        cwd=checkout,
-        env=variables,
+        cwd=reader.checkout,
+        env=reader.variables,
         capture_output=True,
         text=True,
         check=False,
