@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, Answer, Farm, need
+from tests.conftest import CHECKOUT, PROJECTS, Answer, Farm, need
 from tests.made_up import Front, pure, remade, without_symbol
 from torch_build_farm.audit.output import demangled
 from torch_build_farm.core.errors import NEWS_EXIT_CODE
@@ -40,12 +40,11 @@ def store() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Farm:
-    """The embedded project in a checkout without history, and without the variants of 2.14 and 2.15."""
+    """A small torch extension in a checkout without history, and without the variants of 2.14 and 2.15."""
     root = tmp_path_factory.mktemp("add")
     project = root / "project"
-    project.mkdir()
-    shutil.copy(CHECKOUT / "pyproject.toml", project)
-    for folder in ("examples", "variants", "templates", "torch_build_farm"):
+    shutil.copytree(PROJECTS / "probe", project)
+    for folder in ("variants", "templates", "torch_build_farm"):
         shutil.copytree(CHECKOUT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(CHECKOUT / "build_farm.py", project)
     for name in REMOVED:
@@ -146,12 +145,12 @@ def test_a_release_that_never_was(farm: Farm, made_up_index: Front) -> None:
     assert variant["changes"]["gone"] == {"libc10.so": [SYMBOL]}
     assert set(variant["changes"]["types"]) == {TYPE}
     (job,) = answer.document["run"]["jobs"]
-    assert (job["job"], job["status"]) == ("pymomentum-gpu-torch216-cp312", "done")
+    assert (job["job"], job["status"]) == ("torch-probe-torch216-cp312", "done")
     evidence = Path(answer.document["evidence"]).read_text()
     assert demangled(SYMBOL) in evidence
     assert f"`{TYPE}`: size 128 -> 136" in evidence
     for words in ("CUDA 13.2 -> 14.0: another major", "no CPython 3.11, ", "C++ 20 -> 23"):
         assert words in evidence
-    assert "| pymomentum-gpu-torch216-cp312 |" in evidence
+    assert "| torch-probe-torch216-cp312 |" in evidence
     (hit,) = variant["changes"]["wheels"].values()
     assert hit["verdict"] == "OK", hit
