@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,19 +121,14 @@ class Reader:
     variables: dict[str, str]
 
 
-@pytest.fixture(scope="module")
-def new_reader(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Reader]:
-    def make() -> Reader:
-        folder = tmp_path_factory.mktemp("reader")
-        return Reader(_copy_of_the_checkout(folder), _variables(environment, folder / "home"))
-
-    return make
+def _new_reader(environment: Path, folder: Path) -> Reader:
+    return Reader(_copy_of_the_checkout(folder), _variables(environment, folder / "home"))
 
 
 @pytest.fixture(scope="module")
-def reader_of_torch_pages(new_reader: Callable[[], Reader]) -> Reader:
-    """The torch that every test which opts in shares is gigabytes."""
-    reader = new_reader()
+def reader_of_torch_pages(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """Takes torch, which is gigabytes, from the store of all tests that opt in."""
+    reader = _new_reader(environment, tmp_path_factory.mktemp("reader"))
     reader.variables["TORCH_BUILD_FARM_STORE"] = str(default_folder())
     return reader
 
@@ -158,9 +152,9 @@ def _variables(environment: Path, home: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("page", "reasons"), [*_pages_for(""), *_pages_for("torch"), *_pages_for("docker")])
 def test_the_blocks_of_a_page_run(
-    page: Path, reasons: set[str], new_reader: Callable[[], Reader], request: pytest.FixtureRequest
+    page: Path, reasons: set[str], environment: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    reader = new_reader() if reasons == {""} else request.getfixturevalue("reader_of_torch_pages")
+    reader = _new_reader(environment, tmp_path) if reasons == {""} else request.getfixturevalue("reader_of_torch_pages")
     script = "\n".join(block.text for block in _blocks(page) if block.needs in reasons)
     done = subprocess.run(
         ["bash", "-euxo", "pipefail", "-c", script],
