@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 
 from tests.until import DEADLINE_S
+from torch_build_farm.core.seals import STATE_VARIABLE
 
 # No test fails because the machine is slow.
 hypothesis.settings.register_profile(
@@ -40,6 +41,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PROJECTS = CHECKOUT / "tests" / "projects"
 INTEGRATION_TESTS = CHECKOUT / "tests" / "integration"
 DOCKER_TESTS = INTEGRATION_TESTS / "docker"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The seals of tests are made with a key of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STATE_VARIABLE, str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
