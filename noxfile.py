@@ -69,3 +69,17 @@ def benchmark(session: nox.Session) -> None:
     """Measure the farm against plain cibuildwheel; takes a Docker engine, some 20 GB and an hour."""
     _install(session)
     session.run("python", "ci/benchmark.py", *session.posargs)
+
+
+@nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Take out each protection of the guarding modules in turn, and see that a test notices: an hour on two CPUs."""
+    _install(session, "test", "mutants")
+    session.run("python", "ci/mutate.py", *session.posargs)
+
+
+@nox.session(default=False)
+def hostile(session: nox.Session) -> None:
+    """Hand the farm thousands of hostile inputs of each kind; `nox -s hostile -- 10000` says how many."""
+    _install(session, "test")
+    session.run("python", "-m", "tests.hostile.box", "--all", *(session.posargs or ["5000"]))

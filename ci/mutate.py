@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+"""Take out the protections of the guarding modules, one at a time, and see whether a test notices.
+
+    python ci/mutate.py                                # all guarding modules; an hour on two CPUs
+    python ci/mutate.py torch_build_farm/core/paths.py # one of them
+
+Each mutant is the checkout with one protection gone: a condition that leads to an error is never true, a check is not
+called, an operand of a condition is missing, an option that restricts a tool is not given. The tests that reach the
+line run against it, and one of them has to fail. Mutants that survive are printed, and are to be killed by a test or
+explained in tests/mutants.toml. Exit code 1: one survives that is not explained.
+
+Kept tools change operators and numbers (mutmut 3) or negate conditions (cosmic-ray 8): thousands of mutants, and none
+of them a statement that is gone, which is how protections are lost. Which tests reach a line is coverage.py's to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPLAINED = ROOT / "tests" / "mutants.toml"
+# The tests that are asked: those of the rooms, and those of integration that need no torch and no engine.
+TESTS = ("tests/core", "tests/project", "tests/wheels", "tests/releases", "tests/audit", "tests/engines",
+         "tests/pipeline", "tests/publish", "tests/cli", "tests/integration/test_publish.py")  # fmt: skip
+MOST_TESTS = 25  # that run against one mutant, the quickest first
+TIMEOUT_S = 300  # a mutant that hangs is noticed
+# Statements that only inform people protect nothing.
+INFORMS = re.compile(
+    r"(say|print|write|debug|info|add_row|sleep|append|extend|add|update|pop|setdefault|sort|unlink|mkdir|rmtree|utime)$"
+)
+# Neither do these options.
+INFORM = {
+    *("frozen", "kw_only", "parents", "exist_ok", "ignore_errors", "missing_ok", "prefix", "suffix", "next_step"),
+    *("where", "name", "reverse", "indent", "default", "maxsplit"),
+}
+RESTRICTS = re.compile(r"--?[a-z]")  # an option of a tool
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """The text `old` at offset `start` of a file becomes `new`."""
+
+    path: str
+    line: int
+    start: int
+    old: str
+    new: str
+    kind: str
+
+    @property
+    def text(self) -> str:
+        """How a mutant is named in tests/mutants.toml: by what it takes out, since lines move."""
+        return " ".join(self.old.split())
+
+
+# ---- what can be taken out
+
+
+def _offset(lines: Sequence[bytes], line: int, column: int) -> int:
+    return sum(len(text) for text in lines[: line - 1]) + column
+
+
+class _Protections(ast.NodeVisitor):
+    """Collects the mutants of one Python file. Offsets are in bytes, as ast counts columns."""
+
+    def __init__(self, path: str, source: bytes) -> None:
+        self.path = path
+        self.source = source
+        self.lines = source.splitlines(keepends=True)
+        self.mutants: list[Mutant] = []
+
+    def _add(self, node: ast.expr | ast.stmt | ast.keyword, new: str, kind: str) -> None:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        start = _offset(self.lines, node.lineno, node.col_offset)
+        end = _offset(self.lines, node.end_lineno, node.end_col_offset)
+        if kind in ("option", "element"):  # with its comma
+            rest = re.match(rb"\s*,", self.source[end:])
+            end += rest.end() if rest else 0
+        old = self.source[start:end].decode()
+        self.mutants.append(Mutant(self.path, node.lineno, start, old, new, kind))
+
+    def visit_If(self, node: ast.If) -> None:
+        last = node.body[-1]
+        refuses = isinstance(last, ast.Raise) or any(isinstance(inner, ast.Raise) for inner in node.body)
+        notes_problem = isinstance(last, ast.Expr) and "problems" in ast.unparse(last)
+        if refuses or notes_problem:
+            self._add(node.test, "False", "condition")
+            self._operands(node.test)
+        self.generic_visit(node)
+
+    def _operands(self, test: ast.expr) -> None:
+        if isinstance(test, ast.BoolOp):
+            neutral = "True" if isinstance(test.op, ast.And) else "False"
+            for operand in test.values:
+                if not isinstance(operand, ast.Compare | ast.Call | ast.UnaryOp | ast.BoolOp):
+                    continue  # a default value, as a rule
+                self._add(operand, neutral, "operand")
+
+    def visit_Return(self, node: ast.Return) -> None:
+        if node.value:
+            self._operands(node.value)
+        self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        self._add(node, "pass", "raise")
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Call):
+            function = ast.unparse(node.value.func)
+            if not INFORMS.search(function):
+                self._add(node, "pass", "call")
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        for keyword in node.keywords:
+            if keyword.arg and keyword.arg not in INFORM and isinstance(keyword.value, ast.Constant):
+                self._add(keyword, "", "option")
+        self.generic_visit(node)
+
+    def _visit_elements(self, elements: Sequence[ast.expr]) -> None:
+        for element in elements:
+            text = element.value if isinstance(element, ast.Constant) else None
+            if isinstance(text, str) and RESTRICTS.match(text):
+                self._add(element, "", "element")
+
+    def visit_List(self, node: ast.List) -> None:
+        self._visit_elements(node.elts)
+        self.generic_visit(node)
+
+    def visit_Tuple(self, node: ast.Tuple) -> None:
+        self._visit_elements(node.elts)
+        self.generic_visit(node)
+
+
+def mutants_of(path: Path, root: Path) -> list[Mutant]:
+    """Every protection that a file has. A template of Python is read line by line, since it is no Python yet."""
+    name = path.relative_to(root).as_posix()
+    source = path.read_bytes()
+    if path.suffix == ".py":
+        protections = _Protections(name, source)
+        protections.visit(ast.parse(source))
+        # A condition that never holds, and the only error it raises, are one protection.
+        conditions = {mutant.line for mutant in protections.mutants if mutant.kind == "condition"}
+        return [m for m in protections.mutants if not (m.kind == "raise" and m.line - 1 in conditions)]
+    return list(_of_template(name, source))
+
+
+def _of_template(name: str, source: bytes) -> Iterator[Mutant]:
+    start = 0
+    for number, line in enumerate(source.splitlines(keepends=True), 1):
+        text = line.decode()
+        condition = re.match(r"\s*(?:el)?if (.*):\s*$", text)
+        if condition:
+            yield Mutant(
+                name, number, start + len(text[: condition.start(1)].encode()), condition[1], "False", "condition"
+            )
+        elif text.strip().startswith("raise "):
+            indent = len(text) - len(text.lstrip())
+            yield Mutant(name, number, start + indent, text.strip(), "pass", "raise")
+        start += len(line)
+
+
+# ---- which tests reach a line
+
+
+def _copy_of_checkout(folder: Path) -> Path:
+    """The files that git knows, as they are now."""
+    names = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True, capture_output=True,
+    ).stdout.decode().split("\0")  # fmt: skip
+    for name in filter(None, names):
+        source = ROOT / name
+        if source.is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    return folder
+
+
+def _pytest(folder: Path, *words: str, timeout: float | None = None) -> int:
+    """Run pytest in a copy of the checkout; its exit code, 1 for a run that hangs."""
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *words]
+    process = subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
+        return 1
+
+
+def _tests_by_line(folder: Path, modules: Sequence[str]) -> dict[str, dict[int, list[str]]]:
+    """The tests that reach each line of the modules."""
+    from coverage import CoverageData  # noqa: PLC0415 (installed for this script alone)
+
+    existing = [test for test in TESTS if (folder / test).exists()]
+    data = folder / "coverage.data"
+    settings = folder / "coverage.toml"
+    settings.write_text(
+        f"[tool.coverage.run]\ndata_file = {str(data)!r}\ninclude = {[str(folder / name) for name in modules]!r}\n"
+    )
+    code = _pytest(folder, *existing, "--maxfail=1000", "--cov", f"--cov-config={settings}", "--cov-context=test",
+                   "--cov-report=")  # fmt: skip
+    if code not in (0, 1):
+        sys.exit(f"pytest ends with {code}")
+    coverage = CoverageData(str(data))
+    coverage.read()
+    tests: dict[str, dict[int, list[str]]] = {}
+    for name in modules:
+        by_line = coverage.contexts_by_lineno(str(folder / name))
+        tests[name] = {line: sorted({c.partition("|")[0] for c in contexts if c}) for line, contexts in by_line.items()}
+    return tests
+
+
+def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> list[str]:
+    """The tests to run against a mutant: those that reach its line, else those that reach its module."""
+    if mutant.path.endswith(".j2"):
+        return ["tests/wheels/test_dispatcher.py"]
+    by_line = tests.get(mutant.path, {})
+    lines = range(mutant.line, mutant.line + mutant.old.count("\n") + 1)
+    reached = sorted({test for line in lines for test in by_line.get(line, [])})
+    if not reached and not any(line in by_line for line in lines):
+        return []
+    # What runs while a module is imported belongs to no test.
+    reached = reached or sorted({test for names in by_line.values() for test in names})
+    # Integration tests take the longest.
+    return sorted(reached, key=lambda test: ("integration" in test, test))[:MOST_TESTS]
+
+
+# ---- the run
+
+
+def _survives(mutant: Mutant, tests: list[str], folder: Path) -> bool:
+    path = folder / mutant.path
+    source = path.read_bytes()
+    end = mutant.start + len(mutant.old.encode())
+    path.write_bytes(source[: mutant.start] + mutant.new.encode() + source[end:])
+    try:
+        return not tests or _pytest(folder, *tests, timeout=TIMEOUT_S) == 0
+    finally:
+        path.write_bytes(source)
+
+
+def _explanations() -> dict[tuple[str, str], str]:
+    """Why a mutant may survive, by its module and by what it takes out."""
+    if not EXPLAINED.is_file():
+        return {}
+    tables = tomllib.loads(EXPLAINED.read_text("utf-8")).get("mutant", [])
+    return {(table["module"], table["without"]): table["why"] for table in tables}
+
+
+def _guarding_modules() -> list[str]:
+    return list(tomllib.loads(EXPLAINED.read_text("utf-8"))["modules"]) if EXPLAINED.is_file() else []
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help="by default those that tests/mutants.toml lists")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
+    options = parser.parse_args()
+    modules = options.modules or _guarding_modules()
+
+    mutants: list[Mutant] = []
+    for name in modules:
+        mutants += mutants_of(ROOT / name, ROOT)
+    if options.list:
+        for mutant in mutants:
+            print(f"{mutant.path}:{mutant.line}: {mutant.kind}: {mutant.text}")
+        return 0
+
+    explanations = _explanations()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        folders: Queue[Path] = Queue()
+        for number in range(options.jobs):
+            folders.put(_copy_of_checkout(Path(scratch) / str(number)))
+        first = folders.queue[0]
+        tests = _tests_by_line(first, [name for name in modules if name.endswith(".py")])
+
+        def survives(mutant: Mutant) -> bool:
+            folder = folders.get()
+            try:
+                return _survives(mutant, _chosen_tests(mutant, tests), folder)
+            finally:
+                folders.put(folder)
+
+        survivors = []
+        counts: dict[str, list[int]] = {name: [0, 0, 0] for name in modules}
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for mutant, survived in zip(mutants, pool.map(survives, mutants), strict=True):
+                counts[mutant.path][0] += 1
+                if not survived:
+                    continue
+                why = explanations.get((mutant.path, mutant.text))
+                counts[mutant.path][1 if why else 2] += 1
+                if not why:
+                    survivors.append(mutant)
+                    reached = "survives" if _chosen_tests(mutant, tests) else "no test reaches it"
+                    print(f"{mutant.path}:{mutant.line}: {mutant.kind}: {reached}: {mutant.text}", flush=True)
+    for name, (total, explained, open_) in counts.items():
+        print(f"{name}: {total} mutants, {total - explained - open_} killed, {explained} explained, {open_} survive")
+    print(json.dumps({"mutants": len(mutants), "survivors": len(survivors)}))
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
