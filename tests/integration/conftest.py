@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import CHECKOUT, Farm, need
 from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.archives import EARLIEST
 from torch_build_farm.core.store import default_folder
-from torch_build_farm.project.fetch import EARLIEST
 from torch_build_farm.project.settings import load
 from torch_build_farm.wheels import one_name
 

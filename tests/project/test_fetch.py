@@ -12,9 +12,10 @@ from packaging.requirements import Requirement
 
 from tests.index import Index
 from tests.project.test_tree import git
+from torch_build_farm.core.archives import EARLIEST
 from torch_build_farm.core.errors import PackageIndexError, SourceError
 from torch_build_farm.core.process import Runner
-from torch_build_farm.project.fetch import EARLIEST, Fetcher, unpack
+from torch_build_farm.project.fetch import Fetcher
 
 DATE = 1_600_000_000
 
@@ -68,19 +69,6 @@ def test_a_zip_brings_its_date(index: Index, fetcher: Fetcher) -> None:
         archive.writestr(zipfile.ZipInfo("demo-1.0/setup.py", (2020, 9, 13, 12, 26, 40)), "")
     digest = index.add("demo-1.0.zip", stream.getvalue())
     assert fetcher.sdist(Requirement("demo==1.0"), digest).epoch == DATE
-
-
-def test_a_zip_keeps_what_can_be_run(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "demo.zip", "w") as archive:
-        for name, mode in (("run.sh", 0o755), ("read.me", 0o644)):
-            info = zipfile.ZipInfo(f"demo-1.0/{name}")
-            info.external_attr = mode << 16
-            archive.writestr(info, "")
-    unpack(tmp_path / "demo.zip", tmp_path / "tree")
-    assert {path.name: os.access(path, os.X_OK) for path in (tmp_path / "tree" / "demo-1.0").iterdir()} == {
-        "run.sh": True,
-        "read.me": False,
-    }
 
 
 def test_what_a_killed_farm_left_of_a_fetch_goes_after_a_day(fetcher: Fetcher) -> None:
@@ -144,37 +132,6 @@ def test_a_file_that_is_not_an_archive(index: Index, fetcher: Fetcher) -> None:
     with pytest.raises(SourceError, match="cannot be unpacked"):
         fetcher.sdist(Requirement("demo==1.0"), digest)
     assert not list(fetcher.folder.iterdir())
-
-
-def leading_out(way: str) -> bytes:
-    """A tar archive with a good member, and then one that leads out of the folder that it is unpacked to."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        archive.addfile(tarfile.TarInfo("demo-1.0/setup.py"))
-        if way == "path":
-            member = tarfile.TarInfo("demo-1.0/../../out.py")
-        else:
-            member = tarfile.TarInfo("demo-1.0/out.py")
-            member.type = tarfile.SYMTYPE
-            member.linkname = "../../secret"
-        archive.addfile(member)
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("way", ["path", "link"])
-def test_a_tar_archive_that_leads_out(tmp_path: Path, way: str) -> None:
-    (tmp_path / "demo.tar.gz").write_bytes(leading_out(way))
-    with pytest.raises(SourceError, match=r"cannot be unpacked: .*outside the destination"):
-        unpack(tmp_path / "demo.tar.gz", tmp_path / "tree")
-    assert [path.name for path in tmp_path.iterdir()] == ["demo.tar.gz"]
-
-
-def test_a_zip_archive_that_leads_out(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "demo.zip", "w") as archive:
-        archive.writestr("demo-1.0/setup.py", "")
-        archive.writestr("demo-1.0/../../out.py", "")
-    unpack(tmp_path / "demo.zip", tmp_path / "tree")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.zip", "tree"]
 
 
 def test_an_index_that_does_not_answer(index: Index, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ from packaging.utils import canonicalize_name
 from torch_build_farm.cli.arguments import CommonOptions, Parser, optional_path
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
+from torch_build_farm.core.archives import unpack
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.project import scaffold
-from torch_build_farm.project.fetch import Fetcher, only_folder, unpack
+from torch_build_farm.project.fetch import Fetcher, only_folder
 from torch_build_farm.project.settings import TABLE
 from torch_build_farm.project.variant import read_variants
 

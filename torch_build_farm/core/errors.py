@@ -322,6 +322,15 @@ class SdkError(FarmError):
     exit_code = 30
 
 
+class UnsafeNameError(FarmError):
+    """A name out of a record, an archive, an index or a work folder leads out of the folder that it belongs to.
+
+    The farm does not write it: somebody else did, or the file is damaged. Find out where it comes from, then remove it.
+    """
+
+    exit_code = 31
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived: everything is stopped, and finished stages are kept.
 

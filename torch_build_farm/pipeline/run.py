@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch_build_farm.core.archives import EARLIEST
 from torch_build_farm.core.errors import SourceError, UsageError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.process import Shell
@@ -27,7 +28,7 @@ from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
 from torch_build_farm.project import tree
-from torch_build_farm.project.fetch import EARLIEST, Fetcher, Origin
+from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, plan
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.tree import Source

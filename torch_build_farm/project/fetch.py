@@ -7,18 +7,13 @@ built against another torch.
 
 from __future__ import annotations
 
-import calendar
 import contextlib
 import hashlib
-import lzma
 import os
 import re
 import shutil
-import tarfile
 import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +22,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
+from torch_build_farm.core.archives import EARLIEST, unpack
 from torch_build_farm.core.errors import PackageIndexError, SourceError, nearest
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Runner, Shell
@@ -44,8 +40,6 @@ _OF_ONE_REPOSITORY = {
     "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE",
     "GIT_WORK_TREE",
 }  # fmt: skip
-# 1980-01-01, the earliest date that a zip archive can hold.
-EARLIEST = 315532800
 _A_DAY = 86400  # seconds
 
 
@@ -254,34 +248,6 @@ def _no_sdist(requirement: Requirement, versions: list[str]) -> PackageIndexErro
         f"the package index has no sdist of {requirement}; {what}",
         next_step="correct sdist in [tool.torch-build-farm], or use git and revision",
     )
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack an sdist (PEP 625: .tar.gz; older ones: .zip and others). Raises SourceError where it cannot be."""
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as members:
-                for member in members.infolist():
-                    path = members.extract(member, folder)
-                    # zipfile restores neither dates nor permissions, tarfile does both.
-                    os.utime(path, (_date_of(member), _date_of(member)))
-                    if member.external_attr >> 16 & 0o100 and not member.is_dir():  # the mode, of a zip made on Unix
-                        Path(path).chmod(0o755)
-        else:
-            with tarfile.open(archive) as members:
-                members.extractall(folder, filter="data")  # neither links nor paths that lead out (PEP 706)
-    # RuntimeError is zipfile's for a member that is encrypted.
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, EOFError, RuntimeError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise SourceError(f"the sdist cannot be unpacked: {error}", where=archive.name) from None
-
-
-def _date_of(member: zipfile.ZipInfo) -> int:
-    """A zip member's date, Unix seconds; the earliest one where the date is invalid."""
-    try:
-        return calendar.timegm((*member.date_time, 0, 0, 0))
-    except ValueError:
-        return EARLIEST
 
 
 def only_folder(home: Path) -> Path:
