@@ -178,7 +178,7 @@ def test_a_tar_archive_that_leads_out(tmp_path: Path, way: str, layout: int) -> 
         # Written by hand: tarfile takes the slash off, and a name that ends in one is a folder's.
         member.size = 0
     archive = tmp_path / "demo.tar"
-    content = b"".join(member.tobuf(layout, "utf-8", "surrogateescape") for member in members)
+    content = b"".join(member.tobuf(layout, "utf-8", "surrogateescape") for member in members)  # type: ignore[arg-type]
     good = tar(tmp_path / "good.tar", entry("demo/setup.py"), mode="w").read_bytes()[:1024]
     archive.write_bytes(good + content + bytes(1024))
     refused(archive, tmp_path, reason)
@@ -338,7 +338,7 @@ PAX = tarfile.PAX_FORMAT
 def test_extended_headers(tmp_path: Path, headers: dict[str, str], reason: str) -> None:
     member = entry("demo/a.py")
     member.pax_headers = headers
-    (tmp_path / "demo.tar").write_bytes(member.tobuf(PAX, "utf-8", "strict") + bytes(1024))
+    (tmp_path / "demo.tar").write_bytes(member.tobuf(PAX, "utf-8", "strict") + bytes(1024))  # type: ignore[arg-type]
     refused(tmp_path / "demo.tar", tmp_path, reason)
 
 
