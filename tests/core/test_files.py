@@ -1,14 +1,26 @@
 """Files and locks: whole or not at all, and one holder at a time."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from torch_build_farm.core import locks
-from torch_build_farm.core.files import copy_whole, replace_bytes, replace_folder
+from torch_build_farm.core.errors import BuildError, DiskError
+from torch_build_farm.core.files import (
+    clear,
+    copy_foreign,
+    copy_whole,
+    read_foreign,
+    remove,
+    replace_bytes,
+    replace_folder,
+)
 
 
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +90,77 @@ def test_shared_locks_keep_out_an_exclusive_one(tmp_path: Path) -> None:
     path = tmp_path / "in-use"
     with locks.hold(path, shared=True), locks.hold(path, shared=True), pytest.raises(BlockingIOError), locks.hold(path):
         pytest.fail("the exclusive lock was given")
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("secret")
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("plant", [_link, _folder, os.mkfifo, _device])
+def test_what_foreign_code_left_is_read_only_from_a_file(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    (tmp_path / "secret").write_text("password")
+    plant(tmp_path / "peak")
+    with pytest.raises(BuildError, match="'peak' is not a regular file"):
+        read_foreign(tmp_path / "peak", 100)
+    with pytest.raises(BuildError, match="'peak' is not a regular file"):
+        copy_foreign(tmp_path / "peak", tmp_path / "copy", 100)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_what_foreign_code_left_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"12345")
+    assert read_foreign(tmp_path / "log", 5) == b"12345"
+    with pytest.raises(BuildError, match="larger than"):
+        read_foreign(tmp_path / "log", 4)
+    with pytest.raises(FileNotFoundError):
+        read_foreign(tmp_path / "nothing", 4)
+
+
+def test_removing_stays_inside(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "link").symlink_to(outside)
+    (tmp_path / "link").symlink_to(outside)
+    for path in (tmp_path / "tree", tmp_path / "link"):
+        assert remove(path) < 100
+        assert not os.path.lexists(path)
+    clear(tmp_path / "link")
+    (outside / "again").symlink_to("file")
+    clear(outside / "again")
+    assert (outside / "again").is_dir()
+    assert (outside / "file").is_file()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_tree_that_its_owner_may_not_write_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "a" / "b").mkdir(parents=True)
+    for folder in ("tree/a/b", "tree/a", "tree"):
+        (tmp_path / folder).chmod(0)
+    remove(tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+
+
+def test_a_lock_is_not_a_link(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="symbolic links"), locks.hold(tmp_path / "lock"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_: object, __: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(DiskError, match="no locks"), locks.hold(tmp_path / "lock"):
+        pass

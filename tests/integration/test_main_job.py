@@ -163,7 +163,7 @@ def test_records_hold_digest_hashes_seconds_and_tools(main_run: Built) -> None:
 
 def test_bytecode_of_torch_is_used_again(main_run: Built) -> None:
     release = main_run.job("2.9")["stages"][-1]["details"]["torch"].partition("+")[0]
-    kept = default_folder() / "bytecode" / PYTHON.tag / f"torch-{release}.dist-info"
+    kept = default_folder() / "compiled" / PYTHON.tag / f"torch-{release}.dist-info"
     (compiled,) = (kept / "__pycache__").glob("__init__.*.pyc")
     before = compiled.stat().st_ino
     assert main_run.farm("run", "--torch", "2.9", "--smoke", "import").code == 0

@@ -151,7 +151,7 @@ def _interpreters(engine: LocalEngine, project: Project) -> list[Finding]:
 
 def _resources(project: Project, store: TorchStore) -> list[Finding]:
     """Disk space for every variant on the running CPython, and how many compilers may run at once."""
-    store.root.mkdir(parents=True, exist_ok=True)
+    store.make()
     free = shutil.disk_usage(store.root).free / 1e9
     # The downloads of a job depend on variant and CPython alone: name and version may be empty here.
     running = CPython.running()

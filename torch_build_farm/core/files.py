@@ -7,9 +7,12 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from torch_build_farm.core.errors import BuildError
 
 _LEFT_BEHIND_S = 3600.0  # since the last write to a scratch file; writing a wheel takes seconds
 
@@ -33,15 +36,96 @@ def size_of(folder: Path) -> int:
 
 def remove(folder: Path) -> int:
     """Remove a folder with all in it; returns the bytes that were in it."""
-    size = size_of(folder) if folder.exists() else 0
-    shutil.rmtree(folder, ignore_errors=True)
+    size = size_of(folder) if folder.is_dir() and not folder.is_symlink() else 0
+    remove_tree(folder)
     return size
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all in it, as far as the system allows; a link or a file in its place goes too.
+
+    Nothing outside is touched: links are removed and not followed. Folders that their owner may not write, as builds
+    leave them, are made writable first.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+        # Safe against links that are planted meanwhile (shutil.rmtree.avoids_symlink_attacks, on Linux).
+        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            _make_writable(path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_writable(folder: Path) -> None:
+    """Let the owner list and write a folder and all below it."""
+    with contextlib.suppress(OSError):
+        folder.chmod(0o700)
+        for entry in folder.iterdir():
+            if stat.S_ISDIR(entry.lstat().st_mode):
+                _make_writable(entry)
 
 
 def clear(folder: Path) -> None:
     """An empty folder in place of whatever was there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
     folder.mkdir(parents=True)
+
+
+# ---- files that foreign code wrote
+
+
+def read_foreign(path: Path, limit: int) -> bytes:
+    """The content of a file that a build or a test wrote, of at most `limit` bytes.
+
+    The folder of `path` is the farm's own. Raises FileNotFoundError where there is nothing, BuildError for a link, a
+    device, a FIFO or anything else but a regular file, and for one that is larger.
+    """
+    # A device is not even opened, which may already do something. What is opened is looked at again.
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise _not_a_file(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _not_a_file(path) from error
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _not_a_file(path)
+        # One byte more than allowed: a file may be larger than its status said.
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise BuildError(
+            f"a file that the build left is larger than {size_text(limit)}",
+            where=str(path),
+            next_step="nothing of that name in the build's folder is the build's to write",
+        )
+    return content
+
+
+def read_foreign_text(path: Path, limit: int) -> str:
+    """Like `read_foreign`, as text; what is not UTF-8 is replaced."""
+    return read_foreign(path, limit).decode("utf-8", "replace")
+
+
+def copy_foreign(source: Path, path: Path, limit: int) -> None:
+    """Copy a file that a build or a test wrote to `path`, atomically. Raises OSError, and what `read_foreign` does."""
+    replace_bytes(path, read_foreign(source, limit))
+
+
+def check_regular(path: Path) -> Path:
+    """`path`, which foreign code wrote. Raises BuildError unless it is a regular file, FileNotFoundError without it."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise _not_a_file(path)
+    return path
+
+
+def _not_a_file(path: Path) -> BuildError:
+    return BuildError(
+        f"{path.name!r} is not a regular file but a link, a folder or a device",
+        where=str(path),
+        next_step="the build puts it where the farm reads a file; see what in the source does so",
+    )
 
 
 def _new_name_beside(path: Path) -> Path:
@@ -106,10 +190,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
         scratch.mkdir()
         yield scratch
         # Unlike a file, a folder cannot be renamed over one that has something in it (rename(2)).
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
         scratch.rename(path)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_tree(scratch)
 
 
 def size_text(size: int) -> str:

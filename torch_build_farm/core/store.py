@@ -1,7 +1,30 @@
-"""Torch trees and caches, shared by all jobs of this machine's user.
+"""Torch trees and caches, shared by all jobs of this machine's user: what lies where, and who may write it.
 
 One folder holds uv's cache and every environment the farm makes, so that both lie on one file system and a file that
 two environments share is one hard link, downloaded and unpacked once.
+
+| in the store       | what                                               | who writes it                       |
+|--------------------|----------------------------------------------------|-------------------------------------|
+| `uv/`              | uv's cache                                         | uv, where no foreign code calls it  |
+| `torch/`           | markers of the torch releases in uv's cache        | the farm                            |
+| `linked/`          | how files that environments link looked at first   | the farm                            |
+| `compiled/`        | compiled modules of torch                          | the farm, where no foreign code ran |
+| `sdk/`             | torch's SDKs, named by their SHA-256               | the farm                            |
+| `sources/`         | fetched sources                                    | the farm                            |
+| `index/`           | tables of torch releases that `index add` read     | the farm                            |
+| `images/`          | what is in base images                             | the farm                            |
+| `engines/`         | notes of what other machines' volumes have         | the farm                            |
+| `in-use`, `locks/` | locks                                              | the farm                            |
+| `ccache/PROJECT/`  | what ccache keeps of one project                   | that project's builds               |
+| `envs/SCOPE/NAME/` | one environment while it is in use                 | its job                             |
+
+Foreign code (builds, smoke tests) reads `TorchStore.read_only` and writes the last two of its own job, nothing else.
+Containers are held to that by their mounts. On the local engine nothing holds foreign code; what it changes by accident
+is noticed (engines/shared_files.py).
+
+The store belongs to its user: what somebody else owns or may write, or could exchange, is refused (core/ownership.py).
+A new store is for its user alone (0700), since sources in it may be private. One that others may read stays so: what a
+reader sees there cannot change what the farm does.
 """
 
 from __future__ import annotations
@@ -17,12 +40,14 @@ from pathlib import Path
 
 import platformdirs
 
-from torch_build_farm.core import locks
+from torch_build_farm.core import locks, ownership
 from torch_build_farm.core.errors import LockedError
+from torch_build_farm.core.files import remove_tree
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
 
 STORE_VARIABLE = "TORCH_BUILD_FARM_STORE"
+_NEXT_STEP = f"use a folder that only you may write: {STORE_VARIABLE}=DIR"
 _POLL_S = 0.2  # between two tries to get a lock
 
 
@@ -41,10 +66,26 @@ class TorchStore:
 
     @classmethod
     def at(cls, root: Path, work: Path) -> TorchStore:
-        """The store in `root`, for runs in the work folder `work`."""
+        """The store in `root`, for runs in the work folder `work`.
+
+        Raises DiskError where somebody else than this user owns it or may write it.
+        """
         # A short name for the work folder, fit for folders, lock files and labels of containers.
         scope = hashlib.sha256(str(work.resolve()).encode()).hexdigest()[:12]
-        return cls(root.resolve(), scope)
+        store = cls(ownership.check_path(root, _NEXT_STEP), scope)
+        store._check_folders()
+        return store
+
+    def _check_folders(self) -> None:
+        """Raise DiskError where somebody else owns or may write a folder of the store, or where a link of it leads."""
+        with contextlib.suppress(FileNotFoundError):
+            for folder in sorted(self.root.iterdir()):
+                if folder.is_dir():
+                    ownership.check_path(folder, _NEXT_STEP)
+
+    def make(self) -> None:
+        """Make the store's folder, for this user alone. Raises DiskError."""
+        ownership.private_folder(self.root, _NEXT_STEP)
 
     @property
     def uv_cache(self) -> Path:
@@ -52,9 +93,22 @@ class TorchStore:
         return self.root / "uv"
 
     @property
-    def ccache(self) -> Path:
-        """The folder of ccache's results (CCACHE_DIR)."""
-        return self.root / "ccache"
+    def read_only(self) -> tuple[Path, ...]:
+        """What foreign code may read and not write: uv's cache, torch's SDKs and compiled modules."""
+        return (self.uv_cache, self.root / "sdk", self.bytecode)
+
+    @property
+    def bytecode(self) -> Path:
+        """Compiled modules of torch, by CPython and release; made by the farm where no foreign code ran."""
+        return self.root / "compiled"  # not "bytecode", where earlier versions kept what foreign code may have made
+
+    def ccache(self, project: str, source: str) -> Path:
+        """The folder of ccache's results (CCACHE_DIR) for a project, by its name and where its source is from.
+
+        What a build puts there reaches later builds of the same project alone.
+        """
+        digest = hashlib.sha256(f"{project}\n{source}".encode()).hexdigest()[:16]
+        return self.root / "ccache" / digest
 
     def environment(self, name: str) -> Path:
         """Where an environment of that name lies while it is in use."""
@@ -67,6 +121,7 @@ class TorchStore:
         def refuse() -> None:
             raise LockedError("another farm uses the store", where=str(self.root), next_step="wait for it, or stop it")
 
+        self.make()
         with locks.hold(self.root / "in-use", shared=not alone, busy=refuse):
             yield
 
@@ -75,11 +130,11 @@ class TorchStore:
         """Hold this work folder's environments, and remove what killed farms left of these and of others."""
         # Waits at most for a farm that sweeps: whoever works in this work folder holds that folder's lock already.
         with locks.hold(self._environments_lock(self.scope), busy=lambda: time.sleep(_POLL_S)):
-            shutil.rmtree(self.root / "envs" / self.scope, ignore_errors=True)
+            remove_tree(self.root / "envs" / self.scope)
             for folder in (self.root / "envs").glob("*"):
                 # A live farm holds the lock of its environments; that of a dead one is free.
                 with contextlib.suppress(BlockingIOError), locks.hold(self._environments_lock(folder.name)):
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove_tree(folder)
             yield
 
     def _environments_lock(self, scope: str) -> Path:
@@ -120,5 +175,5 @@ class TorchStore:
 
     def free_gb(self) -> float:
         """Free on the store's file system, in GB (10^9 bytes)."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.make()
         return shutil.disk_usage(self.root).free / 1e9

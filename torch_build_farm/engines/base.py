@@ -15,6 +15,7 @@ from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 
 if TYPE_CHECKING:
@@ -60,6 +61,13 @@ class BuildRequest:
     def peak(self) -> Path:
         """Where the engine leaves the resident set of the build's largest process, in MB (10^6 bytes)."""
         return self.out / "peak"
+
+
+def ccache_of(project: Project, store: TorchStore) -> Path:
+    """The folder of ccache's results in `store` that belongs to `project` and to where its source is from."""
+    settings = project.settings
+    source = settings.git or settings.sdist or str((project.root / settings.source).resolve())
+    return store.ccache(settings.name, source)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch_build_farm.core.process import Completed, Shell, capture
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import ninja_log, torch_downloads
-from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
+from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, ccache_of, check_gcc, no_cuda_toolkit
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
@@ -209,7 +209,9 @@ class _LocalBuild:
             {str(request.scratch): "."},
             sdk=request.sdk.folder if request.sdk else None,
             sdk_misses=request.sdk_misses,
-            ccache=self.engine.store.ccache if request.reuse and shutil.which("ccache") else None,
+            ccache=ccache_of(self.engine.project, self.engine.store)
+            if request.reuse and shutil.which("ccache")
+            else None,
         )
         variables = {
             **tools.environment(self.engine.store.uv_cache, request.scratch / "tmp"),

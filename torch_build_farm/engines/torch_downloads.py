@@ -48,7 +48,7 @@ def fetch(store: TorchStore, release: str, python: CPython, site: Site) -> None:
 
 def check_index(store: TorchStore, release: str, python: CPython, runner: Runner) -> None:
     """Raise PackageIndexError where the index that uv is configured for does not answer for torch `release`."""
-    store.root.mkdir(parents=True, exist_ok=True)
+    store.make()
     with tempfile.TemporaryDirectory(dir=store.root) as folder:
         requirement, log = Path(folder) / "torch.in", Path(folder) / "log"
         requirement.write_text(f"torch=={release}\n", "utf-8")

@@ -134,7 +134,7 @@ class SmokeTest:
         """Run one of the scripts above. Its failure does not count: without bytecode a test only takes longer."""
         python = self.job.python
         packages = variables.site_packages(self.home, python)
-        self.site.shell.run("sh", "-c", script, "sh", self.site.store.root / "bytecode" / python.tag, packages)
+        self.site.shell.run("sh", "-c", script, "sh", self.site.store.bytecode / python.tag, packages)
 
     def _first_import(self, name: str) -> _Torch:
         """Import `name` like all others; the same interpreter then describes torch, which takes seconds to load.

@@ -17,7 +17,7 @@ from packaging.version import Version
 from torch_build_farm.core.errors import BuildError, DiskError, EngineError, FarmError, OutOfMemoryError
 from torch_build_farm.core.process import Completed, Ending, Shell
 from torch_build_farm.engines import ninja_log, torch_downloads
-from torch_build_farm.engines.base import BuildRequest
+from torch_build_farm.engines.base import BuildRequest, ccache_of
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.docker import cibuildwheel_config, containers, images, store_access
 from torch_build_farm.engines.docker.containers import Confinement, Watch
@@ -146,7 +146,7 @@ class ContainerBuild:
             assignments = [f"{name}={value}" for name, value in variables.items()]
             # Only the build itself uses ccache, and whether the image has it is asked here, where a container runs.
             if self.request.reuse and site.shell.run("sh", "-c", "command -v ccache").ok:
-                self.ccache = self.access.store.ccache
+                self.ccache = ccache_of(self.session.project, self.access.store)
             try:
                 done = site.shell.run(
                     "env", *assignments, site.python.path, script, tree, home, site.uv, site.python.path

@@ -160,7 +160,7 @@ def _shares_files(helper: Helper, store: TorchStore) -> bool:
     from docker.errors import APIError, ContainerError  # noqa: PLC0415
     from docker.types import Mount  # noqa: PLC0415
 
-    store.root.mkdir(parents=True, exist_ok=True)
+    store.make()
     with _fifo_with_token(store.root) as (fifo, word):
         bind = Mount(str(store.root), str(store.root), type="bind")
         try:

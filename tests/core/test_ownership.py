@@ -1,0 +1,109 @@
+"""The store and other folders of the farm belong to their user, and so does the way there."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from torch_build_farm.core import ownership
+from torch_build_farm.core.errors import DiskError
+from torch_build_farm.core.store import TorchStore
+
+SOMEBODY = 12345
+
+
+@pytest.fixture
+def as_root(tmp_path: Path) -> Path:
+    """A folder of this user's, where only root can give files to somebody else."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    return tmp_path
+
+
+def test_a_new_store_is_for_its_user_alone(tmp_path: Path) -> None:
+    store = TorchStore.at(tmp_path / "cache" / "store", tmp_path)
+    with store.in_use():
+        assert store.root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_store_that_others_may_read_goes_on_working(tmp_path: Path) -> None:
+    (tmp_path / "store" / "uv").mkdir(parents=True, mode=0o755)
+    with TorchStore.at(tmp_path / "store", tmp_path).in_use():
+        assert (tmp_path / "store").stat().st_mode & 0o777 == 0o755
+
+
+def _writable(path: Path) -> None:
+    path.chmod(0o777)
+
+
+def _writable_by_group(path: Path) -> None:
+    os.chown(path, -1, 1)  # the group daemon, which is nobody's own
+    path.chmod(0o775)
+
+
+def _of_somebody(path: Path) -> None:
+    os.chown(path, SOMEBODY, -1)
+
+
+@pytest.mark.parametrize("change", [_writable, _writable_by_group, _of_somebody])
+@pytest.mark.parametrize("name", ["store", "store/uv", "."])
+def test_what_somebody_else_may_change_is_refused(as_root: Path, name: str, change: Callable[[Path], None]) -> None:
+    root = as_root / "here" / "store"
+    (root / "uv").mkdir(parents=True)
+    TorchStore.at(root, as_root)
+    change(as_root / "here" / name)
+    with pytest.raises(DiskError) as caught:
+        TorchStore.at(root, as_root)
+    assert str((as_root / "here" / name).resolve()) in caught.value.what
+    assert "TORCH_BUILD_FARM_STORE=DIR" in caught.value.next_step
+
+
+def test_a_store_below_a_folder_with_a_sticky_bit(as_root: Path) -> None:
+    as_root.chmod(0o1777)
+    (as_root / "store").mkdir(mode=0o700)
+    TorchStore.at(as_root / "store", as_root)
+    # The store itself is more than a way: there the bit does not help against new names.
+    (as_root / "store").chmod(0o1777)
+    with pytest.raises(DiskError, match="every user may write"):
+        TorchStore.at(as_root / "store", as_root)
+
+
+def test_a_link_into_a_folder_of_somebody_else(as_root: Path) -> None:
+    (as_root / "theirs" / "store").mkdir(parents=True)
+    _of_somebody(as_root / "theirs")
+    (as_root / "mine").symlink_to("theirs/store")
+    with pytest.raises(DiskError, match="theirs belongs to the user"):
+        TorchStore.at(as_root / "mine", as_root)
+
+
+def test_a_link_of_somebody_else_to_a_folder_of_ones_own(as_root: Path) -> None:
+    (as_root / "mine").mkdir()
+    (as_root / "link").symlink_to("mine")
+    os.chown(as_root / "link", SOMEBODY, -1, follow_symlinks=False)
+    with pytest.raises(DiskError, match="link belongs to the user"):
+        TorchStore.at(as_root / "link", as_root)
+
+
+def test_a_folder_of_the_store_that_is_a_link_elsewhere(as_root: Path) -> None:
+    (as_root / "other-disk").mkdir()
+    (as_root / "store").mkdir()
+    (as_root / "store" / "uv").symlink_to(as_root / "other-disk")
+    TorchStore.at(as_root / "store", as_root)
+    _of_somebody(as_root / "other-disk")
+    with pytest.raises(DiskError, match="other-disk belongs to"):
+        TorchStore.at(as_root / "store", as_root)
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(DiskError, match="too many links"):
+        ownership.check_path(tmp_path / "a", "")
+
+
+def test_the_real_path_is_the_systems(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a/../a/b")
+    for path in (tmp_path / "link" / ".." / "new" / "folder", tmp_path / "link", tmp_path / "no" / ".." / "a"):
+        assert ownership.check_path(path, "") == path.resolve()
