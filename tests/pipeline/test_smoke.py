@@ -1,5 +1,6 @@
 """What smoke reads in METADATA, and whose torch it wants refused."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from tests.conftest import CHECKOUT
 from tests.pipeline.test_repair import METADATA, wheel
 from torch_build_farm.core.errors import SmokeError
 from torch_build_farm.core.process import Completed
+from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.smoke_test import SmokeTest, metadata_problems, neighbour
@@ -70,10 +72,20 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, lis
         ran.append(" ".join(map(str, command)))
         return next((answer for word, answer in answers.items() if word in ran[-1]), Completed((), 0, ()))
 
-    store = SimpleNamespace(root=tmp_path, environment=lambda name: tmp_path / name, has=lambda *_: True)
+    store = TorchStore.at(tmp_path / "store", tmp_path)
+    store.uv_cache.mkdir(parents=True)
+    store.remember("2.9.*", JOB.python)
     shell = SimpleNamespace(run=run, say=lambda _: None, log=tmp_path / "log")
     python = SimpleNamespace(version="3.11.7", path=Path("python"))
-    bring: Any = SimpleNamespace(shell=shell, uv="uv", python=python, store=store, bring=str, remove=lambda _: None)
+    bring: Any = SimpleNamespace(
+        shell=shell,
+        uv="uv",
+        python=python,
+        store=store,
+        bring=str,
+        remove=lambda _: None,
+        foreign=lambda _: nullcontext(shell),
+    )
     project = replace(PROJECT, settings=replace(PROJECT.settings, imports=("demo", "demo.more", "other")))
     return SmokeTest(
         project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, (), tmp_path, tmp_path, "import", bring

@@ -92,6 +92,16 @@ def environment(uv_cache: Path, scratch: Path) -> dict[str, str]:
     }
 
 
+def foreign_environment(scratch: Path) -> dict[str, str]:
+    """The environment of a command that runs foreign code on this machine; its temporary files go to `scratch`/tmp.
+
+    It has no way to uv's cache of the farm, and what it caches itself (pip's wheels among it) nobody else finds.
+    """
+    variables = environment(scratch, scratch / "tmp")
+    del variables["UV_CACHE_DIR"]
+    return {**variables, "XDG_CACHE_HOME": str(scratch / "cache")}
+
+
 @cache
 def versions() -> Mapping[str, str]:
     """Versions of the tools that have a say in a wheel's bytes."""

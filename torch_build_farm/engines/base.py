@@ -77,6 +77,10 @@ class Site:
     `uv`, `python` and the paths of `store` are as the commands see them; `bring` makes a file or folder of the farm
     readable to them and returns its path there; `remove` deletes a folder of the store, at the latest when the
     site closes, however its commands end.
+
+    `shell` is for the farm's own commands. `foreign` is a shell for foreign code in the environment that it is called
+    with: it may write nothing that others use, or what it changes there fails the job when the `with` block ends
+    (BuildError). It is opened once the farm's own commands in that environment are done.
     """
 
     shell: Shell
@@ -85,6 +89,7 @@ class Site:
     store: TorchStore
     bring: Callable[[Path], Path]
     remove: Callable[[Path], None]
+    foreign: Callable[[Path], AbstractContextManager[Shell]]
 
 
 class Engine(Protocol):

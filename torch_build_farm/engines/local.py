@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import BuildError, FarmError, ToolError
+from torch_build_farm.core.files import remove_tree
 from torch_build_farm.core.process import Completed, Shell, capture
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
@@ -88,8 +89,16 @@ class LocalEngine:
             python=self._interpreters[job.python],
             store=self.store,
             bring=lambda path: path,
-            remove=lambda folder: shutil.rmtree(folder, ignore_errors=True),
+            remove=remove_tree,
+            foreign=lambda home: self._foreign(home, shell),
         )
+
+    @contextlib.contextmanager
+    def _foreign(self, home: Path, shell: Shell) -> Iterator[Shell]:
+        """A shell for foreign code in the environment `home`, with folders of its own in place of the store's."""
+        scratch = home / "scratch"
+        (scratch / "tmp").mkdir(parents=True)
+        yield replace(shell, env=tools.foreign_environment(scratch), cwd=scratch)
 
     @cached_property
     def _compiler(self) -> str:

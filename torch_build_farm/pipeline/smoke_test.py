@@ -11,8 +11,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import BuildError, SmokeError
-from torch_build_farm.core.process import Completed
-from torch_build_farm.engines import torch_downloads, variables
+from torch_build_farm.core.process import Completed, Shell
+from torch_build_farm.engines import torch_bytecode, torch_downloads, variables
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.pipeline.facts import SmokeFacts
@@ -21,17 +21,6 @@ from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
-
-# Bytecode of torch's own modules, since compiling it is half of the first import. Python itself ignores bytecode that
-# is older than its source (PEP 3147). Only torch's is kept: in an environment without some package, a folder with
-# nothing but the bytecode of that package would be a namespace package.
-#
-# Both scripts get the store's folder for bytecode as $1 and site-packages as $2. `kept` is the folder of one release,
-# named after its .dist-info. `cp -alf` makes hard links in place of what is there; they take no room twice.
-_ENTER_TORCH = 'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$2/torch"'
-_LINK_BYTECODE = f'{_ENTER_TORCH} && if [ -d "$kept" ]; then cp -alf "$kept/." .; fi'
-_COPY_EACH_PYCACHE = 'find . -name __pycache__ -exec cp -alf --parents -t "$kept" {} +'
-_KEEP_BYTECODE = f'{_ENTER_TORCH} && mkdir -p "$kept" && {_COPY_EACH_PYCACHE}'
 
 # Prints torch's version, CUDA and devices as one line of JSON. It may follow another statement.
 _DESCRIBE_TORCH = """
@@ -78,29 +67,31 @@ class SmokeTest:
             wheels_at_site = [self.site.bring(path) for path in (self.wheel, *self.beside)]
             self._install(wheels_at_site)
             self._no_sdk()
-            self._bytecode(_LINK_BYTECODE)
+            torch_bytecode.link(self.site, self.home, self.job.python)
+            refuses = self._refusal(wheels_at_site) if self.mode == "full" else None
 
-            # Each import in an interpreter of its own, so that none finds torch loaded by the one before.
-            first, *others = self._innermost()
-            torch = self._first_import(first)
-            for name in others:
-                self._import(name)
-
-            script = refuses = None
-            if self.mode == "full":
-                script = self._script()
-                refuses = self._refusal(wheels_at_site)
-            self._bytecode(_KEEP_BYTECODE)
-            return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports, script, refuses)
+            # The farm's own commands are done: from here on the wheel's code runs.
+            with self.site.foreign(self.home) as shell:
+                return self._use(shell, refuses)
         finally:
             self.site.remove(self.home)
+
+    def _use(self, shell: Shell, refuses: str | None) -> SmokeFacts:
+        """Import the wheel and run the smoke script, all in `shell`; `refuses` is what `_refusal` returned."""
+        # Each import in an interpreter of its own, so that none finds torch loaded by the one before.
+        first, *others = self._innermost()
+        torch = self._first_import(shell, first)
+        for name in others:
+            self._import(shell, name)
+        script = self._script(shell) if self.mode == "full" else None
+        return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports, script, refuses)
 
     def _error(self, what: str, next_step: str = "") -> SmokeError:
         return SmokeError(f"{self.job.id}: {what}", where=str(self.site.shell.log), next_step=next_step)
 
-    def _python(self, *arguments: str | Path) -> Completed:
+    def _python(self, shell: Shell, *arguments: str | Path) -> Completed:
         """Run the environment's interpreter, isolated (-I): no module comes from the current folder or PYTHONPATH."""
-        return self.site.shell.run(self.home / "bin" / "python", "-I", *arguments)
+        return shell.run(self.home / "bin" / "python", "-I", *arguments)
 
     def _install(self, wheels: list[Path]) -> None:
         """Make the environment, and install `wheels` with all that they require.
@@ -130,20 +121,14 @@ class SmokeTest:
                     "remove it from the index, or the folder of UV_FIND_LINKS, that uv is configured for",
                 )
 
-    def _bytecode(self, script: str) -> None:
-        """Run one of the scripts above. Its failure does not count: without bytecode a test only takes longer."""
-        python = self.job.python
-        packages = variables.site_packages(self.home, python)
-        self.site.shell.run("sh", "-c", script, "sh", self.site.store.bytecode / python.tag, packages)
-
-    def _first_import(self, name: str) -> _Torch:
+    def _first_import(self, shell: Shell, name: str) -> _Torch:
         """Import `name` like all others; the same interpreter then describes torch, which takes seconds to load.
 
         If that fails, torch is imported alone: that torch is broken, or is the wrong one, explains more.
         """
-        done = self._run_import(name, _DESCRIBE_TORCH)
+        done = self._run_import(shell, name, _DESCRIBE_TORCH)
         if not (done.ok and _torch_line(done)):
-            self._torch(self._python("-c", _DESCRIBE_TORCH))
+            self._torch(self._python(shell, "-c", _DESCRIBE_TORCH))
             raise self._import_error(name, done)
         return self._torch(done)
 
@@ -176,13 +161,13 @@ class SmokeTest:
                 innermost.append(name)
         return innermost
 
-    def _run_import(self, name: str, then: str = "") -> Completed:
+    def _run_import(self, shell: Shell, name: str, then: str = "") -> Completed:
         """Import `name` in a fresh interpreter, and execute the statements `then` after it."""
         self.site.shell.say(f"import {name}")
-        return self._python("-X", "faulthandler", "-c", f"import {name}{then}")
+        return self._python(shell, "-X", "faulthandler", "-c", f"import {name}{then}")
 
-    def _import(self, name: str) -> None:
-        done = self._run_import(name)
+    def _import(self, shell: Shell, name: str) -> None:
+        done = self._run_import(shell, name)
         if not done.ok:
             raise self._import_error(name, done)
 
@@ -195,12 +180,12 @@ class SmokeTest:
             next_step = "import torch before the extension, in the package's __init__.py"
         return self._error(f"import {name} fails in a fresh interpreter: {reason}", next_step)
 
-    def _script(self) -> str:
+    def _script(self, shell: Shell) -> str:
         """Run the project's smoke script; returns its last line, "none" if the project has no script."""
         script = self.project.smoke_script
         if script is None:
             return "none"
-        done = self._python("-X", "faulthandler", self._script_at_site(script.resolve()))
+        done = self._python(shell, "-X", "faulthandler", self._script_at_site(script.resolve()))
         if not done.ok:
             printed = [line for line in done.tail if line.strip()]
             last = printed[-1] if printed else f"status {done.returncode}"

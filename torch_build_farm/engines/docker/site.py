@@ -56,6 +56,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                     store=access.store,
                     bring=lambda path: _copy_in(path, name, shell),
                     remove=folders_to_remove.append,
+                    foreign=lambda _: contextlib.nullcontext(inside),
                 )
             except Interrupted:
                 raise
