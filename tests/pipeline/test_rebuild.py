@@ -1,6 +1,7 @@
 """What two builds of one wheel differ in, and where a wheel's records are."""
 
 import os
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -123,3 +124,67 @@ def test_a_changed_tree(tmp_path: Path) -> None:
     assert told.endswith("changed: pyproject.toml")
     other = replace(again, details=replace(RENDERED, content="d"))
     assert rebuild.changed_tree(recorded, other, (then, now)).startswith("the source is not what")
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+GIT = replace(RENDERED, source=f"git https://example.org/demo.git@{COMMIT}")
+
+
+@pytest.mark.parametrize(
+    ("rendered", "built", "words"),
+    [
+        (replace(GIT, source="git https://example.org/demo.git@--upload-pack=touch /tmp/x"), BUILT, "its commit"),
+        (replace(GIT, source="git https://example.org/demo.git@main"), BUILT, "its commit"),
+        (replace(GIT, source="git https://example.org/demo.git"), BUILT, "its commit"),
+        (replace(GIT, epoch=-1), BUILT, "its date"),
+        (replace(GIT, epoch=10**30), BUILT, "its date"),
+        (GIT, replace(BUILT, engine="../local"), "its engine"),
+        (GIT, replace(BUILT, base_image="--privileged"), "its image"),
+        (GIT, replace(BUILT, base_image="image --volume /:/host"), "its image"),
+        (GIT, replace(BUILT, environment=(("a\n--index-url https://example.org", "1"),)), "its environment"),
+        (GIT, replace(BUILT, environment=(("a", "1\n-r /etc/passwd"),)), "its environment"),
+        (GIT, replace(BUILT, environment=(("a", "1 --hash=sha256:0"),)), "its environment"),
+    ],
+)
+def test_a_claim_that_names_what_no_farm_writes(rendered: RenderFacts, built: BuildFacts, words: str) -> None:
+    """A stranger's record decides what git, the resolver and the engine are asked for."""
+
+    def recorded(rendered: RenderFacts, built: BuildFacts) -> WheelRecords:
+        tree = records.Artifact(f"jobs/{JOB}/source", "0", 0)
+        return WheelRecords(
+            Record("render", JOB, "", (tree,), 1, "", details=rendered),
+            Record("build", JOB, "", (), 1, "", details=built),
+        )
+
+    rebuild.require_plausible(recorded(RENDERED, BUILT))
+    rebuild.require_plausible(
+        recorded(GIT, replace(BUILT, engine="docker", base_image="quay.io/pypa/image:2026@sha256:00"))
+    )
+    with pytest.raises(UsageError, match=f"not written by a farm: {words}"):
+        rebuild.require_plausible(recorded(rendered, built))
+
+
+def test_records_without_facts_of_their_stage_are_none(tmp_path: Path) -> None:
+    """They may be anybody's: the farm's own always have them."""
+    made = wheel(tmp_path / "dist", {"a.py": b"one"})
+    for stage in ("render", "build", "relocate"):
+        record = Record(stage, JOB, "", (records.artifact(made, tmp_path),), 1, "")
+        records.write(record, records.path_of(tmp_path / "jobs" / JOB, stage))
+    with pytest.raises(UsageError, match="no record shows"):
+        records.find(made, tmp_path)
+
+
+def test_a_proof_is_preferred_to_a_claim(tmp_path: Path) -> None:
+    """Somebody else's records of the same wheel, in a folder that comes later, do not stand in for the farm's own."""
+    made = wheel(tmp_path / "dist", {"a.py": b"one"})
+    facts: dict[str, Facts | None] = {"render": RENDERED, "build": BUILT, "relocate": None}
+    for job in (JOB, "zzz"):
+        for stage, details in facts.items():
+            record = Record(stage, job, "", (records.artifact(made, tmp_path),), 1, "", details=details)
+            path = records.path_of(tmp_path / "jobs" / job, stage)
+            records.write(record, path)
+            if job == "zzz":
+                path.write_text(path.read_text().replace('"seconds": 1', '"seconds": 2'))
+    assert (records.find(made, tmp_path).job, records.find(made, tmp_path).proven) == (JOB, True)
+    shutil.rmtree(tmp_path / "jobs" / JOB)
+    assert (records.find(made, tmp_path).job, records.find(made, tmp_path).proven) == ("zzz", False)

@@ -1,14 +1,18 @@
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from torch_build_farm.core.seals import STATE_VARIABLE
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, Facts, RenderFacts, RepairFacts, SmokeFacts
 from torch_build_farm.pipeline.records import Record
 
+JOB = "demo-torch29-cp311"
 BUILT = BuildFacts("local", "", "torch's SDK 2.9.0", 812.0, 17.5, (("ninja", "1.13.2"), ("torch", "2.9.0+sdk")))
 EVERY_KIND = [
     None,
@@ -22,22 +26,26 @@ EVERY_KIND = [
 ]
 
 
+def path_in(work: Path, stage: str = "build", job: str = JOB) -> Path:
+    return records.path_of(work / "jobs" / job, stage)
+
+
 def record(work: Path, *outputs: Path) -> Record:
     artifacts = tuple(records.artifact(path, work) for path in outputs)
-    return Record("build", "job", "d" * 64, artifacts, 1.5, "2026-01-01", details=BUILT)
+    return Record("build", JOB, "d" * 64, artifacts, 1.5, "2026-01-01", details=BUILT)
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "a.whl").write_bytes(b"x")
     one = record(tmp_path, tmp_path / "a.whl")
-    path = records.path_of(tmp_path, "build")
+    path = path_in(tmp_path)
     records.write(one, path)
     assert records.read(path) == one
     assert [p.name for p in path.parent.iterdir()] == ["build.json"]
 
 
 def test_half_written_foreign_or_absent_records_count_as_none(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
+    path = path_in(tmp_path)
     assert records.read(path) is None
     records.write(record(tmp_path), path)
     whole = path.read_text()
@@ -45,6 +53,114 @@ def test_half_written_foreign_or_absent_records_count_as_none(tmp_path: Path) ->
     assert records.read(path) is None
     records.write(replace(record(tmp_path), schema=99), path)
     assert records.read(path) is None
+
+
+def forged(path: Path, **changes: object) -> None:
+    """Rewrite a record's file as somebody without the key would."""
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, **changes}))
+
+
+def test_every_byte_of_a_record_is_sealed(tmp_path: Path) -> None:
+    path = path_in(tmp_path)
+    (tmp_path / "a.whl").write_bytes(b"x")
+    records.write(record(tmp_path, tmp_path / "a.whl"), path)
+    whole = path.read_bytes()
+    written = records.read(path)
+    for place, byte in enumerate(whole):
+        if place % 3 == 0 or b'"seal"' in whole[place - 20 : place + 20]:
+            path.write_bytes(whole[:place] + bytes([byte ^ 1]) + whole[place + 1 :])
+            harmless = (None,) if chr(byte).isalnum() else (None, written)  # such as another kind of white space
+            assert records.read(path) in harmless, whole[max(0, place - 20) : place + 20]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": "e" * 64}, {"inputs": {"wheel": "e" * 64}}, {"tools": {"gcc": "14"}}, {"seconds": 2},
+        {"finished": "2027-01-01"}, {"outputs": [{"path": "a", "sha256": "b", "size": 1}]}, {"job": "demo-torch28-cp311"}, {"stage": "smoke"},
+        {"details": None}, {"more": 1}, {"seal": ""}, {"seal": None}, {"seal": "0" * 64}, {"seal": ["a"]},
+    ],
+)  # fmt: skip
+def test_a_record_that_somebody_changed_is_no_proof(tmp_path: Path, change: dict[str, object]) -> None:
+    path = path_in(tmp_path)
+    records.write(record(tmp_path), path)
+    assert records.doubt(path) == ""
+    forged(path, **change)
+    assert records.read(path) is None
+    assert "not sealed by this user's farm" in records.doubt(path)
+
+
+def test_a_record_of_elsewhere_is_no_proof(tmp_path: Path) -> None:
+    """Of another job, stage, project or work folder: copied as a file, or as a folder with everything in it."""
+    path = path_in(tmp_path / "work")
+    records.write(record(tmp_path), path)
+    for copy in (
+        path_in(tmp_path / "work", job="demo-torch28-cp311"),
+        path_in(tmp_path / "work", stage="smoke"),
+        path_in(tmp_path / "another project" / "work"),
+    ):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+        assert records.read(copy) is None
+        assert "not sealed" in records.doubt(copy)
+    shutil.copytree(tmp_path / "work", tmp_path / "elsewhere")
+    assert records.read(path_in(tmp_path / "elsewhere")) is None
+    (tmp_path / "link").symlink_to("work")
+    assert records.read(path_in(tmp_path / "link")) == records.read(path), "the same folder by another name"
+
+
+def test_a_record_of_another_users_farm_is_no_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = path_in(tmp_path)
+    records.write(record(tmp_path), path)
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "another user's"))
+    assert records.read(path) is None
+    assert records.claim(path) == record(tmp_path), "but may be looked into"
+
+
+def test_a_claim_is_of_its_own_place_too(tmp_path: Path) -> None:
+    path = path_in(tmp_path)
+    records.write(record(tmp_path), path)
+    document = json.loads(path.read_text())
+    del document["seal"]
+    path.write_text(json.dumps(document))
+    assert records.claim(path) == record(tmp_path)
+    forged(path, schema=2)
+    assert records.claim(path) == replace(record(tmp_path), schema=2), "as the farm wrote them before it sealed them"
+    for change in ({"job": "another"}, {"stage": "smoke"}, {"schema": 1}, {"outputs": 7}):
+        path.write_text(json.dumps({**document, **change}))
+        assert records.claim(path) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\xff\xfe", b"[]", b"7", b'"schema"', b"null", b"{", b"[" * 1_900_000, b'{"a":' * 300_000, b"9" * 1_900_000,
+        b'{"schema": 3, "seal": NaN}', b'{"schema": 3, "seconds": 1e999}', b'{"schema": 3, "seconds": -Infinity}',
+        b" " * 3_000_000, b'{"schema": 3, "seal": "\\ud800"}',
+    ],
+)  # fmt: skip
+def test_what_is_no_record_is_told_at_once(tmp_path: Path, content: bytes) -> None:
+    path = path_in(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert records.read(path) is records.claim(path) is None
+    assert records.doubt(path) != ""
+
+
+def test_a_place_that_holds_no_file_is_told_at_once(tmp_path: Path) -> None:
+    """A named pipe would wait for its writer, a device would never end."""
+    path = path_in(tmp_path)
+    path.parent.mkdir(parents=True)
+    assert records.doubt(path) == ""
+    os.mkfifo(path)
+    assert (records.read(path), records.doubt(path)) == (None, "damaged")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert (records.read(path), records.doubt(path)) == (None, "damaged")
+    path.unlink()
+    path.mkdir()
+    assert (records.read(path), records.doubt(path)) == (None, "damaged")
 
 
 def test_intact_sees_every_change(tmp_path: Path) -> None:
@@ -70,7 +186,7 @@ def test_intact_sees_every_change(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("facts", EVERY_KIND)
 def test_every_stages_facts_come_back_typed(tmp_path: Path, facts: Facts | None) -> None:
-    path = tmp_path / "r.json"
+    path = path_in(tmp_path)
     records.write(replace(record(tmp_path), details=facts), path)
     again = records.read(path)
     assert again is not None
@@ -79,12 +195,13 @@ def test_every_stages_facts_come_back_typed(tmp_path: Path, facts: Facts | None)
 
 def test_a_record_of_an_older_farm_counts_as_none(tmp_path: Path) -> None:
     """Schema 1 had the facts as text."""
-    path = tmp_path / "r.json"
+    path = path_in(tmp_path)
     records.write(record(tmp_path), path)
     document = json.loads(path.read_text())
     for details in (document["details"], {"engine": "local", "environment": "ninja==1.13.2"}, {}):
         path.write_text(json.dumps({**document, "schema": 1, "details": details}))
         assert records.read(path) is None
+        assert "another release of the farm" in records.doubt(path)
 
 
 def test_the_json_document_has_the_facts_as_text() -> None:

@@ -132,7 +132,7 @@ def test_a_stage_runs_again_for_other_inputs_a_damaged_output_and_an_older_recor
     assert bench.ran[4:] == ["carve"], "what came of it is the same again, so the next stage is kept"
 
     path = records.path_of(tmp_path / "jobs" / JOB.id, "weigh")
-    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    path.write_text(path.read_text().replace('"schema": 3', '"schema": 2'))
     bench.run()
     assert bench.ran[5:] == ["weigh"]
 

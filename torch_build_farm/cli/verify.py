@@ -94,6 +94,12 @@ def _verify(context: Context, options: VerifyOptions) -> int:
     """
     wheel = options.wheel.resolve()
     recorded = records.find(wheel, context.work)
+    rebuild.require_plausible(recorded)
+    if not recorded.proven:
+        context.say(
+            f"the record of {recorded.job} is not sealed by this user's farm: it is taken as a claim, and the wheel is "
+            f"built as it says, from {recorded.rendered.source}"
+        )
     project = rebuild.at_commit(context.load_project(), recorded)
     selected = _selection_of(recorded.job, project)
     context.work.mkdir(exist_ok=True)

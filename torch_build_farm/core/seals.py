@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
 import hmac
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -64,7 +62,7 @@ def seal(content: bytes) -> str:
 
     Raises DiskError where the key cannot be made or read, belongs to another user, or can be read by others.
     """
-    return hmac.new(_key(state_folder()), content, hashlib.sha256).hexdigest()
+    return hmac.digest(_key(state_folder()), content, "sha256").hex()
 
 
 def holds(content: bytes, claimed_seal: str) -> bool:
@@ -91,11 +89,11 @@ def _key(folder: Path) -> bytes:
 def _make_key(folder: Path) -> None:
     """Write a new key, unless another farm has just done so. Raises OSError."""
     # Under a name of its own first, then linked: another farm never sees half a key, and only one of two is kept.
-    scratch = folder / f".{_KEY}.{secrets.token_hex(8)}"
+    scratch = folder / f".{_KEY}.{os.urandom(8).hex()}"
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(_KEY_BYTES))
+            stream.write(os.urandom(_KEY_BYTES))
             stream.flush()
             os.fsync(stream.fileno())
         with contextlib.suppress(FileExistsError):

@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import sha256
+from torch_build_farm.core.versions import ENGINES
 from torch_build_farm.pipeline.facts import BuildFacts, RenderFacts
 from torch_build_farm.pipeline.records import Record, WheelRecords
+from torch_build_farm.project.fetch import EARLIEST
 from torch_build_farm.project.settings import Project
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # SHA-1 or SHA-256, in full
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,500}")
+_LATEST = 4354819198  # 2107-12-31, the last date that a zip file can store (APPNOTE 4.4.6)
+
+
+def require_plausible(recorded: WheelRecords) -> None:
+    """Raise UsageError for records that name what no run of the farm writes.
+
+    `verify` fetches, installs and runs what they name, and they may be a stranger's: an option of git's in place of a
+    commit, or a line of its own for the resolver.
+    """
+    rendered, built = recorded.rendered, recorded.built
+    problems = []
+    if rendered.source.startswith("git ") and not _COMMIT.fullmatch(rendered.commit):
+        problems.append(f"its commit is {rendered.commit!r}")
+    if not EARLIEST <= rendered.epoch <= _LATEST:
+        problems.append(f"its date is {rendered.epoch}")
+    if built.engine not in ENGINES:
+        problems.append(f"its engine is {built.engine!r}")
+    if built.base_image and not _IMAGE.fullmatch(built.base_image):
+        problems.append(f"its image is {built.base_image!r}")
+    if len(recorded.render.outputs) != 1:
+        problems.append("it has not one tree")
+    for name, version in built.environment:
+        try:
+            canonicalize_name(name, validate=True)
+            Version(version)
+        except (InvalidName, InvalidVersion):
+            problems.append(f"its environment has {name!r} {version!r}")
+    if problems:
+        raise UsageError(
+            f"the record of {recorded.job} was not written by a farm: {problems[0]}",
+            next_step="name the work folder of the run that made the wheel with --work DIR",
+        )
 
 
 def at_commit(project: Project, recorded: WheelRecords) -> Project:

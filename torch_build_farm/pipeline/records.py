@@ -1,20 +1,29 @@
-"""What each stage leaves behind: one JSON file with the digest of its inputs, its outputs' SHA-256 and how it went."""
+"""What each stage leaves behind: one JSON file with the digest of its inputs, its outputs' SHA-256 and how it went.
+
+A record lies where builds may write, so it counts as a proof only with the seal of this user's farm (core/seals).
+Without one it is a claim: `verify` may look into that, and nothing else does.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from torch_build_farm.core import seals
 from torch_build_farm.core.errors import UsageError
-from torch_build_farm.core.files import replace_text, sha256
+from torch_build_farm.core.files import read_bounded, replace_text, sha256
 from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts, SomeFacts
 
-SCHEMA = 2  # 1 had the facts as text
+SCHEMA = 3  # 1 had the facts as text, 2 no seal
+_SAME_BUT_FOR_THE_SEAL = (2,)
+_MOST_BYTES = 2_000_000  # of a record's file; a build environment of 5,000 distributions makes 0.4 MB
 WHEEL_STAGE = "relocate"  # the stage whose output is the finished wheel
 
 
@@ -113,23 +122,93 @@ def intact(expected: Artifact, work: Path) -> bool:
 
 
 def path_of(folder: Path, stage: str) -> Path:
-    """The file of a job's record of a stage."""
+    """The file of a job's record of a stage: WORK/jobs/JOB/records/STAGE.json."""
     return folder / "records" / f"{stage}.json"
 
 
-def read(path: Path) -> Record | None:
-    """The record in a file; None where the file is absent, damaged, or of a farm with another schema."""
-    # A stage without a record runs again, which is always right, so none of these is an error.
-    try:
-        record = _ADAPTER.validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return record if record.schema == SCHEMA else None
-
-
 def write(record: Record, path: Path) -> None:
-    """Write a record atomically."""
-    replace_text(path, json.dumps(asdict(record), indent=2) + "\n")
+    """Write a record with its seal, atomically. Raises DiskError where this user has no key to seal with."""
+    document = asdict(record)
+    document["seal"] = seals.seal(_sealed_content(document, path))
+    replace_text(path, json.dumps(document, indent=2) + "\n")
+
+
+def read(path: Path) -> Record | None:
+    """The record in a file that this user's farm wrote there; None where the file is absent or no proof."""
+    # A stage without a record runs again, which is always right, so none of these is an error.
+    return _look(path)[0]
+
+
+def doubt(path: Path) -> str:
+    """Why the file of a record is no proof, in words for people; empty for a proof, and where there is no file."""
+    return _look(path)[1]
+
+
+def claim(path: Path) -> Record | None:
+    """The record in a file, whoever wrote it; None where it is absent or damaged, or of another job or stage.
+
+    It is somebody's claim about a wheel, to be checked by building that again, and never a proof.
+    """
+    document = _document(path)
+    return _record(document, path, schemas=(SCHEMA, *_SAME_BUT_FOR_THE_SEAL)) if document else None
+
+
+def _look(path: Path) -> tuple[Record | None, str]:
+    """The record in a file if it is a proof, and the doubt if it is none."""
+    document = _document(path)
+    if document is None:
+        return None, "damaged" if os.path.lexists(path) else ""
+    if document.get("schema") != SCHEMA:
+        return None, "of another release of the farm"
+    # The seal first: nothing else of a file is looked at before it is known to be the farm's.
+    seal = document.pop("seal", None)
+    if not isinstance(seal, str) or not seals.holds(_sealed_content(document, path), seal):
+        return None, "not sealed by this user's farm for this job and work folder"
+    record = _record(document, path, schemas=(SCHEMA,))
+    return record, "" if record else "damaged"
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where the file is absent, too large, or anything else."""
+    try:
+        document = json.loads(read_bounded(path, _MOST_BYTES), parse_constant=_refuse_constant)
+        json.dumps(document, allow_nan=False)  # 1e999 is infinite, and no JSON
+    except (OSError, ValueError, RecursionError):  # the last of which ends deep nesting
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _sealed_content(document: Mapping[str, Any], path: Path) -> bytes:
+    """What the seal of a record is made over: all of it, and the place of its file.
+
+    With the place, because a copy in another job's folder, under another stage's name or in another work folder would
+    be a claim that nobody has looked at.
+    """
+    work, job, stage = _place(path)
+    content = {name: value for name, value in document.items() if name != "seal"}
+    return json.dumps(["record", str(work), job, stage, content], sort_keys=True, allow_nan=False).encode()
+
+
+def _place(path: Path) -> tuple[Path, str, str]:
+    """The work folder, job and stage that the file of a record belongs to."""
+    job_folder = path.parent.parent
+    return job_folder.parent.parent.resolve(), job_folder.name, path.stem
+
+
+def _record(document: Mapping[str, Any], path: Path, schemas: Collection[int]) -> Record | None:
+    """A document as a record; None where it is none, or of another schema, job or stage."""
+    fields_of_record = {name: value for name, value in document.items() if name != "seal"}
+    try:
+        # As JSON, which pydantic reads by other rules than Python's objects: a list there is a tuple here.
+        record = _ADAPTER.validate_json(json.dumps(fields_of_record))
+    except ValidationError:
+        return None
+    _, job, stage = _place(path)
+    return record if record.schema in schemas and (record.job, record.stage) == (job, stage) else None
 
 
 # ---- which job made this wheel?
@@ -141,29 +220,51 @@ class JobRecords:
 
     folder: Path
 
+    def path(self, stage: str) -> Path:
+        """The file of the record of a stage."""
+        return path_of(self.folder, stage)
+
     def read(self, stage: str) -> Record | None:
         """The record of a stage; None as in `read`."""
-        return read(path_of(self.folder, stage))
+        return read(self.path(stage))
+
+    def claim(self, stage: str) -> Record | None:
+        """The record of a stage, proof or not; None as in `claim`."""
+        return claim(self.path(stage))
 
 
 def by_wheel(work: Path) -> dict[str, JobRecords]:
-    """The records of every job in a work folder that has made a wheel, by the wheel's SHA-256."""
+    """The records of every job in a work folder that has made a wheel, by the wheel's SHA-256; only proofs count."""
+    return _by_wheel(work, read)
+
+
+def _by_wheel(work: Path, read_record: Callable[[Path], Record | None]) -> dict[str, JobRecords]:
     # By content: a wheel keeps its name when it is built again, and a copy of it may have another.
     jobs = {}
     for path in sorted(work.glob(f"jobs/*/records/{WHEEL_STAGE}.json")):
-        record = read(path)
+        record = read_record(path)
         if record:
             for wheel in record.outputs:
                 jobs[wheel.sha256] = JobRecords(path.parent.parent)
     return jobs
 
 
+def doubt_about(wheel_sha256: str, work: Path) -> str:
+    """Why the record that claims to have made a wheel is no proof; empty where no record claims that."""
+    job = _by_wheel(work, claim).get(wheel_sha256)
+    return f"{job.path(WHEEL_STAGE)} is {doubt(job.path(WHEEL_STAGE))}" if job else ""
+
+
 @dataclass(frozen=True)
 class WheelRecords:
-    """The records of the job that made a wheel: what `verify` needs to build it again."""
+    """The records of the job that made a wheel: what `verify` needs to build it again.
+
+    They are somebody's claim unless they are `proven`.
+    """
 
     render: Record
     build: Record
+    proven: bool = True
 
     @property
     def job(self) -> str:
@@ -179,18 +280,20 @@ class WheelRecords:
 
 
 def find(wheel: Path, work: Path) -> WheelRecords:
-    """The records of the job that made `wheel`, found in `work` by its SHA-256.
+    """The records of the job that made `wheel`, found in `work` by its SHA-256, proofs or claims.
 
     Raises UsageError where there are none.
     """
     if not wheel.is_file():
         raise UsageError("the wheel does not exist", where=str(wheel), next_step="work/dist holds finished wheels")
     wheel_digest = sha256(wheel)
-    job = by_wheel(work).get(wheel_digest)
-    render = job.read("render") if job else None
-    build = job.read("build") if job else None
-    if render and build:
-        return WheelRecords(render, build)
+    jobs = {**_by_wheel(work, claim), **by_wheel(work)}  # a proof is better than a claim
+    job = jobs.get(wheel_digest)
+    render = job.claim("render") if job else None
+    build = job.claim("build") if job else None
+    if job and render and build and isinstance(render.details, RenderFacts) and isinstance(build.details, BuildFacts):
+        doubts = [why for stage in ("render", "build", WHEEL_STAGE) if (why := doubt(job.path(stage)))]
+        return WheelRecords(render, build, proven=not doubts)
     raise UsageError(
         f"no record shows how this wheel was made (sha256 {wheel_digest})",
         where=str(work / "jobs"),

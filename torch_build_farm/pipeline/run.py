@@ -18,7 +18,7 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import torch_downloads
 from torch_build_farm.engines.base import Engine
 from torch_build_farm.engines.choose import choose
-from torch_build_farm.pipeline import estimates, rendered_tree, runner, sdk_build, workfolder
+from torch_build_farm.pipeline import estimates, records, rendered_tree, runner, sdk_build, workfolder
 from torch_build_farm.pipeline.jobserver import Jobserver
 from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.results import JobResult, Progress
@@ -194,9 +194,22 @@ def execute(
 
         # What would fail after minutes of building is found out before it, but only where something has to be built.
         first = runner.pending(context, jobs, stages)
+        if not force:
+            _say_why_again(context, first, place.say)
         if first and BUILD in stages:
             _check(context, jobs, first, place.say)
         return runner.run(context, jobs, stages, progress)
+
+
+def _say_why_again(context: RunContext, first: Mapping[str, Stage], say: Callable[[str], None]) -> None:
+    """Say, in one line, which record is there and no proof, so that its stage runs again."""
+    doubts = []
+    for job, stage in first.items():
+        why = records.doubt(records.path_of(context.work / "jobs" / job, stage.name))
+        if why:
+            doubts.append(f"{job}: the record of {stage.name} is {why}, so it runs again")
+    if doubts:
+        say(doubts[0] + (f"; the same goes for {len(doubts) - 1} other jobs" if len(doubts) > 1 else ""))
 
 
 def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage], say: Callable[[str], None]) -> None:

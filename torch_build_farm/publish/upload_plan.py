@@ -20,6 +20,7 @@ from torch_build_farm.core.files import sha256
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline.records import JobRecords
 from torch_build_farm.project.settings import Project
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class Publication:
 def proven(wheels: Iterable[Path], work: Path) -> list[str]:
     """Reasons why these variants may not be published, one sentence each; `work` is the folder that holds the records.
 
-    A variant needs a record of its SHA-256, and an audit and a full smoke test of the same bytes.
+    A variant needs a record of its SHA-256, and an audit and a full smoke test of the same bytes, each with the seal of
+    this user's farm.
     """
     jobs = records.by_wheel(work)
     problems = []
@@ -92,18 +94,25 @@ def proven(wheels: Iterable[Path], work: Path) -> list[str]:
         digest = sha256(wheel)
         job = jobs.get(digest)
         if job is None:
-            problems.append(f"{wheel.name}: no record has its SHA-256 {digest}")
+            doubt = records.doubt_about(digest, work) or f"no record has its SHA-256 {digest}"
+            problems.append(f"{wheel.name}: {doubt}")
             continue
         # A record may be that of an earlier wheel of the same job. Its inputs decide; records keep digests of them.
         audit = job.read("audit")
         smoke = job.read("smoke")
         if audit is None or audit.inputs.get("wheel") != records.digest(digest):
-            problems.append(f"{wheel.name}: not audited")
+            problems.append(f"{wheel.name}: not audited{_because(job, 'audit')}")
         elif smoke is None or smoke.inputs.get("wheel") != records.digest(digest):
-            problems.append(f"{wheel.name}: not smoke-tested")
+            problems.append(f"{wheel.name}: not smoke-tested{_because(job, 'smoke')}")
         elif smoke.inputs.get("mode") != records.digest("full"):
             problems.append(f"{wheel.name}: smoke-tested, but not in full")
     return problems
+
+
+def _because(job: JobRecords, stage: str) -> str:
+    """Why the record of a stage is no proof, as the end of a sentence; empty where there is none, or it is one."""
+    doubt = records.doubt(job.path(stage))
+    return f": the record is {doubt}" if doubt else ""
 
 
 def plan(project: Project, variants: Sequence[Path], behind: Sequence[Path], index: PackageIndex) -> PublishPlan:
