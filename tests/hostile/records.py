@@ -45,7 +45,21 @@ def _valid() -> dict[str, str]:
 def _other_values(value: Any, chance: random.Random) -> Any:
     """`value` with other types and sizes somewhere in it."""
     if chance.random() < 0.15:
-        odd = [None, -1, 2**63, 10**400, 1e308, "", "\ud800", "x" * 10_000, [], {}, [[[]]], {"a": {"b": 1}}, True]
+        odd: list[Any] = [
+            None,
+            -1,
+            2**63,
+            10**400,
+            1e308,
+            "",
+            "\ud800",
+            "x" * 10_000,
+            [],
+            {},
+            [[[]]],
+            {"a": {"b": 1}},
+            True,
+        ]
         return chance.choice(odd)
     if isinstance(value, dict):
         return {name: _other_values(entry, chance) for name, entry in value.items() if chance.random() < 0.97}

@@ -10,12 +10,12 @@ from pathlib import Path
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from torch_build_farm.core.archives import EARLIEST
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.versions import ENGINES
 from torch_build_farm.pipeline.facts import BuildFacts, RenderFacts
 from torch_build_farm.pipeline.records import Record, WheelRecords
-from torch_build_farm.project.fetch import EARLIEST
 from torch_build_farm.project.settings import Project
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # SHA-1 or SHA-256, in full
