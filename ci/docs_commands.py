@@ -47,7 +47,11 @@ ships; it is for the farm's maintainers.""",
     "meta": """The wheels are in `work/dist`, and `work/COMPATIBILITY.md` lists what they serve: the variants in
 `work/dist` and those on the index. With `--offline` only those in `work/dist` count.""",
     "publish": """Without `--yes`, outside CI, only the plan is shown. `--names` refuses a distribution if another has
-to go first, and skips the installation of what users get. See [Publish](../how-to/publish.md).""",
+to go first, and skips the installation of what users get. `--no-check` skips it too: [`check`](#check) does it in
+another job, which holds no credentials. See [Publish](../how-to/publish.md).""",
+    "check": """What is installed is compared with `published.json`, beside the project's `pyproject.toml`. The package
+is imported where it sees no credentials; if the machine cannot isolate it, `check` refuses to import while this process
+has any.""",
     "ci": "See [Build in continuous integration](../how-to/ci.md).",
     "init": "See [Build somebody else's extension](../how-to/somebody-elses-extension.md).",
     "verify": """`verify` builds in another folder and prints `identical` or what differs; then the exit code is 21. See

@@ -14,6 +14,7 @@ from torch_build_farm.audit.changes import Changes
 from torch_build_farm.cli.answer import as_text
 from torch_build_farm.cli.main import COMMANDS, command_parser, load_command
 from torch_build_farm.cli.run_answer import RunAndPublishAnswer, RunAnswer
+from torch_build_farm.cli.schemas import published_schema as published_schema_of_the_list
 from torch_build_farm.cli.schemas import schemas
 from torch_build_farm.core.errors import CompileError
 from torch_build_farm.pipeline.facts import RepairFacts
@@ -25,9 +26,10 @@ FOLDER = CHECKOUT / "docs" / "schemas" / "answers"
 
 
 def test_the_schemas_are_current() -> None:
-    """`python -m torch_build_farm.cli.schemas docs/schemas/answers` writes them."""
+    """`python -m torch_build_farm.cli.schemas docs/schemas` writes them."""
     published = {path.name.removesuffix(".schema.json"): json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
     assert published == schemas()
+    assert json.loads((FOLDER.parent / "published.schema.json").read_text()) == published_schema_of_the_list()
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,7 @@ SAMPLES: dict[str, list[str]] = {
     "index": ["add", "2.16.0", "--out", "tables"],
     "sdk": ["2.9", "--out", "sdk", "--python", "3.12"],
     "publish": ["testpypi", "--only", "a", "b", "--build-number", "1"],
+    "check": ["testpypi", "1.0"],
     "ci": ["--out", "ci"],
     "init": [".", "folder"],
     "verify": ["a.whl"],

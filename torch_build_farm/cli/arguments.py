@@ -99,9 +99,14 @@ def add_pre_argument(parser: Parser) -> None:
     parser.add_argument("--pre", action="store_true", help="include pre-releases of minors without a final release")
 
 
+def add_index_url_argument(parser: Parser) -> None:
+    """Add --index-url."""
+    parser.add_argument("--index-url", metavar="URL", help="where that index lists its files, if it is not obvious")
+
+
 def add_upload_arguments(parser: Parser) -> None:
     """Add --index-url and --yes."""
-    parser.add_argument("--index-url", metavar="URL", help="where that index lists its files, if it is not obvious")
+    add_index_url_argument(parser)
     parser.add_argument("--yes", action="store_true", help="upload; without it, outside CI, only the plan is shown")
 
 

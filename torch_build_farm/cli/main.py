@@ -50,6 +50,9 @@ COMMANDS = {
     "sdk": Entry("sdk", "make an SDK of a torch release for compiling and linking: 12 MB instead of 4 GB"),
     "meta": Entry("publish", "make the wheels behind the one name, for the variants that are built and published"),
     "publish": Entry("publish", "publish built variants and the wheels behind the one name"),
+    "check": Entry(
+        "check", "install what users get from a package index, compare it with what was published, import it"
+    ),
     "ci": Entry("ci", "write CI workflows that build, prove and publish wheels and watch for torch releases"),
     "init": Entry("init", "write a project file for a source tree or an sdist"),
     "verify": Entry("verify", "rebuild a wheel from its record and report whether it is identical"),

@@ -26,16 +26,15 @@ from torch_build_farm.cli.arguments import (
 )
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context, in_ci
-from torch_build_farm.core import tools
-from torch_build_farm.core.errors import NoPythonError, PublishError, UsageError, nearest
+from torch_build_farm.core.errors import PublishError, UsageError, nearest
 from torch_build_farm.core.files import clear, replace_text, size_text
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.pipeline import workfolder
 from torch_build_farm.project.settings import Project
-from torch_build_farm.publish import install_check, inventory, upload, upload_plan
+from torch_build_farm.publish import install_check, inventory, published_list, upload, upload_plan
+from torch_build_farm.publish.install_check import Release
 from torch_build_farm.publish.inventory import VariantFile
+from torch_build_farm.publish.published_list import PublishedFile, PublishedList
 from torch_build_farm.publish.upload import Target
 from torch_build_farm.publish.upload_plan import Item, Publication, PublishPlan
 from torch_build_farm.wheels import one_name
@@ -56,6 +55,7 @@ class PublishOptions(CommonOptions):
     only: tuple[str, ...] = ()
     build_number: int | None = None
     names: tuple[str, ...] = ()
+    no_check: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,7 @@ def _configure_publish(parser: Parser) -> None:
     parser.add_argument("--build-number", type=positive, metavar="N", help="re-issue those of --only as build N")
     add_list_argument(parser, "--names", "NAME", "upload only these distributions")
     add_upload_arguments(parser)
+    parser.add_argument("--no-check", action="store_true", help="leave the installation of what users get to `check`")
     add_wait_argument(parser)
 
 
@@ -179,42 +180,39 @@ def _select_uploads(names: Sequence[str], plan: PublishPlan) -> list[Item]:
     return selected
 
 
-def _check_installs(context: Context, project: Project, family: Family, plan: PublishPlan, target: Target) -> None:
-    """Install NAME[torchNN] of each published minor from the index, and import it.
+def _check_installs(context: Context, release: Release, target: Target) -> list[str]:
+    """Install NAME[torchNN] of each published minor from the index, and import it where that sees no credentials.
 
-    Raises PublishError if that fails, NoPythonError if no CPython on this machine can install a variant.
+    Returns warnings about what was left to `check`. Raises PublishError if that fails, NoPythonError if no CPython on
+    this machine can install a variant.
     """
-    shell = upload.shell_for(target, context.runner, context.work)
-    interpreters = find_interpreters(tools.environment(context.store.uv_cache, context.store.root))
-    sha256_by_file = {item.path.name: item.sha256 for item in plan.items}
-    for variant in project.variants.values():
-        name = canonicalize_name(project.distribution(variant))
-        files = [item.path.name for item in plan.items if item.name == name]
-        if not files:  # this minor is not part of the release
-            continue
+    shell = upload.shell_without_credentials(context.runner, context.work)
+    warnings = []
+    for installation in install_check.check_variants(
+        release, release.project.variants.values(), store=context.store, shell=shell, isolated_only=True
+    ):
+        if installation.not_imported:
+            warning = (
+                f"{installation.what} was not imported: this process holds credentials, and the machine isolates none "
+                f"({installation.not_imported}); run where no credentials are: torch-build-farm check {target.name}"
+            )
+            warnings.append(warning)
+            context.say(f"warning: {warning}")
+        else:
+            context.say(f"installed from {target.name}: {installation.what}, imports")
+    return warnings
 
-        tags = set(map(inventory.python_tag, files))
-        pythons = []
-        for python in variant.cpython:
-            if python in interpreters and (python.tag in tags or "py3" in tags):
-                pythons.append(python)
-        if not pythons:
-            raise NoPythonError(f"published, but no CPython here can install {name}", where=", ".join(files))
 
-        running = CPython.running()
-        python = running if running in pythons else max(pythons)
-        install_check.check(
-            project,
-            variant,
-            family.version,
-            sha256_by_file,
-            python=python,
-            interpreter=interpreters[python],
-            index=target.index,
-            store=context.store,
-            shell=shell,
+def _write_list(context: Context, project: Project, published: PublishedList) -> None:
+    """Write published.json into the project, and into the work folder for a job that cannot write to the project."""
+    published_list.write(published, context.work)
+    try:
+        published_list.write(published, project.root)
+    except OSError as error:
+        context.say(
+            f"warning: {project.root / published_list.NAME} cannot be written ({error.strerror}): put "
+            f"{context.work / published_list.NAME} there"
         )
-        context.say(f"installed from {target.name}: {project.settings.name}[{variant.tag}]=={family.version}, imports")
 
 
 def publish_built(context: Context, options: PublishOptions) -> Publication:
@@ -250,15 +248,25 @@ def publish_built(context: Context, options: PublishOptions) -> Publication:
         else:
             shell = upload.shell_for(target, context.runner, context.work)
             upload.check([item.path for item in plan.items], shell)
-            for item in uploads:
-                context.runner.check()
-                upload.upload(item, target, shell, item.name not in plan.new_names)
-                context.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
+            published = published_list.read(project.root)
+            for item in plan.items:
+                if item in uploads:
+                    context.runner.check()
+                    upload.upload(item, target, shell, item.name not in plan.new_names)
+                    context.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
+                elif item.state == "new":
+                    continue
+                # The index has these bytes: a later release may count on them, also if this one is interrupted.
+                published = published.with_files([PublishedFile(item.name, item.path.name, target.name, item.sha256)])
+                _write_list(context, project, published)
             # With --names the family on the index may still be incomplete: what users get cannot be installed yet.
-            if not options.names:
+            if not options.names and not options.no_check:
                 stack.enter_context(context.store.in_use())
                 stack.enter_context(context.store.environments())
-                _check_installs(context, project, family, plan, target)
+                # The list has files that this release leaves as they are: those from before a re-issue.
+                expected = dict(published.of(target.name))
+                release = Release(project, family.version, target.index, expected)
+                warnings += _check_installs(context, release, target)
     return Publication(
         target=target.name,
         version=family.version,

@@ -1,27 +1,78 @@
-"""The last check of a release: users who install from the index get the published files, and the package imports."""
+"""The last check of a release: users who install from the index get the published files, and the package imports.
+
+Resolving and installing run nothing of the package. Its import does, so that happens where no credentials are in reach:
+isolated from the process that publishes, or else by `check`, in a process that has none.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import tomlkit
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from torch_build_farm.core import tools
-from torch_build_farm.core.errors import PublishError
+from torch_build_farm.core.errors import NoPythonError, PublishError
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.process import Shell
+from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.urls import public
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
+from torch_build_farm.engines.interpreters import find_interpreters
+from torch_build_farm.engines.isolation import Isolation
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
+from torch_build_farm.publish.inventory import python_tag
+
+# Variables that hold credentials or lead to some, by their names.
+_SECRET = re.compile(r"^TWINE_|^ACTIONS_ID_TOKEN_|^PYPI_|TOKEN|PASSWORD|SECRET|CREDENTIAL|API_?KEY", re.IGNORECASE)
+_SECRET_FILES = (".pypirc", ".netrc")  # in the home folder
+
+
+@dataclass(frozen=True)
+class Release:
+    """What users get: a version of a project on an index, with the SHA-256 of each published file by its name."""
+
+    project: Project
+    version: str
+    index: PackageIndex
+    expected: Mapping[str, str]
+
+    def files(self, variant: Variant) -> list[str]:
+        """The variant's wheels of this version."""
+        name = canonicalize_name(self.project.distribution(variant))
+        wheels = []
+        for file in self.expected:
+            try:
+                distribution, version, _, _ = parse_wheel_filename(file)
+            except InvalidWheelFilename:  # an sdist from before the farm
+                continue
+            if distribution == name and version == Version(self.version):
+                wheels.append(file)
+        return wheels
+
+
+@dataclass(frozen=True)
+class Installation:
+    """NAME[torchNN]==VERSION, installed from the index for `python`.
+
+    `not_imported` says why its import was left out; empty where it was imported.
+    """
+
+    what: str
+    python: CPython
+    not_imported: str
 
 
 def _farm_names(project: Project, variant: Variant) -> list[str]:
@@ -29,9 +80,9 @@ def _farm_names(project: Project, variant: Variant) -> list[str]:
     return [project.settings.name, project.auto_name, project.select_name, project.distribution(variant)]
 
 
-def _project_file(project: Project, variant: Variant, version: str, python: CPython, index: PackageIndex) -> str:
-    """A project that depends on NAME[torchNN]; the farm's names come from `index`, all others from uv's default."""
-    names = _farm_names(project, variant)
+def _project_file(release: Release, variant: Variant, python: CPython) -> str:
+    """A project that depends on NAME[torchNN]; the farm's names come from the index, all others from uv's default."""
+    names = _farm_names(release.project, variant)
     sources = {}
     for name in names:
         sources[name] = {"index": "target"}
@@ -42,14 +93,16 @@ def _project_file(project: Project, variant: Variant, version: str, python: CPyt
             "version": "0",
             "requires-python": f"=={python.release}.*",
             # uv applies sources only to dependencies that the project itself declares (astral-sh/uv#8253).
-            "dependencies": [f"{plain_name}[{variant.tag}]=={version}", *others],
+            "dependencies": [f"{plain_name}[{variant.tag}]=={release.version}", *others],
         },
         "tool": {
             "uv": {
                 "package": False,
                 # The farm's wheels are for this platform alone; uv would look for those of all others too.
                 "environments": ["sys_platform == 'linux' and platform_machine == 'x86_64'"],
-                "index": [{"name": "target", "url": public(index.url or PYPI_SIMPLE_ENDPOINT), "explicit": True}],
+                "index": [
+                    {"name": "target", "url": public(release.index.url or PYPI_SIMPLE_ENDPOINT), "explicit": True}
+                ],
                 "sources": sources,
             }
         },
@@ -69,12 +122,13 @@ def _environment(store: TorchStore, index: PackageIndex, home: Path) -> dict[str
     return env
 
 
-def _foreign(lock: Path, expected: Mapping[str, str], names: Sequence[str], index: PackageIndex) -> list[str]:
-    """Which of the farm's `names` in a lock file do not come from the index, or are not the published files.
+def _foreign(lock: Path, release: Release, variant: Variant) -> list[str]:
+    """Which of the farm's names in a lock file do not come from the index, or are not the published files.
 
-    `expected` has the SHA-256 of each published file by its name. One sentence each.
+    One sentence each.
     """
-    url = public(index.url or PYPI_SIMPLE_ENDPOINT).rstrip("/")
+    url = public(release.index.url or PYPI_SIMPLE_ENDPOINT).rstrip("/")
+    names = [canonicalize_name(name) for name in _farm_names(release.project, variant)]
     problems = []
     not_seen = set(names)
     for package in tomllib.loads(lock.read_text("utf-8"))["package"]:
@@ -83,52 +137,139 @@ def _foreign(lock: Path, expected: Mapping[str, str], names: Sequence[str], inde
             continue
         if str(package["source"].get("registry", "")).rstrip("/") != url:
             problems.append(f"{name} comes from {package['source']}")
-        for wheel in package.get("wheels", ()):
-            file = str(wheel.get("filename") or wheel["url"].rsplit("/", 1)[-1].partition("#")[0])
-            if file not in expected:  # a wheel for another CPython
+        # All of them, also those for other CPythons: installers choose, and a build number makes one the first choice.
+        for file, digest in _locked_files(package):
+            if file not in release.expected:
+                problems.append(f"{file} was not published by this project")
                 continue
             not_seen.discard(name)
-            if wheel.get("hash", "").removeprefix("sha256:") != expected[file]:
-                problems.append(f"{file} has {wheel.get('hash')}, not sha256:{expected[file]}")
+            if digest != release.expected[file]:
+                problems.append(f"{file} has the SHA-256 {digest or 'of none'}, not {release.expected[file]}")
     for name in sorted(not_seen):
         problems.append(f"{name} is not what was published")
     return problems
 
 
-def check(
-    project: Project, variant: Variant, version: str, expected: Mapping[str, str], *,
-    python: CPython, interpreter: Interpreter, index: PackageIndex, store: TorchStore, shell: Shell,
-) -> None:  # fmt: skip
-    """Install NAME[torchNN] from the index into a fresh environment and import it.
+def _locked_files(package: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The files of a package in a lock file, each with its SHA-256, empty where the index states none."""
+    entries = list(package.get("wheels", ()))
+    if "sdist" in package:
+        entries.append(package["sdist"])
+    for entry in entries:
+        file = str(entry.get("filename") or entry["url"].rsplit("/", 1)[-1].partition("#")[0])
+        algorithm, _, digest = str(entry.get("hash", "")).partition(":")
+        yield unquote(file), digest if algorithm == "sha256" else ""
 
-    `expected` has the SHA-256 of each published file by its name. Raises PublishError if the index has something else,
-    or if uv does not resolve or install it, or if an import fails.
+
+def credentials_in_reach(index: PackageIndex) -> list[str]:
+    """What this process has that may be a credential, one short sentence each."""
+    reasons = [f"the variable {name}" for name in sorted(os.environ) if _SECRET.search(name) and os.environ[name]]
+    reasons += [f"the file ~/{name}" for name in _SECRET_FILES if (Path.home() / name).exists()]
+    if urlsplit(index.url).password:
+        reasons.append("the index's URL")
+    return reasons
+
+
+def check_variants(
+    release: Release, variants: Iterable[Variant], *, store: TorchStore, shell: Shell, isolated_only: bool
+) -> Iterator[Installation]:
+    """Check those of `variants` that the release has wheels of, one after the other, as `check` does.
+
+    Raises NoPythonError if no CPython on this machine can install one of them.
+    """
+    interpreters = find_interpreters(tools.environment(store.uv_cache, store.root))
+    for variant in variants:
+        files = release.files(variant)
+        if not files:  # this minor is not part of the release
+            continue
+        tags = set(map(python_tag, files))
+        pythons = [
+            python for python in variant.cpython if python in interpreters and (python.tag in tags or "py3" in tags)
+        ]
+        if not pythons:
+            name = release.project.distribution(variant)
+            raise NoPythonError(f"published, but no CPython here can install {name}", where=", ".join(files))
+        running = CPython.running()
+        python = running if running in pythons else max(pythons)
+        yield check(
+            release,
+            variant,
+            python=python,
+            interpreter=interpreters[python],
+            store=store,
+            shell=shell,
+            isolated_only=isolated_only,
+        )
+
+
+def check(
+    release: Release, variant: Variant, *,
+    python: CPython, interpreter: Interpreter, store: TorchStore, shell: Shell, isolated_only: bool,
+) -> Installation:  # fmt: skip
+    """Install NAME[torchNN] from the index into a fresh environment and import it, isolated from this process.
+
+    Where this machine isolates nothing: with `isolated_only` the import is left out, otherwise it runs in a process
+    without this one's variables. Raises PublishError if the index has something else, if uv does not resolve or install
+    it, if an import fails, or if it could only run where credentials are in reach.
     """
     home = store.environment(f"{variant.tag}-published")
     # A farm that was killed may have left it behind.
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    shell = replace(shell, env=_environment(store, index, home), cwd=home)
-    what = f"{project.settings.name}[{variant.tag}]=={version}"
+    uv_shell = replace(shell, env=_environment(store, release.index, home), cwd=home)
+    what = f"{release.project.settings.name}[{variant.tag}]=={release.version}"
     try:
-        (home / "pyproject.toml").write_text(_project_file(project, variant, version, python, index), "utf-8")
+        (home / "pyproject.toml").write_text(_project_file(release, variant, python), "utf-8")
         # --refresh: uv's cache may still hold the index as it was before the upload.
-        _do(shell, f"{what} does not resolve", tools.uv(), "lock", "--python", interpreter.path, "--refresh")
-        problems = _foreign(home / "uv.lock", expected, _farm_names(project, variant), index)
+        _do(uv_shell, f"{what} does not resolve", tools.uv(), "lock", "--python", interpreter.path, "--refresh")
+        problems = _foreign(home / "uv.lock", release, variant)
         if problems:
             raise PublishError(f"{what} is not what was published: " + "; ".join(problems), where=str(shell.log))
+
+        # The environment's own interpreter and settings, before a wheel can replace them.
+        environment = home / "env"
+        _do(uv_shell, f"{what}: no environment", tools.uv(), "venv", "--python", interpreter.path, environment)
+        root = home / "root"
+        root.mkdir()
+        isolation = Isolation.of(environment, root, replace(shell, cwd=home))
         # --frozen installs exactly what was checked in the lock file.
-        _do(shell, f"{what} does not install", tools.uv(), "sync", "--frozen", "--python", interpreter.path)
-        # -I: neither the current folder nor the caller's variables may stand in for what was installed.
-        for name in project.imports:
-            _do(shell, f"{what}: import {name} fails", home / "env" / "bin" / "python", "-I", "-c", f"import {name}")
+        _do(uv_shell, f"{what} does not install", tools.uv(), "sync", "--frozen", "--python", interpreter.path)
+
+        not_imported = _import(release, what, environment, isolation, isolated_only=isolated_only)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+    return Installation(what, python, not_imported)
+
+
+def _import(release: Release, what: str, environment: Path, isolation: Isolation, *, isolated_only: bool) -> str:
+    """Import the installed package; returns why it was not imported, empty where it was. Raises PublishError."""
+    why_not = isolation.why_not()
+    if why_not and isolated_only:
+        return why_not
+    if why_not:
+        reasons = credentials_in_reach(release.index)
+        if reasons:
+            raise PublishError(
+                f"{what}: its import would see {', '.join(reasons)}",
+                where=f"this machine isolates no process: {why_not}",
+                next_step="run `check` where no credentials are: without these, or in a container",
+            )
+    for name in release.project.imports:
+        # -I: neither the current folder nor the caller's variables may stand in for what was installed.
+        command = (environment / "bin" / "python", "-I", "-c", f"import {name}")
+        done = isolation.run_beside(*command) if why_not else isolation.run(*command)
+        if not done.ok:
+            raise _failed(f"{what}: import {name} fails", done, isolation.shell)
+    return ""
 
 
 def _do(shell: Shell, otherwise: str, *command: str | Path) -> None:
     """Run a command. Raises PublishError that begins with `otherwise` if it fails."""
     done = shell.run(*command)
     if not done.ok:
-        reason = done.last_line or "no reason given"
-        raise PublishError(f"{otherwise}: {reason}", where=str(shell.log), next_step="the log has the whole output")
+        raise _failed(otherwise, done, shell)
+
+
+def _failed(what: str, done: Completed, shell: Shell) -> PublishError:
+    reason = done.last_line or "no reason given"
+    return PublishError(f"{what}: {reason}", where=str(shell.log), next_step="the log has the whole output")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -77,13 +77,18 @@ def _listing(url: str) -> str:
     return f"{without_legacy.rstrip('/')}/simple/"
 
 
-def shell_for(target: Target, runner: Runner, work: Path) -> Shell:
-    """The shell that runs twine, in the caller's environment, which holds credentials and CI's identity."""
+def shell_without_credentials(runner: Runner, work: Path) -> Shell:
+    """A shell with the log of publishing, and without any variable."""
     log = work / "logs" / "publish.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    return Shell(runner, {}, work, log, lambda _: None)
+
+
+def shell_for(target: Target, runner: Runner, work: Path) -> Shell:
+    """The shell that runs twine, in the caller's environment, which holds credentials and CI's identity."""
     # Credentials in the upload URL win over the caller's variables. Twine's output is searched: no colours in it.
     env = {**os.environ, **dict(target.secrets), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
-    return Shell(runner, env, work, log, lambda _: None)
+    return replace(shell_without_credentials(runner, work), env=env)
 
 
 def check(paths: list[Path], shell: Shell) -> None:

@@ -1,0 +1,91 @@
+"""A release without compiled code: a project folder, proven variants in its work folder, and a stand-in torch on an index."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import family
+from tests.conftest import CHECKOUT, Farm
+from tests.index import Index
+from torch_build_farm.core.files import sha256
+from torch_build_farm.core.wheel_archive import write_wheel
+from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline.records import Record
+from torch_build_farm.project.settings import Project, load
+
+NAME = "demo"
+_PROJECT = f"""[build-system]
+requires = ["setuptools"]
+
+[project]
+name = "{NAME}"
+version = "1.0"
+
+[tool.torch-build-farm]
+name = "{NAME}"
+packages = ["{NAME}"]
+"""
+
+
+@dataclass
+class Release:
+    """The project `demo` in `folder`/demo, and an index of `folder`/torch that has a stand-in torch."""
+
+    folder: Path
+    torch: Index
+
+    @classmethod
+    def make(cls, folder: Path) -> Release:
+        (folder / NAME).mkdir(parents=True)
+        (folder / NAME / "pyproject.toml").write_text(_PROJECT)
+        (folder / "torch").mkdir()
+        torch = Index(folder / "torch")
+        for version in ("2.8.0", "2.9.0", "2.15.0"):
+            torch.add_wheel(family.torch(folder / "made", version))
+        return cls(folder, torch)
+
+    @property
+    def project(self) -> Project:
+        return load(self.folder / NAME, CHECKOUT)
+
+    def farm(self, **env: str) -> Farm:
+        """The farm on this project: torch comes from the index that has the stand-ins."""
+        variables = {
+            "UV_DEFAULT_INDEX": self.torch.url, "UV_NO_CONFIG": "1", "CI": "", "TORCH_BUILD_FARM_STORE": str(self.folder / "store"),
+            "TORCH_BUILD_FARM_STATE": str(self.folder / "state"),
+        }  # fmt: skip
+        return Farm(self.folder / NAME, self.folder / "work", {**variables, **env})
+
+    def variant(self, torch: str, version: str = "1.0", files: Mapping[str, str | bytes] | None = None) -> Path:
+        """A wheel of a variant in work/dist, for every CPython, without records."""
+        content = {f"{NAME}/__init__.py": f"torch = '{torch}'\n", **(files or {})}
+        made = family.variant(self.folder / "made" / torch / version, self.project, torch, version, content)
+        wheel = self.folder / "work" / "dist" / made.name
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        made.replace(wheel)
+        return wheel
+
+    def proven(self, wheel: Path) -> Path:
+        """Write the records that a run leaves of a wheel that was built, audited and smoke-tested in full."""
+        work = self.folder / "work"
+        job = work / "jobs" / wheel.name
+        digest = records.digest(sha256(wheel))
+        made = (records.artifact(wheel, work),)
+        for stage, inputs in (
+            ("relocate", {}), ("audit", {"wheel": digest}), ("smoke", {"wheel": digest, "mode": records.digest("full")}),
+        ):  # fmt: skip
+            outputs = made if stage == records.WHEEL_STAGE else ()
+            records.write(Record(stage, wheel.name, "", outputs, 0.0, "", inputs=inputs), records.path_of(job, stage))
+        return wheel
+
+
+def with_members(wheel: Path, members: Mapping[str, str | bytes]) -> Path:
+    """The wheel with further members, or with other content for some that it has; RECORD lists them."""
+    with zipfile.ZipFile(wheel) as archive:
+        content = {info.filename: archive.read(info) for info in archive.infolist()}
+    content |= {name: text if isinstance(text, bytes) else text.encode() for name, text in members.items()}
+    write_wheel(wheel, [(zipfile.ZipInfo(name), data) for name, data in content.items()])
+    return wheel
