@@ -48,6 +48,31 @@ class Limits:
     most: int = 64 << 20
     """Bytes of one range that are held in memory."""
 
+    inflated: int = 256 << 20
+    """Bytes that members have together, inflated, which are read at once. All of torch's headers have 70 MB."""
+
+    longest_directory: int = 16 << 20
+    """Bytes of a wheel's central directory. Each member's entry takes ten times its bytes in memory."""
+
+    answer_seconds: float = 60
+    """Seconds from a request to the end of its answer. One that is long may take longer, as long as it comes in with
+    at least `slowest` bytes a second."""
+
+    slowest: int = 20_000
+    """Bytes a second."""
+
+    page: int = 20 << 20
+    """Bytes of a project's page, inflated; torch's has some 1 MB."""
+
+    page_seconds: float = 300
+    """Seconds that a page or a METADATA may take in all."""
+
+    metadata: int = 4 << 20
+    """Bytes of a METADATA, inflated; torch's has 30 kB."""
+
+    file: int = 8 << 30
+    """Bytes of a file."""
+
 
 DEFAULT_LIMITS = Limits()
 
@@ -104,11 +129,12 @@ class Ranges:
                         for piece in answer.iter_content(_PIECE):
                             self._count(len(piece))
                             start += len(piece)
+                            # At once: what a server sends may have no end.
+                            if start > end:
+                                raise self.error("the server sends more than the requested range")
                             yield piece
                         if start == end:
                             return
-                        if start > end:
-                            raise self.error("the server sends more than the requested range")
             except RequestException as error:
                 reason = str(error)
             # The connection may break after the last byte.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch_build_farm.core.remote_wheel import RemoteWheel
 
-_SECONDS = 30  # for one answer
+NOT_FOUND = 404
 _SMALL = 1 << 16  # bytes of a wheel's end that hold the directory of one with a few hundred members
 
 
@@ -71,7 +71,9 @@ class Traffic:
 
     def count(self, answer: Response, *_: object, **__: object) -> None:
         """Add an answer's bytes; a hook of requests."""
-        self.fetched += int(answer.headers.get("Content-Length") or 0)
+        length = answer.headers.get("Content-Length", "")
+        if re.fullmatch("[0-9]{1,15}", length):
+            self.fetched += int(length)
 
 
 @dataclass(frozen=True)
@@ -95,19 +97,29 @@ class PackageIndex:
         return cls(url, tuple(first))
 
     @contextmanager
-    def _client(self, what: str) -> Iterator[PyPISimple]:
-        """A client of this index. Errors raised within the block, which fetches `what`, become a PackageIndexError."""
+    def _client(self, what: str, most: int, *, longest: float) -> Iterator[PyPISimple]:
+        """A client of this index whose answers have up to `most` bytes and take up to `longest` seconds.
+
+        Errors raised within the block, which fetches `what`, become a PackageIndexError.
+        """
         from pypi_simple import (  # noqa: PLC0415 (slow to import)
+            PYPI_SIMPLE_ENDPOINT,
             DigestMismatchError,
+            NoDigestsError,
             PyPISimple,
-            UnsupportedContentTypeError,
             UnsupportedRepoVersionError,
         )
         from requests import RequestException  # noqa: PLC0415
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
-        known = (RequestException, DigestMismatchError, UnsupportedContentTypeError, UnsupportedRepoVersionError)
+        from torch_build_farm.core.answers import Bounds, session  # noqa: PLC0415
+
+        # requests lets errors of urllib3 and of urllib pass, such as for a redirect to https://[ (a ValueError).
+        known = (RequestException, HTTPError, DigestMismatchError, NoDigestsError, UnsupportedRepoVersionError)
+        url = self.url or PYPI_SIMPLE_ENDPOINT
+        bounds = Bounds(most, self.limits.answer_seconds, self.limits.slowest, longest)
         try:
-            with PyPISimple(self.url) if self.url else PyPISimple() as client:
+            with PyPISimple(url, session=session(bounds, secure=url.lower().startswith("https:"))) as client:
                 # uv and OpenSSL know this variable; requests does not.
                 bundle = os.environ.get("SSL_CERT_FILE")
                 if bundle:
@@ -116,18 +128,21 @@ class PackageIndex:
                 yield client
         except known as error:
             reason = str(error).replace(self.url, public(self.url)) if self.url else str(error)
-            raise PackageIndexError(
-                f"{what} cannot be fetched: {reason}",
-                where=public(self.url) or "the index that uv is configured for",
-                next_step="check the network, proxy and certificates, then run again",
+            raise self._error(
+                f"{what} cannot be fetched: {reason}", "check the network, proxy and certificates, then run again"
             ) from None
 
+    def _error(self, what: str, next_step: str) -> PackageIndexError:
+        return PackageIndexError(
+            what, where=public(self.url) or "the index that uv is configured for", next_step=next_step
+        )
+
     def files(self, name: str) -> list[DistributionPackage]:
-        """Every file that the index has of a project; none for a project that it does not have.
+        """Every wheel and sdist that the index has of a project; none for a project that it does not have.
 
         Raises PackageIndexError where the index does not answer, or answers with something else.
         """
-        from pypi_simple import NoSuchProjectError  # noqa: PLC0415
+        from torch_build_farm.core import index_pages  # noqa: PLC0415
 
         # The first index that has the project answers for it alone. By that uv prevents dependency confusion, where a
         # stranger's project has the same name on a later index (its manual, "Searching across multiple indexes").
@@ -135,22 +150,29 @@ class PackageIndex:
             files = PackageIndex(url, traffic=self.traffic, limits=self.limits).files(name)
             if files:
                 return files
-        with self._client(f"the list of {name}") as client:
-            try:
-                return client.get_project_page(name, timeout=_SECONDS).packages
-            except NoSuchProjectError:
+        limits = self.limits
+        with self._client(f"the list of {name}", limits.page, longest=limits.page_seconds) as client:
+            accept = {"Accept": client.accept}
+            answer = client.s.get(client.get_project_url(name), headers=accept, timeout=limits.read_seconds)
+            if answer.status_code == NOT_FOUND:
                 return []
-            except ValueError as error:  # pydantic's too
-                raise PackageIndexError(
-                    f"the list of {name} cannot be read: {type(error).__name__}",
-                    where=public(self.url) or "the index that uv is configured for",
-                    next_step="check that this is a package index (PEP 503, PEP 691), and not a proxy's own page",
+            answer.raise_for_status()
+            try:
+                kind = answer.headers.get("Content-Type", "")
+                return index_pages.files(answer.content, kind, answer.url, name)
+            except (ValueError, RecursionError) as error:  # pydantic's too, which are long
+                reason = str(error) if isinstance(error, index_pages.PageError) else type(error).__name__
+                raise self._error(
+                    f"the list of {name} cannot be read: {reason}",
+                    "check that this is a package index (PEP 503, PEP 691), and not a proxy's own page",
                 ) from None
 
     def download(self, file: DistributionPackage, path: Path) -> None:
-        """Download a file and compare it with the digest that the index states. Raises PackageIndexError."""
-        with self._client(f"{file.filename}") as client:
-            client.download_package(file, path, verify=bool(file.digests), timeout=_SECONDS)
+        """Download a file and compare it with the size and digest that the index states. Raises PackageIndexError."""
+        limits = self.limits
+        most = limits.file if file.size is None else min(file.size, limits.file)
+        with self._client(f"{file.filename}", most, longest=most / limits.slowest + limits.answer_seconds) as client:
+            client.download_package(file, path, verify=bool(file.digests), timeout=limits.read_seconds)
 
     @contextmanager
     def open_wheel(self, file: DistributionPackage, *, small: bool = False) -> Iterator[RemoteWheel]:
@@ -162,7 +184,7 @@ class PackageIndex:
 
         limits = replace(self.limits, directory=_SMALL) if small else self.limits
         with (
-            self._client(f"{file.filename}") as client,
+            self._client(f"{file.filename}", limits.file, longest=limits.file / limits.slowest) as client,
             RemoteWheel(client.s, file.url, file.filename, limits) as wheel,
         ):
             yield wheel
@@ -174,12 +196,18 @@ class PackageIndex:
         """
         from pypi_simple import NoMetadataError  # noqa: PLC0415
 
+        limits = self.limits
         if file.has_metadata:
-            with self._client(f"METADATA of {file.filename}") as client:
+            what = f"METADATA of {file.filename}"
+            with self._client(what, limits.metadata, longest=limits.page_seconds) as client:
                 try:
-                    return client.get_package_metadata(file, timeout=_SECONDS)
+                    verify = bool(file.metadata_digests)  # an index may state "true" in place of a digest
+                    content = client.get_package_metadata_bytes(file, verify=verify, timeout=limits.read_seconds)
+                    return content.decode("utf-8", "replace")
                 except NoMetadataError:
                     pass  # promised, and not there: 2.14.1 of torch had none
         with self.open_wheel(file, small=True) as wheel:
-            (path,) = [path for path in wheel.members if re.fullmatch(r"[^/]+\.dist-info/METADATA", path)]
-            return wheel.read(path).decode("utf-8", "replace")
+            paths = [path for path in wheel.members if re.fullmatch(r"[^/]+\.dist-info/METADATA", path)]
+            if len(paths) != 1 or wheel.members[paths[0]].file_size > limits.metadata:
+                raise wheel.error(f"it has no METADATA, or more than one, or one of more than {limits.metadata} bytes")
+            return wheel.read(paths[0]).decode("utf-8", "replace")

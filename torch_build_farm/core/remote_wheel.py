@@ -32,9 +32,10 @@ _INFLATED = 1 << 20  # bytes of a member's content that are in memory at once wh
 class _RemoteFile(io.RawIOBase):
     """The remote file as zipfile wants it. Its end is read at once, since zipfile reads it in small pieces."""
 
-    def __init__(self, ranges: Ranges, tail: int) -> None:
+    def __init__(self, ranges: Ranges, limits: Limits) -> None:
         self._ranges, self._position = ranges, 0
-        self._tail = ranges.tail(tail)
+        self._longest_read = limits.longest_directory
+        self._tail = ranges.tail(limits.directory)
         self._tail_start = ranges.size - len(self._tail)
 
     def seekable(self) -> bool:
@@ -56,6 +57,8 @@ class _RemoteFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         end = self._ranges.size if size is None or size < 0 else min(self._position + size, self._ranges.size)
         start, self._position = self._position, max(end, self._position)
+        if end - start > self._longest_read:
+            raise OSError("its central directory is too long")
         if start >= self._tail_start:
             return self._tail[start - self._tail_start : end - self._tail_start]
         before_tail = self._ranges.get(start, min(end, self._tail_start))
@@ -92,11 +95,13 @@ class RemoteWheel:
         self._ranges, self._limits = Ranges(session, url, name, limits), limits
         self.name = self._ranges.name
         try:
-            with zipfile.ZipFile(_RemoteFile(self._ranges, limits.directory)) as archive:
+            with zipfile.ZipFile(_RemoteFile(self._ranges, limits)) as archive:
                 entries = archive.infolist()
                 directory_start = archive.start_dir
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
             raise self.error(f"it is not a zip file: {error}") from None
+        if any(entry.header_offset >= directory_start for entry in entries):
+            raise self.error("it is not a zip file: a member is said to be behind the directory")
         self.members: Mapping[str, ZipInfo] = {entry.filename: entry for entry in entries if not entry.is_dir()}
         # A member ends where the next one starts, at the latest: so one request fetches local header and data.
         self._starts = [*sorted({entry.header_offset for entry in entries}), directory_start]
@@ -193,6 +198,8 @@ class RemoteWheel:
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
         """The contents of members by path. Neighbours, such as torch's headers, are fetched in one range."""
         members = [self.member(path) for path in set(paths)]
+        if sum(member.file_size for member in members) > self._limits.inflated:
+            raise self.error(f"what is read of it has more than {self._limits.inflated} bytes inflated")
         members.sort(key=lambda member: member.header_offset)
         groups: list[list[ZipInfo]] = []
         for member in members:

@@ -1,0 +1,142 @@
+"""Answers of package indexes that are too long, too slow, from elsewhere, or not what the index states."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+
+import pytest
+from pypi_simple import DistributionPackage
+
+from tests.raw_server import answering, slowly
+from torch_build_farm.core.answers import Bounds, UnboundedAnswerError, session
+from torch_build_farm.core.errors import PackageIndexError
+from torch_build_farm.core.http_ranges import Limits
+from torch_build_farm.core.package_index import PackageIndex
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+PAGE = b'<a href="demo-1.0-py3-none-any.whl">demo-1.0-py3-none-any.whl</a>'
+LIMITS = Limits(page=1 << 16, metadata=1 << 14, file=1 << 16, answer_seconds=0.4, pauses=(), slowest=1 << 20)
+
+
+def listed(pieces: Iterable[bytes], limits: Limits = LIMITS) -> list[str]:
+    """The files that an index lists whose answer has these pieces."""
+    with answering(lambda _: pieces) as url:
+        return [file.filename for file in PackageIndex(url, limits=limits).files("demo")]
+
+
+def with_length(body: bytes, *headers: bytes) -> bytes:
+    return b"".join([OK, *(header + b"\r\n" for header in headers), b"Content-Length: %d\r\n\r\n" % len(body), body])
+
+
+def twice(content: bytes) -> bytes:
+    return gzip.compress(gzip.compress(content))
+
+
+def test_a_page_is_read() -> None:
+    assert listed([with_length(PAGE)]) == ["demo-1.0-py3-none-any.whl"]
+    assert listed([with_length(gzip.compress(PAGE), b"Content-Encoding: gzip")]) == ["demo-1.0-py3-none-any.whl"]
+    assert listed([OK + b"\r\n" + PAGE]) == ["demo-1.0-py3-none-any.whl"], "an answer without a length"
+    assert listed([b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]) == []
+
+
+BOMB = bytes(64 << 20)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason"),
+    [
+        ([with_length(gzip.compress(BOMB, 1), b"Content-Encoding: gzip")], "more than 65536 bytes"),
+        ([with_length(zlib.compress(BOMB, 1), b"Content-Encoding: deflate")], "more than 65536 bytes"),
+        ([with_length(twice(BOMB), b"Content-Encoding: gzip, gzip")], "compressed more than once"),
+        ([with_length(bytes(1 << 17))], "more than 65536 bytes"),
+        ([OK, b"\r\n", *repeat(bytes(1 << 14), 1000)], "more than 65536 bytes"),
+        ([OK, b"Transfer-Encoding: chunked\r\n\r\n", *repeat(b"1000\r\n" + bytes(0x1000) + b"\r\n", 9999)], "more than"),
+        ([OK, b"Transfer-Encoding: chunked\r\n\r\n", *repeat(b"0" * 4096, 1000)], "cannot be fetched"),
+        ([OK, *repeat(b"X: " + b"x" * 9999 + b"\r\n", 10_000)], "cannot be fetched"),
+        ([OK, b"X: ", *repeat(b"x" * 9999, 10_000)], "cannot be fetched"),
+        (repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000), "more than|longer than"),
+        ([b"HTTP/1.1 500 No\r\n\r\n", *repeat(bytes(1 << 14), 1000)], "more than 65536 bytes"),
+        ([b"HTTP/1.1 302 No\r\nLocation: /elsewhere\r\n\r\n", *repeat(bytes(1 << 14), 1000)], "more than 65536 bytes"),
+        ([b"HTTP/1.1 302 No\r\nLocation: /more\r\nContent-Length: 0\r\n\r\n"], "Exceeded 5 redirects"),
+        ([b"HTTP/1.1 302 No\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n"], "No connection adapters"),
+        ([b"HTTP/1.1 302 No\r\nLocation: https://[\r\nContent-Length: 0\r\n\r\n"], "cannot be"),
+    ],
+    ids=[
+        "gzip", "deflate", "gzip in gzip", "longer than a page", "without an end", "chunks without an end",
+        "a chunk's size without an end", "headers without an end", "a header without an end", "continue for ever",
+        "an error without an end", "a redirect without an end", "redirects without an end", "a file", "no url",
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_too_long(pieces: Iterable[bytes], reason: str) -> None:
+    with pytest.raises(PackageIndexError, match=reason):
+        listed(pieces)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"", OK, OK + b"\r\n", OK + b"Content-Length: 9999\r\n\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"],
+    ids=["status", "headers", "body", "body of a known length", "chunks"],
+)
+def test_a_byte_now_and_then_ends_in_time(start: bytes) -> None:
+    """Each byte comes long before the limit of a single read."""
+    drip = b"HTTP/1.1" if not start else b"1"
+    with pytest.raises(PackageIndexError, match="takes longer than 0 s"):
+        listed(slowly([start, *[drip[:1]] * 2000], 0.02))
+
+
+def test_what_comes_in_fast_enough_may_take_longer() -> None:
+    body = [bytes([32]) * 1000] * 60
+    pieces = slowly([OK, b"\r\n", *body], 0.02)
+    assert listed(pieces, replace(LIMITS, slowest=5000)) == []
+    with pytest.raises(PackageIndexError, match="takes longer"):
+        listed(slowly([OK, b"\r\n", *body], 0.02), replace(LIMITS, slowest=5000, page_seconds=0.3))
+
+
+def test_tls_is_not_left() -> None:
+    bounds = Bounds(most=1000, seconds=5, slowest=1000, longest=5)
+    with answering(lambda _: [with_length(b"x")]) as url:
+        assert session(bounds, secure=False).get(url).content == b"x"
+        with pytest.raises(UnboundedAnswerError, match="leads from https"):
+            session(bounds, secure=True).get(url)
+
+
+def package(url: str, content: bytes, size: int | None = None) -> DistributionPackage:
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = "demo-1.0-py3-none-any.whl"
+    return DistributionPackage(
+        name, f"{url}{name}", "demo", "1.0", "wheel", {"sha256": sha256}, None, None,
+        has_metadata=True, metadata_digests={"sha256": sha256}, size=size,
+    )  # fmt: skip
+
+
+def test_a_download_is_what_the_index_states(tmp_path: Path) -> None:
+    path = tmp_path / "demo.whl"
+    with answering(lambda _: [with_length(b"content")]) as url:
+        index = PackageIndex(url, limits=LIMITS)
+        index.download(package(url, b"content"), path)
+        assert path.read_bytes() == b"content"
+        path.unlink()
+        for file, reason in [
+            (package(url, b"another"), "digest"),
+            (package(url, b"content", size=6), "more than 6 bytes"),
+        ]:
+            with pytest.raises(PackageIndexError, match=reason):
+                index.download(file, path)
+            assert not path.exists(), "what was refused is not kept"
+
+
+def test_metadata_is_what_the_index_states() -> None:
+    text = b"Metadata-Version: 2.1\nName: demo\n"
+    with answering(lambda _: [with_length(text)]) as url:
+        index = PackageIndex(url, limits=LIMITS)
+        assert index.metadata(package(url, text)) == text.decode()
+        with pytest.raises(PackageIndexError, match="digest"):
+            index.metadata(package(url, b"another"))
+    with answering(lambda _: [with_length(bytes(1 << 15))]) as url, pytest.raises(PackageIndexError, match="more than"):
+        PackageIndex(url, limits=LIMITS).metadata(package(url, bytes(1 << 15)))
