@@ -221,11 +221,11 @@ class TestFaults:
 def test_the_index_opens_wheels() -> None:
     with serving(zipped({"a": packed(TEXT)})) as served:
         file = DistributionPackage("torch-1.0-py3-none-any.whl", served.url, None, None, None, {}, None, None)
-        with PackageIndex().open_wheel(file) as wheel:
+        with PackageIndex(served.url).open_wheel(file) as wheel:
             assert wheel.read("a") == TEXT
             assert wheel.name == "torch-1.0-py3-none-any.whl"
         served.fault = lambda _: "404"
-        with pytest.raises(PackageIndexError, match="404"), PackageIndex().open_wheel(file):
+        with pytest.raises(PackageIndexError, match="404"), PackageIndex(served.url).open_wheel(file):
             pass
 
 

@@ -117,6 +117,8 @@ class Ranges:
         """
         from requests import RequestException  # noqa: PLC0415 (slow to import)
 
+        from torch_build_farm.core.answers import UnboundedAnswerError  # noqa: PLC0415
+
         attempts, reason = 0, "it ends too early"
         while True:
             try:
@@ -135,6 +137,8 @@ class Ranges:
                             yield piece
                         if start == end:
                             return
+            except UnboundedAnswerError as error:
+                raise self.error(str(error)) from None
             except RequestException as error:
                 reason = str(error)
             # The connection may break after the last byte.

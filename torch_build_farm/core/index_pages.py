@@ -24,6 +24,7 @@ _MOST_TAGS = 5 * MOST_FILES  # of an HTML page: a link has two, and often a line
 _DEEPEST = 20  # arrays and objects within each other; PEP 691 has 4
 _LONGEST_TAG = 16384  # characters
 _LONGEST_VERSION = 20  # characters of the interface's version
+_LONGEST_LABEL = 1024  # characters of a link's text
 _LONGEST_URL = 4096  # characters; with a signature, some storages have 1,500
 
 # What the farm reads; the limits of dots and dashes keep pypi_simple's patterns from trying every split of a name.
@@ -121,6 +122,12 @@ def _tags(text: str) -> Iterator[tuple[str, dict[str, str], int]]:
         yield start["name"].lower(), _attributes(rest[0][:-1]), position
 
 
+def _label(text: str, start: int) -> str:
+    """The text of the link whose tag ends at `start`, without other tags in it; empty for one that is long."""
+    label, end_tag, _ = text[start : start + _LONGEST_LABEL].replace("</A", "</a").partition("</a")
+    return html.unescape(_INNER_TAG.sub("", label)).strip() if end_tag else ""
+
+
 def _links(text: str, base: str) -> Iterator[Link]:
     from pypi_simple import Link  # noqa: PLC0415
 
@@ -132,8 +139,7 @@ def _links(text: str, base: str) -> Iterator[Link]:
             if attributes.get("content", "").partition(".")[0] != "1":
                 raise PageError("its version of the index's interface is not 1")
         elif name == "a" and 0 < len(attributes.get("href", "")) <= _LONGEST_URL:
-            text_end = text.find("</", end, end + _LONGEST_TAG)
-            label = html.unescape(_INNER_TAG.sub("", text[end:text_end])).strip() if text_end > 0 else ""
+            label = _label(text, end)
             if _is_read(label):
                 yield Link(text=label, url=urljoin(base, attributes["href"]), attrs=dict(attributes))
 
