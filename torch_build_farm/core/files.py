@@ -48,13 +48,28 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
     return content
 
 
+def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Every entry below a folder that is no folder itself. Links are not followed; what cannot be listed is left out.
+
+    Without recursion: foreign code may nest folders deeper than Python's stack.
+    """
+    folders = [str(folder)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield entry
+
+
 def size_of(folder: Path) -> int:
     """Bytes in a folder, hard links within it counted once."""
     # Two names with the same device and inode are one file.
     seen: dict[tuple[int, int], int] = {}
-    for path in folder.rglob("*"):
+    for entry in walk(folder):
         with contextlib.suppress(OSError):  # removed by a job that runs meanwhile
-            status = path.lstat()
+            status = entry.stat(follow_symlinks=False)
             seen[status.st_dev, status.st_ino] = status.st_size
     return sum(seen.values())
 
@@ -69,27 +84,40 @@ def remove(folder: Path) -> int:
 def remove_tree(path: Path) -> None:
     """Remove a folder with all in it, as far as the system allows; a link or a file in its place goes too.
 
-    Nothing outside is touched: links are removed and not followed. Folders that their owner may not write, as builds
-    leave them, are made writable first.
+    Nothing outside is touched: links are removed and not followed. Builds may leave folders that their owner may not
+    write, and more folders within one another than Python's stack or a path can hold; they go as well.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(path.lstat().st_mode):
             path.unlink()
             return
         # Safe against links that are planted meanwhile (shutil.rmtree.avoids_symlink_attacks, on Linux).
-        shutil.rmtree(path, ignore_errors=True)
-        if path.exists():
-            _make_writable(path)
+        with contextlib.suppress(RecursionError):
             shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            with contextlib.suppress(OSError):
+                _remove_level_by_level(path)
 
 
-def _make_writable(folder: Path) -> None:
-    """Let the owner list and write a folder and all below it."""
-    with contextlib.suppress(OSError):
-        folder.chmod(0o700)
-        for entry in folder.iterdir():
-            if stat.S_ISDIR(entry.lstat().st_mode):
-                _make_writable(entry)
+def _remove_level_by_level(path: Path) -> None:
+    """Remove a folder by moving what is in its folders up into it, so that no path grows long. Raises OSError."""
+    path.chmod(0o700)
+    number = 0
+    while entries := list(os.scandir(path)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                Path(entry.path).unlink()
+                continue
+            folder = Path(entry.path)
+            folder.chmod(0o700)
+            for inner in list(os.scandir(folder)):
+                if inner.is_dir(follow_symlinks=False):
+                    number += 1
+                    Path(inner.path).chmod(0o700)  # the system writes a folder's `..` when it moves
+                    Path(inner.path).rename(path / f".{os.urandom(4).hex()}.{number}")
+                else:
+                    Path(inner.path).unlink()
+            folder.rmdir()
 
 
 def clear(folder: Path) -> None:
@@ -107,25 +135,19 @@ def read_foreign(path: Path, limit: int) -> bytes:
     The folder of `path` is the farm's own. Raises FileNotFoundError where there is nothing, BuildError for a link, a
     device, a FIFO or anything else but a regular file, and for one that is larger.
     """
-    # A device is not even opened, which may already do something. What is opened is looked at again.
+    # A device is not even opened, which may already do something.
     if not stat.S_ISREG(path.lstat().st_mode):
         raise _not_a_file(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return read_bounded(path, limit)
     except OSError as error:
-        raise _not_a_file(path) from error
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _not_a_file(path)
-        # One byte more than allowed: a file may be larger than its status said.
-        content = stream.read(limit + 1)
-    if len(content) > limit:
+        if error.errno != errno.EFBIG:
+            raise _not_a_file(path) from error
         raise BuildError(
             f"a file that the build left is larger than {size_text(limit)}",
             where=str(path),
             next_step="nothing of that name in the build's folder is the build's to write",
-        )
-    return content
+        ) from None
 
 
 def read_foreign_text(path: Path, limit: int) -> str:

@@ -173,6 +173,13 @@ class TorchStore:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
+    def forget(self) -> None:
+        """Remove the markers of all releases: something that they tell of is no longer in the store.
+
+        What still lies there is linked, and not downloaded, when a release is fetched again.
+        """
+        remove_tree(self.torch_folder)
+
     def free_gb(self) -> float:
         """Free on the store's file system, in GB (10^9 bytes)."""
         self.make()

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import BuildError, FarmError, ToolError
-from torch_build_farm.core.files import remove_tree
+from torch_build_farm.core.files import check_regular, remove_tree, replace_text
+from torch_build_farm.core.paths import inside
 from torch_build_farm.core.process import Completed, Shell, capture
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
@@ -30,6 +31,7 @@ from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, ccache_of, check_gcc, no_cuda_toolkit
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.interpreters import find_interpreters
+from torch_build_farm.engines.shared_files import SharedFiles, share
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
 from torch_build_farm.engines.variables import Places, build_variables
 from torch_build_farm.project.plan import Job
@@ -90,15 +92,24 @@ class LocalEngine:
             store=self.store,
             bring=lambda path: path,
             remove=remove_tree,
-            foreign=lambda home: self._foreign(home, shell),
+            foreign=lambda home: self._foreign(job, home, shell),
         )
 
     @contextlib.contextmanager
-    def _foreign(self, home: Path, shell: Shell) -> Iterator[Shell]:
-        """A shell for foreign code in the environment `home`, with folders of its own in place of the store's."""
+    def _foreign(self, job: Job, home: Path, shell: Shell) -> Iterator[Shell]:
+        """A shell for foreign code in the environment `home`, with folders of its own in place of the store's.
+
+        Raises BuildError where files that the environment shares were edited, before or meanwhile.
+        """
         scratch = home / "scratch"
         (scratch / "tmp").mkdir(parents=True)
-        yield replace(shell, env=tools.foreign_environment(scratch), cwd=scratch)
+        shared = share(self.store, home, job.id, shell.log)
+        try:
+            yield replace(shell, env=tools.foreign_environment(scratch), cwd=scratch)
+        except BaseException:
+            shared.remove_edited()
+            raise
+        shared.compare()
 
     @cached_property
     def _compiler(self) -> str:
@@ -182,7 +193,7 @@ class LocalEngine:
     def build(self, request: BuildRequest) -> Path:
         """Build one wheel; the environment is gone afterwards, the log stays."""
         home = self.store.environment(f"{request.job.id}-build")
-        shutil.rmtree(home, ignore_errors=True)
+        remove_tree(home)
         # What the kernel killed for want of memory does not always leave a word in the log, but the kernel counts it.
         before = oom_kills()
         try:
@@ -192,8 +203,8 @@ class LocalEngine:
         except subprocess.CalledProcessError:
             raise diagnose(request.job.id, request.shell.log, oom_kills() - before) from None
         finally:
-            shutil.rmtree(home, ignore_errors=True)
-            shutil.rmtree(request.scratch, ignore_errors=True)
+            remove_tree(home)
+            remove_tree(request.scratch)
 
 
 class _LocalBuild:
@@ -223,7 +234,7 @@ class _LocalBuild:
             else None,
         )
         variables = {
-            **tools.environment(self.engine.store.uv_cache, request.scratch / "tmp"),
+            **tools.foreign_environment(request.scratch),
             "VIRTUAL_ENV": str(self.home),
             "PATH": tools.search_path(self.home / "bin"),
         }
@@ -243,8 +254,15 @@ class _LocalBuild:
         if not done.ok:
             raise subprocess.CalledProcessError(done.returncode, list(cmd))
 
-    def _install(self, requirements: set[str]) -> None:
-        self._call([str(tools.uv()), "pip", "install", "--python", str(self.home), *sorted(requirements)])
+    def _uv(self, *words: str) -> None:
+        """Call uv with the store's cache, which no foreign code learns of, and with no other way to link from it."""
+        cache = {"UV_CACHE_DIR": str(self.engine.store.uv_cache), "UV_LINK_MODE": "clone"}
+        self._call([str(tools.uv()), *words], extra_environ=cache)
+
+    def _install(self, requirements: set[str]) -> SharedFiles:
+        """Install requirements; returns what the environment then shares with the store."""
+        self._uv("pip", "install", "--python", str(self.home), *sorted(requirements))
+        return share(self.engine.store, self.home, self.request.job.id, self.request.shell.log)
 
     def run(self) -> Path:
         """Build. Raises CalledProcessError when a command failed, BuildError when the back end did."""
@@ -278,17 +296,26 @@ class _LocalBuild:
 
         # PEP 517 in its order: the environment, what [build-system] requires, and only then the back end, which may ask
         # for more.
-        self._call([str(tools.uv()), "venv", "--python", str(python), str(self.home)])
+        self._uv("venv", "--python", str(python), str(self.home))
         builder = project_builder(self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call)
-        self._install(set(builder.build_system_requires))
-        additional = set(builder.get_requires_for_build("wheel"))
-        if additional:
-            self._install(additional)
-        for command in self.settings.before_build:
-            self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
-        wheel = Path(builder.build("wheel", request.out))
-        request.peak.write_text(f"{self.peak_mb:.0f}", "utf-8")
-        return wheel
+        shared = self._install(set(builder.build_system_requires))
+        try:
+            additional = set(builder.get_requires_for_build("wheel"))
+            if additional:
+                shared = self._install(additional)
+            for command in self.settings.before_build:
+                self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
+            wheel = builder.build("wheel", request.out)
+        except BaseException:
+            shared.remove_edited()
+            raise
+        shared.compare()
+
+        # From here on nothing foreign runs. What the build left in the farm's way goes: it may be a link elsewhere.
+        remove_tree(request.peak)
+        replace_text(request.peak, f"{self.peak_mb:.0f}")
+        # The back end says how the wheel is called.
+        return check_regular(inside(request.out, str(Path(wheel).relative_to(request.out))))
 
 
 def nvcc_release(nvcc: str, env: Mapping[str, str] | None = None) -> str:

@@ -6,14 +6,19 @@ Own code, 60 lines: no maintained library reads the format.
 from __future__ import annotations
 
 import contextlib
-import shutil
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch_build_farm.core.errors import BuildError
+from torch_build_farm.core.files import copy_foreign, read_foreign_text, remove_tree
 
 NAME = ".ninja_log"
 # Five columns: start and end (ms since that ninja began), mtime (ns), output, hash of the command (ninja's
 # build_log.cc). Version 4 counted mtimes in seconds; what a later one will count is unknown.
 _FORMATS = tuple(f"# ninja log v{version}" for version in (5, 6, 7))
+_LINE = re.compile(r"(\d{1,12})\t(\d{1,12})\t(\d{1,19})\t([^\t]*)\t[^\t]*")
+_LARGEST = 50_000_000  # bytes; a line is about 100, and the build can write what it likes
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,9 @@ def edges(text: str) -> list[Edge]:
     # ninja appends a line each time it makes an output, and keeps the older lines: an output's last line counts.
     by_output = {}
     for line in lines:
-        columns = line.split("\t")
-        if len(columns) != 5:
-            continue  # ninja was killed while it wrote
-        start, end, mtime, output, _ = columns
-        with contextlib.suppress(ValueError):
+        match = _LINE.fullmatch(line)
+        if match:  # else ninja was killed while it wrote
+            start, end, mtime, output = match.groups()
             by_output[output] = Edge(int(start), int(end), int(mtime))
     return list(by_output.values())
 
@@ -56,15 +59,17 @@ def seconds(text: str) -> float | None:
 
 
 def keep(build: Path, folder: Path) -> None:
-    """Copy the log of CMake's build folder `build`, if it has one, into `folder`."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(build / NAME, folder / NAME)
+    """Copy the log of CMake's build folder `build`, if it has one that can be read, into `folder`."""
+    # The build may have put something else in the place of either.
+    remove_tree(folder / NAME)
+    with contextlib.suppress(OSError, BuildError):
+        copy_foreign(build / NAME, folder / NAME, _LARGEST)
 
 
 def compile_seconds(folder: Path) -> float | None:
     """Seconds from the first command's start to the last one's end, by the log kept in `folder`; None without one."""
     try:
-        text = (folder / NAME).read_text("utf-8", "replace")
-    except FileNotFoundError:
+        text = read_foreign_text(folder / NAME, _LARGEST)
+    except (OSError, BuildError):
         return None
     return seconds(text)

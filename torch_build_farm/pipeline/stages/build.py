@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from torch_build_farm import __version__
+from torch_build_farm.core.files import read_foreign_text
 from torch_build_farm.engines import ninja_log
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.pipeline import estimates, installed_packages, sdk_build
@@ -16,6 +17,8 @@ from torch_build_farm.pipeline.facts import BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.wheels import auditwheel
+
+_PEAK_BYTES = 20  # a number of the engine's
 
 
 def _inputs(step: Step) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def _work(step: Step) -> Outcome:
     wheel, built_with = sdk_build.build_wheel(step, request)
     peak_mb = None
     if request.peak.is_file():
-        measured_mb = float(request.peak.read_text("utf-8"))
+        measured_mb = float(read_foreign_text(request.peak, _PEAK_BYTES))
         peak_mb = estimates.peak_mb(context.work, step.job, measured_mb, reused=request.reuse)
     facts = BuildFacts(
         engine=context.engine.name,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zipfile
 from pathlib import Path
 
+from torch_build_farm.core.files import read_foreign_text
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.releases.sdk import REFUSAL, version_of
 
@@ -20,7 +22,10 @@ _RUNS_TORCH = re.compile(
 _COMES_WITH_TORCH = re.compile(
     r"No module named '(filelock|fsspec|jinja2|markupsafe|mpmath|networkx|setuptools|sympy|triton|typing_extensions)\b"
 )
-_REFUSED_NAME = re.compile(r"(torch[\w.]*) is not in torch's SDK")
+_NAME = re.compile(r"torch[\w.]{0,200}")
+_REFUSED_NAME = re.compile(rf"\b({_NAME.pattern}) is not in torch's SDK")
+_MOST_NAMES = 20  # in a message
+_LARGEST_NOTE = 1_000_000  # bytes
 
 
 def reason_for_full_torch(settings: Settings, tree: Path) -> str:
@@ -37,14 +42,17 @@ def reason_for_full_torch(settings: Settings, tree: Path) -> str:
 def names_refused(note: Path, log: str) -> str:
     """The names that a build requested from the SDK and did not get, separated by commas; empty if there are none.
 
-    The SDK writes them to the file `note` and, in its error, to the build's log.
+    The SDK writes them to the file `note` and, in its error, to the build's log. The build can write both: what is no
+    name is left out, and so are all but the first names. Raises BuildError where the note is no file, or too large.
     """
-    names = note.read_text("utf-8").split() if note.is_file() else []
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        names += [name for name in read_foreign_text(note, _LARGEST_NOTE).split() if _NAME.fullmatch(name)]
     names += _REFUSED_NAME.findall(log)
     # These are the loader's words. ld warns of the same name in other words where a build links and loads nothing.
     if f"{REFUSAL}: cannot open shared object file" in log:
         names.append("torch's libraries")
-    return ", ".join(dict.fromkeys(names))
+    return ", ".join(list(dict.fromkeys(names))[:_MOST_NAMES])
 
 
 def missing_module(log: str) -> str:
