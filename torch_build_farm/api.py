@@ -18,7 +18,7 @@ from typing import Literal
 from torch_build_farm.audit import read_wheel, wheel_report
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.wheel_report import LibraryReport, WheelReport
-from torch_build_farm.core.errors import FarmError, UsageError, nearest, out_of_reach
+from torch_build_farm.core.errors import FarmError, UsageError, nearest, of_the_machine
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.resources import builtin_folder
 from torch_build_farm.core.versions import ENGINES
@@ -201,13 +201,14 @@ def _require_one_of(names: Iterable[str], value: str, argument: str) -> None:
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Raise DiskError for a file or folder that the system does not let the farm use, as the command line does."""
+    """Raise DiskError or LimitError for what the machine is to blame for, as the command line does."""
     try:
         yield
-    except OSError as error:
-        if not error.filename:
+    except (OSError, MemoryError) as error:
+        problem = of_the_machine(error)
+        if problem is None:
             raise
-        raise out_of_reach(error) from error
+        raise problem from error
 
 
 def _ignore(line: str) -> None:

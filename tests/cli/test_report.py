@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tests.pipeline.test_smoke import JOB
 from tests.until import until
+from torch_build_farm.cli.console import People
 from torch_build_farm.cli.report import Progress, summary
 from torch_build_farm.core.errors import CompileError
 from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, Facts, SmokeFacts
@@ -21,7 +21,7 @@ OTHER = replace(JOB, distribution="demo-torch28")
 def watch(terminal: bool, wait_for: str = "") -> str:
     """What is shown of two jobs; while the first builds, `wait_for` must come up."""
     stream = io.StringIO()
-    with Progress(Console(file=stream, force_terminal=terminal, width=100), [JOB, OTHER]) as progress:
+    with Progress(People(stream, force_terminal=terminal, width=100), [JOB, OTHER]) as progress:
         progress.started(JOB, "build")
         progress.printed(JOB, "[3/9] Building [bold]core.o[/]")
         until(lambda: wait_for in stream.getvalue(), stream.getvalue)
@@ -58,7 +58,7 @@ def test_the_summary_has_path_size_hash_and_tag() -> None:
     name = "dist/demo_torch29-1.0-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
     good = JobResult(JOB, (), Artifact(name, "ab" * 32, 1_500_000), None, "log")
     bad = JobResult(OTHER, (), None, CompileError("core.cpp:1:1: error: no", where="log", next_step="mend"), "log")
-    summary(Console(file=stream, width=100), RunResult((good, bad), 1.0, Path("/work")))
+    summary(People(stream, width=100), RunResult((good, bad), 1.0, Path("/work")))
     text = stream.getvalue()
     for words in (f"/work/{name}", "manylinux_2_17_x86_64", "1.5 MB", "ab" * 32, "FAILED", "error: no", "1 failed"):
         assert words in text
@@ -73,9 +73,7 @@ def test_the_summary_has_what_each_stage_found_out() -> None:
     smoke = SmokeFacts("2.9.1", "12.8", ("cpu", "H100"), ("demo", "demo.more"), "gradients agree", "torch 2.10")
     stages = (ran("build", build), ran("audit", audit), ran("smoke", smoke))
     stream = io.StringIO()
-    summary(
-        Console(file=stream, width=100), RunResult((JobResult(JOB, stages, None, None, "log"),), 6.5, Path("/work"))
-    )
+    summary(People(stream, width=100), RunResult((JobResult(JOB, stages, None, None, "log"),), 6.5, Path("/work")))
     lines = stream.getvalue().splitlines()
     assert lines[1:8] == [
         "demo-torch29-cp311  6.0 s, 17.5 s of it compiling",
@@ -91,7 +89,5 @@ def test_the_summary_has_what_each_stage_found_out() -> None:
     # A build that was kept compiled in an earlier run.
     kept_build = (ran("build", build, kept=True), ran("audit", audit))
     stream = io.StringIO()
-    summary(
-        Console(file=stream, width=100), RunResult((JobResult(JOB, kept_build, None, None, "log"),), 6.5, Path("/work"))
-    )
+    summary(People(stream, width=100), RunResult((JobResult(JOB, kept_build, None, None, "log"),), 6.5, Path("/work")))
     assert stream.getvalue().splitlines()[1] == "demo-torch29-cp311  2.0 s"

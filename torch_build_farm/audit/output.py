@@ -14,6 +14,8 @@ from rich.text import Text
 
 from torch_build_farm.audit.verdict import Finding, LibraryKind, Verdict
 from torch_build_farm.audit.wheel_report import LibraryReport, WheelReport, meant_for
+from torch_build_farm.core.text import markdown as escaped
+from torch_build_farm.core.text import printable
 
 _STYLE = {Verdict.OK: "green", Verdict.ENV: "yellow", Verdict.UNKNOWN: "magenta", Verdict.BROKEN: "bold red"}
 _NAMES = 5  # shown of each list; --json has all
@@ -122,7 +124,7 @@ def matrix_table(console: Console, rows: Mapping[str, Mapping[str, str]], what: 
         for verdict in verdicts:
             style = "dim" if verdict == "-" else _STYLE[Verdict(verdict)]
             styled.append(Text(verdict, style))
-        matrix.add_row(Text(name), *styled)
+        matrix.add_row(Text(printable(name)), *styled)
     console.print(matrix)
 
 
@@ -177,9 +179,9 @@ def lines(report: WheelReport) -> list[str]:
 def details(console: Console, reports: Sequence[WheelReport]) -> None:
     """Print the lines of every wheel, each below the wheel's file name."""
     for report in reports:
-        console.print(f"\n{report.file}", style="bold", markup=False, highlight=False)
+        console.print(Text(f"\n{printable(report.file)}", "bold"))
         for line in lines(report):
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(f"  {printable(line)}"), soft_wrap=True)
 
 
 def markdown(reports: Sequence[WheelReport]) -> str:
@@ -187,15 +189,15 @@ def markdown(reports: Sequence[WheelReport]) -> str:
     heads, body = cells(_rows(reports))
     titles = ["wheel"]
     for head in heads:
-        titles.append(f"torch {head}")
+        titles.append(escaped(f"torch {head}"))
     text = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for file, verdicts in body.items():
-        text.append(f"| {file} | {' | '.join(verdicts)} |")
+        text.append(f"| {escaped(file)} | {' | '.join(verdicts)} |")
     for report in reports:
-        text += ["", f"**{report.file}**", ""]
+        text += ["", f"**{escaped(report.file)}**", ""]
         for line in lines(report):
             indent = "  " if line.startswith("  ") else ""
-            text.append(f"{indent}- {line.strip()}")
+            text.append(f"{indent}- {escaped(line)}")
     return "\n".join(text) + "\n"
 
 

@@ -54,7 +54,9 @@ class ErrorAnswer(Answer):
 def as_text(answer: DataclassInstance | dict[str, Any]) -> str:
     """The document as it is printed. Raises TypeError for a value that has no JSON form."""
     document = answer if isinstance(answer, dict) else asdict(answer)
-    return json.dumps(document, indent=2, default=_path_text)
+    # GitHub takes `##[` for a command wherever it stands in a log. Only a string can hold it, where the escape is the
+    # same character.
+    return json.dumps(document, indent=2, default=_path_text).replace("##[", r"#\u0023[")
 
 
 def _path_text(value: object) -> str:

@@ -9,9 +9,10 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from torch_build_farm.core.errors import nearest
+from torch_build_farm.cli.console import print_help
+from torch_build_farm.core.errors import UsageError, nearest
 from torch_build_farm.core.versions import ENGINES
 
 
@@ -27,8 +28,16 @@ class Parser(argparse.ArgumentParser):
         self.arguments.append(action)
         return action
 
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError, where argparse would print and exit; --json then has its document."""
+        raise UsageError(message, where=self.prog, next_step=f"{self.prog} --help says what it takes")
+
+    def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002 (argparse passes it)
+        """Print --help and --version, which are all that is left to argparse."""
+        print_help(message)
+
     def parse(self, words: Sequence[str], other_names: Sequence[str] = ()) -> argparse.Namespace:
-        """Parse `words`, or end the process with exit code 2 and a message.
+        """Parse `words`. Raises UsageError; --help and --version end the process.
 
         For an unknown word the message suggests the nearest of this parser's options and of `other_names`.
         """

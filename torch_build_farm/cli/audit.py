@@ -69,7 +69,7 @@ def _audit(context: Context, options: AuditOptions) -> int:
         output.table(context.console, reports)
         output.details(context.console, reports)
     for problem in unreadable:
-        context.console.print(f"error: {problem}", style="red", markup=False, soft_wrap=True)
+        context.console.say(f"error: {problem}", "red")
     if unreadable:
         return AuditError.exit_code
     return 0 if all(report.ok for report in reports) else AbiError.exit_code

@@ -31,7 +31,7 @@ class Command(Generic[OptionsType]):
     answer: Any = None
 
     def parse(self, parser: Parser, words: Sequence[str], other_names: Sequence[str] = ()) -> OptionsType:
-        """The options that `words` give. `parser` is a new one; `other_names` as in Parser.parse."""
+        """The options that `words` give. `parser` is a new one; `other_names` and errors as in Parser.parse."""
         self.configure_parser(parser)
         values: dict[str, Any] = {}
         for name, value in vars(parser.parse(words, other_names)).items():

@@ -5,14 +5,12 @@ Every start of the farm imports this: what only some commands need is imported w
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from torch_build_farm.cli.answer import as_text
+from torch_build_farm.cli.console import Output, People
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.pipeline.workplace import Workplace, work_folder
@@ -23,17 +21,11 @@ if TYPE_CHECKING:
     from torch_build_farm.project.settings import Project
 
 
-def in_ci() -> bool:
-    """Whether this is a CI system, as they all state by CI=true."""
-    return os.environ.get("CI", "").lower() in ("true", "1")
-
-
 @dataclass(frozen=True)
 class Context:
     """What every command works with.
 
-    `root` is the project's folder, `work_option` what --work names. With `json`, standard output is for the command's
-    document alone, and `console` writes to standard error.
+    `root` is the project's folder, `work_option` what --work names, `json` whether --json asks for a document.
     """
 
     root: Path
@@ -41,7 +33,12 @@ class Context:
     json: bool
     builtin: Path
     runner: Runner
-    console: Console
+    output: Output
+
+    @property
+    def console(self) -> People:
+        """The console for people."""
+        return self.output.people
 
     def load_project(self) -> Project:
         """Read the project's settings and variants, anew at each call: `add` changes them. Raises ConfigError."""
@@ -66,9 +63,9 @@ class Context:
 
     def say(self, text: str) -> None:
         """Print a line for people."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.say(text)
 
     def answer(self, document: DataclassInstance | dict[str, Any]) -> None:
         """Print the command's document for programs, if --json asks for it."""
         if self.json:
-            print(as_text(document), flush=True)  # noqa: T201
+            self.output.document(as_text(document))

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import CommonOptions, Parser, add_base_image_argument, add_common_arguments
 from torch_build_farm.cli.command import Command
+from torch_build_farm.cli.console import People
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import EngineError, FarmError, Interrupted, ToolError
@@ -214,7 +215,7 @@ def examine(project: Project, store: TorchStore, runner: Runner, base_image: str
     return findings
 
 
-def _show(findings: list[Finding], console: Console) -> None:
+def _show(findings: list[Finding], console: People) -> None:
     """Print the findings as a table."""
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found", "for"):
@@ -223,7 +224,7 @@ def _show(findings: list[Finding], console: Console) -> None:
         description = finding.found
         if finding.state == "missing" and finding.next_step:
             description += f"\nnext: {finding.next_step}"
-        state = f"[{_STYLE[finding.state]}]{finding.state}[/]"
+        state = Text(finding.state, _STYLE[finding.state])
         table.add_row(state, finding.subject, description, finding.needed_for)
     console.print(table, soft_wrap=False)
 

@@ -12,19 +12,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
-
 from torch_build_farm import __version__
-from torch_build_farm.cli.answer import ErrorAnswer
+from torch_build_farm.cli.answer import ErrorAnswer, as_text
 from torch_build_farm.cli.arguments import CommonOptions, Parser
 from torch_build_farm.cli.command import Command
+from torch_build_farm.cli.console import Output, open_standard_streams
 from torch_build_farm.cli.context import Context
-from torch_build_farm.core.errors import FarmError, UsageError, exit_code, nearest, out_of_reach
+from torch_build_farm.cli.traceback_file import unexpected
+from torch_build_farm.core.errors import FarmError, ToolError, UsageError, exit_code, nearest, of_the_machine
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.resources import builtin_folder
+from torch_build_farm.core.text import printable
 
 _PROGRAM = "build_farm.py"
-_LOG_WIDTH = 240  # columns of a log or a file, where no line has to be folded
 
 
 @dataclass(frozen=True)
@@ -120,79 +120,77 @@ def _handle_signals(runner: Runner) -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
-class _Output(Console):
-    """What people read. If its reader goes away, as `| head` does, the run ends in order.
-
-    SIGPIPE itself stays ignored, as Python has it: it would also come from an index that hangs up in mid-upload.
-    """
-
-    def __init__(self, runner: Runner, *, stderr: bool) -> None:
-        super().__init__(stderr=stderr, highlight=False)
-        # Rich would fold lines at 80 columns, and logs are searched by line.
-        if not self.is_terminal and "COLUMNS" not in os.environ:
-            self.width = _LOG_WIDTH
-        self._runner = runner
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        _discard_output()
-        self._runner.cancel(signal.SIGPIPE)
-
-
-def _discard_output() -> None:
-    """Send standard output to nowhere, so that the interpreter's last flush does not fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
-def _context(options: CommonOptions, default_root: Path, runner: Runner) -> Context:
-    """What the command works with. --project may also name the folder's pyproject.toml."""
-    root = options.project.resolve() if options.project else default_root
-    if root.name == "pyproject.toml" and root.is_file():
-        root = root.parent
-    console = _Output(runner, stderr=options.json)
-    return Context(root, options.work, options.json, builtin_folder(), runner, console)
-
-
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
-    """Run the farm, and return the exit code.
+    """Run the farm, and return the exit code. Every failure is a message, whatever it is; no traceback is printed.
 
     `root` is the project to serve where --project does not name one (default: the current folder).
     """
-    try:
-        name, words = _split_command(sys.argv[1:] if argv is None else argv)
-    except UsageError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return exit_code(error)
-
+    open_standard_streams()
+    words = sys.argv[1:] if argv is None else list(argv)
     # A signal may come at any time from here on, also while the command's module is imported.
     runner = Runner()
     _handle_signals(runner)
-    command = load_command(name)
-    options = command.parse(command_parser(name), words, other_names=list(COMMANDS))
-    context = _context(options, root or Path.cwd(), runner)
+    output = Output(runner, json="--json" in words)
 
     try:
-        code = command.execute(context, options)
+        code = _execute(words, root, runner, output)
         runner.check()
         return code
-    except BrokenPipeError:  # of the document for --json; the farm's own connections raise their own errors
-        _discard_output()
-        runner.cancel(signal.SIGPIPE)
-        return 128 + signal.SIGPIPE
     except FarmError as error:
-        return _report_error(error, context)
-    except OSError as error:
-        if not error.filename:  # a bug: the user has no file to look after
-            raise
-        return _report_error(out_of_reach(error), context)
+        return _report_error(output.failure or error, output)
+    except ImportError as error:
+        return _report_error(_incomplete(error), output)
+    except Exception as error:
+        # What comes here is the machine's fault, or a bug of the farm's: the user's mistakes have errors of their own.
+        return _report_error(output.failure or of_the_machine(error) or unexpected(error), output)
 
 
-def _report_error(error: FarmError, context: Context) -> int:
+def _execute(words: Sequence[str], root: Path | None, runner: Runner, output: Output) -> int:
+    """Parse the words and do what they say; returns the exit code. Raises FarmError, and what the command raises."""
+    for word in words:
+        if not _is_utf8(word):
+            raise UsageError(f"an argument is not UTF-8: {printable(word)}", next_step="rename what it names")
+    name, command_words = _split_command(words)
+    command = load_command(name)
+    options = command.parse(command_parser(name), command_words, other_names=list(COMMANDS))
+    return int(command.execute(_context(options, root, runner, output), options))
+
+
+def _context(options: CommonOptions, default_root: Path | None, runner: Runner, output: Output) -> Context:
+    """What the command works with. --project may also name the folder's pyproject.toml."""
+    root = options.project.resolve() if options.project else default_root or _current_folder()
+    if root.name == "pyproject.toml" and root.is_file():
+        root = root.parent
+    if not _is_utf8(str(root)):
+        raise UsageError(f"the project's folder is not UTF-8: {printable(str(root))}", next_step="rename the folder")
+    return Context(root, options.work, options.json, builtin_folder(), runner, output)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether the text is one: a name of other bytes has surrogates in their place (PEP 383)."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _current_folder() -> Path:
+    """The current folder. Raises UsageError if it was removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder is gone", next_step="change to one, or name --project DIR") from None
+
+
+def _incomplete(error: ImportError) -> FarmError:
+    """The error for a module that is not there, or cannot be loaded."""
+    return ToolError(
+        f"the farm's installation is incomplete: {error}",
+        where=sys.executable,
+        next_step=f"{sys.executable} -m pip install --force-reinstall torch-build-farm",
+    )
+
+
+def _report_error(error: FarmError, output: Output) -> int:
     """Print what went wrong, for people and for programs; returns the exit code."""
-    if exit_code(error) == 128 + signal.SIGPIPE:
-        return exit_code(error)  # nobody reads
-    Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-    context.answer(ErrorAnswer.of(error))
+    if exit_code(error) != 128 + signal.SIGPIPE:  # else nobody reads
+        output.errors.say(f"error: {error}", "red")
+        output.document(as_text(ErrorAnswer.of(error)))
     return exit_code(error)

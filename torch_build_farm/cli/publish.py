@@ -25,7 +25,8 @@ from torch_build_farm.cli.arguments import (
     positive,
 )
 from torch_build_farm.cli.command import Command
-from torch_build_farm.cli.context import Context, in_ci
+from torch_build_farm.cli.console import in_ci
+from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import PublishError, UsageError, nearest
 from torch_build_farm.core.files import clear, replace_text, size_text
 from torch_build_farm.core.package_index import PackageIndex

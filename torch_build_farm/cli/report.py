@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from torch_build_farm.cli.context import in_ci
+from torch_build_farm.cli.console import People, in_ci
 from torch_build_farm.core.files import size_text
+from torch_build_farm.core.text import printable
 from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, SmokeFacts
 from torch_build_farm.pipeline.results import JobResult, RunResult, Status, audit_verdicts
 from torch_build_farm.project.plan import Job
 
+_SHOWN = 500  # characters of a line that a job prints; no terminal is wider
 _STYLE = {"waiting": "dim", "running": "cyan", "done": "green", "kept": "green", "failed": "red"}
 
 
@@ -37,7 +38,7 @@ class Progress:
     Thread-safe. Use as a context manager around the work.
     """
 
-    def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
+    def __init__(self, console: People, jobs: Sequence[Job]) -> None:
         self._console = console
         self._rows = {job.id: _Row() for job in jobs}
         self._lock = threading.Lock()
@@ -66,13 +67,13 @@ class Progress:
             for job, row in self._rows.items():
                 elapsed = f"{time.monotonic() - row.since:.0f} s" if row.status == "running" else ""
                 stage = row.stage if row.status == "running" else row.status
-                table.add_row(job, f"[{_STYLE[row.status]}]{stage}[/]", elapsed, escape(row.line))
+                table.add_row(job, Text(stage, _STYLE[row.status]), elapsed, row.line)
         return table
 
     def _plain(self, text: str) -> None:
         if self._live is None:
             stamp = f"[{time.monotonic() - self._start:6.1f} s]"
-            self._console.print(f"{stamp} {text}", markup=False, highlight=False, soft_wrap=True)
+            self._console.say(f"{stamp} {text}")
 
     def started(self, job: Job, stage: str) -> None:
         """A stage begins."""
@@ -83,7 +84,7 @@ class Progress:
     def printed(self, job: Job, line: str) -> None:
         """A job's command printed a line."""
         with self._lock:
-            self._rows[job.id].line = line.strip()
+            self._rows[job.id].line = printable(line.strip(), _SHOWN)
 
     def finished(self, job: Job, stage: str, seconds: float) -> None:
         """A stage is done."""
@@ -100,12 +101,9 @@ class Progress:
         self._plain(f"{job.id}: {status}{': ' + line if line else ''}")
 
 
-def summary(console: Console, run: RunResult) -> None:
+def summary(console: People, run: RunResult) -> None:
     """Print the closing summary: a block for each job, the audit's table, then one line for all."""
-
-    def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
+    say = console.say
     say("")
     for result in run.jobs:
         if result.error:
@@ -160,7 +158,7 @@ def _lines(result: JobResult, work: Path) -> list[str]:
     return lines
 
 
-def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
+def _audit_table(console: People, results: Sequence[JobResult]) -> None:
     """Print the audit's verdict on every job and torch release, if it ran for one."""
     rows = audit_verdicts(results)
     if rows:
@@ -170,7 +168,7 @@ def _audit_table(console: Console, results: Sequence[JobResult]) -> None:
         output.matrix_table(console, rows, "audit")
 
 
-def plan_table(console: Console, jobs: Sequence[Job]) -> None:
+def plan_table(console: People, jobs: Sequence[Job]) -> None:
     """Print the jobs of a plan."""
     table = Table(box=None, pad_edge=False)
     for column in ("job", "version", "torch", "built against", "CUDA", "C++"):

@@ -6,10 +6,14 @@ is its meaning there, the second what to do.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
+
+from torch_build_farm.core.text import printable, printable_lines
 
 ERRORS_PAGE = "docs/reference/errors.md"
 
@@ -35,11 +39,12 @@ class FarmError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        lines = [self.what]
+        """For people: what strangers have in it is visible. The attributes hold it as it is."""
+        lines = [printable_lines(self.what)]
         if self.where:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {printable(self.where)}")
         if self.next_step:
-            lines.append(f"  next:  {self.next_step}")
+            lines.append(f"  next:  {printable_lines(self.next_step)}")
         lines.append(f"  docs:  {ERRORS_PAGE}#{self.anchor()}")
         return "\n".join(lines)
 
@@ -127,15 +132,6 @@ class DiskError(FarmError):
     """
 
     exit_code = 9
-
-
-def out_of_reach(error: OSError) -> DiskError:
-    """The error for a file or folder of the farm's that the system does not let it use."""
-    return DiskError(
-        f"{error.strerror}",
-        where=str(error.filename),
-        next_step="see that it can be read and written, or name other folders: --work DIR, TORCH_BUILD_FARM_STORE=DIR",
-    )
 
 
 class PackageIndexError(FarmError):
@@ -331,6 +327,15 @@ class UnsafeNameError(FarmError):
     exit_code = 31
 
 
+class LimitError(FarmError):
+    """The system gives the farm no more open files, processes or memory.
+
+    Raise the limit that the message names (`ulimit -a` lists them), or run fewer jobs at a time with `--jobs`.
+    """
+
+    exit_code = 32
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived: everything is stopped, and finished stages are kept.
 
@@ -349,6 +354,43 @@ class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     def code(self) -> int:
         """128 and the signal's number."""
         return 128 + self.signal_number
+
+
+_OTHER_FOLDERS = "name other folders: --work DIR, TORCH_BUILD_FARM_STORE=DIR"
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of this user is used up"}
+_LIMITS = {
+    errno.EMFILE: "too many open files in this process; `ulimit -n` shows and raises the limit",
+    errno.ENFILE: "too many open files on this machine",
+    errno.EAGAIN: "no more processes; `ulimit -u` shows the limit",
+    errno.ENOMEM: "out of memory",
+}
+
+
+def of_the_machine(error: BaseException) -> FarmError | None:
+    """The error for an exception that the machine is to blame for: its disk, limits or permissions.
+
+    None for one that only a bug explains.
+    """
+    if isinstance(error, MemoryError):
+        return LimitError("out of memory", next_step="give the farm more memory, or run fewer jobs: --jobs 1")
+    return _of_the_system(error) if isinstance(error, OSError) else None
+
+
+def _of_the_system(error: OSError) -> FarmError | None:
+    where = printable(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+    # shutil.Error, which copytree raises, has no errno but the messages of all its files.
+    if error.errno in _FULL or "No space left on device" in str(error):
+        what = _FULL.get(error.errno or errno.ENOSPC, "the disk is full")
+        return DiskError(what, where=where, next_step=f"free some space (`clean`), or {_OTHER_FOLDERS}")
+    if error.errno in _LIMITS:
+        return LimitError(_LIMITS[error.errno], where=where, next_step="raise the limit, or run fewer jobs: --jobs 1")
+    if error.filename:
+        return DiskError(
+            f"{error.strerror}", where=where, next_step=f"see that it can be read and written, or {_OTHER_FOLDERS}"
+        )
+    if "temporary directory" in str(error):  # tempfile's, where none of its places can be written
+        return DiskError(str(error.strerror), next_step="set TMPDIR to a folder that can be written")
+    return None
 
 
 def exit_code(error: FarmError) -> int:

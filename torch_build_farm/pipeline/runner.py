@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from torch_build_farm.core import tools
-from torch_build_farm.core.errors import DiskError, FarmError, InternalError, Interrupted
+from torch_build_farm.core.errors import FarmError, InternalError, Interrupted, of_the_machine
 from torch_build_farm.core.files import copy_whole, replace_text, sha256
 from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.pipeline import estimates, records
@@ -217,15 +217,13 @@ class _JobRun:
 
 
 def _disk_or_bug(error: OSError, job: Job, context: RunContext) -> FarmError:
-    """The error for an OSError that no stage expects: the disk is full, or the farm has a bug."""
-    # shutil.Error, which copytree raises, has no errno but the messages of all its files.
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-        return DiskError(
-            f"{job.id}: the disk is full: {error.strerror or 'No space left on device'}",
-            where=str(context.work),
-            next_step="free some space and run again",
-        )
-    return _bug(error, job, context)
+    """The error for an OSError that no stage expects: the machine is to blame, or the farm has a bug."""
+    known = of_the_machine(error)
+    if known is None or (
+        error.errno == errno.ENOENT and error.filename
+    ):  # a file that the farm itself should have made
+        return _bug(error, job, context)
+    return type(known)(f"{job.id}: {known.what}", where=known.where or str(context.work), next_step=known.next_step)
 
 
 def _bug(error: Exception, job: Job, context: RunContext) -> FarmError:
