@@ -356,6 +356,15 @@ class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
         return 128 + self.signal_number
 
 
+def out_of_reach(error: OSError) -> DiskError:
+    """The error for a file or folder of the farm's that the system does not let it use."""
+    return DiskError(
+        f"{error.strerror}",
+        where=os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "",
+        next_step=f"see that it can be read and written, or {_OTHER_FOLDERS}",
+    )
+
+
 _OTHER_FOLDERS = "name other folders: --work DIR, TORCH_BUILD_FARM_STORE=DIR"
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of this user is used up"}
 _LIMITS = {
@@ -377,7 +386,7 @@ def of_the_machine(error: BaseException) -> FarmError | None:
 
 
 def _of_the_system(error: OSError) -> FarmError | None:
-    where = printable(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     # shutil.Error, which copytree raises, has no errno but the messages of all its files.
     if error.errno in _FULL or "No space left on device" in str(error):
         what = _FULL.get(error.errno or errno.ENOSPC, "the disk is full")
@@ -385,9 +394,7 @@ def _of_the_system(error: OSError) -> FarmError | None:
     if error.errno in _LIMITS:
         return LimitError(_LIMITS[error.errno], where=where, next_step="raise the limit, or run fewer jobs: --jobs 1")
     if error.filename:
-        return DiskError(
-            f"{error.strerror}", where=where, next_step=f"see that it can be read and written, or {_OTHER_FOLDERS}"
-        )
+        return out_of_reach(error)
     if "temporary directory" in str(error):  # tempfile's, where none of its places can be written
         return DiskError(str(error.strerror), next_step="set TMPDIR to a folder that can be written")
     return None
