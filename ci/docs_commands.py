@@ -52,6 +52,12 @@ another job, which holds no credentials. See [Publish](../how-to/publish.md)."""
     "check": """What is installed is compared with `published.json`, beside the project's `pyproject.toml`. The package
 is imported where it sees no credentials; if the machine cannot isolate it, `check` refuses to import while this process
 has any.""",
+    "pack": """`pack` prints the SHA-256 of the pack, and nothing else. It takes jobs that passed every stage: all in
+the work folder, or those of `--only`. `--out` defaults to `work/packs/JOB.tar`. The same jobs give the same bytes. See
+[Work folder and records](work-folder.md#packs).""",
+    "accept": """`accept` compares each pack with its SHA-256 before it reads it, puts the wheels into `work/dist`,
+and seals the records for this user. `--digests` takes an object such as `{"JOB": "SHA-256"}`, in GitHub's workflows
+`toJSON(needs.wheel.outputs)`; a job without a value is left out. All packs are accepted, or none.""",
     "ci": "See [Build in continuous integration](../how-to/ci.md).",
     "init": "See [Build somebody else's extension](../how-to/somebody-elses-extension.md).",
     "verify": """`verify` builds in another folder and prints `identical` or what differs; then the exit code is 21. See

@@ -169,6 +169,7 @@ SAMPLES: dict[str, list[str]] = {
     "ci": ["--out", "ci"],
     "init": [".", "folder"],
     "verify": ["a.whl"],
+    "accept": ["a.tar", "b.tar", "--digests", "{}"],
     "run": ["--torch", "2.8", "2.9", "--jobs", "2", "--smoke", "import", "--work", "w"],
     "add": ["2.16", "--build", "--python", "all"],
 }

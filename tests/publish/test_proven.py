@@ -2,31 +2,18 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.proofs import prove
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.seals import STATE_VARIABLE
 from torch_build_farm.pipeline import records
-from torch_build_farm.pipeline.facts import AuditFacts, SmokeFacts
-from torch_build_farm.pipeline.records import Record
 from torch_build_farm.publish.upload_plan import proven
 
 JOB = "demo-torch29-cp311"
 NAME = "demo_torch29-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
-
-
-def prove(wheel: Path, work: Path, job: str = JOB, mode: str = "full") -> None:
-    """The records of a job that made, audited and tested `wheel`, as the farm writes them."""
-    digest = sha256(wheel)
-    inputs = {"wheel": records.digest(digest), "mode": records.digest(mode)}
-    relocate = Record("relocate", job, "d", (records.artifact(wheel, work),), 1, "2026-01-01")
-    audit = replace(relocate, stage="audit", outputs=(), inputs=inputs, details=AuditFacts("2.9", {"2.9.0": "OK"}, ()))
-    smoke = replace(audit, stage="smoke", details=SmokeFacts("2.9.0", "12.8", ("cpu",), ("demo",), "passed"))
-    for record in (relocate, audit, smoke):
-        records.write(record, records.path_of(work / "jobs" / job, record.stage))
 
 
 @pytest.fixture
@@ -39,7 +26,7 @@ def wheel(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def work(tmp_path: Path, wheel: Path) -> Path:
-    prove(wheel, tmp_path / "work")
+    prove(wheel, tmp_path / "work", JOB)
     return tmp_path / "work"
 
 
@@ -86,17 +73,17 @@ def test_an_audit_of_an_earlier_wheel_is_none_of_this_one(work: Path, wheel: Pat
     """The job has built again, and its sealed audit and smoke test are those of the wheel before."""
     old = {stage: path.read_bytes() for stage, path in record_files(work).items()}
     wheel.write_bytes(b"built again")
-    prove(wheel, work)
+    prove(wheel, work, JOB)
     assert proven([wheel], work) == []
     record_files(work)["audit"].write_bytes(old["audit"])
     assert proven([wheel], work) == [f"{NAME}: not audited"]
-    prove(wheel, work)
+    prove(wheel, work, JOB)
     record_files(work)["smoke"].write_bytes(old["smoke"])
     assert proven([wheel], work) == [f"{NAME}: not smoke-tested"]
 
 
 def test_a_smoke_test_of_imports_is_not_enough(work: Path, wheel: Path) -> None:
-    prove(wheel, work, mode="import")
+    prove(wheel, work, JOB, mode="import")
     assert proven([wheel], work) == [f"{NAME}: smoke-tested, but not in full"]
 
 

@@ -53,6 +53,8 @@ COMMANDS = {
     "check": Entry(
         "check", "install what users get from a package index, compare it with what was published, import it"
     ),
+    "pack": Entry("handover", "write wheels and records of finished jobs into one file, to go to another machine"),
+    "accept": Entry("handover", "take over jobs that other machines packed, by the SHA-256 of each pack"),
     "ci": Entry("ci", "write CI workflows that build, prove and publish wheels and watch for torch releases"),
     "init": Entry("init", "write a project file for a source tree or an sdist"),
     "verify": Entry("verify", "rebuild a wheel from its record and report whether it is identical"),

@@ -26,7 +26,7 @@ from torch_build_farm.pipeline.records import Record, WheelRecords
 from torch_build_farm.pipeline.run import Prepared, execute, prepare
 from torch_build_farm.pipeline.stage import Stage
 from torch_build_farm.pipeline.stages.order import TREE, WHEEL
-from torch_build_farm.project.plan import Selection
+from torch_build_farm.project.plan import Selection, jobs_of
 from torch_build_farm.project.settings import Project
 from torch_build_farm.wheels.compare import differences
 
@@ -60,10 +60,10 @@ class VerifyAnswer(Answer):
 
 def _selection_of(job: str, project: Project) -> Selection:
     """The selection of one job, by its id. Raises UsageError if the project has no such job."""
-    for variant in project.variants.values():
-        for python in variant.cpython:
-            if job == f"{project.distribution(variant)}-{python.tag}":
-                return Selection((str(variant.torch),), (python,))
+    jobs = jobs_of(project)
+    if job in jobs:
+        variant, python = jobs[job]
+        return Selection((str(variant.torch),), (python,))
     raise UsageError(
         f"this project has no job {job}, which built the wheel",
         where=str(project.root),

@@ -336,6 +336,15 @@ class LimitError(FarmError):
     exit_code = 32
 
 
+class PackError(FarmError):
+    """A pack of finished jobs cannot be made, or is not the one that its job vouches for.
+
+    Pack jobs that are built and smoke-tested; accept the packs of one run by the SHA-256 that `pack` printed for each.
+    """
+
+    exit_code = 34
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived: everything is stopped, and finished stages are kept.
 

@@ -182,8 +182,8 @@ def _new_name_beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _scratch_for(path: Path) -> Iterator[Path]:
-    """A new name beside `path`, renamed to it if the block ends without an error; else `path` stays as it was.
+def replace_file(path: Path) -> Iterator[Path]:
+    """A new name beside `path`, to write a file of; it replaces `path` if the block ends without an error.
 
     Renaming within a folder is atomic (rename(2)).
     """
@@ -209,7 +209,7 @@ def replace_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
 
     Raises OSError.
     """
-    with _scratch_for(path) as scratch:
+    with replace_file(path) as scratch:
         scratch.write_bytes(content)
         if mode is not None:
             scratch.chmod(mode)
@@ -222,7 +222,7 @@ def replace_text(path: Path, text: str, mode: int | None = None) -> None:
 
 def copy_whole(source: Path, path: Path) -> None:
     """Copy a file's content to `path` atomically. Raises OSError."""
-    with _scratch_for(path) as scratch:
+    with replace_file(path) as scratch:
         shutil.copyfile(source, scratch)
 
 

@@ -23,7 +23,7 @@ from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts, Some
 
 SCHEMA = 3  # 1 had the facts as text, 2 no seal
 _SAME_BUT_FOR_THE_SEAL = (2,)
-_MOST_BYTES = 2_000_000  # of a record's file; a build environment of 5,000 distributions makes 0.4 MB
+MOST_BYTES = 2_000_000  # of a record's file; a build environment of 5,000 distributions makes 0.4 MB
 WHEEL_STAGE = "relocate"  # the stage whose output is the finished wheel
 
 
@@ -171,7 +171,7 @@ def _look(path: Path) -> tuple[Record | None, str]:
 def _document(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where the file is absent, too large, or anything else."""
     try:
-        document = json.loads(read_bounded(path, _MOST_BYTES), parse_constant=_refuse_constant)
+        document = json.loads(read_bounded(path, MOST_BYTES), parse_constant=_refuse_constant)
         json.dumps(document, allow_nan=False)  # 1e999 is infinite, and no JSON
     except (OSError, ValueError, RecursionError):  # the last of which ends deep nesting
         return None

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import FarmError, InternalError, Interrupted, of_the_machine
-from torch_build_farm.core.files import copy_whole, replace_text, sha256
 from torch_build_farm.core.log import STAGE_MARK
-from torch_build_farm.pipeline import estimates, records
+from torch_build_farm.pipeline import estimates, records, workfolder
 from torch_build_farm.pipeline.records import Record
 from torch_build_farm.pipeline.results import JobResult, Progress, StageResult
 from torch_build_farm.pipeline.stage import RunContext, Stage, Step
@@ -195,25 +194,11 @@ class _JobRun:
         if wheel is None:
             return None
         self.context.claim(wheel.name, self.job)
-        delivered = self.context.dist / wheel.name
-        if not (delivered.exists() and sha256(delivered) == sha256(wheel)):
-            copy_whole(wheel, delivered)
-        note = self._delivery_note()
-        if not note.exists() or note.read_text("utf-8") != wheel.name:
-            replace_text(note, wheel.name)
-        return delivered
-
-    def _delivery_note(self) -> Path:
-        """The file with the name of the wheel that the job has put into the dist folder."""
-        return self.context.folder(self.job) / "delivered"
+        return workfolder.deliver(wheel, self.context.folder(self.job), self.context.work)
 
     def _withdraw(self) -> None:
-        """Take the job's wheel out of the dist folder: a wheel that lies there has passed all its stages."""
-        note = self._delivery_note()
-        # Without a note the job has delivered nothing. The note goes last: as long as it is there, so may the wheel be.
-        with contextlib.suppress(OSError):
-            (self.context.dist / note.read_text("utf-8")).unlink(missing_ok=True)
-            note.unlink()
+        """Take the job's wheel out of the dist folder."""
+        workfolder.withdraw(self.context.folder(self.job), self.context.work)
 
 
 def _disk_or_bug(error: OSError, job: Job, context: RunContext) -> FarmError:

@@ -1,4 +1,4 @@
-"""The work folder, in which one farm works at a time."""
+"""The work folder: one farm works in it at a time, and its dist folder holds the wheels of jobs that succeeded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch_build_farm.core import locks
-from torch_build_farm.core.errors import LockedError
+from torch_build_farm.core.errors import LockedError, UnsafeNameError
+from torch_build_farm.core.files import copy_whole, read_bounded, replace_text, sha256
+from torch_build_farm.core.paths import file_in
 from torch_build_farm.core.process import Runner
 
 _POLL_S = 0.2  # between two tries to get the lock
+_LONGEST_NAME = 1000  # bytes of a wheel's name in a delivery note
 
 
 @contextlib.contextmanager
@@ -50,3 +53,38 @@ def _owner(path: Path) -> str:
         return f"process {json.loads(path.read_text('utf-8'))['pid']}"
     except (OSError, ValueError, KeyError):
         return "another process"
+
+
+def deliver(wheel: Path, job_folder: Path, work: Path) -> Path:
+    """Copy the wheel of a job that succeeded into the dist folder, atomically; returns the copy. Raises OSError."""
+    delivered = work / "dist" / wheel.name
+    if delivered.is_symlink() or not (delivered.exists() and sha256(delivered) == sha256(wheel)):
+        copy_whole(wheel, delivered)
+    if _delivered(job_folder) != wheel.name:
+        replace_text(_delivery_note(job_folder), wheel.name)
+    return delivered
+
+
+def withdraw(job_folder: Path, work: Path) -> None:
+    """Take a job's wheel out of the dist folder: a wheel that lies there has passed all its stages."""
+    # Without a note the job has delivered nothing. The note goes last: as long as it is there, so may the wheel be.
+    name = _delivered(job_folder)
+    # Builds may write there: what the note names is removed only if it is a wheel in the dist folder.
+    if name.endswith(".whl"):
+        with contextlib.suppress(OSError, UnsafeNameError):
+            file_in(work / "dist", name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _delivery_note(job_folder).unlink()
+
+
+def _delivery_note(job_folder: Path) -> Path:
+    """The file with the name of the wheel that the job has put into the dist folder."""
+    return job_folder / "delivered"
+
+
+def _delivered(job_folder: Path) -> str:
+    """The name in the delivery note; empty where there is no note that can be read."""
+    try:
+        return read_bounded(_delivery_note(job_folder), _LONGEST_NAME).decode()
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -61,7 +61,7 @@ class Job:
     @property
     def id(self) -> str:
         """Stable name, such as pymomentum-gpu-torch29-cp312."""
-        return f"{self.distribution}-{self.python.tag}"
+        return job_id(self.distribution, self.python)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,20 @@ class Plan:
             }
             combinations.append(combination)
         return {"include": combinations}
+
+
+def jobs_of(project: Project) -> dict[str, tuple[Variant, CPython]]:
+    """Every job that a project could have, by its id: each variant on each CPython that its torch has wheels for."""
+    jobs = {}
+    for variant in project.variants.values():
+        for python in variant.cpython:
+            jobs[job_id(project.distribution(variant), python)] = (variant, python)
+    return jobs
+
+
+def job_id(distribution: str, python: CPython) -> str:
+    """The stable name of a job, such as pymomentum-gpu-torch29-cp312."""
+    return f"{distribution}-{python.tag}"
 
 
 def plan(

@@ -1,0 +1,297 @@
+"""Packs: finished jobs in one file each, to go from one machine to another.
+
+A record is a proof only on the machine whose key sealed it. A pack holds wheels with their records, and its SHA-256
+travels another way than the pack: in CI as the job's own output, which no other job can write. The machine that accepts
+a pack compares the two before it reads anything, and then seals the records with its own key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from torch_build_farm.core.archives import Limits, unpack
+from torch_build_farm.core.errors import PackError, SourceError
+from torch_build_farm.core.files import read_bounded, replace_file, sha256
+from torch_build_farm.core.paths import inside
+from torch_build_farm.pipeline import records, workfolder
+from torch_build_farm.pipeline.records import SCHEMA, WHEEL_STAGE, Record
+from torch_build_farm.pipeline.stages.order import ALL
+from torch_build_farm.project.plan import jobs_of
+from torch_build_farm.project.settings import Project
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+_STAGES = tuple(stage.name for stage in ALL)
+_PIECE = 1 << 20  # bytes
+# A pack is not compressed: what it unpacks to is its own size. The largest wheels that an index takes are 1 GB.
+_LIMITS = Limits(members=20_000, size=64 << 30)
+
+
+@dataclass(frozen=True)
+class PackedWheel:
+    """A wheel in a pack, and the job that made it."""
+
+    job: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack that was written: its SHA-256 and its wheels, in order of their jobs."""
+
+    path: Path
+    sha256: str
+    wheels: tuple[PackedWheel, ...]
+
+
+# ---- making one
+
+
+def finished_jobs(work: Path) -> tuple[str, ...]:
+    """The jobs of a work folder that have made a wheel, by the records' own word."""
+    return tuple(sorted(path.parent.parent.name for path in work.glob(f"jobs/*/records/{WHEEL_STAGE}.json")))
+
+
+def write(work: Path, jobs: Sequence[str], path: Path) -> Pack:
+    """Pack the wheels and records of finished jobs. The same files give the same bytes.
+
+    Raises PackError for a job that lacks the proof of a stage, or whose wheel is not the one that was proven.
+    """
+    packed = []
+    proofs = {job: _proofs(work, job) for job in jobs}
+    with replace_file(path) as scratch:
+        with tarfile.open(scratch, "w", format=tarfile.PAX_FORMAT) as archive:
+            for job, job_records in sorted(proofs.items()):
+                for stage in _STAGES:
+                    content = read_bounded(job_records[stage], records.MOST_BYTES)
+                    archive.addfile(_member(f"jobs/{job}/records/{stage}.json", len(content)), io.BytesIO(content))
+                packed.append(_add_wheel(archive, work, job))
+        digest = sha256(scratch)
+    return Pack(path, digest, tuple(packed))
+
+
+def _proofs(work: Path, job: str) -> dict[str, Path]:
+    """The files of a job's records, one a stage, each of them a proof. Raises PackError."""
+    paths = {stage: records.path_of(work / "jobs" / job, stage) for stage in _STAGES}
+    for stage, path in paths.items():
+        if records.read(path) is None:
+            raise PackError(
+                f"{job}: {stage} is not proven: {records.doubt(path) or 'it has left no record'}",
+                where=str(path),
+                next_step="build and smoke-test the job with this work folder, then pack it",
+            )
+    return paths
+
+
+def _add_wheel(archive: tarfile.TarFile, work: Path, job: str) -> PackedWheel:
+    """Add the wheel that a job has delivered. Raises PackError where it is not the one of the job's record."""
+    made = records.JobRecords(work / "jobs" / job).read(WHEEL_STAGE)
+    assert made is not None  # all are read before
+    expected = made.outputs[0]
+    path = work / "dist" / Path(expected.path).name
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+            file.seek(0)
+            archive.addfile(_member(f"dist/{path.name}", size), file)
+    except OSError as error:
+        raise PackError(f"{job}: its wheel cannot be read: {error.strerror}", where=str(path)) from None
+    if digest != expected.sha256:
+        raise PackError(
+            f"{job}: the wheel is not the one that was proven",
+            where=f"{path}, sha256 {digest}; proven was {expected.sha256}",
+            next_step="build and smoke-test the job again, then pack it",
+        )
+    return PackedWheel(job, path.name, expected.sha256)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """A file of a pack, without date, owner or permissions of this machine's."""
+    member = tarfile.TarInfo(name)
+    member.size = size
+    member.mode = 0o644
+    return member
+
+
+# ---- accepting some
+
+
+@dataclass(frozen=True)
+class _Unpacked:
+    """A job out of a pack: its records, by stage, and its wheel."""
+
+    job: str
+    records: Mapping[str, Record]
+    wheel: Path
+
+    @property
+    def packed(self) -> PackedWheel:
+        return PackedWheel(self.job, self.wheel.name, self.records[WHEEL_STAGE].outputs[0].sha256)
+
+
+def accept(
+    packs: Sequence[Path], digests: Mapping[str, str] | str, project: Project, work: Path
+) -> tuple[PackedWheel, ...]:
+    """Take over the jobs of packs: their wheels go to the dist folder, their records are sealed with this user's key.
+
+    `digests` are the SHA-256 of each job's own pack, by job; or the one SHA-256 of a pack of any jobs. All packs are
+    taken over, or none of them.
+
+    Raises PackError for a pack that nobody vouches for, or that has something else in it than it should; for a pack
+    that is missing; and for two with a wheel of the same name.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="accept-", dir=work) as folder:
+        # Copies of this process's own, so that what is unpacked is what was hashed.
+        copies = _copies(packs, digests, Path(folder))
+        jobs: list[_Unpacked] = []
+        for number, (copy, job) in enumerate(copies):
+            unpacked = _unpack(copy, Path(folder) / f"unpacked-{number}", project)
+            if job and [one.job for one in unpacked] != [job]:
+                names = ", ".join(one.job for one in unpacked)
+                raise PackError(f"the pack that {job} vouches for is of {names or 'no job'}", where=copy.name)
+            jobs += unpacked
+        _refuse_doubles(jobs)
+        for unpacked_job in jobs:
+            _take_over(unpacked_job, work)
+    return tuple(job.packed for job in jobs)
+
+
+def _copies(packs: Sequence[Path], digests: Mapping[str, str] | str, folder: Path) -> list[tuple[Path, str]]:
+    """A private copy of each pack, with the job that vouches for it ("" where one digest is for any jobs).
+
+    Raises PackError with every pack that nobody vouches for, and every one that is missing.
+    """
+    expected = {digests: ""} if isinstance(digests, str) else {digest: job for job, digest in digests.items()}
+    if not isinstance(digests, str) and len(expected) != len(digests):
+        raise PackError("two jobs vouch for the same pack", where=", ".join(sorted(digests)))
+    missing = dict(expected)
+    problems = []
+    copies = []
+    for number, pack in enumerate(packs):
+        copy = folder / f"{number}.tar"
+        digest = _copy(pack, copy)
+        if digest not in expected:
+            problems.append(f"{pack}: nobody vouches for it (sha256 {digest})")
+        elif digest not in missing:
+            problems.append(f"{pack}: the same pack is given twice")
+        else:
+            copies.append((copy, missing.pop(digest)))
+    for digest, job in missing.items():
+        problems.append(f"{job or 'the pack'} is missing: sha256 {digest}")
+    if problems:
+        raise PackError(
+            "the packs are not those that were made:" + "".join(f"\n  - {problem}" for problem in problems),
+            next_step="give the packs of one run, and the SHA-256 that `pack` printed for each",
+        )
+    return copies
+
+
+def _copy(pack: Path, copy: Path) -> str:
+    """Copy a pack; returns the SHA-256 of the copy. Raises PackError for what is no file, or larger than a pack is."""
+    try:
+        # Without waiting for the writer of a named pipe.
+        descriptor = os.open(pack, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise PackError(f"the pack cannot be read: {error.strerror}", where=str(pack)) from None
+    with os.fdopen(descriptor, "rb") as file, copy.open("xb") as output:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise PackError("the pack is not a file", where=str(pack))
+        if status.st_size > _LIMITS.size:
+            raise PackError("the pack is too large", where=str(pack))
+        shutil.copyfileobj(file, output, _PIECE)
+    return sha256(copy)
+
+
+def _unpack(copy: Path, folder: Path, project: Project) -> list[_Unpacked]:
+    """The jobs in a pack. Raises PackError where it has anything else in it than a pack has."""
+    try:
+        unpack(copy, folder, _LIMITS)
+    except SourceError as error:
+        raise PackError(f"the pack cannot be unpacked: {error.what}", where=copy.name) from None
+    files = set()
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise PackError(f"the pack has a link: {path.name!r}", where=copy.name)
+        if path.is_file():
+            files.add(path)
+    wheels = {path.name: path for path in sorted((folder / "dist").glob("*.whl"))}
+    known_jobs = jobs_of(project)
+    jobs = []
+    for job_folder in sorted((folder / "jobs").glob("*")):
+        job = job_folder.name
+        if job not in known_jobs:
+            raise PackError(f"the pack has the job {job!r}, which this project does not have", where=copy.name)
+        distribution = project.distribution(known_jobs[job][0])
+        unpacked = _Unpacked(job, _claims(job_folder), _wheel_of(job_folder, wheels, distribution))
+        jobs.append(unpacked)
+        files -= {unpacked.wheel, *(records.path_of(job_folder, stage) for stage in _STAGES)}
+    if files:
+        raise PackError(f"the pack has a file of no job: {min(files).name!r}", where=copy.name)
+    return jobs
+
+
+def _claims(job_folder: Path) -> dict[str, Record]:
+    """A job's records, one a stage, without a proof of this machine's yet. Raises PackError."""
+    claims = {}
+    for stage in _STAGES:
+        record = records.claim(records.path_of(job_folder, stage))
+        if record is None or record.schema != SCHEMA:
+            raise PackError(
+                f"{job_folder.name}: the pack has no record of {stage} that this farm can read",
+                next_step="pack and accept with the same release of the farm",
+            )
+        claims[stage] = record
+    return claims
+
+
+def _wheel_of(job_folder: Path, wheels: Mapping[str, Path], distribution: str) -> Path:
+    """The wheel that a job's record speaks of. Raises PackError where it is not there, or of another distribution."""
+    job = job_folder.name
+    record = records.claim(records.path_of(job_folder, WHEEL_STAGE))
+    outputs = record.outputs if record else ()
+    wheel = wheels.get(Path(outputs[0].path).name) if len(outputs) == 1 else None
+    if wheel is None or sha256(wheel) != outputs[0].sha256:
+        raise PackError(f"{job}: the pack does not have the wheel that its records speak of")
+    try:
+        name = parse_wheel_filename(wheel.name)[0]
+    except InvalidWheelFilename:
+        raise PackError(f"{job}: {wheel.name!r} is no wheel's name") from None
+    if name != canonicalize_name(distribution):
+        raise PackError(f"{job}: the pack has a wheel of {name}")
+    return wheel
+
+
+def _refuse_doubles(jobs: Sequence[_Unpacked]) -> None:
+    """Raise PackError where two packs have the same job, or a wheel of the same name."""
+    owners: dict[str, str] = {}
+    for unpacked in jobs:
+        for name in (unpacked.job, unpacked.wheel.name):
+            owner = owners.setdefault(name, unpacked.job)
+            if owner != unpacked.job or [one.job for one in jobs].count(unpacked.job) > 1:
+                raise PackError(f"{owner} and {unpacked.job} both bring {name}")
+
+
+def _take_over(unpacked: _Unpacked, work: Path) -> None:
+    """Put a job's wheel into the dist folder, and its records, sealed, into the job's."""
+    job_folder = inside(work, f"jobs/{unpacked.job}")
+    # What lies there is of an earlier run, whose wheel may have had another name.
+    workfolder.withdraw(job_folder, work)
+    shutil.rmtree(job_folder, ignore_errors=True)
+    workfolder.deliver(unpacked.wheel, job_folder, work)
+    for stage, record in unpacked.records.items():
+        records.write(record, records.path_of(job_folder, stage))
