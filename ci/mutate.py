@@ -196,7 +196,7 @@ def _copy_of_checkout(folder: Path) -> Path:
 def _pytest(folder: Path, *words: str, timeout: float | None = None) -> int:
     """Run pytest in a copy of the checkout; its exit code, 1 for a run that hangs."""
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *words]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "--dist", "no", "-p", "no:cacheprovider", *words]
     process = subprocess.Popen(
         command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
