@@ -188,14 +188,21 @@ class Shell:
         return self.runner.run(command, env=self.env, cwd=self.cwd, log=self.log, on_line=self.say, ending=self.ending)
 
 
-def capture(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> Completed:
-    """Run a short command such as `g++ --version`; the status is 127 for one that is missing or takes over a minute."""
+def capture(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str = "",
+    timeout_s: float = 60.0,
+) -> Completed:
+    """Run a short command such as `g++ --version`; the status is 127 for one that is missing or takes too long."""
     words = tuple(os.fspath(word) for word in command)
     try:
         # A new session: Ctrl-C in the terminal reaches the farm alone, which ends what it started.
         done = subprocess.run(
-            words, capture_output=True, text=True, env=env, check=False, timeout=60, errors="replace",
-            start_new_session=True,
+            words, capture_output=True, text=True, env=env, cwd=cwd, check=False, timeout=timeout_s, errors="replace",
+            input=stdin, start_new_session=True,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return Completed(words, 127, (str(error),))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -23,24 +22,22 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.core.archives import EARLIEST, unpack
-from torch_build_farm.core.errors import PackageIndexError, SourceError, nearest
+from torch_build_farm.core.errors import PackageIndexError, SourceError, VersionError, nearest
+from torch_build_farm.core.git import Client, Description, describe_bare
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.core.paths import inside
+from torch_build_farm.core.process import Runner
 from torch_build_farm.core.urls import public
+from torch_build_farm.project import metadata, scm_version
+from torch_build_farm.project.kept_sources import Kept, KeptSources
+from torch_build_farm.project.scm_version import Question
 from torch_build_farm.project.settings import Project
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
-# What `git rev-parse --local-env-vars` lists: git sets these to tell a hook, and everything that the hook starts, which
-# repository it runs in.
-_OF_ONE_REPOSITORY = {
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS",
-    "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX",
-    "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE",
-    "GIT_WORK_TREE",
-}  # fmt: skip
 _A_DAY = 86400  # seconds
+_SUBMODULES_DEEP = 8
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,22 @@ class Origin:
     `epoch` is the source's own date, in Unix seconds. A path has no date that all its copies share, so its epoch is
     1980: a checkout gives its files new dates, and a commit's date would give different wheels of the same files.
     `sealed` means that the tree is complete as it is, and that no tool has left anything in it.
+    `kept` is what was recorded of a source in the store.
     """
 
     root: Path
     identity: str = "path"
     epoch: int = EARLIEST
     sealed: bool = False
+    kept: Kept | None = None
+
+    def answer(self, question: Question) -> Description | None:
+        """What git says of the tree's commit; None where it says nothing, as of an sdist."""
+        if self.identity == "path":
+            return scm_version.in_work_tree(self.root, question)
+        if self.kept is None or question.repository != "." or question.options != self.kept.options:
+            return None
+        return self.kept.description
 
 
 @dataclass(frozen=True)
@@ -98,14 +105,15 @@ class Fetcher:
 
         Raises PackageIndexError or SourceError if it cannot be fetched or unpacked.
         """
-        home = self.folder / f"sdist-{sha256}"
-        if not home.is_dir():
+        name = f"sdist-{sha256}"
+        kept = self._kept(name)
+        if kept is None:
             with self.scratch() as scratch:
                 self.say(f"fetching the sdist of {requirement}")
                 archive = self.download(requirement, scratch, sha256)
                 unpack(archive, scratch / "tree")
-                self._keep(scratch / "tree", home)
-        return Origin(only_folder(home), f"sdist {requirement} sha256:{sha256}", newest(home), sealed=True)
+                kept = self.sources.keep(name, Kept(scratch / "tree", newest(scratch / "tree")))
+        return Origin(only_folder(kept.tree), f"sdist {requirement} sha256:{sha256}", kept.epoch, True, kept)
 
     def download(self, requirement: Requirement, folder: Path, sha256: str = "") -> Path:
         """Download the newest sdist that `requirement` admits; with `sha256`, the one with that hash.
@@ -148,74 +156,75 @@ class Fetcher:
     # ---- git
 
     def git(self, repository: str, revision: str) -> Origin:
-        """A checkout of `revision` (commit, tag or branch), submodules and history included.
+        """The files of `revision` (commit, tag or branch), submodules included, without their history.
 
         Raises SourceError where git fails or does not know the revision.
         """
-        commit = revision if re.fullmatch(r"[0-9a-f]{40}", revision) else self._resolve(repository, revision)
-        home = self.folder / f"git-{hashlib.sha256(repository.encode()).hexdigest()[:12]}-{commit}"
-        if not home.is_dir():
-            with self.scratch() as scratch:
+        with self.scratch() as scratch:
+            client = Client(self.runner, scratch, self.folder / "git.log")
+            pinned = re.fullmatch(r"[0-9a-f]{40}", revision)
+            commit = revision if pinned else client.commit_of(repository, revision)
+            if not commit:
+                raise SourceError(
+                    f"{public(repository)} has no tag or branch {revision}",
+                    where="[tool.torch-build-farm] revision",
+                    next_step="name a tag, a branch or a commit of 40 hexadecimal digits",
+                )
+            name = f"commit-{hashlib.sha256(repository.encode()).hexdigest()[:12]}-{commit}"
+            kept = self._kept(name)
+            # Another farm may have asked git for other tags.
+            if kept is None or kept.options != _options(kept.tree):
                 self.say(f"fetching {public(repository)} at {commit[:12]}")
-                tree = scratch / "tree"
-                # With its whole history, since versions may be counted from the last tag (setuptools-scm). Nothing is
-                # checked out before the commit that is meant: submodules differ from commit to commit.
-                self._git(repository, "clone", "--quiet", "--no-checkout", "--", repository, tree)
-                self._git(repository, "-C", tree, "checkout", "--quiet", "--detach", commit)
-                self._git(repository, "-C", tree, "submodule", "--quiet", "update", "--init", "--recursive")
-                self._keep(tree, home)
-        epoch = self._git(repository, "-C", home, "log", "-1", "--format=%ct")[-1]
-        return Origin(home, f"git {public(repository)}@{commit}", max(int(epoch), EARLIEST))
+                kept = self.sources.keep(name, self._fetched(client, repository, commit, scratch))
+        return Origin(kept.tree, f"git {public(repository)}@{commit}", kept.epoch, kept=kept)
 
-    def _resolve(self, repository: str, revision: str) -> str:
-        """The commit that a tag or branch of a repository means now. Raises SourceError if it has neither."""
-        lines = self._git(repository, "ls-remote", "--", repository, revision, f"{revision}^{{}}")
-        commits = {}
-        for line in lines:
-            commit, _, name = line.partition("\t")
-            commits[name] = commit
-        # An annotated tag has an object of its own; NAME^{} is the commit that it stands for.
-        for name in (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}"):
-            if name in commits:
-                return commits[name]
-        raise SourceError(
-            f"{public(repository)} has no tag or branch {revision}",
-            where="[tool.torch-build-farm] revision",
-            next_step="name a tag, a branch or a commit of 40 hexadecimal digits",
-        )
+    def _fetched(self, client: Client, repository: str, commit: str, scratch: Path) -> Kept:
+        """The tree of a commit in `scratch`, and what git says of it while its repository is at hand."""
+        bare, tree = scratch / "repository", scratch / "tree"
+        # With its whole history, since versions may be counted from the last tag (setuptools-scm).
+        client.clone(repository, commit, bare)
+        client.check_out(repository, bare, commit, tree)
+        self._add_submodules(client, repository, bare, commit, tree, deep=0)
+        options = _options(tree)
+        description = describe_bare(bare, commit, options) if options else None
+        return Kept(tree, max(client.date(repository, bare, commit), EARLIEST), options, description)
 
-    def _git(self, repository: str, *words: str | Path) -> tuple[str, ...]:
-        """Run git; returns the last lines that it printed. Raises SourceError with git's own reason if it fails."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # git is the user's own: credentials, proxies and certificates are configured in many places. But it may neither
-        # mean the repository of a hook that calls the farm, nor give files the line ends that its user likes. Where it
-        # needs a password it fails at once (GIT_TERMINAL_PROMPT): nobody would see it ask.
-        env = dict(os.environ)
-        for name in _OF_ONE_REPOSITORY:
-            env.pop(name, None)
-        env.update({"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"})
-        shell = Shell(self.runner, env, self.folder, self.folder / "git.log", lambda _: None)
-        done = shell.run("git", "-c", "core.autocrlf=false", "-c", "log.showSignature=false", *words)
-        if not done.ok:
-            reason = done.tail[0] if done.tail else ""
-            for line in done.tail:
-                if line.startswith(("fatal:", "error:")):
-                    reason = line
-                    break
-            raise SourceError(
-                f"git cannot fetch the source: {reason.replace(repository, public(repository))}",
-                where=public(repository),
-                next_step="correct git and revision in [tool.torch-build-farm]; try the same with `git clone`",
-            )
-        return done.tail or ("",)
+    def _add_submodules(
+        self, client: Client, repository: str, bare: Path, commit: str, tree: Path, *, deep: int
+    ) -> None:
+        """Fetch the submodules of a commit into its tree, and theirs into them."""
+        for submodule in client.submodules(repository, bare, commit):
+            if deep == _SUBMODULES_DEEP:
+                raise SourceError("submodules lie too deep in one another", where=public(repository))
+            place = inside(tree, submodule.path)
+            other = bare.with_name(f"{bare.name}-{deep}")
+            client.clone(submodule.url, submodule.commit, other, submodule=True)
+            client.check_out(submodule.url, other, submodule.commit, place)
+            self._add_submodules(client, submodule.url, other, submodule.commit, place, deep=deep + 1)
+            shutil.rmtree(other)
 
-    def _keep(self, tree: Path, home: Path) -> None:
-        """Move a complete tree to its place. Another farm may have put the same tree there first."""
-        try:
-            tree.rename(home)
-        except OSError:
-            if not home.is_dir():
-                raise
+    # ---- the store
+
+    @property
+    def sources(self) -> KeptSources:
+        """The sources that lie in the store."""
+        return KeptSources(self.folder)
+
+    def _kept(self, name: str) -> Kept | None:
+        """A source that was fetched before, if it is what it was then."""
+        kept = self.sources.find(name)
+        if kept is None and self.sources.has(name):
+            self.say(f"the source {name} in the store is not as this farm recorded it; it is fetched again")
+        return kept
+
+
+def _options(tree: Path) -> tuple[str, ...]:
+    """The options of `git describe` that the version of a tree is counted by; none where it is not counted so."""
+    try:
+        table = metadata.scm_table(metadata.document(tree))
+        return scm_version.question(table).options if table is not None else ()
+    except (SourceError, VersionError):  # told to people when the version is wanted
+        return ()
 
 
 def _preference(file: DistributionPackage, sha256: str) -> tuple[bool, bool, Version, bool]:

@@ -6,10 +6,9 @@ the build back end's settings for a dynamic version, setup.cfg, and what setup.p
 
 from __future__ import annotations
 
-import ast
 import configparser
+import itertools
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
@@ -18,11 +17,15 @@ from pathlib import Path
 from typing import Any, Required
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 from pydantic import StrictStr, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.12 for pydantic
 
+from torch_build_farm.core import regex, toml
 from torch_build_farm.core.errors import SourceError, VersionError
+from torch_build_farm.project import scm_version, source_files
+from torch_build_farm.project.scm_version import Answers
+from torch_build_farm.project.setup_script import attribute, setup_arguments
 from torch_build_farm.project.variant_metadata import without_stars
 
 
@@ -64,6 +67,12 @@ _Document = TypedDict(
 )
 
 
+# Lengths that nobody writes, in characters. Longer ones would cost time, memory or the interpreter's stack.
+_LONGEST_VERSION = 200
+_LONGEST_REQUIREMENT = 2_000
+_LONGEST_SPECIFIER = 500
+_DEEPEST_REQUIREMENT = 20  # brackets
+_LARGEST_PACKAGE_INFO = 4 << 20  # bytes
 # The default of scikit-build-core's regex provider.
 _PROVIDERS_REGEX = r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<value>.+?)\2'
 
@@ -80,8 +89,8 @@ def document(root: Path) -> dict[str, Any]:
             f"the source tree {what}", where=str(root), next_step="set source in [tool.torch-build-farm] to its folder"
         )
     try:
-        pyproject = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        pyproject = toml.loads(toml.decoded(source_files.content(root, "pyproject.toml")))
+    except toml.TomlError as error:
         raise SourceError("the source's pyproject.toml is not valid TOML", where=f"{path}: {error}") from None
     _check_shape(pyproject, root)
     return pyproject
@@ -92,7 +101,12 @@ def _check_shape(pyproject: Mapping[str, Any], root: Path) -> None:
     problems = []
     try:
         TypeAdapter(_Document).validate_python(pyproject)
-        SpecifierSet(pyproject.get("project", {}).get("requires-python", ""))
+        project = pyproject.get("project", {})
+        SpecifierSet(project.get("requires-python", ""))
+        lists = [project.get("dependencies", []), pyproject.get("build-system", {}).get("requires", [])]
+        for requirement in itertools.chain(*lists, *project.get("optional-dependencies", {}).values()):
+            problems += _excess(requirement)
+        problems += _excess(project.get("requires-python", ""), limit=_LONGEST_SPECIFIER)
     except ValidationError as error:
         for problem in error.errors():
             key = ".".join(map(str, problem["loc"]))
@@ -112,17 +126,26 @@ def _check_shape(pyproject: Mapping[str, Any], root: Path) -> None:
         )
 
 
-def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadata:
+def _excess(text: str, limit: int = _LONGEST_REQUIREMENT) -> list[str]:
+    """What is wrong with a requirement that nobody wrote for an installer: packaging reads one by recursion."""
+    if len(text) > limit or text.count("(") > _DEEPEST_REQUIREMENT:
+        return [f"a requirement is too long or nested too deeply: {text[:60]!r}..."]
+    return []
+
+
+def read(
+    root: Path, pyproject: Mapping[str, Any], version: str = "", answers: Answers = scm_version.nothing
+) -> Metadata:
     """The metadata of the tree at `root`, whose pyproject.toml is `pyproject`; `version` replaces the source's own.
 
-    Raises VersionError for a tree without a version or with an invalid one, SourceError for an invalid
-    requires-python.
+    `answers` says what version control knows of the tree's commit. Raises VersionError for a tree without a version or
+    with an invalid one, SourceError for an invalid requires-python and for files that cannot be read.
     """
     project, info = pyproject.get("project", {}), _package_info(root)
-    setup = {**_setup_cfg(root), **setup_arguments(root / "setup.py")}  # setup.py wins, as with setuptools
+    setup = {**_setup_cfg(root), **setup_arguments(root)}  # setup.py wins, as with setuptools
 
     # A version from the settings counts like one from git: no file of the tree states it.
-    stated, from_scm = (version, True) if version else _version(root, pyproject, setup)
+    stated, from_scm = (version, True) if version else _version(root, pyproject, setup, answers)
     if not stated:
         raise VersionError(
             "the source does not state its version",
@@ -131,10 +154,15 @@ def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadat
             "or set version in [tool.torch-build-farm] to what the source computes",
         )
     try:
-        normalized = str(Version(stated))  # as back ends write it
-    except InvalidVersion:
+        # As back ends write it. ValueError: a number of thousands of digits.
+        normalized = str(Version(stated[:_LONGEST_VERSION]))
+        if len(stated) > _LONGEST_VERSION:
+            raise ValueError("too long")
+    except ValueError:
         raise VersionError(
-            f"{stated!r} is not a valid version", where=str(root), next_step="write one by PEP 440, such as 1.2.3"
+            f"{stated[:_LONGEST_VERSION]!r} is not a valid version",
+            where=str(root),
+            next_step="write one by PEP 440, such as 1.2.3",
         ) from None
 
     # The order is the module's: [project], PKG-INFO, setup.cfg and setup.py.
@@ -142,74 +170,80 @@ def read(root: Path, pyproject: Mapping[str, Any], version: str = "") -> Metadat
     requires = project.get("dependencies") or info.get_all("Requires-Dist") or setup.get("install_requires", ())
     if isinstance(requires, str):  # setup() also accepts a single requirement as a string
         requires = (requires,)
+    requires = tuple(map(str, requires)) if isinstance(requires, (list, tuple)) else ()
+    for requirement in requires:
+        for problem in _excess(requirement):
+            raise SourceError(problem, where=str(root))
     return Metadata(
         name=str(project.get("name") or info["Name"] or setup.get("name", "")),
         version=normalized,
         version_from_scm=from_scm,
         requires_python=_requires_python(str(requires_python), root),
-        requires=tuple(map(str, requires)),
+        requires=requires,
     )
 
 
-def _version(root: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any]) -> tuple[str, bool]:
+def _version(root: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], answers: Answers) -> tuple[str, bool]:
     """The version that the source states, and whether it comes from git; "" where there is none."""
     project, tool = pyproject.get("project", {}), pyproject.get("tool", {})
     # PKG-INFO before git: an sdist states its version, and has no history to count it from.
     version = project.get("version") or _package_info(root)["Version"]
     if version:
         return str(version), False
+    table = scm_table(pyproject)
+    if table is not None:
+        return scm_version.version(root, table, answers), True
     provider = _table(tool, "scikit-build", "metadata", "version")
-    provider_name = str(provider.get("provider", ""))
-    if "setuptools_scm" in tool or provider_name.endswith("setuptools_scm"):
-        return _scm_version(root, _table(tool, "setuptools_scm")), True
-    if provider_name.endswith("regex"):
+    if str(provider.get("provider", "")).endswith("regex"):
         matched = _regex_version(root, provider)
         if matched:
             return matched, False
     # A table with one key, such as {attr = "package.__version__"} or {file = ["VERSION"]}.
     for way, value in _table(tool, "setuptools", "dynamic", "version").items():
-        first = value[0] if isinstance(value, list) else value
+        first = value[0] if isinstance(value, list) and value else value
         return _directed(root, way, str(first)), False
     return str(setup.get("version", "")), False
 
 
+def scm_table(pyproject: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """[tool.setuptools_scm] where git gives the version; None where something else does."""
+    if pyproject.get("project", {}).get("version"):
+        return None
+    tool = pyproject.get("tool", {})
+    provider = str(_table(tool, "scikit-build", "metadata", "version").get("provider", ""))
+    if "setuptools_scm" in tool or provider.endswith("setuptools_scm"):
+        return _table(tool, "setuptools_scm")
+    return None
+
+
 def _requires_python(requires_python: str, root: Path) -> str:
     """The specifiers of requires-python, as PEP 440 writes them. Raises SourceError if they are not valid."""
-    specifiers = without_stars(requires_python)
     try:
+        if len(requires_python) > _LONGEST_SPECIFIER:
+            raise InvalidSpecifier(f"{requires_python[:60]!r}... is too long")
+        specifiers = without_stars(requires_python)
         SpecifierSet(specifiers)
     except InvalidSpecifier as error:
         raise SourceError(f"requires-python is not valid: {error}", where=str(root)) from None
     return specifiers
 
 
-def _scm_version(root: Path, table: Mapping[str, Any]) -> str:
-    """Version from git tags, by the project's own [tool.setuptools_scm]; never writes a version file."""
-    import setuptools_scm  # noqa: PLC0415 (slow to import, rarely needed)
-
-    settings: dict[str, Any] = {"relative_to": root / "pyproject.toml", **table}
-    # Two of these write a file into the source tree. The third stands in for missing tags, which are an error here:
-    # wheels of two commits would get the same version.
-    for key in ("write_to", "version_file", "fallback_version"):
-        settings.pop(key, None)
-    try:
-        return str(setuptools_scm.get_version(**settings))
-    except (LookupError, TypeError, ValueError) as error:
-        raise VersionError(
-            "git tags give no version",
-            where=f"{root}: {str(error).strip().splitlines()[0]}",
-            next_step="tag a commit, such as `git tag v1.2.3`, or fetch the tags: `git fetch --tags --unshallow`",
-        ) from None
-
-
 def _regex_version(root: Path, provider: Mapping[str, Any]) -> str | None:
     """Version by scikit-build-core's regex provider: https://scikit-build-core.readthedocs.io, dynamic metadata."""
-    path = root / str(provider.get("input", ""))
-    if not path.is_file():
-        return None
-    pattern = str(provider.get("regex", _PROVIDERS_REGEX))
-    match = re.search(pattern, path.read_text("utf-8", "replace"), re.MULTILINE)
-    return match.groupdict().get("value") if match else None
+    text = source_files.text(root, str(provider.get("input", "")) or ".")
+    pattern = provider.get("regex")
+    if pattern is None:
+        match = re.search(_PROVIDERS_REGEX, text, re.MULTILINE)
+        return match["value"] if match else None
+    try:
+        found = regex.find(str(pattern), text, "value", flags=re.MULTILINE)
+    except regex.RegexError as error:
+        raise VersionError(
+            "the source's own expression cannot be searched for",
+            where=f"{root}: [tool.scikit-build.metadata.version] regex: {error}",
+            next_step="set version in [tool.torch-build-farm] to what the source computes",
+        ) from None
+    return found[0] if found else None
 
 
 def _directed(root: Path, way: str, value: str) -> str:
@@ -217,30 +251,22 @@ def _directed(root: Path, way: str, value: str) -> str:
 
     `way` is `file`, with a path such as VERSION, or `attr`, with a name such as package.__version__ and a plain value.
     """
-    if way == "file":
-        path = root / value
-        return path.read_text("utf-8", "replace").strip() if path.is_file() else ""
-    # Parsed and not imported, which is what setuptools tries first too: an import may need torch or the compiled part.
-    module, _, name = value.rpartition(".")
-    stem = module.replace(".", "/")
-    for base in ("", "src"):
-        for file in (f"{stem}/__init__.py", f"{stem}.py"):
-            _, values = _parsed(root / base / file)
-            if values.get(name):
-                return str(values[name])
-    return ""
+    return source_files.text(root, value).strip() if way == "file" else attribute(root, value)
 
 
 def _package_info(root: Path) -> Message:
-    path = root / "PKG-INFO"
-    return HeaderParser().parsestr(path.read_text("utf-8", "replace") if path.is_file() else "")
+    # Headers, and behind them a description that nothing here reads.
+    headers, _, _ = source_files.text(root, "PKG-INFO", _LARGEST_PACKAGE_INFO).replace("\r\n", "\n").partition("\n\n")
+    return HeaderParser().parsestr(headers)
 
 
 def _setup_cfg(root: Path) -> dict[str, Any]:
     """The values of setup.cfg, under the names of setup()'s arguments."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read(root / "setup.cfg", "utf-8")
+        content = source_files.content(root, "setup.cfg").decode("utf-8")
+        # ConfigParser takes time by the square of a row of blanks, which mean nothing behind other characters.
+        parser.read_string(re.sub(r"(?<=\S)[^\S\n]+", " ", content))
     except (configparser.Error, UnicodeDecodeError):
         return {}
     options: dict[str, str] = {}
@@ -259,81 +285,6 @@ def _setup_cfg(root: Path) -> dict[str, Any]:
         lines = [line.strip() for line in options["install_requires"].splitlines()]
         arguments["install_requires"] = [line for line in lines if line]
     return arguments
-
-
-def setup_arguments(path: Path) -> dict[str, Any]:
-    """The keyword arguments that a setup.py passes to setup(), as far as their values are plain.
-
-    Plain are literals, names of plain values, f-strings and sums of them.
-    """
-    tree, values = _parsed(path)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        # setup(...), or setuptools.setup(...)
-        function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if function != "setup":
-            continue
-        arguments = {}
-        for keyword in node.keywords:
-            value = _value(keyword.value, values)
-            if keyword.arg and value is not None:
-                arguments[keyword.arg] = value
-        return arguments
-    return {}
-
-
-def _parsed(path: Path) -> tuple[ast.Module, dict[str, Any]]:
-    """The syntax tree of a Python file, and the plain values that it assigns to names.
-
-    Both are empty for a file that is missing or cannot be parsed. The first assignment to a name counts.
-    """
-    try:
-        tree = ast.parse(path.read_bytes())  # bytes: the parser obeys a coding comment and a byte order mark
-    except (OSError, SyntaxError, ValueError):
-        return ast.Module([], []), {}
-    values: dict[str, Any] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            target: ast.expr = node.targets[0]
-        elif isinstance(node, ast.AnnAssign) and node.value:
-            target = node.target
-        else:
-            continue
-        if isinstance(target, ast.Name) and node.value:
-            values.setdefault(target.id, _value(node.value, values))
-    return tree, values
-
-
-def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The value of a plain expression; None for any other."""
-    match node:
-        case ast.Name(id=name):
-            return names.get(name)
-        case ast.JoinedStr(values=parts):
-            texts = []
-            for part in parts:
-                expression = part.value if isinstance(part, ast.FormattedValue) else part
-                texts.append(_value(expression, names))
-            return None if None in texts else "".join(map(str, texts))
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _sum(_value(left, names), _value(right, names))
-        case ast.List(elts=elements):
-            items = [_value(element, names) for element in elements]
-            return None if None in items else items
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError):
-        return None
-
-
-def _sum(left: Any, right: Any) -> str | list[Any] | None:
-    """`left` + `right` for two strings or two lists; None for anything else."""
-    if isinstance(left, str) and isinstance(right, str):
-        return left + right
-    if isinstance(left, list) and isinstance(right, list):
-        return left + right
-    return None
 
 
 def _table(value: object, *names: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> So
     project, VersionError for one without a version, ConfigError for an invalid pattern.
     """
     document = metadata.document(origin.root)
-    stated = metadata.read(origin.root, document, version)
+    stated = metadata.read(origin.root, document, version, origin.answer)
     patterns = [] if origin.sealed else list(_NEVER)
     # An sdist's list of files (SOURCES.txt in its .egg-info) decides what setuptools installs as package data.
     if patterns and (origin.root / "PKG-INFO").is_file():

@@ -1,0 +1,128 @@
+"""What a Python file says in plain values, read as a syntax tree and never run.
+
+Own code: setuptools reads `attr:` in the same way first, and imports the module where that does not do.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch_build_farm.project import source_files
+
+_Sized = TypeVar("_Sized", str, list[Any])
+_LONGEST = 5_000  # characters, or items: sums and f-strings of names double with each line
+_SCALARS = (str, int, float)
+_INTEGERS = range(-(2**63), 2**63)  # Python refuses to print one of thousands of digits
+
+
+def setup_arguments(root: Path) -> dict[str, Any]:
+    """The keyword arguments that the tree's setup.py passes to setup(), as far as their values are plain.
+
+    Plain are literals, names of plain values, f-strings and sums of them. Raises SourceError where the file cannot be
+    read.
+    """
+    tree, values = _parsed(root, "setup.py")
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        # setup(...), or setuptools.setup(...)
+        function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if function != "setup":
+            continue
+        arguments = {}
+        for keyword in node.keywords:
+            value = _value(keyword.value, values)
+            if keyword.arg and value is not None:
+                arguments[keyword.arg] = value
+        return arguments
+    return {}
+
+
+def attribute(root: Path, reference: str) -> str:
+    """The plain value that a module of the tree assigns to a name, such as package.__version__; empty without one.
+
+    Raises SourceError where the module's file cannot be read.
+    """
+    *module, name = reference.split(".")
+    if not all(part.isidentifier() for part in (*module, name)):
+        return ""
+    stem = "/".join(module)
+    # Parsed and not imported, which is what setuptools tries first too: an import may need torch or the compiled part.
+    for base in ("", "src/"):
+        for file in (f"{base}{stem}/__init__.py" if stem else "", f"{base}{stem}.py" if stem else ""):
+            values = _parsed(root, file)[1] if file else {}
+            if values.get(name) and isinstance(values[name], _SCALARS):
+                return str(values[name])
+    return ""
+
+
+def _parsed(root: Path, name: str) -> tuple[ast.Module, dict[str, Any]]:
+    """The syntax tree of a Python file, and the plain values that it assigns to names.
+
+    Both are empty for a file that is missing or cannot be parsed. The first assignment to a name counts.
+    """
+    try:
+        # Bytes: the parser obeys a coding comment and a byte order mark.
+        tree = ast.parse(source_files.content(root, name))
+        values: dict[str, Any] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                target: ast.expr = node.targets[0]
+            elif isinstance(node, ast.AnnAssign) and node.value:
+                target = node.target
+            else:
+                continue
+            if isinstance(target, ast.Name) and node.value:
+                values.setdefault(target.id, _value(node.value, values))
+    # RecursionError and MemoryError: the parser's own, for what is nested too deeply.
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.Module([], []), {}
+    return tree, values
+
+
+def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """The value of a plain expression; None for any other, and for one that is nested deeply or grows large."""
+    try:
+        return _plain(node, names)
+    except RecursionError:
+        return None
+
+
+def _plain(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Name(id=name):
+            return names.get(name)
+        case ast.JoinedStr(values=parts):
+            texts = []
+            for part in parts:
+                expression = part.value if isinstance(part, ast.FormattedValue) else part
+                text = _plain(expression, names)
+                texts.append(text if isinstance(text, _SCALARS) else None)
+            return None if None in texts else _bounded("".join(map(str, texts)))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _sum(_plain(left, names), _plain(right, names))
+        case ast.List(elts=elements):
+            items = [_plain(element, names) for element in elements]
+            # Lists of lists that names share double with each line as well, once they are written out.
+            return _bounded(items) if all(isinstance(item, _SCALARS) for item in items) else None
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError):
+        return None
+    return None if isinstance(value, int) and value not in _INTEGERS else value
+
+
+def _sum(left: Any, right: Any) -> str | list[Any] | None:
+    """`left` + `right` for two strings or two lists; None for anything else."""
+    if isinstance(left, str) and isinstance(right, str):
+        return _bounded(left + right)
+    if isinstance(left, list) and isinstance(right, list):
+        return _bounded(left + right)
+    return None
+
+
+def _bounded(value: _Sized) -> _Sized | None:
+    return value if len(value) <= _LONGEST else None
