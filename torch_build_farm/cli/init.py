@@ -17,7 +17,7 @@ from torch_build_farm.core.archives import unpack
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.project import scaffold
-from torch_build_farm.project.fetch import Fetcher, only_folder
+from torch_build_farm.project.fetch import Fetcher, Origin, only_folder
 from torch_build_farm.project.settings import TABLE
 from torch_build_farm.project.variant import read_variants
 
@@ -57,7 +57,7 @@ def _init_tree(context: Context, tree: Path, folder: Path | None) -> None:
     origin = {}
     if folder and folder.resolve() != tree.resolve():
         origin["source"] = os.path.relpath(tree, folder)
-    _write_project(context, scaffold.look(tree), origin, folder or tree)
+    _write_project(context, scaffold.look(Origin(tree)), origin, folder or tree)
 
 
 def _init_sdist(context: Context, source: str, folder: Path | None) -> None:
@@ -68,7 +68,8 @@ def _init_sdist(context: Context, source: str, folder: Path | None) -> None:
         if not archive.is_file():
             archive = fetcher.download(_requirement(source), scratch)
         unpack(archive, scratch / "tree")
-        tree = scaffold.look(only_folder(scratch / "tree"))
+        # What an archive holds is no repository, even if it holds a .git.
+        tree = scaffold.look(Origin(only_folder(scratch / "tree"), "sdist", sealed=True))
         if not (tree.name and tree.version):
             raise UsageError(
                 f"{archive.name} is not an sdist: it does not state its name and version",

@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import VersionError
 from torch_build_farm.project import metadata
+from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.settings import TABLE, Settings
 from torch_build_farm.project.tables import adapter
 from torch_build_farm.project.variant import Variant
@@ -38,11 +39,12 @@ class SourceFacts:
     variables: tuple[str, ...]  # environment variables that setup.py reads
 
 
-def look(root: Path) -> SourceFacts:
-    """The facts of the tree at `root`. Raises SourceError where there is no Python project."""
+def look(origin: Origin) -> SourceFacts:
+    """The facts of a source tree. Raises SourceError where there is no Python project."""
+    root = origin.root
     document = metadata.document(root)
     try:
-        stated = metadata.read(root, document)
+        stated = metadata.read(root, document, answers=origin.answer)
         version = stated.version
     except VersionError:
         # Everything else is still worth knowing; the file gets the version to be filled in.
