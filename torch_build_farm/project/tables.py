@@ -7,7 +7,6 @@ editors use.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -29,6 +28,7 @@ from pydantic import (
 from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails
 
+from torch_build_farm.core import toml
 from torch_build_farm.core.errors import nearest
 from torch_build_farm.core.versions import CPython, Minor
 
@@ -153,8 +153,8 @@ def adapter(shape: type[Shape]) -> TypeAdapter[Shape]:
 def load_toml(path: Path, problems: list[str]) -> dict[str, Any] | None:
     """The content of a TOML file; None, and a line in `problems`, where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return toml.load(path)
+    except toml.TomlError as error:
         problems.append(f"{path}: not valid TOML: {error}")
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")

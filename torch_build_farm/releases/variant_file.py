@@ -12,6 +12,7 @@ from typing import Any
 import tomlkit
 from tomlkit import TOMLDocument
 
+from torch_build_farm.core import toml
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.project.variant import read_variants
@@ -100,8 +101,8 @@ def _updated(path: Path, text: str, facts: Facts, listing: Listing) -> tuple[str
     Every other value that the file has stays. The second result has a line for each of these that differs.
     """
     try:
-        document = tomlkit.parse(text)
-    except ValueError as error:  # tomlkit's errors are ValueErrors
+        document = toml.editable(text)
+    except toml.TomlError as error:
         raise ConfigError(f"{path}: {error}", next_step="correct it, or remove it to have it written anew") from None
     kept = []
     old: dict[str, Any] = document.unwrap()
