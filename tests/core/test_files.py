@@ -150,6 +150,17 @@ def test_a_tree_that_its_owner_may_not_write_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "tree").exists()
 
 
+def test_a_tree_deeper_than_pythons_stack_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1000):
+        Path("deep").mkdir()
+        os.chdir("deep")
+    os.chdir(tmp_path)
+    (tmp_path / "deep" / "file").write_bytes(b"12345")
+    assert remove(tmp_path / "deep") == 5
+    assert not (tmp_path / "deep").exists()
+
+
 def test_a_lock_is_not_a_link(tmp_path: Path) -> None:
     (tmp_path / "lock").symlink_to("elsewhere")
     with pytest.raises(OSError, match="symbolic links"), locks.hold(tmp_path / "lock"):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from torch_build_farm.core.errors import BuildError
 
+_DEEP = 1000  # characters of a path below a folder that is removed
 _LEFT_BEHIND_S = 3600.0  # since the last write to a scratch file; writing a wheel takes seconds
 
 
@@ -96,28 +97,24 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         if path.exists():
             with contextlib.suppress(OSError):
-                _remove_level_by_level(path)
+                _make_removable(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_level_by_level(path: Path) -> None:
-    """Remove a folder by moving what is in its folders up into it, so that no path grows long. Raises OSError."""
+def _make_removable(path: Path) -> None:
+    """Let the owner write each folder below `path`, and move what lies deep up into it. Raises OSError."""
     path.chmod(0o700)
-    number = 0
-    while entries := list(os.scandir(path)):
-        for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                Path(entry.path).unlink()
-                continue
-            folder = Path(entry.path)
+    folders = [str(path)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            inner = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for name in inner:
+            folder = Path(name)
             folder.chmod(0o700)
-            for inner in list(os.scandir(folder)):
-                if inner.is_dir(follow_symlinks=False):
-                    number += 1
-                    Path(inner.path).chmod(0o700)  # the system writes a folder's `..` when it moves
-                    Path(inner.path).rename(path / f".{os.urandom(4).hex()}.{number}")
-                else:
-                    Path(inner.path).unlink()
-            folder.rmdir()
+            # A name has a character and a slash at least: that many folders fit Python's stack.
+            if len(name) - len(str(path)) > _DEEP:
+                folder = folder.rename(path / f".{os.urandom(8).hex()}")
+            folders.append(str(folder))
 
 
 def clear(folder: Path) -> None:

@@ -261,7 +261,8 @@ class _LocalBuild:
 
     def _install(self, requirements: set[str]) -> SharedFiles:
         """Install requirements; returns what the environment then shares with the store."""
-        self._uv("pip", "install", "--python", str(self.home), *sorted(requirements))
+        if requirements:
+            self._uv("pip", "install", "--python", str(self.home), *sorted(requirements))
         return share(self.engine.store, self.home, self.request.job.id, self.request.shell.log)
 
     def run(self) -> Path:
@@ -315,7 +316,7 @@ class _LocalBuild:
         remove_tree(request.peak)
         replace_text(request.peak, f"{self.peak_mb:.0f}")
         # The back end says how the wheel is called.
-        return check_regular(inside(request.out, str(Path(wheel).relative_to(request.out))))
+        return check_regular(inside(request.out, wheel.removeprefix(f"{request.out}/")))
 
 
 def nvcc_release(nvcc: str, env: Mapping[str, str] | None = None) -> str:

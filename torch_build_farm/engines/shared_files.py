@@ -221,13 +221,28 @@ def _make_own(path: Path) -> None:
 
 def _drop(store: TorchStore, folder: _Folder) -> None:
     """Remove a folder of which a file was edited, and what depends on it, from the store."""
-    # Renamed first: at once nobody finds it any more. uv unpacks what it does not find.
+    # Renamed first: at once nobody finds it any more.
     removed = folder.path.with_name(f".edited-{os.urandom(4).hex()}")
     with contextlib.suppress(FileNotFoundError):
         folder.path.rename(removed)
     folder.note.unlink(missing_ok=True)
+    for pointer in store.uv_cache.glob("wheels-v*"):
+        _remove_pointers(pointer, folder.path.name)
     for info in removed.glob("torch-*.dist-info"):
         for compiled in store.bytecode.glob(f"*/{info.name}*"):
             remove_tree(compiled)
     remove_tree(removed)
     store.forget()
+
+
+def _remove_pointers(folder: Path, package: str) -> None:
+    """Remove what in uv's folder of wheels points to an unpacked package, so that uv unpacks it anew.
+
+    uv follows a link, or a note NAME.rev beside it for a wheel that is a local file, such as torch's SDK. `uv cache
+    clean` would remove every release of the name.
+    """
+    for entry in walk(folder):
+        path = Path(entry.path)
+        if entry.is_symlink() and path.readlink().name == package:
+            path.with_name(f"{path.name}.rev").unlink(missing_ok=True)
+            path.unlink()
