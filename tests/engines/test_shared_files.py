@@ -74,9 +74,13 @@ def test_edits_of_small_packages_stay_in_their_environment(machine: Machine) -> 
 
 @pytest.mark.parametrize("when", ["in_first_hook", "in_build"])
 def test_an_edit_of_a_large_package_fails_the_build_and_reaches_no_other(machine: Machine, when: str) -> None:
+    edit = append("large/__init__.py", machine.trace)
     with pytest.raises(BuildError, match=r"edited in place: large/__init__\.py") as caught:
         machine.build(
-            **{when: append("large/__init__.py", machine.trace)}, requires=("small", "large"), further=("small",)
+            edit if when == "in_build" else "pass",
+            in_first_hook=edit if when == "in_first_hook" else "pass",
+            requires=("small", "large"),
+            further=("small",),
         )
     assert JOB.id in caught.value.what
     # Releases that the store had are looked for anew.
