@@ -182,7 +182,9 @@ class Front:
         if not entries:
             return b""
         if self.html:
-            links = "".join(f'<a href="{one["url"]}">{one["filename"]}</a>\n' for one in entries)
+            links = "".join(
+                f'<a href="{one["url"]}#sha256={one["hashes"]["sha256"]}">{one["filename"]}</a>\n' for one in entries
+            )
             return f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
         for entry in entries:
             if not entry.get("requires-python"):

@@ -7,12 +7,13 @@ resumes a connection that breaks in the middle of an answer.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from torch_build_farm.core.errors import PackageIndexError
 from torch_build_farm.core.urls import public
@@ -192,3 +193,35 @@ class Ranges:
         if (first_byte, last_byte + 1) != expected:
             raise self.error("the server sends a range other than the requested one")
         return expected
+
+
+class FileRanges:
+    """A remote file that was downloaded whole, read as `Ranges` reads the file itself. Threads may share it.
+
+    `fetched` and `requests` are those of the download.
+    """
+
+    def __init__(self, file: IO[bytes], remote: Ranges) -> None:
+        self._file, self._remote = file, remote
+        self.name, self.size, self.fetched, self.requests = remote.name, remote.size, remote.fetched, remote.requests
+
+    def error(self, reason: str) -> PackageIndexError:
+        """The error that `reason` makes of this file."""
+        return self._remote.error(reason)
+
+    def tail(self, size: int) -> bytes:
+        """The last `size` bytes, or all of a smaller file."""
+        return self.get(max(0, self.size - size), self.size)
+
+    def get(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to before `end`."""
+        return b"".join(self.pieces(start, end))
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """The same, piece by piece."""
+        while start < end:
+            piece = os.pread(self._file.fileno(), min(_PIECE, end - start), start)
+            if not piece:
+                raise self.error("it ends too early")
+            start += len(piece)
+            yield piece

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch_build_farm.core.remote_wheel import RemoteWheel
 
 NOT_FOUND = 404
+_LARGEST_WHEEL = 8 << 30  # bytes; torch's have 0.5 to 0.9 GB
 _SMALL = 1 << 16  # bytes of a wheel's end that hold the directory of one with a few hundred members
 
 
@@ -188,6 +191,31 @@ class PackageIndex:
             RemoteWheel(client.s, file.url, file.filename, limits) as wheel,
         ):
             yield wheel
+
+    @contextmanager
+    def open_downloaded(self, file: DistributionPackage, folder: Path) -> Iterator[RemoteWheel]:
+        """A wheel that is downloaded whole and compared with the SHA-256 that the index states, and then read.
+
+        It lies in `folder` as long as the block lasts. Raises PackageIndexError where it is another file, or the index
+        states no SHA-256.
+        """
+        from torch_build_farm.core.http_ranges import FileRanges, Ranges  # noqa: PLC0415 (seldom wanted)
+        from torch_build_farm.core.remote_wheel import RemoteWheel  # noqa: PLC0415
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._client(f"{file.filename}") as client, tempfile.TemporaryFile(dir=folder) as copy:
+            remote = Ranges(client.s, file.url, file.filename, self.limits)
+            remote.tail(1)  # which learns the size
+            if remote.size > _LARGEST_WHEEL:
+                raise remote.error(f"it has {remote.size} bytes")
+            digest = hashlib.sha256()
+            for piece in remote.pieces(0, remote.size):
+                digest.update(piece)
+                copy.write(piece)
+            copy.flush()
+            if digest.hexdigest() != (file.digests or {}).get("sha256"):
+                raise remote.error("it is not the file whose SHA-256 the index states")
+            yield RemoteWheel.of(FileRanges(copy, remote), self.limits)
 
     def metadata(self, file: DistributionPackage) -> str:
         """A wheel's METADATA: as a file of its own if the index has one (PEP 658), else read out of the wheel.

@@ -7,6 +7,7 @@ threads while it reads.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zipfile
@@ -14,10 +15,12 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self, cast
+from typing import IO, TYPE_CHECKING, Protocol, Self, cast
 from zipfile import ZipInfo
 
+from torch_build_farm.core.archives import zip_entries
 from torch_build_farm.core.http_ranges import DEFAULT_LIMITS, Limits, Ranges
+from torch_build_farm.core.tar_members import UnsafeArchiveError
 
 if TYPE_CHECKING:
     from requests import Session
@@ -29,10 +32,24 @@ _EXTRA = 64  # bytes of a local header's extra field that are read along: it is 
 _INFLATED = 1 << 20  # bytes of a member's content that are in memory at once when it is read in chunks
 
 
+class ByteSource(Protocol):
+    """A file that is read in ranges: remote (`http_ranges.Ranges`), or a copy of it on disk (`FileRanges`)."""
+
+    name: str
+    size: int
+    fetched: int
+    requests: int
+
+    def error(self, reason: str) -> PackageIndexError: ...
+    def tail(self, size: int) -> bytes: ...
+    def get(self, start: int, end: int) -> bytes: ...
+    def pieces(self, start: int, end: int) -> Iterator[bytes]: ...
+
+
 class _RemoteFile(io.RawIOBase):
     """The remote file as zipfile wants it. Its end is read at once, since zipfile reads it in small pieces."""
 
-    def __init__(self, ranges: Ranges, limits: Limits) -> None:
+    def __init__(self, ranges: ByteSource, limits: Limits) -> None:
         self._ranges, self._position = ranges, 0
         self._longest_read = limits.longest_directory
         self._tail = ranges.tail(limits.directory)
@@ -88,16 +105,29 @@ class RemoteWheel:
 
     `members` by path, `fetched` bytes and `requests` so far. Every method raises PackageIndexError where the server
     does not answer range requests, the wheel changes between two requests, answers are cut short, or a member is
-    damaged.
+    damaged, and where the wheel's directory has a name that leads out of it, or the same name twice.
     """
 
     def __init__(self, session: Session, url: str, name: str = "", limits: Limits = DEFAULT_LIMITS) -> None:
-        self._ranges, self._limits = Ranges(session, url, name, limits), limits
-        self.name = self._ranges.name
+        self._open(Ranges(session, url, name, limits), limits)
+
+    @classmethod
+    def of(cls, source: ByteSource, limits: Limits = DEFAULT_LIMITS) -> Self:
+        """The wheel that a source of bytes has."""
+        wheel = cls.__new__(cls)
+        wheel._open(source, limits)
+        return wheel
+
+    def _open(self, source: ByteSource, limits: Limits) -> None:
+        self._ranges, self._limits = source, limits
+        self.name = source.name
+        self._digests: Mapping[str, bytes] | None = None
         try:
-            with zipfile.ZipFile(_RemoteFile(self._ranges, limits)) as archive:
-                entries = archive.infolist()
+            with zipfile.ZipFile(_RemoteFile(source, limits)) as archive:
+                entries = zip_entries(archive, source.size)
                 directory_start = archive.start_dir
+        except UnsafeArchiveError as error:
+            raise self.error(str(error)) from None
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
             raise self.error(f"it is not a zip file: {error}") from None
         if any(entry.header_offset >= directory_start for entry in entries):
@@ -126,6 +156,13 @@ class RemoteWheel:
     def error(self, reason: str) -> PackageIndexError:
         """The error that `reason` makes of this wheel."""
         return self._ranges.error(reason)
+
+    def expect(self, digests: Mapping[str, bytes]) -> None:
+        """From now on read members only as they are listed here, by path with their SHA-256.
+
+        `raw` and `chunks`, which return parts of a member, are not compared.
+        """
+        self._digests = digests
 
     def member(self, path: str) -> ZipInfo:
         if path not in self.members:
@@ -196,7 +233,10 @@ class RemoteWheel:
         return self.read_many([path])[path]
 
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """The contents of members by path. Neighbours, such as torch's headers, are fetched in one range."""
+        """The contents of members by path, compared with what `expect` was told.
+
+        Neighbours, such as torch's headers, are fetched in one range.
+        """
         members = [self.member(path) for path in set(paths)]
         if sum(member.file_size for member in members) > self._limits.inflated:
             raise self.error(f"what is read of it has more than {self._limits.inflated} bytes inflated")
@@ -213,8 +253,14 @@ class RemoteWheel:
             fetched = memoryview(self._ranges.get(start, self._end(group[-1])))
             for member in group:
                 stored = fetched[member.header_offset - start : self._end(member) - start]
-                contents[member.filename] = self._content(member, stored)
+                contents[member.filename] = self._expected(member, self._content(member, stored))
         return contents
+
+    def _expected(self, member: ZipInfo, content: bytes) -> bytes:
+        """The content, once it is compared with what `expect` was told."""
+        if self._digests is not None and self._digests.get(member.filename) != hashlib.sha256(content).digest():
+            raise self.error(f"{member.filename} is not what its RECORD lists")
+        return content
 
     def _fits(self, group: list[ZipInfo], member: ZipInfo) -> bool:
         """Whether a member is near enough to the group before it to be fetched in the same range."""

@@ -6,6 +6,7 @@ import re
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -13,14 +14,21 @@ from typing import TYPE_CHECKING
 from torch_build_farm.core.errors import AuditError, ToolError
 from torch_build_farm.core.files import replace_folder
 from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.paths import inside
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.releases import symbol_types, type_layouts
+from torch_build_farm.releases import symbol_types, torch_wheel, type_layouts
 from torch_build_farm.releases.header_lines import HeaderLines, assertion_lines
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.symbol_table import SYSTEM_LIBRARIES, ReleaseFiles, SymbolTable, Unit
-from torch_build_farm.releases.table_files import HEADER_LINES_FILE, KINDS_FILE, LAYOUTS_FILE, SYMBOLS_FILE
+from torch_build_farm.releases.table_files import (
+    HEADER_LINES_FILE,
+    KINDS_FILE,
+    LAYOUTS_FILE,
+    RECORDS_FILE,
+    SYMBOLS_FILE,
+)
 from torch_build_farm.releases.type_layouts import Layout, Layouts
 from torch_build_farm.wheels.elf import library, symbol
 from torch_build_farm.wheels.elf.partial import Exported
@@ -48,7 +56,8 @@ class CollectedRelease:
     """One release: the names of each unit with their kinds, the lines of its headers, the layouts of its types.
 
     `fetched` is the number of bytes that came from the package index. `wheels` are the SHA-256 of the release's wheels
-    by CPython tag, as the package index states them, empty where it does not.
+    by CPython tag, as the package index states them, empty where it does not. `records` are the SHA-256 of the RECORDs
+    of the wheels that were read, by the wheels'.
     """
 
     release: ReleaseFiles
@@ -57,6 +66,7 @@ class CollectedRelease:
     layouts: Layouts
     fetched: int
     wheels: Mapping[str, str]
+    records: Mapping[str, str]
 
 
 def wheels_of(release: str, index: PackageIndex) -> Mapping[str, DistributionPackage]:
@@ -68,18 +78,31 @@ def wheels_of(release: str, index: PackageIndex) -> Mapping[str, DistributionPac
 
 
 def read_release(
-    release: str, index: PackageIndex, shell: Shell, say: Callable[[str], None], pythons: Iterable[str] = ()
+    release: str,
+    index: PackageIndex,
+    shell: Shell,
+    say: Callable[[str], None],
+    pythons: Iterable[str] = (),
+    *,
+    whole: bool = True,
 ) -> CollectedRelease:
     """Read a release: the wheel for one CPython, and for the others of `pythons` (tags) libtorch_python alone.
 
-    Tags that the release has no wheel for are ignored. `say` gets a line of progress after each wheel. Raises
-    UnknownTorchError or PackageIndexError; ToolError without g++, AuditError if the layout probe does not compile.
+    Tags that the release has no wheel for are ignored. `say` gets a line of progress after each wheel. Names are read
+    from parts of libraries: with `whole` these are parts of the very file that the index means, since all of it is
+    downloaded; without, the names are as true as the connection. Raises UnknownTorchError or PackageIndexError;
+    ToolError without g++, AuditError if the layout probe does not compile.
     """
     wheels = wheels_of(release, index)
     tags = [tag for tag in pythons if tag in wheels]
     main_tag = _main_tag(tags, wheels)
+    records = {}
 
-    with index.open_wheel(wheels[main_tag]) as wheel:
+    def opened(tag: str) -> AbstractContextManager[RemoteWheel]:
+        return torch_wheel.opened(wheels[tag], index, shell.cwd, say, whole=whole)
+
+    with opened(main_tag) as wheel:
+        records[torch_wheel.stated_sha256(wheels[main_tag])] = torch_wheel.record_sha256(wheel)
         exported = _units(release, main_tag, torch_libraries(wheel))
         name_count = sum(map(len, exported.values()))
         say(f"{wheels[main_tag].filename}: {name_count} names, {wheel.fetched / 1e6:.1f} MB fetched")
@@ -92,7 +115,8 @@ def read_release(
     for tag in tags:
         if tag == main_tag:
             continue
-        with index.open_wheel(wheels[tag]) as wheel:
+        with opened(tag) as wheel:
+            records[torch_wheel.stated_sha256(wheels[tag])] = torch_wheel.record_sha256(wheel)
             exported |= _units(release, tag, torch_libraries(wheel, of_python=True))
             say(f"{wheels[tag].filename}: {wheel.fetched / 1e6:.1f} MB fetched")
             fetched += wheel.fetched
@@ -111,6 +135,7 @@ def read_release(
         Layouts({release: layouts}),
         fetched,
         hashes,
+        records,
     )
 
 
@@ -172,7 +197,7 @@ def _compile_layouts(headers: Mapping[str, bytes], shell: Shell) -> dict[str, La
     with tempfile.TemporaryDirectory() as scratch:
         include = Path(scratch) / "include"
         for path, content in headers.items():
-            header = include / path
+            header = inside(include, path)
             header.parent.mkdir(parents=True, exist_ok=True)
             header.write_bytes(content)
         # A shared library, so that the linker puts the names into the debug information; nothing of it is ever run.
@@ -217,13 +242,14 @@ def _system_library(name: str) -> Path:
 
 
 def write(folder: Path, collected: Sequence[CollectedRelease], system: Mapping[Unit, frozenset[str]]) -> None:
-    """Write the four tables of these releases, all or none; `system` are units that belong to no release."""
+    """Write the tables of these releases, all or none; `system` are units that belong to no release."""
     exported: dict[Unit, Iterable[str]] = {**system}
     kinds: dict[Unit, Mapping[str, Kind]] = {}
     lines_by_release: dict[str, Mapping[str, frozenset[int]]] = {}
     layouts = Layouts({})
     releases: list[ReleaseFiles] = []
     wheels: dict[str, Mapping[str, str]] = {}
+    records: dict[str, str] = {}
     for release in collected:
         exported |= release.exported
         kinds |= release.exported
@@ -231,6 +257,7 @@ def write(folder: Path, collected: Sequence[CollectedRelease], system: Mapping[U
         layouts = layouts.extended_by(release.layouts)
         releases.append(release.release)
         wheels[release.release.name] = release.wheels
+        records |= release.records
     table = SymbolTable.of(releases, exported)
     kinds_content = symbol_types.to_bytes(table, kinds, wheels)
     with replace_folder(folder) as scratch:
@@ -238,3 +265,4 @@ def write(folder: Path, collected: Sequence[CollectedRelease], system: Mapping[U
         (scratch / KINDS_FILE).write_bytes(kinds_content)
         (scratch / HEADER_LINES_FILE).write_bytes(HeaderLines(lines_by_release).to_bytes())
         (scratch / LAYOUTS_FILE).write_bytes(layouts.to_bytes())
+        (scratch / RECORDS_FILE).write_text(torch_wheel.records_text(records), "utf-8")

@@ -16,6 +16,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.releases import torch_wheel
 from torch_build_farm.releases.listing import Listing, Release
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _read_first_available(release: Release, index: PackageIndex) -> tuple[str, _
     first_error: PackageIndexError | None = None
     for tag in tags:
         try:
-            with index.open_wheel(release.wheels[tag]) as wheel:
+            with torch_wheel.looked_at(release.wheels[tag], index) as wheel:
                 return tag, _WheelContent.read(wheel)
         except PackageIndexError as error:
             first_error = first_error or error

@@ -13,6 +13,7 @@ from torch_build_farm.core.store import default_folder
 SHIPPED = DATA / "torch"
 # The files of a folder of tables. KINDS_FILE, which the SDK's stubs are made of, is not among `files_read`.
 SYMBOLS_FILE, KINDS_FILE, HEADER_LINES_FILE, LAYOUTS_FILE = "symbols.xz", "kinds.xz", "marks.xz", "layouts.xz"
+RECORDS_FILE = "records.json"  # of torch_wheel.py
 
 
 def added_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Iterable
@@ -46,3 +47,13 @@ def read_record(content: bytes) -> dict[str, RecordEntry]:
     except InvalidRecordEntry as error:
         raise ValueError(f"RECORD cannot be read: {error}") from None
     return entries
+
+
+def sha256_by_member(content: bytes) -> dict[str, bytes]:
+    """The SHA-256 of the members that RECORD lists with one. Raises ValueError as `read_record` does."""
+    digests = {}
+    for path, entry in read_record(content).items():
+        if entry.hash_ and entry.hash_.name == "sha256":
+            # Base64 without its padding (PEP 427).
+            digests[path] = base64.urlsafe_b64decode(entry.hash_.value + "=" * (-len(entry.hash_.value) % 4))
+    return digests

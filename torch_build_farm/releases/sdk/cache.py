@@ -15,15 +15,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch_build_farm import __version__
-from torch_build_farm.core.errors import UnknownTorchError, nearest
+from torch_build_farm.core.errors import UnknownTorchError, UnsafeNameError, nearest
 from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.paths import file_in
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
+from torch_build_farm.releases import torch_wheel
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.sdk import CONSTRAINTS, VARIABLE, exported_names, members, wheel
 
-_SCHEMA = 2
+_SCHEMA = 3  # 2 was of a file that was not compared with the index's SHA-256
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Sdk:
     """An SDK: its wheel, in a folder that is named by the wheel's SHA-256 and holds its constraint, and nothing else.
 
     `python` is a CPython's tag. `made_of` is torch's wheel by file name, `made_of_sha256` its SHA-256 as the package
-    index states it, empty if it does not; `fetched` bytes came from there.
+    index states it; `fetched` bytes came from there.
     """
 
     release: str
@@ -58,18 +60,18 @@ def find(store: TorchStore, release: str, python: CPython, index: PackageIndex) 
         # The SDK of another version of the farm may be made in another way.
         if (note.pop("schema"), note.pop("farm"), note.pop("index")) != (_SCHEMA, __version__, _index_identity(index)):
             return None
-        wheel_path = store.root / "sdk" / note["sha256"] / note["wheel"]
+        wheel_path = file_in(file_in(store.root / "sdk", note["sha256"]), note["wheel"])
         sdk = Sdk(**{**note, "wheel": wheel_path})
         return sdk if _is_intact(sdk.wheel, sdk.sha256) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UnsafeNameError):
         return None
 
 
 def get(store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None]) -> Sdk:
     """The SDK of a release, made now unless the store has it. Hold the store's lock `lock_name(release, python)`.
 
-    `say` gets a line when an SDK has been made. Raises PackageIndexError if torch's wheel cannot be read in parts,
-    UnknownTorchError if there is none, SdkError if the SDK would not be right.
+    `say` gets a line when an SDK has been made. Raises PackageIndexError if torch's wheel cannot be read or is not
+    the one that the index means, UnknownTorchError if there is none, SdkError if the SDK would not be right.
     """
     return find(store, release, python, index) or make(store, release, python, index, say)
 
@@ -89,21 +91,22 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
             where="the package index",
             next_step=nearest(python.tag, sorted(wheels)),
         )
-    torch_wheel = wheels[python.tag]
-    stated_sha256 = str((torch_wheel.digests or {}).get("sha256", ""))
-    with index.open_wheel(torch_wheel) as remote:
+    file = wheels[python.tag]
+    sha256_of_torch = torch_wheel.stated_sha256(file)
+    # Most releases are in the tables. The names of others are read from parts of the libraries, which no RECORD lists:
+    # so the whole wheel has to be the one that the index means.
+    libraries = exported_names.from_tables(release, python.tag, sha256_of_torch)
+    with torch_wheel.opened(file, index, store.root / "sdk", say, whole=not libraries) as remote:
         torch_members = members.read(remote)
-        # Most releases are in the tables, which saves reading some 13 MB of the libraries themselves.
-        libraries = exported_names.from_tables(release, python.tag, stated_sha256)
         if not libraries:
             libraries = exported_names.from_wheel(remote)
         fetched = remote.fetched
-    contents = wheel.contents(torch_members, libraries, torch_wheel.filename)
+    contents = wheel.contents(torch_members, libraries, file.filename)
 
     scratch = store.root / "sdk" / f".{release}-{python.tag}"
     shutil.rmtree(scratch, ignore_errors=True)  # left by a farm that was killed
     scratch.mkdir(parents=True)
-    path = scratch / wheel.filename_of(torch_wheel.filename)
+    path = scratch / wheel.filename_of(file.filename)
     wheel.write(path, contents)
     # A constraint reaches the environment of a build, and one with a URL leaves uv no other torch to choose.
     (scratch / CONSTRAINTS).write_text(f"torch @ file://${{{VARIABLE}}}/{path.name}\n", "utf-8")
@@ -115,7 +118,7 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     shutil.rmtree(scratch, ignore_errors=True)
-    sdk = Sdk(release, python.tag, folder / path.name, digest, torch_wheel.filename, stated_sha256, fetched)
+    sdk = Sdk(release, python.tag, folder / path.name, digest, file.filename, sha256_of_torch, fetched)
     _write_note(_note_path(store, release, python), sdk, index)
     say(f"torch's SDK {release}: {fetched / 1e6:.1f} MB, {time.monotonic() - start:.1f} s")
     return sdk

@@ -1,6 +1,6 @@
 """What an SDK takes out of torch's wheel unchanged: headers, CMake files, and the modules with its version.
 
-Read by range requests, some 11 MB; every member is compared with the SHA-256 in the wheel's own RECORD (PEP 427).
+Read by range requests, some 11 MB; every member is compared with the wheel's RECORD (torch_wheel.py).
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from torch_build_farm.wheels.record import read_record, record_path
 
 if TYPE_CHECKING:
     from torch_build_farm.core.remote_wheel import RemoteWheel
@@ -22,18 +20,5 @@ _MEMBERS = re.compile(
 
 
 def read(wheel: RemoteWheel) -> Mapping[str, bytes]:
-    """The members by path.
-
-    Raises PackageIndexError where the wheel cannot be read, or a member does not have the SHA-256 that RECORD lists.
-    """
-    try:
-        entries = read_record(wheel.read(record_path(wheel.members)))
-    except ValueError as error:
-        raise wheel.error(str(error)) from None
-    contents = wheel.read_many(path for path in wheel.members if _MEMBERS.fullmatch(path))
-    for path, content in contents.items():
-        entry = entries.get(path)
-        digest = entry.hash_ if entry else None
-        if digest is None or digest.name != "sha256" or not digest.validate(content):
-            raise wheel.error(f"{path} is not what its RECORD lists")
-    return contents
+    """The members of torch's wheel by path. Raises PackageIndexError where one cannot be read."""
+    return wheel.read_many(path for path in wheel.members if _MEMBERS.fullmatch(path))
