@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch_build_farm.core.remote_wheel import RemoteWheel
 
 NOT_FOUND = 404
-_LARGEST_WHEEL = 8 << 30  # bytes; torch's have 0.5 to 0.9 GB
 _SMALL = 1 << 16  # bytes of a wheel's end that hold the directory of one with a few hundred members
 
 
@@ -203,10 +202,14 @@ class PackageIndex:
         from torch_build_farm.core.remote_wheel import RemoteWheel  # noqa: PLC0415
 
         folder.mkdir(parents=True, exist_ok=True)
-        with self._client(f"{file.filename}") as client, tempfile.TemporaryFile(dir=folder) as copy:
-            remote = Ranges(client.s, file.url, file.filename, self.limits)
+        limits = self.limits
+        with (
+            self._client(f"{file.filename}", limits.file, longest=limits.file / limits.slowest) as client,
+            tempfile.TemporaryFile(dir=folder) as copy,
+        ):
+            remote = Ranges(client.s, file.url, file.filename, limits)
             remote.tail(1)  # which learns the size
-            if remote.size > _LARGEST_WHEEL:
+            if remote.size > limits.file:
                 raise remote.error(f"it has {remote.size} bytes")
             digest = hashlib.sha256()
             for piece in remote.pieces(0, remote.size):
@@ -215,7 +218,7 @@ class PackageIndex:
             copy.flush()
             if digest.hexdigest() != (file.digests or {}).get("sha256"):
                 raise remote.error("it is not the file whose SHA-256 the index states")
-            yield RemoteWheel.of(FileRanges(copy, remote), self.limits)
+            yield RemoteWheel.of(FileRanges(copy, remote), limits)
 
     def metadata(self, file: DistributionPackage) -> str:
         """A wheel's METADATA: as a file of its own if the index has one (PEP 658), else read out of the wheel.
