@@ -49,6 +49,7 @@ ships; it is for the farm's maintainers.""",
     "publish": """Without `--yes`, outside CI, only the plan is shown. `--names` refuses a distribution if another has
 to go first, and skips the installation of what users get. `--no-check` skips it too: [`check`](#check) does it in
 another job, which holds no credentials. See [Publish](../how-to/publish.md).""",
+    "adopt": "See [Publish](../how-to/publish.md#whose-is-a-name).",
     "check": """What is installed is compared with `published.json`, beside the project's `pyproject.toml`. The package
 is imported where it sees no credentials; if the machine cannot isolate it, `check` refuses to import while this process
 has any.""",

@@ -14,6 +14,7 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked, self.yanked = folder, 0, set[str]()
+        self.digests = True  # whether its pages state the SHA-256 of files
         index = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -26,7 +27,7 @@ class Index:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def add(self, name: str, content: bytes, project: str = "demo") -> str:
         (self.folder / project).mkdir(exist_ok=True)
@@ -45,11 +46,14 @@ class Index:
     def _list(self, project: str) -> None:
         folder = self.folder / project
         links = "".join(
-            f'<a href="{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"'
+            f'<a href="{path.name}{self._fragment(path)}"'
             f"{' data-yanked=tests' if path.name in self.yanked else ''}>{path.name}</a>"
             for path in sorted(folder.glob("*-*"))
         )
         (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+
+    def _fragment(self, path: Path) -> str:
+        return f"#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}" if self.digests else ""
 
     def close(self) -> None:
         self.server.shutdown()

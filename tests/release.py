@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from pathlib import Path
 from tests import family
 from tests.conftest import CHECKOUT, Farm
 from tests.index import Index
+from tests.publish.test_proven import prove
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.wheel_archive import write_wheel
-from torch_build_farm.pipeline import records
-from torch_build_farm.pipeline.records import Record
 from torch_build_farm.project.settings import Project, load
+from torch_build_farm.publish import inventory, published_list
+from torch_build_farm.publish.published_list import PublishedFile
+from torch_build_farm.wheels import one_name
 
 NAME = "demo"
 _PROJECT = f"""[build-system]
@@ -55,30 +58,42 @@ class Release:
         """The farm on this project: torch comes from the index that has the stand-ins."""
         variables = {
             "UV_DEFAULT_INDEX": self.torch.url, "UV_NO_CONFIG": "1", "CI": "", "TORCH_BUILD_FARM_STORE": str(self.folder / "store"),
-            "TORCH_BUILD_FARM_STATE": str(self.folder / "state"),
+            "TORCH_BUILD_FARM_STATE": os.environ.get("TORCH_BUILD_FARM_STATE", ""), "TWINE_USERNAME": "me", "TWINE_PASSWORD": "none",
         }  # fmt: skip
         return Farm(self.folder / NAME, self.folder / "work", {**variables, **env})
+
+    def published(self, index: Index, *variants: Path) -> list[Path]:
+        """These variants and the wheels behind the one name, on the index and in the project's list."""
+        behind = one_name.write(inventory.family(self.project, inventory.built(self.project, self.dist), []), self.dist)
+        for path in (*variants, *behind):
+            index.add_wheel(path)
+        self.list(index, *variants, *behind)
+        return [*variants, *behind]
+
+    def list(self, index: Index, *wheels: Path) -> None:
+        """Add wheels to the project's list of what it published."""
+        files = [
+            PublishedFile(path.name.split("-")[0].replace("_", "-"), path.name, index.url, sha256(path))
+            for path in wheels
+        ]
+        published_list.write(published_list.read(self.project.root).with_files(files), self.project.root)
+
+    @property
+    def dist(self) -> Path:
+        return self.folder / "work" / "dist"
 
     def variant(self, torch: str, version: str = "1.0", files: Mapping[str, str | bytes] | None = None) -> Path:
         """A wheel of a variant in work/dist, for every CPython, without records."""
         content = {f"{NAME}/__init__.py": f"torch = '{torch}'\n", **(files or {})}
         made = family.variant(self.folder / "made" / torch / version, self.project, torch, version, content)
-        wheel = self.folder / "work" / "dist" / made.name
+        wheel = self.dist / made.name
         wheel.parent.mkdir(parents=True, exist_ok=True)
         made.replace(wheel)
         return wheel
 
     def proven(self, wheel: Path) -> Path:
-        """Write the records that a run leaves of a wheel that was built, audited and smoke-tested in full."""
-        work = self.folder / "work"
-        job = work / "jobs" / wheel.name
-        digest = records.digest(sha256(wheel))
-        made = (records.artifact(wheel, work),)
-        for stage, inputs in (
-            ("relocate", {}), ("audit", {"wheel": digest}), ("smoke", {"wheel": digest, "mode": records.digest("full")}),
-        ):  # fmt: skip
-            outputs = made if stage == records.WHEEL_STAGE else ()
-            records.write(Record(stage, wheel.name, "", outputs, 0.0, "", inputs=inputs), records.path_of(job, stage))
+        """Write the records of a wheel that was built, audited and smoke-tested in full."""
+        prove(wheel, self.folder / "work", wheel.name)
         return wheel
 
 

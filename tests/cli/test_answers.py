@@ -165,6 +165,7 @@ SAMPLES: dict[str, list[str]] = {
     "index": ["add", "2.16.0", "--out", "tables"],
     "sdk": ["2.9", "--out", "sdk", "--python", "3.12"],
     "publish": ["testpypi", "--only", "a", "b", "--build-number", "1"],
+    "adopt": ["testpypi", "demo", "demo-torch28"],
     "check": ["testpypi", "1.0"],
     "ci": ["--out", "ci"],
     "init": [".", "folder"],

@@ -16,43 +16,12 @@ from tests.conftest import need
 from tests.index import Index
 from tests.publish import spy
 from tests.release import Release, with_members
-from torch_build_farm.core.files import sha256
-from torch_build_farm.publish import inventory, published_list
-from torch_build_farm.publish.published_list import PublishedFile, PublishedList
-from torch_build_farm.wheels import one_name
 
 _ADD_KEY, _SESSION = 248, -3  # add_key(2)
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Iterator[Release]:
-    made = Release.make(tmp_path)
-    yield made
-    made.torch.close()
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    (tmp_path / "index").mkdir()
-    made = Index(tmp_path / "index")
-    yield made
-    made.close()
-
-
-def published(release: Release, index: Index, *variants: Path) -> list[Path]:
-    """The variants and the wheels behind the one name, on the index and in the project's list; their paths."""
-    project, dist = release.project, variants[0].parent
-    behind = one_name.write(inventory.family(project, inventory.built(project, dist), []), dist)
-    files = []
-    for path in (*variants, *behind):
-        index.add_wheel(path)
-        files.append(PublishedFile(path.name.split("-")[0], path.name, index.url, sha256(path)))
-    published_list.write(PublishedList(frozenset(files)), project.root)
-    return [*variants, *behind]
-
-
 def test_what_was_published_is_installed_and_imported(release: Release, index: Index) -> None:
-    published(release, index, release.variant("2.9"))
+    release.published(index, release.variant("2.9"))
     answer = release.farm()("check", index.url, "--index-url", index.url, "--json")
     assert answer.code == 0, answer.err
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -125,7 +94,7 @@ def test_a_package_that_looks_for_credentials_sees_none(
             "demo_torch28-1.0.data/data/pyvenv.cfg": f"home = {tmp_path}/home/bin\n",
         },
     )
-    published(release, index, variant)
+    release.published(index, variant)
     farm = release.farm(**secrets.variables)
     answer = farm("check", index.url, "--index-url", index.url)
     log = (farm.work / "logs" / "publish.log").read_text()

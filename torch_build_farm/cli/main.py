@@ -50,6 +50,7 @@ COMMANDS = {
     "sdk": Entry("sdk", "make an SDK of a torch release for compiling and linking: 12 MB instead of 4 GB"),
     "meta": Entry("publish", "make the wheels behind the one name, for the variants that are built and published"),
     "publish": Entry("publish", "publish built variants and the wheels behind the one name"),
+    "adopt": Entry("adopt", "record the files that a package index has of a name as this project's, once"),
     "check": Entry(
         "check", "install what users get from a package index, compare it with what was published, import it"
     ),

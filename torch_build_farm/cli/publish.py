@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -28,13 +29,16 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.console import in_ci
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import PublishError, UsageError, nearest
-from torch_build_farm.core.files import clear, replace_text, size_text
+from torch_build_farm.core.files import clear, copy_whole, replace_text, sha256, size_text
 from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.urls import public
 from torch_build_farm.pipeline import workfolder
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import install_check, inventory, published_list, upload, upload_plan
 from torch_build_farm.publish.install_check import Release
-from torch_build_farm.publish.inventory import VariantFile
+from torch_build_farm.publish.inventory import Published, VariantFile
+from torch_build_farm.publish.names import IndexNames
+from torch_build_farm.publish.private_copies import PrivateCopy, PrivateFolder, private_folder
 from torch_build_farm.publish.published_list import PublishedFile, PublishedList
 from torch_build_farm.publish.upload import Target
 from torch_build_farm.publish.upload_plan import Item, Publication, PublishPlan
@@ -99,23 +103,45 @@ def _configure_meta(parser: Parser) -> None:
     add_wait_argument(parser)
 
 
-def _select_variants(
-    context: Context, options: PublishOptions, family: Family, built: Sequence[VariantFile]
-) -> list[Path]:
-    """The wheels of the variants to publish, all proven; with --build-number their re-issues.
+def _select_variants(project: Project, options: PublishOptions, wheels: Sequence[VariantFile]) -> list[VariantFile]:
+    """The variants to publish: those of the newest version that --only names.
 
-    Raises UsageError if --only matches none, PublishError if one is not proven.
+    Raises MetaError if none is built, UsageError if --only matches none.
     """
+    version = inventory.newest_version(project, wheels)
     patterns = options.only or ["*"]
-    paths = []
-    for file in built:
-        is_selected = any(fnmatchcase(file.name, pattern) for pattern in patterns)
+    selected = []
+    for wheel in wheels:
+        is_selected = any(fnmatchcase(wheel.name, pattern) for pattern in patterns)
         # work/dist may hold older versions too, which do not belong to this family.
-        if is_selected and file.path and file.version == family.version:
-            paths.append(file.path)
-    if not paths:
+        if is_selected and wheel.version == version:
+            selected.append(wheel)
+    if not selected:
         raise UsageError("no built variant matches", where="--only", next_step="wheels are in work/dist")
-    problems = upload_plan.proven(paths, context.work)
+    # A build number replaces published files: nobody should do that for all variants by accident.
+    if options.build_number is not None and not options.only:
+        raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
+    return selected
+
+
+@dataclass(frozen=True)
+class _Variants:
+    """The variants in work/dist, each read once: those to publish, and all that are proven, by file name."""
+
+    selected: tuple[PrivateCopy, ...]
+    proven: Mapping[str, tuple[VariantFile, PrivateCopy]]
+
+
+def _read_variants(context: Context, options: PublishOptions, project: Project, folder: PrivateFolder) -> _Variants:
+    """Copy the variants in work/dist into a private folder, and look for the proofs of what was copied.
+
+    Raises PublishError if one that is to be published is not proven, and as `_select_variants` does.
+    """
+    wheels = inventory.variant_wheels(project, context.work / "dist")
+    selected = {wheel.name for wheel in _select_variants(project, options, wheels)}
+    copies = {wheel.name: folder.copy(wheel.path) for wheel in wheels if wheel.path}
+    doubts = upload_plan.doubts([copy.path for copy in copies.values()], context.work)
+    problems = [doubts[copy.path] for name, copy in copies.items() if name in selected and copy.path in doubts]
     if problems:
         message = "not everything is proven:"
         for problem in problems:
@@ -125,18 +151,35 @@ def _select_variants(
             where=str(context.work),
             next_step="build and smoke-test with this work folder, then publish again",
         )
-    if options.build_number is None:
-        return paths
+    # Nothing of a wheel is read before it is known to be the farm's.
+    proven = {}
+    for wheel in wheels:
+        copy = copies[wheel.name]
+        if copy.path not in doubts:
+            proven[wheel.name] = (inventory.with_metadata(wheel, copy.path), copy)
+    return _Variants(tuple(copies[name] for name in sorted(selected)), proven)
 
-    # A build number replaces published files: nobody should do that for all variants by accident.
-    if not options.only:
-        raise UsageError("--build-number re-issues what --only names", next_step="--only '*torch28*' --build-number 1")
-    folder = context.work / "reissued"
-    clear(folder)
-    new_paths = []
-    for path in paths:
-        new_paths.append(reissued(path, options.build_number, folder))
-    return new_paths
+
+def _reissued(context: Context, copies: Sequence[PrivateCopy], number: int, folder: PrivateFolder) -> list[PrivateCopy]:
+    """The re-issues of wheels under a build number, which for people lie in work/reissued."""
+    shown = context.work / "reissued"
+    clear(shown)
+    new_copies = []
+    for copy in copies:
+        path = reissued(copy.path, number, folder.path)
+        copy_whole(path, shown / path.name)
+        new_copies.append(folder.made(path, shown / path.name))
+    return new_copies
+
+
+def _wheels_behind_name(context: Context, family: Family, folder: PrivateFolder) -> list[PrivateCopy]:
+    """The wheels behind the one name, which for people lie in work/dist."""
+    copies = []
+    for path in one_name.write(family, folder.path):
+        shown = context.work / "dist" / path.name
+        copy_whole(path, shown)
+        copies.append(folder.made(path, shown))
+    return copies
 
 
 def _show_plan(context: Context, target: Target, plan: PublishPlan, warnings: Sequence[str]) -> None:
@@ -216,64 +259,113 @@ def _write_list(context: Context, project: Project, published: PublishedList) ->
         )
 
 
-def publish_built(context: Context, options: PublishOptions) -> Publication:
-    """Publish what is built; only show the plan, unless --yes is given or CI is set.
+@dataclass(frozen=True)
+class _Prepared:
+    """All that an upload needs: the plan, the private copy of each file by its name, and whose names the index has."""
 
-    Raises MetaError if nothing is built, and all that the steps raise: UsageError, PublishError, UploadRefusedError,
-    PackageIndexError, NoPythonError.
+    project: Project
+    version: str
+    target: Target
+    plan: PublishPlan
+    warnings: tuple[str, ...]
+    copies: Mapping[str, PrivateCopy]
+    names: IndexNames
+
+
+def _prepare(context: Context, options: PublishOptions, folder: PrivateFolder) -> _Prepared:
+    """Read and check what is to be published, and compare it with the index. Uploads nothing.
+
+    Raises MetaError, UsageError, PublishError, ConfigError, PackageIndexError.
     """
     target = Target.of(options.index, options.index_url or "")
     project = context.load_project()
-    dist = context.work / "dist"
+    published = published_list.read(project.root)
+    variants = _read_variants(context, options, project, folder)
+
+    # What the index has counts if it is in the list, or has the bytes of a proven wheel.
+    proven = {name: copy.sha256 for name, (_, copy) in variants.proven.items()}
+    names = IndexNames(target.index, published, folder.path, proven)
+    to_publish = {canonicalize_name(copy.path.name.split("-")[0]) for copy in variants.selected}
+    on_index = inventory.published(project, names, to_publish, target.name)
+
+    # The family: what is published now, and what the index has.
+    selected = {copy.path.name for copy in variants.selected}
+    there = selected | {file.name for file in on_index.files}
+    built = [file for name, (file, _) in variants.proven.items() if name in there]
+    family = inventory.family(project, built, on_index.files)
+
+    uploaded = list(variants.selected)
+    if options.build_number is not None:
+        uploaded = _reissued(context, uploaded, options.build_number, folder)
+    behind = _wheels_behind_name(context, family, folder)
+    copies = {copy.path.name: copy for copy in (*uploaded, *behind)}
+    names = replace(names, built={**proven, **{name: copy.sha256 for name, copy in copies.items()}})
+    plan = upload_plan.plan(project, uploaded, behind, names, target.name)
+
+    warnings = [*plan.warnings, *on_index.notes]
+    without_rungs = one_name.without_rungs(family)
+    if without_rungs:
+        warnings.append(without_rungs)
+    return _Prepared(project, family.version, target, plan, tuple(warnings), copies, names)
+
+
+def _upload(context: Context, prepared: _Prepared, uploads: Sequence[Item]) -> PublishedList:
+    """Upload what is due, and note each file that the index then has with the same bytes; returns the new list.
+
+    Raises UploadRefusedError and PublishError.
+    """
+    project, target, plan = prepared.project, prepared.target, prepared.plan
+    shell = upload.shell_for(target, context.runner, context.work)
+    upload.check([copy.path for copy in prepared.copies.values()], shell)
+    published = prepared.names.published
+    for item in plan.items:
+        if item in uploads:
+            context.runner.check()
+            copy = prepared.copies[item.path.name]
+            upload.upload(item, copy, target, prepared.names, shell, item.name not in plan.new_names)
+            context.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
+        elif item.state == "new":  # left out by --names
+            continue
+        # At once: a later release may count on the file, also if this one is interrupted.
+        published = published.with_files([PublishedFile(item.name, item.path.name, target.name, item.sha256)])
+        _write_list(context, project, published)
+    return published
+
+
+def publish_built(context: Context, options: PublishOptions) -> Publication:
+    """Publish what is built; only show the plan, unless --yes is given or CI is set.
+
+    Raises MetaError if nothing is built, and all that the steps raise: UsageError, ConfigError, PublishError,
+    UploadRefusedError, PackageIndexError, NoPythonError.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(workfolder.locked(context.work, context.runner, options.wait, context.say))
-
-        # What is to be published: the proven variants, then the wheels behind the one name.
-        built = inventory.built(project, dist)
-        family = inventory.family(project, built, inventory.published(project, target.index))
-        variants = _select_variants(context, options, family, built)
-        wheels_behind_name = one_name.write(family, dist)
-        plan = upload_plan.plan(project, variants, wheels_behind_name, target.index)
+        folder = stack.enter_context(private_folder(context.work))
 
         # The plan is shown before anything is uploaded; a mistake in --names ends the call here.
-        warnings = list(plan.warnings)
-        without_rungs = one_name.without_rungs(family)
-        if without_rungs:
-            warnings.append(without_rungs)
-        _show_plan(context, target, plan, warnings)
-        uploads = _select_uploads(options.names, plan)
+        prepared = _prepare(context, options, folder)
+        _show_plan(context, prepared.target, prepared.plan, prepared.warnings)
+        uploads = _select_uploads(options.names, prepared.plan)
 
+        warnings = list(prepared.warnings)
         dry_run = not options.yes and not in_ci()
         if dry_run:
             context.say("a dry run: nothing was uploaded; --yes uploads")
         else:
-            shell = upload.shell_for(target, context.runner, context.work)
-            upload.check([item.path for item in plan.items], shell)
-            published = published_list.read(project.root)
-            for item in plan.items:
-                if item in uploads:
-                    context.runner.check()
-                    upload.upload(item, target, shell, item.name not in plan.new_names)
-                    context.say(f"uploaded {item.path.name}, sha256 {item.sha256}")
-                elif item.state == "new":
-                    continue
-                # The index has these bytes: a later release may count on them, also if this one is interrupted.
-                published = published.with_files([PublishedFile(item.name, item.path.name, target.name, item.sha256)])
-                _write_list(context, project, published)
+            published = _upload(context, prepared, uploads)
             # With --names the family on the index may still be incomplete: what users get cannot be installed yet.
             if not options.names and not options.no_check:
                 stack.enter_context(context.store.in_use())
                 stack.enter_context(context.store.environments())
-                # The list has files that this release leaves as they are: those from before a re-issue.
-                expected = dict(published.of(target.name))
-                release = Release(project, family.version, target.index, expected)
+                target = prepared.target
+                release = Release(prepared.project, prepared.version, target.index, published.of(target.name))
                 warnings += _check_installs(context, release, target)
     return Publication(
-        target=target.name,
-        version=family.version,
+        target=prepared.target.name,
+        version=prepared.version,
         dry_run=dry_run,
-        files=plan.items,
-        waves=plan.waves,
+        files=prepared.plan.items,
+        waves=prepared.plan.waves,
         warnings=tuple(warnings),
     )
 
@@ -285,18 +377,28 @@ def _publish(context: Context, options: PublishOptions) -> int:
     return 0
 
 
+def _on_configured_index(context: Context, project: Project, built: Sequence[VariantFile]) -> Published:
+    """The project's variants on the index that uv is configured for."""
+    digests = {file.name: sha256(file.path) for file in built if file.path}
+    context.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=context.work) as scratch:
+        index = PackageIndex.configured()
+        names = IndexNames(index, published_list.read(project.root), Path(scratch), digests)
+        return inventory.published(project, names, (), public(index.url) or "pypi")
+
+
 def _meta(context: Context, options: MetaOptions) -> int:
     """`meta`: make the wheels behind the one name and COMPATIBILITY.md, for the variants built here and published."""
     project = context.load_project()
     dist = context.work / "dist"
     # Retired minors are built nowhere any more: only the index still has their last variants.
     built = inventory.built(project, dist)
-    published = [] if options.offline else inventory.published(project, PackageIndex.configured())
-    family = inventory.family(project, built, published)
+    published = Published((), ()) if options.offline else _on_configured_index(context, project, built)
+    family = inventory.family(project, built, published.files)
     compatibility_file = context.work / "COMPATIBILITY.md"
     with workfolder.locked(context.work, context.runner, options.wait, context.say):
         wheels = one_name.write(family, dist)
-        compatibility = inventory.compatibility(family, [*published, *built])
+        compatibility = inventory.compatibility(family, [*published.files, *built])
         replace_text(compatibility_file, compatibility)
 
     left_out = set()
@@ -316,6 +418,8 @@ def _meta(context: Context, options: MetaOptions) -> int:
     without_rungs = one_name.without_rungs(family)
     if without_rungs:
         context.say(without_rungs)
+    for note in published.notes:
+        context.say(note)
     for name in sorted(left_out):
         context.say(f"left out {name}: {family.version} is newer")
     context.say(f"wrote {compatibility_file}:\n\n{compatibility}")

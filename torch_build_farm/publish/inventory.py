@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import calendar
 import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from torch_build_farm.core.errors import MetaError
-from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.project.settings import Project
+from torch_build_farm.publish import published_list
+from torch_build_farm.publish.names import IndexNames
 from torch_build_farm.wheels.one_name import Family, lowest_python, read_model
 from torch_build_farm.wheels.wheel import read_metadata
 
@@ -46,13 +47,19 @@ def _minor_by_name(project: Project) -> dict[str, Minor]:
     return minors
 
 
+def all_names(project: Project) -> list[str]:
+    """The normalized names of every distribution that this project publishes."""
+    behind = (project.select_name, project.auto_name, project.settings.name)
+    return [*_minor_by_name(project), *(canonicalize_name(name) for name in behind)]
+
+
 def python_tag(wheel: str) -> str:
     """The Python tag in a wheel's file name: NAME-VERSION[-BUILD]-PYTHON-ABI-PLATFORM.whl."""
     return wheel.split("-")[-3]
 
 
-def built(project: Project, dist: Path) -> list[VariantFile]:
-    """The variants of this project among the wheels in a folder, by file name; other files are ignored."""
+def variant_wheels(project: Project, dist: Path) -> list[VariantFile]:
+    """The variants of this project among the wheels in a folder, by file name alone; other files are ignored."""
     minors = _minor_by_name(project)
     files = []
     for path in sorted(dist.glob("*.whl")):
@@ -62,25 +69,62 @@ def built(project: Project, dist: Path) -> list[VariantFile]:
             continue
         minor = minors.get(name)
         if minor:
-            requires = read_metadata(path)["Requires-Python"] or ""
-            files.append(VariantFile(minor, str(version), path.name, python_tag(path.name), requires, path))
+            files.append(VariantFile(minor, str(version), path.name, python_tag(path.name), "", path))
     return files
 
 
-def published(project: Project, index: PackageIndex) -> list[VariantFile]:
+def with_metadata(file: VariantFile, path: Path) -> VariantFile:
+    """The variant with what its METADATA says, read from the wheel at `path`, which becomes its path."""
+    return replace(file, path=path, requires_python=read_metadata(path)["Requires-Python"] or "")
+
+
+def built(project: Project, dist: Path) -> list[VariantFile]:
+    """The variants of this project among the wheels in a folder, by file name; other files are ignored."""
+    return [with_metadata(file, dist / file.name) for file in variant_wheels(project, dist)]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The variants that an index has: this project's files, and the names that only strangers have files of."""
+
+    files: tuple[VariantFile, ...]
+    strangers: tuple[str, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the maintainer should know about the strangers' names, one sentence each."""
+        return [
+            f"{name} on the index is not this project's, as far as {published_list.NAME} knows: it gets no rung and no "
+            "extra; if it is yours, merge the list of the publication that uploaded it, or `adopt` it"
+            for name in self.strangers
+        ]
+
+
+def published(project: Project, names: IndexNames, built_names: Collection[str], target: str) -> Published:
     """The variants of this project that an index has, without yanked files (PEP 592).
 
-    Raises PackageIndexError if the index cannot be read.
+    Files of strangers do not count. `built_names` are the distributions that are to be published: there, and among
+    files of the project's own, a stranger's file raises PublishError, whose message names `target`. Raises
+    PackageIndexError if the index cannot be read.
     """
     files = []
+    strangers = []
     for name, minor in _minor_by_name(project).items():
-        for file in index.files(name):
-            if file.package_type != "wheel" or file.is_yanked:
+        on_index = names.files(name)
+        if not on_index:
+            continue
+        if name not in built_names and not any(file.is_own for file in on_index):
+            strangers.append(name)
+            continue
+        names.require_own(name, on_index, target)
+        for file in on_index:
+            # An sdist, or a file whose name has no version, is from before the farm.
+            if file.file.package_type != "wheel" or file.file.is_yanked:
                 continue
-            _, version, _, _ = parse_wheel_filename(file.filename)
-            requires = file.requires_python or ""
-            files.append(VariantFile(minor, str(version), file.filename, python_tag(file.filename), requires))
-    return files
+            _, version, _, _ = parse_wheel_filename(file.file_name)
+            requires = file.file.requires_python or ""
+            files.append(VariantFile(minor, str(version), file.file_name, python_tag(file.file_name), requires))
+    return Published(tuple(files), tuple(strangers))
 
 
 def last_built(files: Iterable[VariantFile], version: str) -> dict[Minor, str]:
@@ -114,16 +158,21 @@ def _date(wheel: Path) -> int:
         return calendar.timegm((*info.date_time, 0, 0, 0))
 
 
+def newest_version(project: Project, built_files: Sequence[VariantFile]) -> str:
+    """The newest version among the variants that are built here. Raises MetaError if there is none."""
+    if not built_files:
+        raise MetaError(
+            f"no variant of {project.settings.name} is built", where="work/dist", next_step="build some first: --torch"
+        )
+    return str(max(Version(file.version) for file in built_files))
+
+
 def family(project: Project, built_files: Sequence[VariantFile], published_files: Sequence[VariantFile]) -> Family:
     """The newest version that is built here, with the last variants of retired minors from the index.
 
     Raises MetaError if no variant is built.
     """
-    if not built_files:
-        raise MetaError(
-            f"no variant of {project.settings.name} is built", where="work/dist", next_step="build some first: --torch"
-        )
-    version = str(max(Version(file.version) for file in built_files))
+    version = newest_version(project, built_files)
     # A wheel that is both here and on the index counts once, as it is here: an index need not repeat what a wheel
     # requires (PEP 503 leaves data-requires-python to it), and the same family must give the same bytes again.
     names_built = {file.name for file in built_files}

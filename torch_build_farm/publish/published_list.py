@@ -46,7 +46,7 @@ class PublishedFile:
     """Of the file's content, in hexadecimal."""
 
     adopted: bool = False
-    """Whether the file was there before this project published with the farm: `publish --adopt` recorded it."""
+    """Whether the file was there before this project published with the farm: `adopt` recorded it."""
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
@@ -69,22 +69,25 @@ class PublishedList:
 
     files: frozenset[PublishedFile] = frozenset()
 
-    def has(self, file: str, sha256: str) -> bool:
-        """Whether this project published a file of that name and SHA-256, on whichever index."""
+    def has(self, name: str, file: str, sha256: str) -> bool:
+        """Whether this project published a file of that distribution, name and SHA-256, on whichever index."""
         # The index does not count: the content is this project's wherever it lies, as on a mirror.
-        return (file, sha256) in self._contents
+        return sha256 in self._digests.get((name, file), ())
+
+    def knows(self, name: str, file: str) -> bool:
+        """Whether this project published a file of that distribution and name."""
+        return (name, file) in self._digests
 
     @cached_property
-    def _contents(self) -> frozenset[tuple[str, str]]:
-        return frozenset((entry.file, entry.sha256) for entry in self.files)
+    def _digests(self) -> Mapping[tuple[str, str], set[str]]:
+        digests: dict[tuple[str, str], set[str]] = {}
+        for entry in self.files:
+            digests.setdefault((entry.name, entry.file), set()).add(entry.sha256)
+        return digests
 
     def of(self, index: str) -> Mapping[str, str]:
         """The SHA-256 of each file that was published on `index`, by the file's name."""
         return {entry.file: entry.sha256 for entry in self.files if entry.index == index}
-
-    def names(self) -> frozenset[str]:
-        """The distributions that it has files of."""
-        return frozenset(entry.name for entry in self.files)
 
     def with_files(self, files: Iterable[PublishedFile]) -> PublishedList:
         """The list with further files; what it has already stays as it is."""

@@ -17,7 +17,9 @@ from torch_build_farm.core.errors import FarmError, PackageIndexError, PublishEr
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Completed, Runner, Shell
 from torch_build_farm.core.urls import public
-from torch_build_farm.publish.upload_plan import Item, digest_of, find_file
+from torch_build_farm.publish.names import IndexNames
+from torch_build_farm.publish.private_copies import PrivateCopy
+from torch_build_farm.publish.upload_plan import Item, find_file
 
 _TRIES = 6
 _FIRST_PAUSE_S = 1.0  # doubled after every try
@@ -103,18 +105,22 @@ def check(paths: list[Path], shell: Shell) -> None:
     raise PublishError(f"twine check refuses a file: {'; '.join(reasons)}", where=str(shell.log))
 
 
-def upload(item: Item, target: Target, shell: Shell, known: bool) -> None:
-    """Upload one file, with retries while the index is busy, and wait until the index lists it.
+def upload(item: Item, copy: PrivateCopy, target: Target, names: IndexNames, shell: Shell, known: bool) -> None:  # noqa: PLR0917
+    """Upload the private copy of one file, with retries while the index is busy, and wait until the index lists it.
 
-    `known` says whether the index already has the distribution's name. Raises UploadRefusedError if the index refuses
-    the file or the credentials, PublishError if it stays busy, does not list the file, or lists other bytes.
+    `known` says whether the index already had the distribution's name. Raises UploadRefusedError if the index refuses
+    the file or the credentials, PublishError if the file was exchanged, the name was taken meanwhile, or if the index
+    stays busy, does not list the file, or lists other bytes.
     """
+    # The plan may be minutes old.
+    copy.check()
+    names.require_own(item.name, names.files(item.name), target.name)
     command = ("twine", "upload", "--non-interactive", "--disable-progress-bar", *target.words)
     pause = _FIRST_PAUSE_S
     for trial in range(_TRIES):
-        done = shell.run(sys.executable, "-I", "-m", *command, item.path)
+        done = shell.run(sys.executable, "-I", "-m", *command, copy.path)
         # The answer to an upload can get lost although the file has arrived.
-        if done.ok or _published(item, target.index):
+        if done.ok or _published(item, names):
             break
 
         text = "\n".join(done.tail)
@@ -137,36 +143,35 @@ def upload(item: Item, target: Target, shell: Shell, known: bool) -> None:
         shell.say(f"the index is busy ({status or 'no answer'}): trying again in {pause:.0f} s")
         shell.runner.pause(pause)
         pause *= 2
-    _wait(item, target.index, shell.runner)
+    _wait(item, names, shell.runner)
 
 
-def _published(item: Item, index: PackageIndex) -> bool:
+def _published(item: Item, names: IndexNames) -> bool:
     """Whether the index lists the file by now. Raises PublishError if it has other bytes under the file's name."""
     try:
-        file = find_file(index.files(item.name), item.path.name)
-        if file is None:
-            return False
-        published_digest = digest_of(file, index, item.path.parent)
+        file = find_file(names.files(item.name), item.path.name)
     except PackageIndexError:  # busy, or between two states: the caller tries again
         return False
-    if published_digest != item.sha256:
+    if file is None:
+        return False
+    if file.sha256 != item.sha256:
         raise PublishError(
             f"the index serves a {item.path.name} that is not the uploaded file",
-            where=f"sha256 here {item.sha256}, there {published_digest}",
+            where=f"sha256 here {item.sha256}, there {file.sha256}",
             next_step="find out who published it before anything else",
         )
     return True
 
 
-def _wait(item: Item, index: PackageIndex, runner: Runner) -> None:
+def _wait(item: Item, names: IndexNames, runner: Runner) -> None:
     """Wait until the index lists the file. Raises PublishError after _VISIBLE_S seconds."""
     waited = 0.0
     pause = 0.2
-    while not _published(item, index):
+    while not _published(item, names):
         if waited > _VISIBLE_S:
             raise PublishError(
                 f"{item.path.name} was uploaded, but does not appear on the index",
-                where=public(index.url) or "the default index",
+                where=public(names.index.url) or "the default index",
                 next_step="name where it lists its files with --index-url, or run again later",
             )
         runner.pause(pause)

@@ -10,21 +10,19 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from torch_build_farm.core.errors import PublishError
+from torch_build_farm.core.errors import PackageIndexError, PublishError
 from torch_build_farm.core.files import sha256
-from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.records import JobRecords
 from torch_build_farm.project.settings import Project
-
-if TYPE_CHECKING:
-    from pypi_simple import DistributionPackage
+from torch_build_farm.publish.names import IndexFile, IndexNames
+from torch_build_farm.publish.private_copies import PrivateCopy
 
 _PENDING = 3  # publishers that an account may have waiting for names that do not exist yet (measured)
 State = Literal["new", "there", "kept"]  # see Item
@@ -88,24 +86,29 @@ def proven(wheels: Iterable[Path], work: Path) -> list[str]:
     A variant needs a record of its SHA-256, and an audit and a full smoke test of the same bytes, each with the seal of
     this user's farm.
     """
+    return list(doubts(wheels, work).values())
+
+
+def doubts(wheels: Iterable[Path], work: Path) -> dict[Path, str]:
+    """As `proven`, by wheel: those that are proven have none."""
     jobs = records.by_wheel(work)
-    problems = []
+    problems = {}
     for wheel in wheels:
         digest = sha256(wheel)
         job = jobs.get(digest)
         if job is None:
             doubt = records.doubt_about(digest, work) or f"no record has its SHA-256 {digest}"
-            problems.append(f"{wheel.name}: {doubt}")
+            problems[wheel] = f"{wheel.name}: {doubt}"
             continue
         # A record may be that of an earlier wheel of the same job. Its inputs decide; records keep digests of them.
         audit = job.read("audit")
         smoke = job.read("smoke")
         if audit is None or audit.inputs.get("wheel") != records.digest(digest):
-            problems.append(f"{wheel.name}: not audited{_because(job, 'audit')}")
+            problems[wheel] = f"{wheel.name}: not audited{_because(job, 'audit')}"
         elif smoke is None or smoke.inputs.get("wheel") != records.digest(digest):
-            problems.append(f"{wheel.name}: not smoke-tested{_because(job, 'smoke')}")
+            problems[wheel] = f"{wheel.name}: not smoke-tested{_because(job, 'smoke')}"
         elif smoke.inputs.get("mode") != records.digest("full"):
-            problems.append(f"{wheel.name}: smoke-tested, but not in full")
+            problems[wheel] = f"{wheel.name}: smoke-tested, but not in full"
     return problems
 
 
@@ -115,36 +118,39 @@ def _because(job: JobRecords, stage: str) -> str:
     return f": the record is {doubt}" if doubt else ""
 
 
-def plan(project: Project, variants: Sequence[Path], behind: Sequence[Path], index: PackageIndex) -> PublishPlan:
+def plan(
+    project: Project, variants: Sequence[PrivateCopy], behind: Sequence[PrivateCopy], names: IndexNames, target: str
+) -> PublishPlan:
     """Compare what is built with what the index has. `behind` are the wheels behind the one name, in order.
 
-    Raises PublishError if the index has another file of the same name, PackageIndexError if it cannot be read.
+    Raises PublishError if the index has another file of the same name, or a file under one of the names that is not
+    this project's, PackageIndexError if it cannot be read.
     """
-    listed: dict[str, list[DistributionPackage]] = {}
+    listed: dict[str, list[IndexFile]] = {}
     items = []
-    for path in (*variants, *behind):
-        name, version, _, _ = parse_wheel_filename(path.name)
+    for wheel in (*variants, *behind):
+        name, version, _, _ = parse_wheel_filename(wheel.path.name)
         if name not in listed:  # a variant has a wheel for each CPython
-            listed[name] = index.files(name)
-        published = find_file(listed[name], path.name)
-        digest = sha256(path)
+            listed[name] = names.files(name)
+            names.require_own(name, listed[name], target)
+        published = find_file(listed[name], wheel.path.name)
+        digest = wheel.sha256
         state: State = "new"
         if published:
-            published_digest = digest_of(published, index, path.parent)
-            if published_digest == digest:
+            if published.sha256 == digest:
                 state = "there"
-            elif path in behind and _consistent(path, published, index):
+            elif wheel in behind and _consistent(wheel.path, published, names):
                 # It has the extras of the variants known when it was made; the new ones come with the next version.
                 state = "kept"
-                digest = published_digest
+                digest = published.sha256
             else:
                 raise PublishError(
-                    f"the index has another {path.name}",
-                    where=f"sha256 here {digest}, there {published_digest}",
+                    f"the index has another {wheel.path.name}",
+                    where=f"sha256 here {digest}, there {published.sha256}",
                     next_step="a published file never changes: raise the version, or re-issue a broken variant with "
                     "--build-number 1",
                 )
-        items.append(Item(path, name, str(version), digest, path.stat().st_size, state))
+        items.append(Item(wheel.original, name, str(version), digest, wheel.size, state))
 
     # `listed` has the names in the order of the items.
     new_names = tuple(name for name, files in listed.items() if not files)
@@ -154,28 +160,12 @@ def plan(project: Project, variants: Sequence[Path], behind: Sequence[Path], ind
     return PublishPlan(tuple(items), new_names, tuple(warnings))
 
 
-def find_file(files: Iterable[DistributionPackage], name: str) -> DistributionPackage | None:
+def find_file(files: Iterable[IndexFile], name: str) -> IndexFile | None:
     """The file of that name among those of a project on the index; None if it is not there."""
     for file in files:
-        if file.filename == name:
+        if file.file_name == name:
             return file
     return None
-
-
-def digest_of(file: DistributionPackage, index: PackageIndex, folder: Path) -> str:
-    """The SHA-256 of a file on the index.
-
-    The index need not state it (PEP 503): the file is then downloaded to `folder`, and removed again. Raises
-    PackageIndexError if that fails.
-    """
-    if "sha256" in file.digests:
-        return str(file.digests["sha256"])
-    path = folder / f".{file.filename}.published"
-    try:
-        index.download(file, path)
-        return sha256(path)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _metadata(path: Path) -> list[str]:
@@ -184,14 +174,23 @@ def _metadata(path: Path) -> list[str]:
         return archive.read(f"{dist_info(archive)}/METADATA").decode("utf-8").splitlines()
 
 
-def _consistent(path: Path, file: DistributionPackage, index: PackageIndex) -> bool:
-    """Whether the published wheel behind the one name differs only in that it lacks variants that came later."""
-    published = path.with_name(f".{path.name}.published")
+def _consistent(path: Path, published: IndexFile, names: IndexNames) -> bool:
+    """Whether the published wheel behind the one name differs only in that it lacks variants that came later.
+
+    It is this project's, by its SHA-256: this is only about what the maintainer changed since.
+    """
+    older_wheel = names.scratch / "published.whl"
     try:
-        index.download(file, published)
-        older = _metadata(published)
+        names.index.download(published.file, older_wheel)
+        if sha256(older_wheel) != published.sha256:
+            raise PackageIndexError(
+                f"the index served another {published.file_name} than it lists",
+                where=f"sha256 {published.sha256}",
+                next_step="run again; if it stays so, this index cannot be trusted",
+            )
+        older = _metadata(older_wheel)
     finally:
-        published.unlink(missing_ok=True)
+        older_wheel.unlink(missing_ok=True)
     newer = _metadata(path)
     if not set(older) <= set(newer):
         return False
@@ -203,23 +202,21 @@ def _consistent(path: Path, file: DistributionPackage, index: PackageIndex) -> b
     return True
 
 
-def _warnings(
-    project: Project, plain: Sequence[DistributionPackage], auto: Sequence[DistributionPackage], version: str
-) -> list[str]:
+def _warnings(project: Project, plain: Sequence[IndexFile], auto: Sequence[IndexFile], version: str) -> list[str]:
     """Warnings of versions on the index that resolvers take in place of `version`, one sentence each.
 
     `plain` and `auto` are the index's files of the one name and of the middle wheel. Versions that have a middle wheel
     come from the farm, and resolvers may take them.
     """
-    farm_versions = {file.version for file in auto}
+    farm_versions = {file.file.version for file in auto}
     new = Version(version)
     higher = set()
     older = set()
     for file in plain:
-        if file.is_yanked:
+        if file.file.is_yanked:
             continue
         try:
-            other = Version(file.version or "")
+            other = Version(file.file.version or "")
         except InvalidVersion:  # from before PEP 440; resolvers ignore it
             continue
         if other > new:

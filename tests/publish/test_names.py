@@ -1,0 +1,215 @@
+"""What counts of an index is what this project published or built; a name alone counts for nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Answer
+from tests.family import make_wheel
+from tests.index import Index
+from tests.release import Release, with_members
+from torch_build_farm.publish import published_list
+from torch_build_farm.publish.published_list import PublishedFile, PublishedList
+
+Call = Callable[..., Answer]
+
+
+def publish(call: Call, index: Index) -> Answer:
+    """`publish --yes`, to an index that takes no uploads: an attempt would end in another error."""
+    return call("publish", index.url, "--index-url", index.url, "--yes", "--no-check")
+
+
+def stranger(tmp_path: Path, name: str, version: str = "1.0") -> Path:
+    return make_wheel(tmp_path / "stranger", name, version, {f"{name}.py": "print('a stranger')\n"})
+
+
+def refused(answer: Answer, *said: str) -> None:
+    assert answer.code == 24, answer.out + answer.err
+    for text in said:
+        assert text in answer.err, answer.err
+    assert "uploaded" not in answer.out
+
+
+def metadata(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return archive.read(path).decode()
+
+
+def test_a_strangers_variant_of_a_minor_that_is_not_built(
+    release: Release, call: Call, index: Index, tmp_path: Path
+) -> None:
+    """It gets no rung, no extra with a pin, and a line that says so."""
+    release.proven(release.variant("2.8"))
+    index.add_wheel(stranger(tmp_path, "demo_torch215"))
+    answer = call("publish", index.url, "--index-url", index.url, "--json")
+    assert answer.code == 0, answer.err
+    assert "demo-torch215 on the index is not this project's" in answer.document["warnings"][0]
+    files = {Path(file["path"]).name for file in answer.document["files"]}
+    assert files == {
+        "demo_torch28-1.0-py3-none-any.whl", "demo_select-1.0.0.0.0.208-py3-none-any.whl", "demo_auto-1.0-py3-none-any.whl",
+        "demo-1.0-py3-none-any.whl",
+    }  # fmt: skip
+    assert "demo-torch215==" not in metadata(release.dist / "demo-1.0-py3-none-any.whl")
+
+
+def test_meta_ignores_a_strangers_variant(release: Release, call: Call, index: Index, tmp_path: Path) -> None:
+    release.variant("2.8")
+    index.add_wheel(stranger(tmp_path, "demo_torch215"))
+    answer = call("meta", UV_DEFAULT_INDEX=index.url)
+    assert answer.code == 0, answer.err
+    assert "demo-torch215 on the index is not this project's" in answer.out
+    assert "2.15" not in (release.folder / "work" / "COMPATIBILITY.md").read_text()
+    # Also on an index that uv asks before the default one.
+    again = call("meta", UV_INDEX=index.url)
+    assert "demo-torch215 on the index is not this project's" in again.out
+
+
+@pytest.mark.parametrize("kind", ["wheel", "yanked", "sdist", "other name", "without digests", "mixed"])
+def test_a_strangers_files_under_a_name_to_be_published(
+    release: Release, call: Call, index: Index, tmp_path: Path, kind: str
+) -> None:
+    wheel = release.proven(release.variant("2.8"))
+    foreign = stranger(tmp_path, "demo_torch28", "0.9")
+    name = foreign.name
+    if kind == "sdist":
+        name = "demo_torch28-0.9.tar.gz"
+    elif kind == "other name":
+        name = "demo_torch29-0.9-py3-none-any.whl"
+    index.digests = kind != "without digests"
+    index.add(name, foreign.read_bytes(), "demo-torch28")
+    if kind == "yanked":
+        index.yank(name)
+    if kind == "mixed":
+        index.add_wheel(wheel)
+    refused(publish(call, index), "demo-torch28 has files on the index that this project has not published", name)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-auto", "demo-select"])
+def test_a_strangers_files_under_a_name_behind_the_one(
+    release: Release, call: Call, index: Index, tmp_path: Path, name: str
+) -> None:
+    release.proven(release.variant("2.8"))
+    index.add_wheel(stranger(tmp_path, name.replace("-", "_"), "0.1"))
+    refused(publish(call, index), f"{name} has files on the index that this project has not published")
+
+
+def test_a_file_of_the_same_metadata_and_other_code(release: Release, call: Call, index: Index) -> None:
+    """A plain wheel that a stranger uploaded was taken for 'published earlier'."""
+    release.proven(release.variant("2.8"))
+    call("meta", "--offline")
+    for plain in ("demo-1.0-py3-none-any.whl", "demo_auto-1.0-py3-none-any.whl", "demo_select-1.0.0.0.0.208-py3-none-any.whl"):  # fmt: skip
+        wheel = with_members(release.dist / plain, {"demo/__init__.py": "print('a stranger')\n"})
+        index.add_wheel(wheel)
+        refused(publish(call, index), "that this project has not published", plain)
+        (index.folder / plain.split("-")[0].replace("_", "-") / plain).unlink()
+        index.yank(plain)  # writes its page anew
+
+
+def test_a_digest_in_the_list_must_be_the_indexs(release: Release, call: Call, index: Index) -> None:
+    """The index exchanged a file of an earlier version."""
+    release.proven(release.variant("2.8"))
+    earlier = release.variant("2.8", "0.9")
+    release.list(index, earlier)
+    index.add_wheel(with_members(earlier, {"demo/__init__.py": "print('a stranger')\n"}))
+    earlier.unlink()
+    refused(publish(call, index), "demo_torch28-0.9")
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_what_the_list_has_counts(release: Release, call: Call, index: Index, digests: bool) -> None:
+    """A minor that is not built any more keeps its rung and extra."""
+    index.digests = digests
+    retired = release.variant("2.8", "0.9")
+    index.add_wheel(retired)
+    release.list(index, retired)
+    retired.unlink()
+    release.proven(release.variant("2.9"))
+    answer = call("publish", index.url, "--index-url", index.url)
+    assert answer.code == 0, answer.err
+    assert "demo_select-1.0.0.0.0.208" in answer.out
+    assert "demo-torch28==0.9" in metadata(release.dist / "demo-1.0-py3-none-any.whl")
+
+
+def test_an_unproven_wheel_in_work_dist_counts_for_nothing(release: Release, call: Call, index: Index) -> None:
+    """An older version, which is not published now, would get a rung and an extra."""
+    release.variant("2.8", "0.9")
+    release.proven(release.variant("2.9"))
+    answer = call("publish", index.url, "--index-url", index.url)
+    assert answer.code == 0, answer.err
+    assert "demo_select-1.0.0.0.0.208" not in answer.out
+    assert "demo-torch28==" not in metadata(release.dist / "demo-1.0-py3-none-any.whl")
+
+
+def test_a_name_is_adopted_once_and_by_hand(release: Release, call: Call, index: Index, tmp_path: Path) -> None:
+    release.proven(release.variant("2.8"))
+    old = stranger(tmp_path, "demo", "0.1")
+    index.add_wheel(old)
+    shown = call("adopt", index.url, "demo", "--index-url", index.url, CI="true")
+    assert shown.code == 0, shown.err
+    digest = hashlib.sha256(old.read_bytes()).hexdigest()
+    assert f"demo: {old.name}  sha256 {digest}" in shown.out
+    assert "nothing was recorded" in shown.out
+    assert not (release.project.root / "published.json").exists(), "in CI too it takes --yes"
+
+    adopted = call("adopt", index.url, "demo", "--index-url", index.url, "--yes", "--json")
+    assert adopted.code == 0, adopted.err
+    (entry,) = published_list.read(release.project.root).files
+    assert entry == PublishedFile("demo", old.name, index.url, digest, adopted=True)
+    plan = call("publish", index.url, "--index-url", index.url)
+    assert plan.code == 0, plan.err
+    assert "1 older versions of demo are not yanked" in plan.out
+    # A file that comes later is a stranger's again.
+    index.add_wheel(stranger(tmp_path, "demo", "0.2"))
+    refused(publish(call, index), "demo-0.2")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("demo-torch2", "no distribution of this project"), ("demo", "has no file of")]
+)
+def test_what_cannot_be_adopted(release: Release, call: Call, index: Index, name: str, said: str) -> None:
+    answer = call("adopt", index.url, name, "--index-url", index.url, "--yes")
+    assert answer.code == 2
+    assert said in answer.err
+
+
+ENTRY = PublishedFile("demo", "demo-1.0-py3-none-any.whl", "pypi", "a" * 64)
+
+
+def test_the_list_is_text_that_merges(tmp_path: Path) -> None:
+    one = PublishedList().with_files([ENTRY, PublishedFile("Demo_Torch28", "demo_torch28-1.0.whl", "pypi", "b" * 64)])
+    published_list.write(one, tmp_path)
+    text = (tmp_path / "published.json").read_text()
+    assert [line.count('"sha256"') for line in text.splitlines()] == [0, 0, 0, 1, 1, 0, 0], "one file a line"
+    assert published_list.read(tmp_path) == one
+    assert one.with_files([ENTRY]) == one
+    assert json.loads(text)["files"][1]["name"] == "demo-torch28"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{", '{"schema": 2, "files": []}', "[" * 100_000, "<<<<<<< HEAD\n", '{"schema": 1, "files": [{}]}', "\xff",
+        '{"schema": 1, "files": [{"name": "demo", "file": "../x", "index": "pypi", "sha256": "' + "a" * 64 + '"}]}',
+        '{"schema": 1, "files": [{"name": "demo", "file": "x", "index": "pypi", "sha256": "md5"}]}',
+    ],
+)  # fmt: skip
+def test_a_damaged_list(release: Release, call: Call, index: Index, text: str) -> None:
+    release.proven(release.variant("2.8"))
+    (release.project.root / "published.json").write_text(text, "latin-1")
+    answer = publish(call, index)
+    assert answer.code == 3, answer.err
+    assert "published.json" in answer.err
+
+
+def test_two_contents_of_one_file(tmp_path: Path) -> None:
+    other = PublishedFile(ENTRY.name, ENTRY.file, ENTRY.index, "c" * 64)
+    (tmp_path / "published.json").write_text(PublishedList(frozenset([ENTRY, other])).text())
+    with pytest.raises(Exception, match="has two SHA-256"):
+        published_list.read(tmp_path)

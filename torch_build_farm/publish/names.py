@@ -1,0 +1,121 @@
+"""Whose are the names on a package index: a file there is this project's if it is in its list, or was built here.
+
+Both by SHA-256. Anybody may take a name that is free, and a file of the right name and version may hold other code, so
+neither is a proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+
+from torch_build_farm.core.errors import PublishError
+from torch_build_farm.core.files import sha256
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.urls import public
+from torch_build_farm.publish.published_list import PublishedList
+
+if TYPE_CHECKING:
+    from pypi_simple import DistributionPackage
+
+_SHOWN = 3  # files in a message
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """A file of a distribution on an index; `sha256` is empty where it was not needed and is not stated."""
+
+    name: str
+    file: DistributionPackage
+    sha256: str
+    is_own: bool
+
+    @property
+    def file_name(self) -> str:
+        return self.file.filename
+
+
+@dataclass(frozen=True)
+class IndexNames:
+    """Whose the files on an index are. `built` has the SHA-256 of what was built here and proven, by file name."""
+
+    index: PackageIndex
+    published: PublishedList
+    scratch: Path
+    built: Mapping[str, str]
+
+    def files(self, name: str) -> list[IndexFile]:
+        """The files that the index has of a distribution now, yanked ones too.
+
+        Raises PackageIndexError if the index cannot be read.
+        """
+        name = canonicalize_name(name)
+        return [self._judged(name, file) for file in self.index.files(name)]
+
+    def _judged(self, name: str, file: DistributionPackage) -> IndexFile:
+        # What nobody here knows by its name need not be downloaded to know that it is not ours.
+        may_be_own = file.filename in self.built or self.published.knows(name, file.filename)
+        digest = digest_of(file, self.index, self.scratch) if may_be_own else stated_digest(file)
+        is_own = bool(digest) and (
+            self.published.has(name, file.filename, digest) or self.built.get(file.filename) == digest
+        )
+        # A page may list a file of another distribution: it is nobody's proof for this name.
+        return IndexFile(name, file, digest, is_own and distribution_of(file.filename) == name)
+
+    def require_own(self, name: str, files: Iterable[IndexFile], target: str) -> None:
+        """Raise PublishError where a file of a distribution that is to be published is not this project's."""
+        foreign = [file for file in files if not file.is_own]
+        if foreign:
+            raise _taken(canonicalize_name(name), foreign, target, self.index)
+
+
+def distribution_of(file: str) -> str:
+    """The normalized name of the distribution that a file belongs to, by its name; empty for one without."""
+    try:
+        return parse_wheel_filename(file)[0] if file.endswith(".whl") else parse_sdist_filename(file)[0]
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        return ""
+
+
+def _taken(name: str, foreign: list[IndexFile], target: str, index: PackageIndex) -> PublishError:
+    files = [f"{file.file_name} (sha256 {file.sha256 or 'not stated'})" for file in foreign[:_SHOWN]]
+    more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
+    return PublishError(
+        f"{name} has files on the index that this project has not published, as far as published.json knows: "
+        f"{', '.join(files)}{more}",
+        where=public(index.url) or target,
+        next_step="they may be of an earlier publication whose published.json was not merged (merge it), of yours from "
+        f"before that list (look at them, then once: torch-build-farm adopt {target} {name} --yes), or of a stranger "
+        "who took the name (take another: name, auto-name or select-name in [tool.torch-build-farm])",
+    )
+
+
+def stated_digest(file: DistributionPackage) -> str:
+    """The SHA-256 that the index states of a file; empty if it states none (PEP 503 leaves that to it)."""
+    return str(file.digests.get("sha256", "")).lower()
+
+
+def digest_of(file: DistributionPackage, index: PackageIndex, scratch: Path) -> str:
+    """The SHA-256 of a file on the index, which is downloaded to `scratch` if the index does not state it.
+
+    Raises PackageIndexError if that fails, or if the file is not what another digest of the index says.
+    """
+    stated = stated_digest(file)
+    if stated:
+        return stated
+    path = scratch / "published.download"  # the index's own name for it could lead elsewhere
+    try:
+        index.download(file, path)
+        return sha256(path)
+    finally:
+        path.unlink(missing_ok=True)
