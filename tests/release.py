@@ -11,7 +11,7 @@ from pathlib import Path
 from tests import family
 from tests.conftest import CHECKOUT, Farm
 from tests.index import Index
-from tests.publish.test_proven import prove
+from tests.proofs import prove
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.project.settings import Project, load
