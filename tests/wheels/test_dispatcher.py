@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import elves
 from tests.conftest import CHECKOUT
 from tests.family import family, project, torch, variant
+from torch_build_farm.core import tools
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.wheels import one_name
@@ -54,11 +56,19 @@ class Site:
         self.unpack(torch(self.made, version))
 
     def run(self, code: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return self.run_in(self.folder, code, *words, **env)
+
+    def run_in(self, cwd: Path, code: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         start = f"import sys; sys.path.insert(0, {str(self.folder)!r})\n"
         command = [sys.executable, "-S", *(words or ("-c", start + code))]
         paths = {"PYTHONPATH": str(self.folder)} if words else {}
         return subprocess.run(
-            command, env={**os.environ, **paths, **env}, capture_output=True, text=True, check=False, cwd=self.folder
+            command,
+            env={**os.environ, **paths, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd,
         )
 
     def says(self, code: str, **env: str) -> str:
@@ -140,6 +150,20 @@ def test_on_every_cpython_that_torch_is_made_for(site: Site, monkeypatch: pytest
     for python in (one for one in found if one >= CPython(3, 9)):
         monkeypatch.setattr(sys, "executable", str(found[python].path))
         assert site.says(code) == "of 2.9 True", python
+    # Each of them also refuses: another CUDA, and a variant that nobody installed.
+    (site.folder / "torch" / "version.py").write_text(version_file("2.9.0+cu130", CUDA_130))
+    with (site.folder / "demo" / "_torch29" / "_variant.txt").open("a") as marker:
+        marker.write("cuda: 12\n")
+    for python in (one for one in found if one >= CPython(3, 9)):
+        monkeypatch.setattr(sys, "executable", str(found[python].path))
+        assert "and torch 2.9.0+cu130 has CUDA 13." in site.run("import demo").stderr, python
+    (site.folder / "demo" / "_torch29").rename(site.folder / "moved")
+    (site.folder.parent / "current" / "demo").mkdir(parents=True)
+    (site.folder / "moved").rename(site.folder.parent / "current" / "demo" / "_torch29")
+    for python in (one for one in found if one >= CPython(3, 9)):
+        monkeypatch.setattr(sys, "executable", str(found[python].path))
+        done = site.run_in(site.folder.parent / "current", "import demo")
+        assert "demo has no variant for torch 2.9.0+cu130 here." in done.stderr, python
 
 
 # Two threads import the package from the start, two when its variant is being imported; that goes on when all have begun.
@@ -291,6 +315,176 @@ def test_the_guard_without_torch_and_without_a_variant(site: Site) -> None:
     site.torch("2.8.0")
     (site.folder / "demo" / "_torch28").rename(site.folder / "gone")
     assert told(site)[1] == "  variants installed: torch none"
+
+
+def version_file(version: str, *lines: str) -> str:
+    """version.py as torch's own build writes it."""
+    start = [
+        "from typing import Optional",
+        "",
+        "__all__ = ['__version__', 'debug', 'cuda']",
+        f"__version__ = '{version}'",
+    ]
+    return "\n".join([*start, "debug = False", *lines, "git_version = 'abc'", "hip: Optional[str] = None", ""])
+
+
+CUDA_128, CUDA_130, NO_CUDA = (f"cuda: Optional[str] = {value}" for value in ("'12.8'", "'13.0'", "None"))
+
+
+@pytest.mark.parametrize(
+    ("needed", "torch_version", "line", "refusal"),
+    [
+        ("libcudart.so.12", "2.9.1+cu128", CUDA_128, ""),
+        ("libcudart.so.12", "2.9.1", CUDA_128, ""),
+        ("libcudart.so.12", "2.9.1+cu126", "", ""),
+        ("libcudart.so.12", "2.9.1", "", ""),  # not to be told
+        ("libcudart.so.12", "2.9.1a0+git12", "cuda = some_call()", ""),
+        ("libcudart.so.12", "2.9.1+cu130", CUDA_130, "CUDA 12, and torch 2.9.1+cu130 has CUDA 13."),
+        ("libcudart.so.12", "2.9.1", CUDA_130, "CUDA 12, and torch 2.9.1 has CUDA 13."),
+        ("libcudart.so.12", "2.9.1+cu130", "", "CUDA 12, and torch 2.9.1+cu130 has CUDA 13."),
+        ("libcudart.so.12", "2.9.1+cpu", NO_CUDA, "CUDA 12, and torch 2.9.1+cpu has none."),
+        ("libcudart.so.12", "2.9.1+cpu", "", "CUDA 12, and torch 2.9.1+cpu has none."),
+        ("libcublasLt.so.13", "2.9.1+cu128", CUDA_128, "CUDA 13, and torch 2.9.1+cu128 has CUDA 12."),
+        ("libtorch_cuda.so", "2.9.1+cu130", CUDA_130, ""),
+        ("libtorch_cuda.so", "2.9.1+rocm6.4", NO_CUDA, "CUDA, and torch 2.9.1+rocm6.4 has none."),
+        ("libcufft.so.11", "2.9.1+cpu", NO_CUDA, "CUDA, and torch 2.9.1+cpu has none."),
+        ("libc10.so", "2.9.1+cpu", NO_CUDA, ""),
+        ("libc10.so", "2.9.1+cu130", CUDA_130, ""),
+    ],
+)
+def test_the_guard_knows_torchs_cuda(site: Site, needed: str, torch_version: str, line: str, refusal: str) -> None:
+    site.variants({**FILES, "demo/_core.so": elves.library(needed=[needed])}, "2.9")
+    site.torch(torch_version)
+    (site.folder / "torch" / "version.py").write_text(version_file(torch_version, line))
+    (site.folder / "torch" / "__init__.py").write_text("from . import version\nfrom .version import __version__\n")
+    firsts = ["", "import torch; "] if line != "cuda = some_call()" else [""]
+    for first in firsts:
+        done = site.run(f"{first}import demo; print(demo.VALUE)")
+        if not refusal:
+            assert done.stdout == "of 2.9\n", done.stderr
+        else:
+            text = done.stderr[done.stderr.index("ImportError: ") :]
+            assert text.splitlines() == [
+                f"ImportError: demo's variant for torch 2.9 needs a torch with {refusal}",
+                "  It is made for torch 2.9 as the package index has it. These install that one in its place:",
+                '  with pip:  pip install --force-reinstall "torch==2.9.*"',
+                '  with uv:   uv pip install --reinstall-package torch "torch==2.9.*"',
+            ]
+            off = site.run(f"{first}import demo; print(demo.VALUE)", TORCH_BUILD_FARM_GUARD="off")
+            assert (off.returncode, off.stdout) == (0, "of 2.9\n")
+            assert "RuntimeWarning: demo's variant for torch 2.9 needs" in off.stderr
+
+
+PLANTED = {"__init__.py": "raise SystemExit('it ran')\n", "_variant.txt": "The variant torch29.\n"}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {},
+        {"other-1.0.dist-info/RECORD": "demo/_torch29/_variant.txt,,\n"},
+        {"demo_torch29-1.0.dist-info/RECORD": "demo/_torch29/__init__.py,,\n"},
+        {"demo_torch28-1.0.dist-info/RECORD": "demo/_torch29/_variant.txt,,\n"},
+    ],
+)
+def test_a_folder_that_nobody_installed_is_no_variant(site: Site, tmp_path: Path, records: dict[str, str]) -> None:
+    """The current folder, or any other of sys.path, with an unpacked or planted variant."""
+    site.variants(FILES, "2.8", known=("2.9",))
+    site.torch("2.9.0")
+    planted = tmp_path / "current"
+    (planted / "demo" / "_torch29").mkdir(parents=True)
+    for name, text in PLANTED.items():
+        (planted / "demo" / "_torch29" / name).write_text(text)
+    for name, text in records.items():
+        (planted / name).parent.mkdir()
+        (planted / name).write_text(text)
+    for code in ("import demo", f"sys.path.insert(0, {str(planted)!r}); sys.path.append(''); import demo"):
+        done = site.run_in(planted, code)
+        assert "demo has no variant for torch 2.9.0 here." in done.stderr, done.stderr
+        assert "it ran" not in done.stderr
+
+
+def test_installers_own_what_they_put_elsewhere(tmp_path: Path) -> None:
+    """uv and pip install the variant into one folder, the plain wheel into another; an uninstall takes it away."""
+    made, own = tmp_path / "made", project("demo-GPU.x", "demo")
+    wheel = variant(made, own, "2.9", "1.0", {n: t.replace("@", "2.9") for n, t in FILES.items()})
+    plain = one_name.write_plain(family(own, wheel, {"2.9": "1.0"}), made)
+    places = {name: tmp_path / name for name in ("plain", "uv", "pip")}
+    installers = {
+        "plain": [str(tools.uv()), "pip", "install", "--python", sys.executable],
+        "uv": [str(tools.uv()), "pip", "install", "--python", sys.executable],
+        "pip": [sys.executable, "-m", "pip", "install"],
+    }
+    for name, command in installers.items():
+        wheels = [plain, torch(made, "2.9.0")] if name == "plain" else [wheel]
+        words = [*command, "--no-deps", "--no-index", "--target", str(places[name]), *map(str, wheels)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    for name in ("uv", "pip"):
+        paths = f"sys.path[:0] = [{str(places['plain'])!r}, {str(places[name])!r}]"
+        code = f"import sys; {paths}; import demo; print(demo.VALUE)"
+        done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout == "of 2.9\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "raise RuntimeError('strange')",
+        "return object()",
+        "return types.SimpleNamespace(submodule_search_locations=[7, b'x', 'a\\0b', '/gone'])",
+    ],
+)
+def test_a_strange_finder(site: Site, answer: str) -> None:
+    site.variants(FILES, "2.9")
+    site.torch("2.9.0")
+    code = f"""
+import types
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            {answer}
+
+sys.meta_path.insert(0, Finder())
+import demo
+print(demo.VALUE)
+"""
+    assert site.says(code) == "of 2.9"
+
+
+STRANGE_VERSIONS = {
+    "not UTF-8": b"# caf\xe9\n__version__ = '2.9.0'\n",
+    "an expression": b"__version__ = '.'.join(('2', '9'))\n",
+    "escapes": b"__version__ = '2.8\x1b[2J'\n",
+    "no number": "__version__ = '\u00b2.9'\n".encode(),
+    "empty": b"",
+    "endless": b"x" * 10_000_000,
+    "nulls": b"\0" * 100,
+}
+
+
+@pytest.mark.parametrize("content", STRANGE_VERSIONS.values(), ids=STRANGE_VERSIONS)
+def test_a_strange_version_file(site: Site, content: bytes) -> None:
+    """What it cannot tell is told by the name of torch's .dist-info."""
+    site.variants(FILES, "2.8", "2.9")
+    site.torch("2.9.0")
+    (site.folder / "torch" / "version.py").write_bytes(content)
+    assert site.says("import demo; print(demo.VALUE)") == "of 2.9"
+
+
+def test_strange_places(site: Site, tmp_path: Path) -> None:
+    """A current folder that is gone, entries that are no text, folders with strange names, a torch that loads itself."""
+    site.variants(FILES, "2.8", known=("2.9",))
+    site.torch("2.9.0")
+    (site.folder / "demo" / "_torch\u00b29").mkdir()
+    (site.folder / "demo" / "_torch\u00b29" / "_variant.txt").touch()
+    gone = tmp_path / "gone"
+    start = f"import os; os.makedirs({str(gone)!r}, exist_ok=True); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); sys.path += [7, b'x', 'a\\0b', '', 'relative']\n"
+    lazy = "class Lazy:\n  def __getattr__(self, name): raise RuntimeError(name)\nsys.modules['torch'] = Lazy()\n"
+    for code in (start, lazy, f"{start}{lazy}"):
+        done = site.run(f"{code}import demo")
+        assert "demo has no variant for torch 2.9.0 here." in done.stderr, done.stderr
 
 
 def test_what_it_costs(site: Site) -> None:

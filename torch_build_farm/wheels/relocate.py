@@ -11,7 +11,7 @@ import posixpath
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,14 @@ from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
+from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Library, read_library, read_wheel
 
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"
-# In each _torchNN/, and in RECORD: an uninstall may leave the folder behind, but not this file.
+# In each _torchNN/, and in RECORD: an uninstall may leave the folder behind, but not this file. A line "cuda: 12" in it
+# says what the variant needs of torch (`cuda_needed`).
 MARKER = "_variant.txt"
 _MAIN = """import os, runpy
 
@@ -121,14 +123,17 @@ def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
     return planned
 
 
-def _added(planned: Mapping[str, str], move: Move) -> dict[str, str]:
+def _added(planned: Mapping[str, str], move: Move, cuda: str) -> dict[str, str]:
     """Files that the relocated wheel has in addition: markers, and a __main__.py for each single module."""
+    marker = f"The variant {move.tag}. The dispatcher looks for this file.\n"
+    if cuda:
+        marker += f"cuda: {cuda}\n"
     new_paths = set(planned.values())
     added = {}
     for package in move.folders:
         folder = f"{package}/_{move.tag}"
         if any(path.startswith(f"{folder}/") for path in new_paths):
-            added[f"{folder}/{MARKER}"] = f"The variant {move.tag}. The dispatcher looks for this file.\n"
+            added[f"{folder}/{MARKER}"] = marker
     for name, new_path in planned.items():
         # `python -m MODULE` ran the module itself; now MODULE is a package, which runs by its __main__.py.
         folder = posixpath.dirname(new_path)
@@ -136,6 +141,23 @@ def _added(planned: Mapping[str, str], move: Move) -> dict[str, str]:
         if new_path.endswith("/__init__.py") and single_module:
             added[f"{folder}/__main__.py"] = _MAIN
     return added
+
+
+# Libraries that are named by CUDA's major version (those of CUDA 12 and 13); cuFFT, say, has a number of its own.
+_OF_CUDA_MAJOR = re.compile(r"lib(?:cudart|nvrtc|nvJitLink|cublas|cublasLt)\.so\.(\d+)")
+
+
+def cuda_needed(libraries: Iterable[Library]) -> str:
+    """The CUDA that a wheel needs of torch: its major version ("12"), "any" for some, "" for none.
+
+    Told by what its libraries name as NEEDED. What torch or its CUDA wheels bring is never in a wheel.
+    """
+    needed = sorted({name for library in libraries for name in library.needed})
+    majors = [match[1] for name in needed if (match := _OF_CUDA_MAJOR.fullmatch(name))]
+    if majors:
+        return max(majors, key=int)
+    of_cuda = (*policy().cuda, *policy().cuda_torch_only)
+    return "any" if any(matches_any(name, of_cuda) for name in needed) else ""
 
 
 def _require(metadata: str, name: str) -> str:
@@ -184,6 +206,7 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
     """
     move = Move(settings.packages, tag)
     libraries = {library.path: library for library in read_wheel(wheel).libraries}
+    cuda = cuda_needed(libraries.values())
     members = []
     with zipfile.ZipFile(wheel) as archive:
         info = dist_info(archive)
@@ -199,7 +222,7 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
             entry.filename = planned[entry.filename]
             members.append((entry, content))
     date = members[-1][0].date_time
-    for path, text in _added(planned, move).items():
+    for path, text in _added(planned, move, cuda).items():
         added_entry = zipfile.ZipInfo(path, date)
         added_entry.external_attr, added_entry.compress_type = 0o100644 << 16, zipfile.ZIP_DEFLATED
         members.append((added_entry, text.encode()))
