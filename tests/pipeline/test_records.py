@@ -163,6 +163,16 @@ def test_a_place_that_holds_no_file_is_told_at_once(tmp_path: Path) -> None:
     assert (records.read(path), records.doubt(path)) == (None, "damaged")
 
 
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "jobs/../../secret", "a\nb.whl", ""])
+def test_a_record_speaks_of_files_in_its_work_folder_alone(tmp_path: Path, name: str) -> None:
+    """Also one of another machine, which is a claim: whoever reads it joins these paths to the work folder."""
+    work, path = tmp_path / "work", path_in(tmp_path / "work")
+    (work / "jobs" / JOB).mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    records.write(replace(record(work), outputs=(records.Artifact(name, "0" * 64, 6),)), path)
+    assert records.claim(path) is records.read(path) is None
+
+
 def test_intact_sees_every_change(tmp_path: Path) -> None:
     folder = tmp_path / "tree"
     (folder / "sub").mkdir(parents=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from torch_build_farm.core import seals
+from torch_build_farm.core import paths, seals
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import read_bounded, replace_text, sha256
 from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts, SomeFacts
@@ -208,6 +208,9 @@ def _record(document: Mapping[str, Any], path: Path, schemas: Collection[int]) -
     except ValidationError:
         return None
     _, job, stage = _place(path)
+    # Whoever reads a record joins these paths to the work folder, also those of another machine's record.
+    if any(paths.fault(output.path) for output in record.outputs):
+        return None
     return record if record.schema in schemas and (record.job, record.stage) == (job, stage) else None
 
 

@@ -25,7 +25,7 @@ from torch_build_farm.core.archives import EARLIEST, unpack
 from torch_build_farm.core.errors import PackageIndexError, SourceError, VersionError, nearest
 from torch_build_farm.core.git import Client, Description, describe_bare
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.paths import inside
+from torch_build_farm.core.paths import file_in, inside
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.urls import public
 from torch_build_farm.project import metadata, scm_version
@@ -139,7 +139,7 @@ class Fetcher:
         if not candidates:
             raise _no_sdist(requirement, versions)
         chosen = max(candidates, key=lambda file: _preference(file, sha256))
-        path = folder / chosen.filename
+        path = file_in(folder, chosen.filename)
         index.download(chosen, path)
         self.runner.check()  # an interrupt does not stop the download itself
 
