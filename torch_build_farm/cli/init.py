@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from packaging.utils import canonicalize_name
 from torch_build_farm.cli.arguments import CommonOptions, Parser, optional_path
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
+from torch_build_farm.core import foreign_files, toml
 from torch_build_farm.core.archives import unpack
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
-from torch_build_farm.project import scaffold
+from torch_build_farm.project import metadata, scaffold
 from torch_build_farm.project.fetch import Fetcher, Origin, only_folder
 from torch_build_farm.project.settings import TABLE
 from torch_build_farm.project.variant import read_variants
@@ -64,9 +64,10 @@ def _init_sdist(context: Context, source: str, folder: Path | None) -> None:
     """Write a project file with the sdist's name, version and hash into `folder`, by default a folder of its name."""
     fetcher = Fetcher(context.store.root / "sources", context.runner, context.say)
     with context.store.in_use(), fetcher.scratch() as scratch:
-        archive = Path(source)
+        archive, asked = Path(source), None
         if not archive.is_file():
-            archive = fetcher.download(_requirement(source), scratch)
+            asked = _requirement(source)
+            archive = fetcher.download(asked, scratch)
         unpack(archive, scratch / "tree")
         # What an archive holds is no repository, even if it holds a .git.
         tree = scaffold.look(Origin(only_folder(scratch / "tree"), "sdist", sealed=True))
@@ -76,6 +77,13 @@ def _init_sdist(context: Context, source: str, folder: Path | None) -> None:
                 next_step="unpack it and init the folder, or use git and revision",
             )
         name = canonicalize_name(tree.name)
+        if asked and canonicalize_name(asked.name) != name:
+            raise UsageError(f"{archive.name} is not an sdist of {asked.name}: it says that its name is {name}")
+        # The sdist chooses the folder's name. It does not choose a file that is there to be added to.
+        if not folder and os.path.lexists(Path(name) / "pyproject.toml"):
+            raise UsageError(
+                "there is a project file already", where=str(Path(name) / "pyproject.toml"), next_step="name a DIR"
+            )
         origin = {"sdist": f"{name}=={tree.version}", "sdist-sha256": sha256(archive)}
         _write_project(context, tree, origin, folder or Path(name))
 
@@ -99,9 +107,9 @@ def _write_project(context: Context, tree: scaffold.SourceFacts, origin: dict[st
     table_text = scaffold.project_file(tree, origin, variants)
     path = folder / "pyproject.toml"
     try:
-        old = path.read_bytes().decode("utf-8") if path.is_file() else ""
-        tables = tomllib.loads(old).get("tool", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        old = toml.decoded(foreign_files.content(path, toml.LARGEST)) if path.is_file() else ""
+        tables = metadata.table_in(toml.loads(old), "tool")
+    except toml.TomlError as error:
         raise UsageError(f"not valid TOML: {error}", where=str(path), next_step="correct it, then init again") from None
     if TABLE in tables:
         raise UsageError(f"there is a [tool.{TABLE}] already", where=str(path), next_step="edit it, or remove it")

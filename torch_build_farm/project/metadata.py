@@ -193,13 +193,13 @@ def _version(root: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any],
     table = scm_table(pyproject)
     if table is not None:
         return scm_version.version(root, table, answers), True
-    provider = _table(tool, "scikit-build", "metadata", "version")
+    provider = table_in(tool, "scikit-build", "metadata", "version")
     if str(provider.get("provider", "")).endswith("regex"):
         matched = _regex_version(root, provider)
         if matched:
             return matched, False
     # A table with one key, such as {attr = "package.__version__"} or {file = ["VERSION"]}.
-    for way, value in _table(tool, "setuptools", "dynamic", "version").items():
+    for way, value in table_in(tool, "setuptools", "dynamic", "version").items():
         first = value[0] if isinstance(value, list) and value else value
         return _directed(root, way, str(first)), False
     return str(setup.get("version", "")), False
@@ -210,9 +210,9 @@ def scm_table(pyproject: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if pyproject.get("project", {}).get("version"):
         return None
     tool = pyproject.get("tool", {})
-    provider = str(_table(tool, "scikit-build", "metadata", "version").get("provider", ""))
+    provider = str(table_in(tool, "scikit-build", "metadata", "version").get("provider", ""))
     if "setuptools_scm" in tool or provider.endswith("setuptools_scm"):
-        return _table(tool, "setuptools_scm")
+        return table_in(tool, "setuptools_scm")
     return None
 
 
@@ -287,7 +287,7 @@ def _setup_cfg(root: Path) -> dict[str, Any]:
     return arguments
 
 
-def _table(value: object, *names: str) -> dict[str, Any]:
+def table_in(value: object, *names: str) -> dict[str, Any]:
     """The table under `names` in another one; empty where something else, or nothing, is there."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None

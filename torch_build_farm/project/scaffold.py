@@ -10,10 +10,11 @@ from typing import Any
 
 import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidName, canonicalize_name
 
 from torch_build_farm.core.errors import VersionError
-from torch_build_farm.project import metadata
+from torch_build_farm.core.text import printable
+from torch_build_farm.project import metadata, source_files
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.settings import TABLE, Settings
 from torch_build_farm.project.tables import adapter
@@ -53,12 +54,9 @@ def look(origin: Origin) -> SourceFacts:
     build_system = document.get("build-system", {})
     requirements = [*stated.requires, *map(str, build_system.get("requires", ()))]
     cuda_sources = [str(path.relative_to(root)) for path in root.rglob("*.cu")]
-    script = root / "setup.py"
-    variables: set[str] = set()
-    if script.is_file():
-        variables.update(_VARIABLE.findall(script.read_text("utf-8", "replace")))
+    variables = set(_VARIABLE.findall(source_files.text(root, "setup.py")))
     return SourceFacts(
-        name=stated.name,
+        name=_valid_name(stated.name),
         version=version,
         backend=str(build_system.get("build-backend", "setuptools")),
         packages=_packages(root, document),
@@ -81,21 +79,34 @@ def _torch(requirements: Iterable[str]) -> str:
 
 def _packages(root: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
     """Import names of packages: those that scikit-build-core or an sdist of setuptools lists, else likely folders."""
-    listed = document.get("tool", {}).get("scikit-build", {}).get("wheel", {}).get("packages")
-    if listed:
-        return tuple(sorted(Path(name).name for name in listed))
+    listed = metadata.table_in(document, "tool", "scikit-build", "wheel").get("packages")
+    if isinstance(listed, (list, dict)):
+        return _import_names(Path(str(name)).name for name in listed)
     likely = set()
     for base in ("", "src", "python"):  # where setuptools, and scikit-build-core too, look for packages
         for path in (root / base).glob("*/__init__.py"):
-            name = path.parent.name
-            if name not in _BESIDE and name.isidentifier():
-                likely.add(name)
+            if path.parent.name not in _BESIDE:
+                likely.add(path.parent.name)
     for path in root.glob("*.egg-info/top_level.txt"):
         # The list has modules too; where folders are known, those are the packages.
-        names = set(path.read_text("utf-8").split())
+        names = set(source_files.text(root, path.relative_to(root).as_posix()).split())
         packages = names & likely if likely else names
-        return tuple(sorted(packages or likely))
-    return tuple(sorted(likely))
+        return _import_names(packages or likely)
+    return _import_names(likely)
+
+
+def _import_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that can be imported, in order: the settings take no others."""
+    return tuple(sorted(name for name in set(names) if name.isidentifier()))
+
+
+def _valid_name(name: str) -> str:
+    """A distribution's name, which becomes that of a folder; empty for one that is not valid."""
+    try:
+        canonicalize_name(name, validate=True)
+    except InvalidName:
+        return ""
+    return name
 
 
 def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequence[Variant]) -> str:
@@ -105,8 +116,10 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
     name = canonicalize_name(facts.name) or "name-it"
     requirement = f"requires {facts.torch!r}" if facts.torch else "names no torch"
     lines = [
-        f"# By `init` from {facts.name or 'a source'} {facts.version}: {facts.backend}, {requirement}. "
-        f"{MARK} marks what it could not determine.",
+        _comment(
+            f"By `init` from {facts.name or 'a source'} {facts.version}: {facts.backend}, {requirement}. "
+            f"{MARK} marks what it could not determine."
+        ),
         f"[tool.{TABLE}]",
         _line("name", name, "" if facts.name else "the source does not state its name"),
     ]
@@ -122,17 +135,24 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
     # Hints at keys that only some projects need.
     if facts.cuda_sources:
         lines.append(
-            f"# {MARK} {facts.cuda_sources[0]} and {len(facts.cuda_sources) - 1} more need nvcc. "
-            'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
+            _comment(
+                f"{MARK} {facts.cuda_sources[0]} and {len(facts.cuda_sources) - 1} more need nvcc. "
+                'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
+            )
         )
     if facts.variables:
-        lines.append(f"# setup.py reads {', '.join(facts.variables)}; the table environment sets them.")
+        lines.append(_comment(f"setup.py reads {', '.join(facts.variables)}; the table environment sets them."))
 
     # With this, setup.py of torch-scatter and its kin leaves the CUDA sources out.
     if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.variables:
         lines.append(f'environment = {{ FORCE_ONLY_CPU = "1" }}  # {MARK} builds what needs no CUDA')
     lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
     return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> str:
+    """A comment, which ends with its line: names and files of the source may hold a line break, and then settings."""
+    return f"# {printable(text)}"
 
 
 def _torch_line(facts: SourceFacts, variants: Sequence[Variant]) -> str:
@@ -154,7 +174,7 @@ def _line(key: str, value: str | Sequence[str], mark: str = "") -> str:
     sentence = " ".join(description.split()).partition(". ")[0].removesuffix(".")
     item = tomlkit.item(value if isinstance(value, str) else list(value)).as_string()
     line = f"{key} = {item}  # {MARK} {mark}" if mark else f"{key} = {item}"
-    return f"# {sentence}.\n{line}"
+    return f"{_comment(sentence)}.\n{line}"
 
 
 def _admits(requirement: str, variant: Variant) -> bool:

@@ -13,10 +13,12 @@ from pathspec import PathSpec
 
 from torch_build_farm.core.errors import ConfigError, SourceError
 from torch_build_farm.core.files import sha256
+from torch_build_farm.core.paths import fault, shown
 from torch_build_farm.project import metadata
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.metadata import Metadata
 
+_VERSION_CONTROL = {".git", ".hg", ".svn"}
 # Never part of a source tree, in gitignore's syntax: version control, caches, environments, and what builds leave.
 _NEVER = [
     ".git/",
@@ -99,27 +101,64 @@ def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> So
 
 
 def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
-    """The files below `root`, those that `excluded` matches left out. Raises SourceError for a link that leads out."""
+    """The files below `root`, those that `excluded` matches left out, and so is what is neither file nor folder.
+
+    Raises SourceError for a link that leads out, and for a name that cannot be kept.
+    """
+    real_root = root.resolve()
     for folder, names, files in os.walk(root):
         here = Path(folder)
         relative = here.relative_to(root)
-        for name in sorted(names):
-            path = here / name
-            # os.walk does not enter links to folders. Within the tree such a link stays a link.
-            if path.is_symlink() and not excluded.match_file(f"{relative / name}/"):
-                target = path.readlink()
-                if target.is_absolute() or not path.resolve().is_relative_to(root.resolve()):
-                    raise SourceError(
-                        "a link to a folder leads out of the source tree, where the farm would not see changes",
-                        where=f"{path} -> {target}",
-                        next_step="put the folder itself there, or name the link in exclude",
-                    )
-                yield SourceFile((relative / name).as_posix(), "", False, str(target))
         # Changed in place: os.walk goes down into what is left, in this order. gitignore's patterns for folders match
         # only a path with a slash at its end.
         names[:] = [name for name in sorted(names) if not excluded.match_file(f"{relative / name}/")]
+        for name in names:
+            path = here / name
+            _check_name(relative / name, root)
+            # os.walk does not enter links to folders. Within the tree such a link stays a link.
+            if path.is_symlink():
+                target = path.readlink()
+                if target.is_absolute() or not _real(path).is_relative_to(real_root):
+                    raise _leads_out(path, "folder")
+                _check_name(target, root, may_lead_up=True)
+                yield SourceFile((relative / name).as_posix(), "", False, str(target))
         for name in sorted(files):
             path = here / name
+            # Never opened: FIFOs, sockets, devices, and links to them or to nothing.
             if excluded.match_file(str(relative / name)) or not path.is_file():
                 continue
+            _check_name(relative / name, root)
+            # A link to a file becomes the file that it leads to.
+            if path.is_symlink():
+                real = _real(path)
+                if not real.is_relative_to(real_root) or _VERSION_CONTROL & set(real.relative_to(real_root).parts):
+                    raise _leads_out(path, "file")
             yield SourceFile((relative / name).as_posix(), sha256(path), os.access(path, os.X_OK))
+
+
+def _real(path: Path) -> Path:
+    """The path with all links followed; of a loop, or a chain that is too long, a path outside of every tree."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return Path(os.devnull)
+
+
+def _check_name(path: Path, root: Path, *, may_lead_up: bool = False) -> None:
+    """Raise SourceError for a path that cannot be written down: records and settings hold one name a line."""
+    reason = fault(str(path), may_lead_up=may_lead_up)
+    if reason:
+        raise SourceError(
+            f"the name {shown(str(path))} {reason}",
+            where=str(root),
+            next_step="rename it, or name it in exclude",
+        )
+
+
+def _leads_out(path: Path, kind: str) -> SourceError:
+    """The error for a link to what is no part of the source."""
+    return SourceError(
+        f"a link to a {kind} leads out of the source tree, and what it leads to is no part of the source",
+        where=f"{path} -> {path.readlink()}",
+        next_step=f"put the {kind} itself there, or name the link in exclude",
+    )
