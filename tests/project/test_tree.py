@@ -1,3 +1,6 @@
+import contextlib
+import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -204,3 +207,309 @@ def test_where_setuptools_is_directed_for_a_version(tmp_path: Path, where: str, 
     else:
         (tmp_path / where).write_text(f'{DYNAMIC}[tool.setuptools.dynamic]\nversion = {{ {way} = "{value}" }}\n')
     assert read(tmp_path).version == "3.2"
+
+
+# ---- sources of strangers
+
+
+def ran(tmp_path: Path) -> Path:
+    """A script that leaves a file when it is run, and that file."""
+    script = tmp_path / "script.sh"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\necho v1.2-0-gabcdef\n")
+    script.chmod(0o755)
+    return script
+
+
+def commit(root: Path, tag: str = "v0.4") -> None:
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "one")
+    git(root, "tag", tag)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        'git_describe_command = ["{script}"]',
+        'git_describe_command = "{script} --dirty"',
+        'git_describe_command = "git -c core.fsmonitor={script} describe"',
+        'git_describe_command = "git describe --exec={script}"',
+        'git_describe_command = "git describe v9"',
+        'git_describe_command = ["git", "describe", "--match"]',
+        'scm.git.describe_command = ["{script}"]',
+        'scm.git.pre_parse = "os:getcwd"',
+        'scm.hg = {{ command = "{script}" }}',
+        'version_scheme = "os:getcwd"',
+        'version_scheme = ["guess-next-dev", "os:getcwd"]',
+        'version_scheme = "hook:run"',
+        'local_scheme = "hook:run"',
+        'parse = "hook:run"',
+        'version_cls = "hook:run"',
+        'relative_to = "/etc/passwd"',
+        "no_such_key = 1",
+        "root = 1",
+        "tag_regex = 1",
+        "tag = 1",
+        "version_scheme = 1",
+    ],
+)
+def test_a_version_by_code_of_the_source_is_asked_for(
+    tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ran(tmp_path)
+    root = tree(tmp_path / "tree", hook_dot_py=f"import os\nos.system('{script}')\n")
+    (root / "pyproject.toml").write_text(DYNAMIC + "[tool.setuptools_scm]\n" + table.format(script=script) + "\n")
+    commit(root)
+    monkeypatch.chdir(root)
+    monkeypatch.syspath_prepend(root)
+    key = table.partition(" ")[0]
+    with pytest.raises(VersionError, match="only code of the source's would tell") as caught:
+        read(root)
+    assert key.partition(".")[0] in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    assert source.read(Origin(root), (), "1.5").version == "1.5"
+
+
+@pytest.mark.parametrize(
+    ("table", "tags", "version"),
+    [
+        ('git_describe_command = "git describe --dirty --tags --long --match \'ext-v*\'"', ["v9", "ext-v0.5"], "0.5"),
+        ('git_describe_command = ["git", "describe", "--tags", "--match=v*", "--exclude", "v9"]', ["v9", "v0.5"], "0.5"),
+        ('tag = { prefix = "ext-" }', ["v9", "ext-v0.5"], "0.5"),
+        ('local_scheme = "no-local-version"\ngit_describe_command = "git describe --match v*"', ["v7"], "0.1.dev1"),
+        ('tag_regex = "^(?:ext-)?v([0-9.]+)(?:\\\\+.*)?$"', ["ext-v0.5+cu128"], "0.5+cu128"),
+        ('local_scheme = "no-local-version"\nversion_scheme = "post-release"\nversion_file = "v.py"', ["v0.5"], "0.5"),
+        ('fallback_version = "9"\nwrite_to = "v.py"\nwrite_to_template = "{version}"', ["v0.5"], "0.5"),
+    ],
+)  # fmt: skip
+def test_settings_of_setuptools_scm_that_are_data(tmp_path: Path, table: str, tags: list[str], version: str) -> None:
+    root = tree(tmp_path / "tree", pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n" + table + "\n")
+    commit(root, tags[0])
+    for tag in tags[1:]:
+        git(root, "tag", tag)
+    assert read(root).version == version
+    assert sorted(path.name for path in root.iterdir()) == [".git", "pyproject.toml"]
+
+
+def test_commits_after_a_tag_and_changed_files_count(tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree", pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n", a_dot_cpp="")
+    commit(root)
+    (root / "a.cpp").write_text("x")
+    assert read(root).version.startswith("0.5.dev0+g")
+    git(root, "commit", "-qam", "two")
+    assert read(root).version.startswith("0.5.dev1+g")
+    (root / "pyproject.toml").write_text(DYNAMIC + '[tool.setuptools_scm]\nlocal_scheme = "no-local-version"\n')
+    git(root, "commit", "-qam", "three")
+    assert read(root).version == "0.5.dev2"
+
+
+def test_a_repository_above_the_project(tmp_path: Path) -> None:
+    table = DYNAMIC + "[tool.setuptools_scm]\n{}\n"
+    root = tree(tmp_path / "repository" / "python", pyproject_dot_toml=table.format('root = ".."'))
+    commit(root.parent)
+    assert read(root).version == "0.4"
+    (root / "pyproject.toml").write_text(table.format("search_parent_directories = true"))
+    git(root.parent, "commit", "-qam", "two")
+    git(root.parent, "tag", "v0.5")
+    assert read(root).version == "0.5"
+    (root / "pyproject.toml").write_text(table.format(""))
+    with pytest.raises(VersionError, match="no repository here"):
+        read(root)
+
+
+def test_what_git_archive_wrote_down(tmp_path: Path) -> None:
+    root = tree(tmp_path, pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n")
+    (root / ".git_archival.txt").write_text(
+        "node: abc\nnode-date: 2026-01-02T00:00:00+00:00\ndescribe-name: v1.4-0-gabcdef\n"
+    )
+    assert read(root).version == "1.4"
+    (root / ".git_archival.txt").write_text("node: $Format:%H$\ndescribe-name: $Format:%(describe:tags=true)$\n")
+    with pytest.raises(VersionError, match="git tags give no version"):
+        read(root)
+
+
+@pytest.mark.parametrize(("where", "key"), [("setuptools_scm", "tag_regex"), ("scikit", "regex")])
+@pytest.mark.parametrize("pattern", ["^(?P<version>(a+)+)$", "((((x{1,999}){1,999}){1,999}){1,999})", "("])
+def test_an_expression_without_end(tmp_path: Path, where: str, key: str, pattern: str) -> None:
+    if where == "scikit":
+        pattern = pattern.replace("version", "value")
+        table = f"[tool.scikit-build.metadata.version]\nprovider = 'scikit_build_core.metadata.regex'\ninput = 'v.py'\nregex = '{pattern}'\n"
+    else:
+        table = f"[tool.setuptools_scm]\ntag_regex = '{pattern}'\n"
+    root = tree(tmp_path / "tree", pyproject_dot_toml=DYNAMIC + table, v_dot_py="a" * 60 + "!")
+    commit(root, "a" * 60 + "!1")
+    with pytest.raises(VersionError, match=r"git tags give no version|cannot be searched for|does not state"):
+        read(root)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link", "a\0b", "x" * 5000])
+@pytest.mark.parametrize("where", ["setup.cfg", "dynamic", "scikit"])
+def test_a_version_from_a_file_outside(tmp_path: Path, name: str, where: str) -> None:
+    (tmp_path / "secret").write_text('__version__ = "6.6.6"')
+    root = tree(tmp_path / "tree", pyproject_dot_toml=STATIC)
+    (root / "link").symlink_to("../secret")
+    if where == "setup.cfg":
+        (root / "pyproject.toml").unlink()
+        (root / "setup.py").touch()
+        (root / "setup.cfg").write_text(f"[metadata]\nname = demo\nversion = file: {name}\n")
+    else:
+        quoted = name.replace("\0", "\\u0000")
+        dynamic = f'[tool.setuptools.dynamic]\nversion = {{ file = ["{quoted}"] }}\n'
+        scikit = (
+            f'[tool.scikit-build.metadata.version]\nprovider = "scikit_build_core.metadata.regex"\ninput = "{quoted}"\n'
+        )
+        (root / "pyproject.toml").write_text(DYNAMIC + (dynamic if where == "dynamic" else scikit))
+    with pytest.raises(SourceError, match="a file of the source cannot be read"):
+        read(root)
+
+
+@pytest.mark.parametrize("reference", ["..secret.v", "/etc/x.v", "a/../../secret.v", "v", ".", ""])
+def test_an_attribute_outside(tmp_path: Path, reference: str) -> None:
+    (tmp_path / "secret.py").write_text('v = "6.6.6"')
+    table = f'[tool.setuptools.dynamic]\nversion = {{ attr = "{reference}" }}\n'
+    with pytest.raises(VersionError, match="does not state its version"):
+        read(tree(tmp_path / "tree", pyproject_dot_toml=DYNAMIC + table))
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "setup.py", "setup.cfg", "PKG-INFO", ".git_archival.txt"])
+def test_a_file_of_metadata_that_leads_out_or_is_no_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("Version: 6.6.6\nName: secret\n")
+    root = tree(tmp_path / "tree", setup_dot_py="", pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n")
+    for make in (lambda path: path.symlink_to("../secret"), os.mkfifo):
+        (root / name).unlink(missing_ok=True)
+        make(root / name)
+        with pytest.raises((SourceError, VersionError)) as caught:
+            read(root)
+        assert "6.6.6" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "\n".join(["a0 = 'xxxxxxxx'"] + [f"a{i + 1} = a{i} + a{i}" for i in range(60)] + ["setup(name=a60, version='1')"]),
+        "\n".join(["a0 = ['x']"] + [f"a{i + 1} = [a{i}, a{i}]" for i in range(60)] + ["setup(name=f'{a60}', version='1')"]),
+        "\n".join(["a0 = 'x'"] + [f"a{i + 1} = f'{{a{i}}}{{a{i}}}'" for i in range(60)] + ["setup(name=a60, version='1')"]),
+        "setup(name=" + "-" * 20000 + "1, version='1')",
+        "setup(name=" + "'x'+" * 20000 + "'x', version='1')",
+        "setup(name=" + "(" * 20000 + "1" + ")" * 20000 + ", version='1')",
+        "setup(name=f'{0x" + "f" * 20000 + "}', version='1')",
+        "setup(version=0x" + "f" * 20000 + ")",
+        "setup(version='" + "9" * 20000 + "')",
+        "#" * (1 << 20),
+        "a = b'\\0'\0",
+    ],
+)  # fmt: skip
+def test_a_setup_py_that_grows_or_never_ends(tmp_path: Path, script: str) -> None:
+    root = tree(tmp_path, setup_dot_py=script)
+    with contextlib.suppress(VersionError, SourceError):
+        assert len(read(root).metadata.name) <= 10_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 3000 + "]" * 3000, "a = " + "{b=" * 3000 + "1" + "}" * 3000, "a" + ".a" * 50_000 + " = 1",
+        "[a" + ".a" * 3000 + "]", "a = 0x" + "f" * 5000, "a = " + "9" * 5000, "a = '''" + "x" * (1 << 20) + "'''",
+        "a = " + "[" * 200 + "]" * 200, '["a"' + '."a"' * 100 + "]",
+    ],
+)  # fmt: skip
+def test_a_toml_file_without_end(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SourceError, match=r"is not valid TOML|cannot be read"):
+        read(tree(tmp_path, pyproject_dot_toml=STATIC + "[tool.x]\n" + text + "\n"))
+
+
+def test_a_toml_file_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(STATIC.encode() + b"# \xff\n")
+    with pytest.raises(SourceError, match="is not valid TOML"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        STATIC + "dependencies = ['torch; " + "(" * 3000 + "']\n",
+        STATIC + "dependencies = ['torch" + "x" * 5000 + "']\n",
+        STATIC + "requires-python = '>=" + "3" * 5000 + "'\n",
+        STATIC.replace("1.2", "9" * 5000),
+        "[build-system]\nrequires = ['x; " + "(" * 3000 + "']\n" + STATIC,
+        STATIC + "optional-dependencies = { x = ['y; " + "(" * 3000 + "'] }\n",
+    ],
+)
+def test_requirements_and_versions_that_nobody_writes(tmp_path: Path, text: str) -> None:
+    with pytest.raises((SourceError, VersionError)):
+        read(tree(tmp_path, pyproject_dot_toml=text))
+
+
+def test_blanks_in_setup_cfg(tmp_path: Path) -> None:
+    text = "[metadata]\nname = demo\nversion = 1.5\nx" + " " * 200_000 + "y\n[options]\ninstall_requires =\n    torch\n"
+    with pytest.raises(VersionError):  # a line without a value, found in no time
+        read(tree(tmp_path, setup_dot_py="", setup_dot_cfg=text))
+    (tmp_path / "setup.cfg").write_text(text.replace("x" + " " * 200_000 + "y", "x = " + " " * 200_000 + "y"))
+    assert read(tmp_path).metadata.requires == ("torch",)
+
+
+@pytest.mark.parametrize(
+    "target", ["../secret", "/etc/hostname", "sub/../../secret", ".git/config", "repository/config"]
+)
+def test_a_link_to_a_file_outside_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret").write_text("secret")
+    root = tree(tmp_path / "tree", pyproject_dot_toml=STATIC, sub__a="")
+    git(root, "init", "-q")
+    (root / "repository").symlink_to(".git")
+    (root / "data").symlink_to(target)
+    with pytest.raises(SourceError, match="a link to a file leads out of the source tree"):
+        read(root)
+    assert "data" not in {file.path for file in read(root, ("/data",)).files}
+
+
+def test_a_chain_of_links_that_is_too_long_to_follow(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    root = tree(tmp_path / "tree", pyproject_dot_toml=STATIC)
+    for number in range(60):  # the kernel follows 40
+        (root / f"l{number}").symlink_to(f"l{number + 1}")
+    (root / "l60").symlink_to("../secret")
+    with pytest.raises(SourceError, match="leads out of the source tree"):
+        read(root)
+
+
+def test_a_link_to_a_file_of_the_tree_is_that_file(tmp_path: Path) -> None:
+    root = tree(tmp_path, pyproject_dot_toml=STATIC, sub__a="text")
+    (root / "data").symlink_to("sub/a")
+    files = {file.path: file for file in read(root).files}
+    assert files["data"].sha256 == files["sub/a"].sha256
+    assert not files["data"].link
+
+
+def test_what_is_no_file_is_left_out_and_not_opened(tmp_path: Path) -> None:
+    root = tree(tmp_path, pyproject_dot_toml=STATIC)
+    os.mkfifo(root / "pipe")
+    (root / "pipe-too").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root / "socket"))
+    (root / "nothing").symlink_to("no-such-file")
+    (root / "zeros").symlink_to("/dev/zero")
+    assert [file.path for file in read(root).files] == ["pyproject.toml"]
+
+
+@pytest.mark.parametrize("name", [b"a\nb.cpp", b"\xff.cpp", b"a\x1b[2J", "\u2028".encode(), b"dir\n/x"])
+def test_a_name_that_cannot_be_written_down(tmp_path: Path, name: bytes) -> None:
+    root = tree(tmp_path, pyproject_dot_toml=STATIC)
+    path = root / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(SourceError, match=r"the name .* (has a control character|is not UTF-8)"):
+        read(root)
+
+
+def test_folders_too_deep(tmp_path: Path) -> None:
+    root = tree(tmp_path, pyproject_dot_toml=STATIC)
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(300):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(SourceError, match="has too many folders"):
+        read(root)
+    subprocess.run(["rm", "-rf", str(root / "d")], check=True)
