@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,19 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked, self.yanked = folder, 0, set[str]()
         self.digests = True  # whether its pages state the SHA-256 of files
+        self.stated: dict[str, str] = {}  # what pages state in place of that, such as "md5=...", by file name
+        self.before: Callable[[str], None] = lambda _: None  # is given the path of each page that is asked for
         index = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def do_GET(self) -> None:
                 index.asked += 1
+                index.before(self.path)
                 super().do_GET()
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_error(400, "takes no uploads")
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -53,6 +61,8 @@ class Index:
         (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
 
     def _fragment(self, path: Path) -> str:
+        if path.name in self.stated:
+            return f"#{self.stated[path.name]}"
         return f"#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}" if self.digests else ""
 
     def close(self) -> None:

@@ -39,16 +39,17 @@ class Release:
 
     folder: Path
     torch: Index
+    store: Path
 
     @classmethod
-    def make(cls, folder: Path) -> Release:
+    def make(cls, folder: Path, store: Path) -> Release:
         (folder / NAME).mkdir(parents=True)
         (folder / NAME / "pyproject.toml").write_text(_PROJECT)
         (folder / "torch").mkdir()
         torch = Index(folder / "torch")
         for version in ("2.8.0", "2.9.0", "2.15.0"):
             torch.add_wheel(family.torch(folder / "made", version))
-        return cls(folder, torch)
+        return cls(folder, torch, store)
 
     @property
     def project(self) -> Project:
@@ -57,7 +58,7 @@ class Release:
     def farm(self, **env: str) -> Farm:
         """The farm on this project: torch comes from the index that has the stand-ins."""
         variables = {
-            "UV_DEFAULT_INDEX": self.torch.url, "UV_NO_CONFIG": "1", "CI": "", "TORCH_BUILD_FARM_STORE": str(self.folder / "store"),
+            "UV_DEFAULT_INDEX": self.torch.url, "UV_NO_CONFIG": "1", "CI": "", "TORCH_BUILD_FARM_STORE": str(self.store),
             "TORCH_BUILD_FARM_STATE": os.environ.get("TORCH_BUILD_FARM_STATE", ""), "TWINE_USERNAME": "me", "TWINE_PASSWORD": "none",
         }  # fmt: skip
         return Farm(self.folder / NAME, self.folder / "work", {**variables, **env})

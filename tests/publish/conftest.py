@@ -12,11 +12,17 @@ from torch_build_farm.cli.main import main
 from torch_build_farm.core import seals
 
 
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which uv remembers this machine's interpreters."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.fixture
-def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
+def release(tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
     monkeypatch.setenv(seals.STATE_VARIABLE, str(tmp_path / "state"))
     seals._key.cache_clear()  # pytest may give this test the folder of an earlier one
-    made = Release.make(tmp_path)
+    made = Release.make(tmp_path, small_store)
     yield made
     made.torch.close()
 

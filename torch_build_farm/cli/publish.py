@@ -317,6 +317,9 @@ def _upload(context: Context, prepared: _Prepared, uploads: Sequence[Item]) -> P
     project, target, plan = prepared.project, prepared.target, prepared.plan
     shell = upload.shell_for(target, context.runner, context.work)
     upload.check([copy.path for copy in prepared.copies.values()], shell)
+    # All of them before the first goes: half a release would be there otherwise.
+    for copy in prepared.copies.values():
+        copy.check()
     published = prepared.names.published
     for item in plan.items:
         if item in uploads:

@@ -1,0 +1,191 @@
+"""Wheels and answers that change between the plan and the upload, and files that are not what an index says they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Answer
+from tests.index import Index
+from tests.release import Release, with_members
+from torch_build_farm.core.errors import PublishError
+from torch_build_farm.core.files import sha256
+from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.publish import install_check
+from torch_build_farm.publish.private_copies import private_folder
+
+Call = Callable[..., Answer]
+CODE = {"demo/__init__.py": "print('exchanged')\n"}
+
+
+def publish(call: Call, index: Index) -> Answer:
+    """`publish --yes`, to an index that takes no uploads: an attempt would end in another error."""
+    return call("publish", index.url, "--index-url", index.url, "--yes", "--no-check")
+
+
+def after_the_plan(index: Index, action: Callable[[], object]) -> None:
+    """Do something when the plan asks for the last name, the one that users install."""
+
+    def before(path: str) -> None:
+        if path.strip("/") == "demo":
+            action()
+
+    index.before = before
+
+
+@pytest.mark.parametrize("place", ["work/dist", "work/publishing"])
+@pytest.mark.parametrize("wheel", ["demo_torch28", "demo_select"])
+def test_a_wheel_that_is_exchanged_after_the_plan(
+    release: Release, call: Call, index: Index, place: str, wheel: str
+) -> None:
+    release.proven(release.variant("2.8"))
+
+    def exchange() -> None:
+        (path,) = (release.folder / place).glob(f"{wheel}-*")
+        with_members(path, CODE)
+
+    after_the_plan(index, exchange)
+    answer = publish(call, index)
+    assert answer.code == 24, answer.err
+    assert "was exchanged after it had been checked" in answer.err
+    assert place in answer.err
+    assert " upload " not in (release.folder / "work" / "logs" / "publish.log").read_text()
+
+
+def test_the_private_copy_is_what_is_uploaded(release: Release, call: Call, index: Index) -> None:
+    """And nobody else may open it."""
+    release.proven(release.variant("2.8"))
+    modes: list[int] = []
+
+    def look() -> None:
+        folder = release.folder / "work" / "publishing"
+        modes.extend(path.stat().st_mode & 0o777 for path in (folder, folder / "demo_torch28-1.0-py3-none-any.whl"))
+
+    after_the_plan(index, look)
+    publish(call, index)
+    assert modes == [0o700, 0o600]
+    log = (release.folder / "work" / "logs" / "publish.log").read_text()
+    (line,) = [line for line in log.splitlines() if line.startswith("$ ") and " upload " in line]
+    assert line.endswith("work/publishing/demo_torch28-1.0-py3-none-any.whl")
+    assert not (release.folder / "work" / "publishing").exists()
+
+
+def test_a_name_that_is_taken_after_the_plan(release: Release, call: Call, index: Index, tmp_path: Path) -> None:
+    wheel = release.proven(release.variant("2.8"))
+    foreign = tmp_path / "demo_torch28-0.9-py3-none-any.whl"
+    foreign.write_bytes(wheel.read_bytes())
+    after_the_plan(index, lambda: index.add_wheel(foreign))
+    answer = publish(call, index)
+    assert answer.code == 24, answer.err
+    assert "demo-torch28 has files on the index that this project has not published" in answer.err
+    assert " upload " not in (release.folder / "work" / "logs" / "publish.log").read_text()
+
+
+def test_a_link_in_place_of_a_wheel(release: Release, call: Call, index: Index, tmp_path: Path) -> None:
+    wheel = release.proven(release.variant("2.8"))
+    wheel.rename(tmp_path / wheel.name)
+    wheel.symlink_to(tmp_path / wheel.name)
+    answer = publish(call, index)
+    assert answer.code == 24
+    assert "cannot be read" in answer.err
+
+
+def test_a_folder_of_somebody_elses_for_the_copies(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    (tmp_path / "publishing").symlink_to(tmp_path / "elsewhere")
+    with private_folder(tmp_path) as folder:
+        assert not folder.path.is_symlink()
+    assert (tmp_path / "elsewhere" / "file").exists(), "not removed through the link"
+    (tmp_path / "publishing").touch()
+    with pytest.raises(PublishError, match="cannot be made"), private_folder(tmp_path):
+        pass
+
+
+def test_a_download_that_is_not_what_the_page_says(release: Release, call: Call, index: Index) -> None:
+    """Without a SHA-256 on the page the file is fetched: it must have the digest that the page does state."""
+    wheel = release.proven(release.variant("2.8"))
+    index.stated[wheel.name] = f"md5={'0' * 32}"
+    index.add_wheel(wheel)
+    answer = publish(call, index)
+    assert answer.code == 10, answer.err
+    assert "cannot be fetched" in answer.err
+
+
+def test_the_plain_wheel_is_served_with_other_code_than_listed(release: Release, call: Call, index: Index) -> None:
+    """The page states the SHA-256 in the list, and the file is another."""
+    release.proven(release.variant("2.8"))
+    call("meta", "--offline")
+    plain = release.dist / "demo-1.0-py3-none-any.whl"
+    earlier = with_members(plain, {"demo/earlier.py": "of an earlier run\n"})
+    release.list(index, earlier)
+    index.stated[plain.name] = f"sha256={sha256(earlier)}"
+    index.add_wheel(with_members(earlier, CODE))
+    answer = publish(call, index)
+    assert answer.code == 10, answer.err
+    assert f"{plain.name} cannot be fetched" in answer.err
+
+
+# ---- what users get
+
+
+def check(call: Call, index: Index) -> Answer:
+    return call("check", index.url, "--index-url", index.url)
+
+
+def test_the_index_serves_another_file_than_was_published(release: Release, call: Call, index: Index) -> None:
+    variant, *_ = release.published(index, release.variant("2.8"))
+    index.add_wheel(with_members(variant, CODE))
+    answer = check(call, index)
+    assert answer.code == 24, answer.err
+    assert f"{variant.name} has the SHA-256 {sha256(variant)}, not " in answer.err
+
+
+def test_the_index_serves_a_further_file(release: Release, call: Call, index: Index) -> None:
+    """With a build number installers prefer it, though the published file is there too."""
+    variant, *_ = release.published(index, release.variant("2.8"))
+    content = with_members(variant, CODE).read_bytes()
+    index.add("demo_torch28-1.0-9-py3-none-any.whl", content, "demo-torch28")
+    answer = check(call, index)
+    assert answer.code == 24, answer.err
+    assert "demo_torch28-1.0-9-py3-none-any.whl was not published by this project" in answer.err
+
+
+LOCK = """
+[[package]]
+name = "{name}"
+version = "1.0"
+source = {{ registry = "{registry}" }}
+wheels = [{{ url = "https://files.example/{file}", hash = "{digest}" }}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ""),
+        ({"registry": "https://other.example/simple"}, "demo-torch28 comes from {'registry': 'https://other.example/simple'}"),
+        ({"digest": f"sha256:{'b' * 64}"}, f"has the SHA-256 {'b' * 64}, not {'a' * 64}"),
+        ({"digest": f"md5:{'a' * 64}"}, "has the SHA-256 of none"),
+        ({"digest": ""}, "has the SHA-256 of none"),
+        ({"file": "demo_torch28-1.0-2-py3-none-any.whl"}, "demo_torch28-1.0-2-py3-none-any.whl was not published"),
+    ],
+)  # fmt: skip
+def test_what_a_lock_file_may_have(release: Release, tmp_path: Path, changed: dict[str, str], said: str) -> None:
+    """Each of the farm's names from the index alone, with the published file's SHA-256."""
+    names = ["demo", "demo-auto", "demo-select", "demo-torch28"]
+    files = {name: f"{name.replace('-', '_')}-1.0-py3-none-any.whl" for name in names}
+    text = ""
+    for name in names:
+        fields = {"registry": "https://index.example/simple", "file": files[name], "digest": f"sha256:{'a' * 64}"}
+        text += LOCK.format(name=name, **{**fields, **(changed if name == "demo-torch28" else {})})
+    (tmp_path / "uv.lock").write_text(text)
+    project = release.project
+    expected = dict.fromkeys(files.values(), "a" * 64)
+    checked = install_check.Release(project, "1.0", PackageIndex("https://index.example/simple/"), expected)
+    problems = install_check._foreign(tmp_path / "uv.lock", checked, project.variants[Minor.parse("2.8")])
+    assert bool(problems) == bool(said)
+    assert said in "; ".join(problems)
