@@ -9,6 +9,7 @@ import pytest
 from torch_build_farm.core import ownership
 from torch_build_farm.core.errors import DiskError
 from torch_build_farm.core.store import TorchStore
+from torch_build_farm.pipeline.workplace import work_folder
 
 SOMEBODY = 12345
 
@@ -107,3 +108,16 @@ def test_the_real_path_is_the_systems(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("a/../a/b")
     for path in (tmp_path / "link" / ".." / "new" / "folder", tmp_path / "link", tmp_path / "no" / ".." / "a"):
         assert ownership.check_path(path, "") == path.resolve()
+
+
+@pytest.mark.parametrize("change", [_writable, _of_somebody])
+def test_a_work_folder_of_somebody_else_is_refused(as_root: Path, change: Callable[[Path], None]) -> None:
+    work = as_root / "work"
+    assert work_folder(as_root, None) == work
+    work.mkdir()
+    _writable_by_group(work)  # people share checkouts
+    assert work_folder(as_root, None) == work
+    change(work)
+    with pytest.raises(DiskError) as caught:
+        work_folder(as_root, None)
+    assert "--work DIR" in caught.value.next_step

@@ -67,6 +67,21 @@ def check_path(path: Path, next_step: str) -> Path:
     return current
 
 
+def check_folder(path: Path, next_step: str) -> None:
+    """Raise DiskError, with `next_step`, where somebody else owns the folder `path`, or where every user may write it.
+
+    A group may: people share checkouts, and what is built in them. A folder that is not there is no fault.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return  # whoever uses it finds out why
+    if status.st_uid != os.geteuid():
+        raise DiskError(f"{path} belongs to {_user_name(status.st_uid)}", where=_me(), next_step=next_step)
+    if status.st_mode & stat.S_IWOTH:
+        raise DiskError(f"every user may write {path}", where=_mode(status), next_step=next_step)
+
+
 def check_status(path: Path, status: os.stat_result, next_step: str, *, last: bool = True) -> None:
     """Raise DiskError, with `next_step`, where somebody else than this user or root owns or may write `path`.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from torch_build_farm.core import ownership
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
@@ -31,11 +32,14 @@ class Workplace:
 def work_folder(root: Path, work: Path | None) -> Path:
     """The work folder of the project in `root`: `work`, or ROOT/work for None.
 
-    Raises UsageError for a file, and for a path with a space, of the store as well.
+    Raises UsageError for a file, and for a path with a space, of the store as well; DiskError for a folder of somebody
+    else.
     """
     work = work.resolve() if work else root / "work"
     if work.exists() and not work.is_dir():
         raise UsageError("the work folder is a file", where=str(work), next_step="name a folder with --work")
+    # Logs are written there, and wheels delivered: through links of somebody else they would go anywhere.
+    ownership.check_folder(work, "use a folder of your own that nobody else may write: --work DIR")
     for path, option in ((work, "--work DIR"), (default_folder(), f"{STORE_VARIABLE}=DIR")):
         if any(character.isspace() for character in str(path)):
             raise UsageError(

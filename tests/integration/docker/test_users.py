@@ -43,7 +43,7 @@ def test_a_user_who_is_not_root(contained: Farm, docker: Docker, tmp_path: Path,
         foreign = subprocess.run(["find", str(store), str(contained.work), "-not", "-uid", str(NOBODY)], capture_output=True, text=True, check=True)  # fmt: skip
         assert foreign.stdout == ""
     finally:
-        owner = f"label=torch-build-farm.store={Labels.of(TorchStore.at(store, contained.work), '').store}"
+        owner = f"label=torch-build-farm.store={Labels.of(TorchStore(store.resolve(), ''), '').store}"
         docker("rmi", *docker("images", "--quiet", "--filter", owner).split())
         shutil.rmtree(store)
 
