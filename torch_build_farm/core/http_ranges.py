@@ -72,7 +72,10 @@ class Limits:
     """Bytes of a METADATA, inflated; torch's has 30 kB."""
 
     file: int = 8 << 30
-    """Bytes of a file."""
+    """Bytes of a file, and of a member of a wheel, inflated."""
+
+    file_seconds: float = 7200
+    """Seconds that a file, or a part of one, may take in all."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -173,7 +173,7 @@ class PackageIndex:
         """Download a file and compare it with the size and digest that the index states. Raises PackageIndexError."""
         limits = self.limits
         most = limits.file if file.size is None else min(file.size, limits.file)
-        with self._client(f"{file.filename}", most, longest=most / limits.slowest + limits.answer_seconds) as client:
+        with self._client(f"{file.filename}", most, longest=limits.file_seconds) as client:
             client.download_package(file, path, verify=bool(file.digests), timeout=limits.read_seconds)
 
     @contextmanager
@@ -186,7 +186,7 @@ class PackageIndex:
 
         limits = replace(self.limits, directory=_SMALL) if small else self.limits
         with (
-            self._client(f"{file.filename}", limits.file, longest=limits.file / limits.slowest) as client,
+            self._client(f"{file.filename}", limits.file, longest=limits.file_seconds) as client,
             RemoteWheel(client.s, file.url, file.filename, limits) as wheel,
         ):
             yield wheel

@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 _WINDOW = 32768  # bytes that deflate can reach back
 _WINDOWS = (bytes(_WINDOW), b"\xff" * _WINDOW)  # differ everywhere, so that every byte copied from them differs too
@@ -20,6 +21,10 @@ _MOST = 128 << 20  # bytes out of one stretch; torch's libraries give some 5 to 
 _CHUNK = 8192  # bytes searched at once; a block of zlib's is some 5 to 40 KB
 _AHEAD = 10  # bytes of a header that are examined: 17 bits and at most 19 code lengths of 3 bits
 _TRIAL = 4096  # bytes that weed out nearly every false start
+# Of a stretch of torch's libraries 105 starts are tried at most, and the first that stands the trial is right. A stream
+# can be made in which there are millions of both.
+_MOST_TRIALS = 50_000
+_MOST_STARTS = 8
 
 # A block that is not the last (bit 0), with dynamic codes (bits 1-2: 2), HLIT and HDIST of at most 29. The search skips
 # the last block and the other two kinds: they are inflated when they come after.
@@ -126,7 +131,8 @@ def resync(data: bytes, *, to_end: bool, whole: bool = False) -> Inflated | None
     `to_end`: the stretch reaches to the stream's end, so a start is right only if the stream ends exactly there;
     otherwise it must not end. `whole`: it is the stream from its first bit on.
     """
-    for bit in [0] if whole else _starts(data):
+    attempts = 0
+    for bit in [0] if whole else islice(_starts(data), _MOST_TRIALS):
         # Most starts are false, and a few bytes show it.
         trial = zlib.decompressobj(-15, zdict=_WINDOWS[0])
         stream, _ = _placed(data[bit // 8 : bit // 8 + _TRIAL], bit % 8, 144)
@@ -134,6 +140,9 @@ def resync(data: bytes, *, to_end: bool, whole: bool = False) -> Inflated | None
             trial.decompress(stream, 1 << 16)
         except zlib.error:
             continue
+        attempts += 1
+        if attempts > _MOST_STARTS:
+            return None
         inflated = _inflated(data, bit, _WINDOWS[0])
         if inflated is None:
             continue

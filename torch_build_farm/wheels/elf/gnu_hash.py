@@ -7,12 +7,14 @@ Its layout is binutils' (bfd/elflink.c) and glibc's (elf/dl-lookup.c); DT_HASH i
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import mul
 
 _MASK = 0xFFFFFFFF
+_LONGEST_CACHED = 1024  # bytes of a name whose hash is kept
 _LONGEST = 16384  # bytes of a name for which powers are at hand; torch's longest name has some 6000
 _POWERS = [1]  # of 33, the highest first in the end
 while len(_POWERS) <= _LONGEST:
@@ -20,9 +22,13 @@ while len(_POWERS) <= _LONGEST:
 _POWERS.reverse()
 
 
-@lru_cache(maxsize=1 << 18)  # a release has 120,000 names, and a stub's are hashed twice
 def gnu_hash(name: bytes) -> int:
     """dl_new_hash of glibc: h = 5381, then h * 33 + byte for each byte, modulo 2**32."""
+    # A release has 120,000 names, and a stub's are hashed twice. Long ones would stay in memory for little.
+    return _cached_gnu_hash(name) if len(name) <= _LONGEST_CACHED else _gnu_hash(name)
+
+
+def _gnu_hash(name: bytes) -> int:
     size = len(name)
     if size > _LONGEST:
         value = 5381
@@ -32,6 +38,9 @@ def gnu_hash(name: bytes) -> int:
     # The same as a sum of products, which runs in C: the names of one release have 10 million bytes.
     total: int = 5381 * _POWERS[_LONGEST - size] + sum(map(mul, name, _POWERS[_LONGEST + 1 - size :]))
     return total & _MASK
+
+
+_cached_gnu_hash = lru_cache(maxsize=1 << 18)(_gnu_hash)
 
 
 def sysv_hash(name: bytes) -> int:
@@ -57,28 +66,40 @@ class HashTable:
     mixed: bool = False  # whether it also has symbols that are not exported
 
 
-def gnu_table(read: Callable[[int, int], bytes], offset: int) -> HashTable:
+def _words(content: bytes) -> array[int]:
+    """32-bit numbers; a list of them would take nine times the file's bytes."""
+    words = array("I")
+    words.frombytes(content)
+    return words
+
+
+def gnu_table(read: Callable[[int, int], bytes], offset: int, most: int) -> HashTable:
     """The DT_GNU_HASH table at `offset` of a file, of which `read` gives bytes by offset and size.
 
-    Raises ValueError for a table that contradicts itself: every symbol must be in exactly one bucket's chain.
+    Raises ValueError for a table that contradicts itself: every symbol must be in exactly one bucket's chain, and
+    there are at most `most` of them.
     """
     bucket_count, first, bloom_words, _bloom_shift = struct.unpack("<4I", read(offset, 16))
     buckets_offset = offset + 16 + 8 * bloom_words
     chain_offset = buckets_offset + 4 * bucket_count
     # Each bucket has the number of its first symbol, 0 if it has none.
-    heads = struct.unpack(f"<{bucket_count}I", read(buckets_offset, 4 * bucket_count))
+    heads = _words(read(buckets_offset, 4 * bucket_count))
     bucket_by_head = {head: bucket for bucket, head in enumerate(heads) if head}
     if not bucket_by_head:
         return HashTable(first, lambda _index, _name: False, 0)
-    if len(bucket_by_head) != sum(map(bool, heads)) or min(bucket_by_head) != first:
+    if len(bucket_by_head) != len(heads) - heads.count(0) or min(bucket_by_head) != first:
         raise ValueError("the buckets of .gnu.hash contradict each other")
     # The table does not state its length: the last bucket's chain ends at the first value with its lowest bit set.
-    known_length = max(bucket_by_head) - first + 1
-    chain = list(struct.unpack(f"<{known_length}I", read(chain_offset, 4 * known_length)))
+    last = max(bucket_by_head)
+    if last >= most:
+        raise ValueError(".gnu.hash has more symbols than the file")
+    chain = _words(read(chain_offset, 4 * (last - first + 1)))
     while not chain[-1] & 1:
-        chain += struct.unpack("<I", read(chain_offset + 4 * len(chain), 4))
-    bucket_of = []
-    bucket = -1
+        if first + len(chain) > most:
+            raise ValueError(".gnu.hash has more symbols than the file")
+        chain += _words(read(chain_offset + 4 * len(chain), 4))
+    bucket_of = array("I")
+    bucket = 0
     starts_bucket = True
     for number, value in enumerate(chain, first):
         if (number in bucket_by_head) != starts_bucket:
@@ -95,10 +116,12 @@ def gnu_table(read: Callable[[int, int], bytes], offset: int) -> HashTable:
     return HashTable(first, matches, first + len(chain))
 
 
-def sysv_table(read: Callable[[int, int], bytes], offset: int) -> HashTable:
+def sysv_table(read: Callable[[int, int], bytes], offset: int, most: int) -> HashTable:
     """The DT_HASH table at `offset`: it has no hashes, only the bucket of each symbol. Raises ValueError likewise."""
     bucket_count, count = struct.unpack("<2I", read(offset, 8))
-    words = struct.unpack(f"<{bucket_count + count}I", read(offset + 8, 4 * (bucket_count + count)))
+    if count > most:
+        raise ValueError(".hash has more symbols than the file")
+    words = _words(read(offset + 8, 4 * (bucket_count + count)))
     heads, next_in_chain = words[:bucket_count], words[bucket_count:]
     bucket_of: dict[int, int] = {}
     for bucket, head in enumerate(heads):

@@ -23,8 +23,11 @@ from typing import NamedTuple
 MAGIC = b"\x7fELF"
 SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, section index, value, size
 _HEADER_SIZE = 64  # bytes of Elf64_Ehdr
+_SEGMENT_SIZE = 56  # bytes of Elf64_Phdr
 _LOAD, _DYNAMIC = 1, 2  # PT_
 _64_BIT, _LITTLE_ENDIAN = 2, 1  # ELFCLASS64, ELFDATA2LSB
+_MOST_SEGMENTS = 1170  # 64 KiB of program headers, the most that Linux loads; PN_XNUM, which says more, is refused
+_MOST_DYNAMIC = 1 << 20  # bytes of the dynamic table; libtorch_cpu.so has 700
 
 Read = Callable[[int, int], bytes]
 """Gives bytes of a file by their offset and number. Raises an exception where they are not there."""
@@ -115,6 +118,8 @@ class Headers:
         """PT_DYNAMIC. Raises ElfError for a file without it."""
         for segment in self.segments:
             if segment.kind == _DYNAMIC:
+                if segment.size > _MOST_DYNAMIC:
+                    raise ElfError("its dynamic table is longer than any linker writes")
                 return segment
         raise ElfError("it is not a shared library: it has no dynamic segment")
 
@@ -133,6 +138,8 @@ def read_headers(read: Read, file_size: int) -> Headers:
         raise ElfError("it is not a 64-bit little-endian ELF file")
     program_headers, section_headers = struct.unpack_from("<2Q", header, 32)
     entry_size, count, section_entry_size, section_count = struct.unpack_from("<4H", header, 54)
+    if count > _MOST_SEGMENTS or (count and entry_size < _SEGMENT_SIZE):
+        raise ElfError("it has more segments than a file can have, or shorter ones")
     segments = []
     for index in range(count):
         # Without its last fields, size in memory and alignment.

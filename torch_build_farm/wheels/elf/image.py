@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from mmap import mmap
 
 from torch_build_farm.wheels.elf.headers import ElfError, Headers, Tag, entries, read_headers
 
 Buffer = bytes | mmap
+
+_NAMES_PER_BYTE = 2  # bytes of all names together for a byte of the file: linkers store each name about once
+_NAMES_OF_SMALL = 1 << 20  # bytes of names that any file may have
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Image:
     content: Buffer
     headers: Headers
     dynamic: tuple[tuple[int, int], ...]
+    _names_read: list[int] = field(default_factory=lambda: [0])  # bytes, of all strings so far
 
     @cached_property
     def tags(self) -> Mapping[int, int]:
@@ -46,11 +50,17 @@ class Image:
         return self.offset(Tag.STRTAB, size), size
 
     def string(self, position: int) -> bytes:
-        """The string at a position of DT_STRTAB. Raises ElfError unless it ends within the table."""
+        """The string at a position of DT_STRTAB. Raises ElfError unless it ends within the table.
+
+        All strings together may be so long as the file suggests: a thousand names may be the ends of one long string.
+        """
         start, size = self._strings
         end = self.content.find(b"\0", start + position, start + size)
         if position >= size or end < 0:
             raise ElfError("a name leads out of the string table")
+        self._names_read[0] += end - start - position
+        if self._names_read[0] > _NAMES_OF_SMALL + _NAMES_PER_BYTE * len(self.content):
+            raise ElfError("its names together are much longer than the file")
         return self.content[start + position : end]
 
 

@@ -113,7 +113,7 @@ def _hash_table(image: Image) -> HashTable | None:
     """DT_GNU_HASH, by which the loader finds exported names."""
     if Tag.GNU_HASH not in image.tags:
         return None
-    return gnu_table(image.read, image.offset(Tag.GNU_HASH, 16))
+    return gnu_table(image.read, image.offset(Tag.GNU_HASH, 16), len(image.content) // SYMBOL.size)
 
 
 def _relocated(image: Image) -> set[int]:
@@ -139,7 +139,7 @@ def _needed_versions(image: Image) -> dict[int, tuple[str, str]]:
         return versions
     file_entry = image.offset(Tag.VERNEED, 16)
     total = 0
-    for _ in range(image.tags.get(Tag.VERNEEDNUM, 0)):
+    for _ in range(min(image.tags.get(Tag.VERNEEDNUM, 0), _VERSIONS)):
         _, count, file, first_version, next_file = struct.unpack_from("<HHIII", image.content, file_entry)
         # A damaged count must not keep the reader busy for minutes.
         total += count

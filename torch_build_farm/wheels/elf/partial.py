@@ -12,6 +12,7 @@ from torch_build_farm.wheels.elf.gnu_hash import HashTable, gnu_table, sysv_tabl
 from torch_build_farm.wheels.elf.headers import SYMBOL, ElfError, Headers, Tag, entries, read_headers
 
 _ERRORS = "surrogateescape"  # names may be any bytes; all of torch's are ASCII
+_NAMES_OF_SMALL = 1 << 20  # bytes of names that any file may have
 _LOCAL = 0  # STB_
 _DEFAULT, _PROTECTED = 0, 3  # STV_
 
@@ -90,9 +91,9 @@ def _hash_table(parts: Parts, headers: Headers, tags: Mapping[int, int]) -> Hash
     try:
         # The loader prefers the GNU table too.
         if Tag.GNU_HASH in tags:
-            return gnu_table(parts.read, headers.offset(tags[Tag.GNU_HASH]))
+            return gnu_table(parts.read, headers.offset(tags[Tag.GNU_HASH]), parts.size // SYMBOL.size)
         if Tag.HASH in tags:
-            return sysv_table(parts.read, headers.offset(tags[Tag.HASH]))
+            return sysv_table(parts.read, headers.offset(tags[Tag.HASH]), parts.size // SYMBOL.size)
     except (ValueError, struct.error) as error:
         raise ElfError(str(error)) from None
     raise ElfError("it has no hash table of its symbols")
@@ -169,11 +170,16 @@ def _names(parts: Parts, positions: Sequence[int], start: int, size: int) -> lis
     table, other = parts.both(start + lowest, size - lowest)
     all_known = table == other
     names = []
+    total = 0
     for position in positions:
         begin = position - lowest
         end = table.find(b"\0", begin)
         if end < 0:
             raise ElfError("a name does not end")
+        # A thousand names may be the ends of one long string.
+        total += end - begin
+        if total > _NAMES_OF_SMALL + 2 * size:
+            raise ElfError("its names together are much longer than its table of strings")
         name = table[begin:end]
         # The zero behind the name must be known too, or the name might be longer.
         if not all_known and other[begin : end + 1] != table[begin : end + 1]:

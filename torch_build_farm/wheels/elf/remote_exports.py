@@ -28,6 +28,7 @@ from torch_build_farm.wheels.elf.partial import Exported, Missing, Parts
 
 _HEAD = 16 << 10  # bytes of a library with its program headers
 _START = 64 << 20  # bytes of a library's start that are held in memory at most
+_MOST_KEPT = 256 << 20  # bytes of a library that are kept while it is read whole
 _PASSES = 5  # through a whole library; torch's take one
 _AROUND = 4 << 20  # bytes around what a pass lacked that the next pass keeps too
 _STORED_READS = 16  # places of a stored library that are read one after another
@@ -203,6 +204,8 @@ def _ranges_to_keep(headers: Headers) -> list[tuple[int, int]]:
         # In between are code and data, most of the library.
         if segment == dynamic or segment.offset == 0 or segment.offset > dynamic.offset:
             ranges.append((segment.offset, segment.offset + min(segment.size, _START)))
+    if sum(end - start for start, end in ranges) > _MOST_KEPT:
+        raise ElfError("its segments behind the code are larger than any library's")
     return ranges
 
 
