@@ -21,7 +21,8 @@ TypesByName = Mapping[str, tuple[tuple[str, str], ...]]
 # A component of a mangled name is its length and itself (Itanium C++ ABI, "Mangling", <source-name>); one that was
 # there before is S_, S0_ and so on.
 _COMPONENT = re.compile(r"(?<!\d)([1-9]\d?)(?=[A-Za-z_])")
-_SUBSTITUTION = re.compile(r"S[0-9A-Z]*_$")
+_SUBSTITUTION = re.compile(r"S[0-9A-Z]{0,6}_$")
+_BEFORE = 200  # characters before a component in which the one before it stands; torch's longest has 60
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def mentioned(names: Iterable[str], types: TypesByName) -> set[str]:
             component = name[match.end() : match.end() + length]
             for before, full_name in types.get(component, ()):
                 # "Tensor" alone may be anybody's: the component before it has to match, spelled out or substituted.
-                head = name[: match.start()]
+                head = name[max(0, match.start() - _BEFORE) : match.start()]
                 if head.endswith(before) or _SUBSTITUTION.search(head):
                     full_names.add(full_name)
     return full_names

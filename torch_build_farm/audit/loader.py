@@ -18,9 +18,14 @@ from pathlib import PurePosixPath
 
 from packaging.utils import canonicalize_name
 
+from torch_build_farm.core.errors import AuditError
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.releases.symbol_table import SymbolIndex, Unit
 from torch_build_farm.wheels.elf.library import Elf
+
+_LONGEST_FILE_NAME = 255  # characters of a file name (Linux, NAME_MAX)
+# Needed libraries that are followed for one wheel: the closures of 300 libraries that need 30 others each are 90,000.
+_MOST_STEPS = 500_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Contents:
         self.libraries = libraries
         self.requires = frozenset(requires)
         self._closures: dict[str, tuple[str, ...]] = {}
+        self._steps = 0  # of all closures so far
 
     @cached_property
     def by_name(self) -> dict[str, str]:
@@ -104,7 +110,7 @@ class Contents:
         That distribution is installed together with this wheel, and its library is loaded first (metatensor-torch loads
         metatensor-core's libmetatensor.so this way).
         """
-        match = re.match(r"lib([\w-]{3,}?)[\d._-]*\.so", soname)
+        match = re.match(r"lib([\w-]{3,}?)[\d._-]*\.so", soname[:_LONGEST_FILE_NAME])
         if not match:
             return False
         stem = canonicalize_name(match[1])
@@ -120,15 +126,25 @@ class Contents:
         return {path: frozenset(paths) for path, paths in users.items()}
 
     def closure(self, path: str) -> tuple[str, ...]:
-        """A library and those of the wheel that it needs, directly or not, in the order of the loader's search."""
+        """A library and those of the wheel that it needs, directly or not, in the order of the loader's search.
+
+        Raises AuditError for a wheel in which too many libraries need too many others.
+        """
         if path not in self._closures:
-            seen, queue = [path], deque([path])
+            seen, queue = {path: None}, deque([path])
             while queue:
                 user = queue.popleft()
+                self._steps += len(self.libraries[user].needed)
+                if self._steps > _MOST_STEPS:
+                    raise AuditError(
+                        "too many of its libraries need too many others",
+                        where=path,
+                        next_step="audit a wheel with fewer libraries",
+                    )
                 for needed in self.libraries[user].needed:
                     inner = self.find(user, needed)
                     if inner and inner not in seen:
-                        seen.append(inner)
+                        seen[inner] = None
                         queue.append(inner)
             self._closures[path] = tuple(seen)
         return self._closures[path]

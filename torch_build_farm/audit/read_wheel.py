@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
@@ -20,10 +19,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from torch_build_farm.core.archives import zip_entries
 from torch_build_farm.core.errors import AuditError
+from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata, read_requirement, read_specifiers
 from torch_build_farm.releases.header_lines import HeaderLine, header_lines_in
 from torch_build_farm.wheels.elf import library
-from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import Elf
 from torch_build_farm.wheels.record import installed_path, read_record
 
@@ -36,10 +36,8 @@ _LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
 _LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT(", b"INPUT (", b"GROUP(", b"GROUP (")
 # Sizes in bytes.
 _IN_MEMORY = 32 << 20  # larger libraries are read from a temporary file
-_TEXT_LIMIT = 64 << 20  # for METADATA and RECORD
+_TEXT_LIMITS = {"METADATA": MOST_METADATA, "RECORD": 64 << 20}
 _LIMIT = 8 << 30  # for all libraries of a wheel; torch's own are 2 GB
-# No library compresses that well: DEFLATE shrinks zeros to a thousandth, code and CUDA binaries to a twentieth at best.
-_BOMB_RATIO, _BOMB_SIZE = 200, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def _text(archive: zipfile.ZipFile, path: Path, name: str) -> str:
     if len(candidates) != 1:
         raise _refuse(path, f"it has {len(candidates)} {name} files, not one")
     (only,) = candidates
-    if only.file_size > _TEXT_LIMIT:
+    if only.file_size > _TEXT_LIMITS[name]:
         raise _refuse(path, f"{name} has {only.file_size} bytes, more than a wheel can need")
     return archive.read(only).decode("utf-8")
 
@@ -136,8 +134,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             continue
         # The sizes are the archive's claims: they are checked before anything is inflated.
         total += info.file_size
-        is_bomb = info.file_size > _BOMB_SIZE and info.file_size > _BOMB_RATIO * info.compress_size
-        if total > _LIMIT or is_bomb:
+        if total > _LIMIT:
             raise _refuse(path, f"{info.filename} would unpack to {info.file_size} bytes")
         with archive.open(info) as stream, _content(stream, info.file_size) as (content, digest):
             _check_hash(path, info.filename, digest, entries.get(info.filename))
@@ -150,7 +147,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             except library.NotLoadedError as error:
                 if named_library:  # otherwise it is a program, an object file or code for a GPU
                     raise _refuse(path, f"{info.filename}: {error}") from None
-            except ElfError as error:
+            except ValueError as error:  # ElfError is one
                 raise _refuse(path, f"{info.filename}: {error}") from None
     return libraries, marks
 
@@ -179,7 +176,7 @@ def _required(metadata: Message, tags: Iterable[Tag]) -> list[Requirement]:
 
     required = []
     for text in metadata.get_all("Requires-Dist", []):
-        requirement = Requirement(text)
+        requirement = read_requirement(text)
         if requirement.marker is None or requirement.marker.evaluate(environment):
             required.append(requirement)
     return required
@@ -195,7 +192,7 @@ def _declared(required: Iterable[Requirement]) -> SpecifierSet | None:
         return None
     joined = ",".join(filter(None, specifiers))
     # A local version, such as 2.8.0+cu128, is a build of the release.
-    return SpecifierSet(re.sub(r"\+[\w.]+", "", joined))
+    return read_specifiers(re.sub(r"\+[\w.]+", "", joined))
 
 
 def read(path: Path) -> AuditedWheel:
@@ -207,9 +204,12 @@ def read(path: Path) -> AuditedWheel:
         name, version, _, tags = parse_wheel_filename(path.name)
         if not any(_PLATFORM.fullmatch(tag.platform) for tag in tags):
             raise _refuse(path, "it is for a platform other than x86-64 Linux")
+        # A FIFO would be waited for, a device read without an end.
+        if not path.is_file():
+            raise _refuse(path, "it is no file")
         with zipfile.ZipFile(path) as archive:
-            _check_names(path, archive.infolist())
-            metadata = HeaderParser().parsestr(_text(archive, path, "METADATA"))
+            _check_names(path, zip_entries(archive, path.stat().st_size))
+            metadata = parse_metadata(_text(archive, path, "METADATA"))
             required = _required(metadata, tags)
             names = frozenset(canonicalize_name(requirement.name) for requirement in required)
             libraries, marks = _libraries(archive, path)

@@ -52,7 +52,7 @@ def floors(wheel: AuditedWheel) -> tuple[str, ...]:
         for _, version in elf.versions:
             # Only numbers can be compared: CXXABI_TM_1 and the like are options, not levels.
             family, _, number = version.rpartition("_")
-            if family in by_family and re.fullmatch(r"[\d.]+", number):
+            if family in by_family and re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,9}", number):
                 by_family[family].add(number)
     promised = _promised(wheel)
     lines = []

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from torch_build_farm.core.text import printable, printable_lines
 
+_LONGEST_WORD, _MOST_WORDS = 200, 1000
 ERRORS_PAGE = "docs/reference/errors.md"
 
 
@@ -417,5 +418,6 @@ def exit_code(error: FarmError) -> int:
 def nearest(wrong: str, valid: Iterable[str]) -> str:
     """The sentence that helps with a wrong name: the nearest valid one, else all of them."""
     names = list(valid)
-    close = get_close_matches(wrong, names, n=1, cutoff=0.6)
+    # Comparing takes the product of both lengths, and the word may be anybody's.
+    close = get_close_matches(wrong[:_LONGEST_WORD], names[:_MOST_WORDS], n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

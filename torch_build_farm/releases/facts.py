@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from email.parser import HeaderParser
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
@@ -15,6 +14,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError
 from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.requirements import parse_metadata, read_requirement
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.releases import torch_wheel
 from torch_build_farm.releases.listing import Listing, Release
@@ -241,12 +241,19 @@ def _environment(python: CPython) -> dict[str, str]:
 def _requirements(metadata: str, python: CPython, extras: Iterable[str] = ("",)) -> list[Requirement]:
     """What METADATA requires on x86-64 Linux for any of the extras; "" stands for none."""
     environments = [_environment(python) | {"extra": extra} for extra in extras]
-    requirements = []
-    for text in HeaderParser().parsestr(metadata).get_all("Requires-Dist", []):
-        requirement = Requirement(text)
-        if _applies(requirement, environments):
-            requirements.append(requirement)
-    return requirements
+    applying = []
+    try:
+        for text in parse_metadata(metadata).get_all("Requires-Dist", []):
+            requirement = read_requirement(text)
+            if _applies(requirement, environments):
+                applying.append(requirement)
+    except ValueError as error:
+        raise PackageIndexError(
+            f"what a distribution requires cannot be read: {error}",
+            where="METADATA of a wheel of the package index",
+            next_step="check which index uv is configured for",
+        ) from None
+    return applying
 
 
 def _applies(requirement: Requirement, environments: Sequence[Mapping[str, str]]) -> bool:
@@ -304,7 +311,7 @@ def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: Packa
     if runtime.name != "cuda-toolkit":
         return Fact((), "for CUDA sources; the CUDA 12 wheels hold no nvcc: the image's or machine's own must do")
     metadata = index.metadata(_newest_wheel(runtime, index, "none"))
-    offered = HeaderParser().parsestr(metadata).get_all("Provides-Extra", [])
+    offered = parse_metadata(metadata).get_all("Provides-Extra", [])
     lacking = [extra for extra in _TOOLKIT if extra not in offered]
     if lacking:
         return Fact((), f"for CUDA sources; cuda-toolkit has no {', '.join(lacking)}: the machine's own must do")

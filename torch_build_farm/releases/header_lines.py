@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from mmap import mmap
 from typing import Self
 
-_IN_LIBRARY = re.compile(rb'include/((?:ATen|c10|torch)/[\w/.+-]+\.(?:h|cuh))":(\d{1,5})')
+# No path of torch's headers has more than 120 characters. Without a limit, many beginnings of a path in one long word
+# would each be followed to the word's end.
+_IN_LIBRARY = re.compile(rb'include/((?:ATen|c10|torch)/[\w/.+-]{1,250}\.(?:h|cuh))":(\d{1,5})')
+_MOST_LINES = 50_000  # different ones in a library; all assertions of torch's headers are 3,000
 _ASSERTION = re.compile(r"\b(?:TORCH_INTERNAL_ASSERT(?:_DEBUG_ONLY)?|AT_ASSERTM?)\s*\(")
 
 _MOST = 0.9  # IPEX 2.8 has 99 of 102 lines of 2.8.0, 87 of 2.9.0
@@ -26,8 +29,13 @@ HeaderLine = tuple[str, int]  # a header's path below include/, and a line's num
 
 
 def header_lines_in(content: bytes | mmap) -> frozenset[HeaderLine]:
-    """The lines of torch's headers that a library's bytes name."""
-    return frozenset((header.decode(), int(line)) for header, line in _IN_LIBRARY.findall(content))
+    """The lines of torch's headers that a library's bytes name. Raises ValueError for more than torch can have."""
+    lines: set[HeaderLine] = set()
+    for match in _IN_LIBRARY.finditer(content):
+        lines.add((match[1].decode(), int(match[2])))
+        if len(lines) > _MOST_LINES:
+            raise ValueError("it names more lines of torch's headers than there are")
+    return frozenset(lines)
 
 
 def _closing_parenthesis(text: str, start: int) -> int:

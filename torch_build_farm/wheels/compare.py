@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from pathlib import Path
 
 from torch_build_farm.core.files import sha256
+from torch_build_farm.wheels.elf.headers import ElfError
+from torch_build_farm.wheels.elf.sections import sections
 
 
 def differences(old: Path, new: Path) -> list[str]:
@@ -50,11 +51,9 @@ def _content_difference(before: bytes, after: bytes) -> str:
 
 def _different_sections(before: bytes, after: bytes) -> list[str]:
     """Names of the ELF sections that differ; empty for other files."""
-    from elftools.common.exceptions import ELFError  # noqa: PLC0415 (slow to import)
-
     try:
-        old_sections, new_sections = _sections(before), _sections(after)
-    except ELFError:
+        old_sections, new_sections = sections(before), sections(after)
+    except ElfError:
         return []
     names = []
     # In the order of the old file, new sections last. Section 0 has no name and no content.
@@ -62,13 +61,6 @@ def _different_sections(before: bytes, after: bytes) -> list[str]:
         if name and old_sections.get(name) != new_sections.get(name):
             names.append(name)
     return names
-
-
-def _sections(content: bytes) -> dict[str, bytes]:
-    """The sections of an ELF file by name. Raises ELFError for other files."""
-    from elftools.elf.elffile import ELFFile  # noqa: PLC0415 (slow to import)
-
-    return {section.name: section.data() for section in ELFFile(io.BytesIO(content)).iter_sections()}
 
 
 def _archive_differences(old: zipfile.ZipFile, new: zipfile.ZipFile) -> list[str]:

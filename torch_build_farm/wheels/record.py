@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import re
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from installer.records import RecordEntry
 
+_MOST_ROWS, _MOST_BYTES = 200_000, 64 << 20  # torch's has 12,000 rows in 1.5 MB
 _RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
 _DATA = re.compile(r"^[^/]+\.data/(purelib|platlib)/")
 
@@ -31,8 +33,11 @@ def record_path(members: Iterable[str]) -> str:
 def read_record(content: bytes) -> dict[str, RecordEntry]:
     """RECORD's entries by the members' paths; an entry without a hash has `hash_` None.
 
-    Raises ValueError for a row without three fields, an unknown hash algorithm or a size that is not a number.
+    Raises ValueError for a row without three fields, an unknown hash algorithm or a size that is not a number, and for
+    more rows than a wheel can need.
     """
+    if content.count(b"\n") > _MOST_ROWS or len(content) > _MOST_BYTES:
+        raise ValueError("RECORD lists more files than a wheel can have")
     from installer.records import (  # noqa: PLC0415 (slow to import)
         InvalidRecordEntry,
         RecordEntry,
@@ -44,7 +49,7 @@ def read_record(content: bytes) -> dict[str, RecordEntry]:
     try:
         for path, digest, size in parse_record_file(line for line in lines if line.strip()):
             entries[path] = RecordEntry.from_elements(path, digest, size)
-    except InvalidRecordEntry as error:
+    except (InvalidRecordEntry, csv.Error) as error:
         raise ValueError(f"RECORD cannot be read: {error}") from None
     return entries
 

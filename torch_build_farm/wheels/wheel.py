@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import HeaderParser
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from torch_build_farm.core.archives import zip_entries
 from torch_build_farm.core.errors import RepairError
+from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata, read_requirement, read_specifiers
 from torch_build_farm.core.wheel_archive import dist_info, write_wheel
 from torch_build_farm.wheels.elf.headers import MAGIC, Tag, identify
 from torch_build_farm.wheels.elf.image import read_image
@@ -55,13 +58,13 @@ class Wheel:
 
     @property
     def requires_python(self) -> SpecifierSet:
-        return SpecifierSet(self.metadata["Requires-Python"] or "")
+        return read_specifiers(self.metadata["Requires-Python"] or "")
 
     def requirements(self, name: str) -> list[Requirement]:
         """The requirements on distribution `name`, without those of extras."""
         matching = []
         for text in self.metadata.get_all("Requires-Dist", []):
-            requirement = Requirement(text)
+            requirement = read_requirement(text)
             # A marker that asks for an extra is false for an empty one.
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             if applies and canonicalize_name(requirement.name) == name:
@@ -97,13 +100,23 @@ def read_library(path: str, content: bytes) -> Library | None:
     )
 
 
+# StopIteration is of a wheel without a .dist-info folder; the last ones are zipfile's, for damage within a member.
+_DAMAGE = (
+    zipfile.BadZipFile, KeyError, OSError, ValueError, StopIteration, RuntimeError, NotImplementedError, EOFError,
+    zlib.error, struct.error,
+)  # fmt: skip
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The wheel as an archive; whatever damage makes reading it fail becomes a RepairError."""
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         with zipfile.ZipFile(path) as archive:
+            zip_entries(archive, path.stat().st_size)
             yield archive
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
+    except _DAMAGE as error:
         raise RepairError(f"not a wheel, or a damaged one: {error}", where=str(path)) from error
 
 
@@ -113,8 +126,11 @@ def _files(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _metadata(archive: zipfile.ZipFile) -> Message:
-    text = archive.read(f"{dist_info(archive)}/METADATA").decode("utf-8")
-    return HeaderParser().parsestr(text)
+    member = archive.getinfo(f"{dist_info(archive)}/METADATA")
+    if member.file_size > MOST_METADATA:
+        raise ValueError(f"METADATA has {member.file_size} bytes, more than a distribution can need")
+    text = archive.read(member).decode("utf-8")
+    return parse_metadata(text)
 
 
 def read_metadata(path: Path) -> Message:
@@ -138,7 +154,7 @@ def read_wheel(path: Path) -> Wheel:
             library = read_library(member, archive.read(member))
             if library:
                 libraries.append(library)
-        return Wheel(
+        wheel = Wheel(
             path,
             name,
             str(version),
@@ -147,6 +163,9 @@ def read_wheel(path: Path) -> Wheel:
             tuple(members),
             tuple(libraries),
         )
+        # Read here once, so that what nobody can read is an error of the wheel's and not of whoever asks later.
+        wheel.requirements("torch"), wheel.requires_python
+        return wheel
 
 
 def reissued(path: Path, number: int, out: Path) -> Path:

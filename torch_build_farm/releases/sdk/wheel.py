@@ -22,7 +22,7 @@ from torch_build_farm.wheels.elf import stub
 from torch_build_farm.wheels.elf.stub import Stub
 
 # The SDK's local version takes the place of torch's own, as in 2.9.0+cu128.
-_VERSION = re.compile(r"^(__version__ = ')([^'+]+)[^']*'$", re.MULTILINE)
+_VERSION = re.compile(r"^(__version__ = ')([^'+\n]+)[^'\n]*'$", re.MULTILINE)
 _NEXT_STEP = 'torch-build = "full" in [tool.torch-build-farm] builds without the SDK'
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can have: the same wheel every time
 

@@ -35,6 +35,7 @@ _LINKERS = {
     "_bss_end__",
     "__end__",
 }
+_LONGEST_PATH = 4096  # characters (Linux, PATH_MAX)
 _RELA_SIZE = 24  # of Elf64_Rela: offset, info, addend; the symbol's number is info's upper half
 _X86_64 = 62  # EM_
 _GPUS = (190, 224)  # EM_CUDA, EM_AMDGPU
@@ -250,6 +251,19 @@ class _Symbols:
         return name
 
 
+def _files(image: Image) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """DT_SONAME, the DT_NEEDED, and the paths of DT_RPATH and DT_RUNPATH."""
+    run_paths: list[str] = []
+    for position in image.values(Tag.RPATH, Tag.RUNPATH):
+        run_paths += _text(image, position).split(":")
+    sonames = image.values(Tag.SONAME)
+    soname = _text(image, sonames[0]) if sonames else ""
+    needed = [_text(image, position) for position in image.values(Tag.NEEDED)]
+    if max(map(len, [soname, *needed, *run_paths])) > _LONGEST_PATH:
+        raise ElfError("it names a file by more characters than the loader takes")
+    return soname, tuple(needed), tuple(run_paths)
+
+
 def read(content: Buffer) -> Elf:
     """Read a library. Raises NotLoadedError for other ELF files, ElfError for whatever is not sound."""
     try:
@@ -288,14 +302,11 @@ def _read(content: Buffer) -> Elf:
     contradictions = exported.intersection(symbol.name for symbol in undefined)
     if contradictions:
         raise ElfError(f"it both defines and needs {min(contradictions)}")
-    run_paths: list[str] = []
-    for position in image.values(Tag.RPATH, Tag.RUNPATH):
-        run_paths += _text(image, position).split(":")
-    sonames = image.values(Tag.SONAME)
+    soname, needed, run_paths = _files(image)
     return Elf(
-        soname=_text(image, sonames[0]) if sonames else "",
-        needed=tuple(_text(image, position) for position in image.values(Tag.NEEDED)),
-        run_paths=tuple(run_paths),
+        soname=soname,
+        needed=needed,
+        run_paths=run_paths,
         undefined=tuple(undefined),
         exported=frozenset(exported),
         versions=tuple(sorted(set(versions.values()))),
