@@ -6,7 +6,7 @@ Imported inside the functions that use them, with `# noqa: PLC0415`:
 - docker, and engines.docker with it: 0.1 s or more, and an engine on this machine needs neither
 - requests, pypi_simple, twine: whatever speaks to the network
 - build, pyproject_hooks, setuptools_scm: whatever builds
-- elftools, cxxfilt, psutil, tomlkit: whatever reads libraries, demangles names, counts memory, edits TOML
+- elftools, psutil, tomlkit: whatever reads debug information, counts memory, edits TOML
 - pydantic, jinja2, rich, where an audit alone comes by: it needs none of the first two
 
 tests/cli/test_imports.py holds a local run with nothing to do and an audit to it; ci/benchmark.py measures both

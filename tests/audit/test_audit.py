@@ -217,7 +217,7 @@ def test_damaged_wheels_are_named(tmp_path: Path) -> None:
         with pytest.raises(AuditError, match=r"demo-1\.0-cp312"):
             read_wheel.read(path)
     for name in ("../evil.so", "/abs.so", "a\\b.so"):
-        with pytest.raises(AuditError, match="leads out of the wheel"):
+        with pytest.raises(AuditError, match=r"the name .* (leads out|is an absolute|has a backslash)"):
             read_wheel.read(made(tmp_path / "names", {name: core}))
     with pytest.raises(AuditError, match=r"_core.*for AArch64, not for x86-64"):
         read_wheel.read(made(tmp_path / "arm", {MINE: library(machine=183)}))
@@ -269,7 +269,7 @@ def test_a_zip_bomb(tmp_path: Path) -> None:
             stream.write(b"\x7fELF")
             for _ in range(300):
                 stream.write(bytes(1 << 20))
-    with pytest.raises(AuditError, match=r"bomb.so would unpack to \d+ bytes"):
+    with pytest.raises(AuditError, match=r"unpacks to \d+ bytes, more than an archive of its size"):
         read_wheel.read(path)
 
 

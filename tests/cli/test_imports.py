@@ -30,7 +30,7 @@ def test_a_local_run_with_nothing_to_do_imports_little(tiny: Farm) -> None:
         check=True,
     )
     assert "nothing to do" in again.stdout
-    needless = BUILDS_AND_FETCHES | {"cmake", "cxxfilt", "torch_build_farm.audit", "torch_build_farm.engines.docker"}
+    needless = BUILDS_AND_FETCHES | {"cmake", "torch_build_farm.audit", "torch_build_farm.engines.docker"}
     needless |= {"torch_build_farm.releases.sdk.cache", "torch_build_farm.releases.sdk.wheel"}
     assert needless & set(again.stderr.split()) == set()
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import CHECKOUT, PROJECTS, Answer, Farm, need
 from tests.made_up import Front, pure, remade, without_symbol
-from torch_build_farm.audit.output import demangled
+from torch_build_farm.audit.demangle import demangled
 from torch_build_farm.core.errors import NEWS_EXIT_CODE
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import STORE_VARIABLE, default_folder

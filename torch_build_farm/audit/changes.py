@@ -13,8 +13,9 @@ from pathlib import Path
 from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.12 for pydantic
 
 from torch_build_farm.audit import read_wheel, wheel_report
+from torch_build_farm.audit.demangle import demangled, prepare
 from torch_build_farm.audit.layout_rules import harmless
-from torch_build_farm.audit.output import demangled, reasons
+from torch_build_farm.audit.output import reasons
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Finding, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport
@@ -122,6 +123,7 @@ class Changes:
 def _names_lines(names: Sequence[str]) -> list[str]:
     """The first names, demangled, and how many more there are."""
     # A constructor is several symbols with one name (complete object, base object: Itanium C++ ABI, 5.1.4.3).
+    prepare(names)
     symbols_by_name = Counter(map(demangled, names))
     lines = []
     remaining = len(names)

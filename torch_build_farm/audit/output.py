@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from torch_build_farm.audit.demangle import demangled, prepare
 from torch_build_farm.audit.verdict import Finding, LibraryKind, Verdict
 from torch_build_farm.audit.wheel_report import LibraryReport, WheelReport, meant_for
 from torch_build_farm.core.text import markdown as escaped
@@ -20,29 +21,23 @@ from torch_build_farm.core.text import printable
 _STYLE = {Verdict.OK: "green", Verdict.ENV: "yellow", Verdict.UNKNOWN: "magenta", Verdict.BROKEN: "bold red"}
 _NAMES = 5  # shown of each list; --json has all
 _WIDTH = 100  # characters of a name that is shown
-_NAME_LIMIT = 4096  # characters of a name that is worth demangling
 
 
-def demangled(name: str) -> str:
-    """A C++ name as people write it; unchanged if it is not mangled, or if no C++ library is there to demangle it."""
-    if len(name) >= _NAME_LIMIT:
-        return name
-    import cxxfilt  # noqa: PLC0415 (looks for the C++ library when imported)
-
-    try:
-        return str(cxxfilt.demangle(name))
-    except (cxxfilt.Error, OSError):
-        return name
+def _first_demangled(names: Sequence[str]) -> str:
+    """As `_first_names`, of mangled names."""
+    prepare(names[:_NAMES])
+    return _first_names([demangled(name) for name in names[:_NAMES]], len(names))
 
 
-def _first_names(names: Sequence[str]) -> str:
-    """The first names, each of them shortened, and how many more there are."""
+def _first_names(names: Sequence[str], count: int = 0) -> str:
+    """The first names, each of them shortened, and how many more there are; `count` is their number."""
     shown = []
     for name in names[:_NAMES]:
         shown.append(name if len(name) <= _WIDTH else f"{name[:_WIDTH]}...")
     text = ", ".join(shown)
-    if len(names) > _NAMES:
-        text += f" and {len(names) - _NAMES} more"
+    count = count or len(names)
+    if count > _NAMES:
+        text += f" and {count - _NAMES} more"
     return text
 
 
@@ -50,13 +45,13 @@ def reasons(finding: Finding) -> list[str]:
     """Why a verdict is not OK, one sentence each."""
     sentences = []
     if finding.missing:
-        sentences.append(f"missing {_first_names([demangled(name) for name in finding.missing])}")
+        sentences.append(f"missing {_first_demangled(finding.missing)}")
     if finding.libraries:
         sentences.append(f"neither the wheel nor this torch brings {_first_names(finding.libraries)}")
     if finding.layout:
         sentences.append(f"different layout of {_first_names(finding.layout)}")
     if finding.unknown:
-        sentences.append(f"unknown {_first_names([demangled(name) for name in finding.unknown])}")
+        sentences.append(f"unknown {_first_demangled(finding.unknown)}")
     if finding.note:
         sentences.append(finding.note)
     return sentences
@@ -157,6 +152,12 @@ def _by_reason(library: LibraryReport) -> dict[tuple[str, ...], list[str]]:
 
 def lines(report: WheelReport) -> list[str]:
     """The lines about a wheel: its claim, and each library with its reasons, indented by two spaces."""
+    # All names at once: for each release and library alone they would be a process each.
+    names: list[str] = []
+    for library in report.libraries:
+        for finding in library.releases.values():
+            names += [*finding.missing[:_NAMES], *finding.unknown[:_NAMES]]
+    prepare(names)
     text = [_claim(report)]
     if report.left_out:
         text.append(f"torch {_span(report.left_out)}: no build for this wheel's CPython")

@@ -1,5 +1,22 @@
-"""The format of a job's log."""
+"""The format of a job's log, and how it is read: a build prints what it likes, and as much of it as it likes."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 STAGE_MARK = "\n#### torch-build-farm: "  # what each stage's part of a job's log begins with
+
+_MOST = 32 << 20  # bytes of a log's end that are read
+LONGEST_LINE = 4000  # characters of a line that patterns are matched with
+
+
+def read(log: Path) -> str:
+    """A log's text, of a very long one the end; its lines are cut, so that patterns take little time.
+
+    Raises OSError.
+    """
+    with log.open("rb") as stream:
+        stream.seek(0, 2)
+        stream.seek(max(0, stream.tell() - _MOST))
+        text = stream.read(_MOST).decode("utf-8", "replace")
+    return "\n".join([line[:LONGEST_LINE] for line in text.split("\n")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import shlex
@@ -13,11 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TextIO, cast
 
 from torch_build_farm.core.errors import Interrupted
 
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 _TAIL_LINES = 400  # of a command's output are at hand in memory; the log has all of it
+_LONGEST_LINE = 1 << 16  # bytes of a line that are in memory; a linker's command may have as many
+_LARGEST_OUTPUT = 256 << 20  # bytes of a command's output that are in its log; torch's own build prints 5 MB
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Runner:
     ) -> Completed:
         """Run `command`, its output appended to `log` and given to `on_line` line by line.
 
+        A long line is cut, except in the log, which is cut where it becomes very large.
         The environment is `env` and nothing else. Raises Interrupted when the run is cancelled.
         """
         words = tuple(os.fspath(word) for word in command)
@@ -114,9 +119,7 @@ class Runner:
             # Into the log line by line (buffering=1): people follow it while a build runs.
             sink.write(f"$ {shlex.join(words)}\n")
             assert child.stdout is not None
-            for raw in child.stdout:
-                line = raw.decode("utf-8", "replace").rstrip("\r\n")
-                sink.write(line + "\n")
+            for line in _logged_lines(cast(BinaryIO, child.stdout), sink):
                 tail.append(line)
                 on_line(line)
             child.wait()
@@ -172,6 +175,35 @@ class Runner:
             child.wait()
 
 
+def _logged_lines(output: BinaryIO, log: TextIO) -> Iterator[str]:
+    """Write what a command prints into its log; the lines, of which long ones are cut.
+
+    The command decides how much it prints: the farm has at most `_LONGEST_LINE` bytes of it in memory, and the disk
+    `_LARGEST_OUTPUT`.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    written = 0
+    is_start = True  # of a line
+    while True:
+        piece = output.readline(_LONGEST_LINE)
+        text = decoder.decode(piece, final=not piece)
+        is_end = piece.endswith(b"\n") or not piece
+        if is_end:
+            text = text.rstrip("\r\n")
+        if written <= _LARGEST_OUTPUT:
+            log.write(text)
+            if piece.endswith(b"\n") or (not piece and not is_start):
+                log.write("\n")
+            written += len(piece)
+            if written > _LARGEST_OUTPUT:
+                log.write(f"\n(the command printed more than {_LARGEST_OUTPUT} bytes; the rest is left out)\n")
+        if is_start and piece:
+            yield text if is_end else f"{text} ... (the line goes on)"
+        if not piece:
+            return
+        is_start = is_end
+
+
 @dataclass(frozen=True)
 class Shell:
     """Where commands run: their environment, folder and log. `say` gets each line that they print, as it is printed."""
@@ -209,3 +241,17 @@ def capture(
     # A command that fails explains itself on standard error; one that succeeds may print warnings there.
     output = done.stdout if done.returncode == 0 else done.stderr
     return Completed(words, done.returncode, tuple(output.splitlines()))
+
+
+def answers(command: Sequence[str | os.PathLike[str]], lines: Sequence[str], *, seconds: float = 30.0) -> list[str]:
+    """The lines that a short command answers to the lines that it reads; fewer where it ends too early."""
+    try:
+        done = subprocess.run(
+            [os.fspath(word) for word in command], input="".join(f"{line}\n" for line in lines), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=seconds, errors="replace",
+            start_new_session=True,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    # What follows the last line end is half an answer.
+    return done.stdout.split("\n")[:-1]

@@ -14,7 +14,7 @@ from torch_build_farm.core.errors import (
     OutOfMemoryError,
     PackageIndexError,
 )
-from torch_build_farm.core.log import STAGE_MARK
+from torch_build_farm.core.log import STAGE_MARK, read
 
 # gcc's driver prints "Killed signal terminated program cc1plus" when the kernel kills the compiler for lack of memory;
 # the compiler itself prints the others where a limit (ulimit, cgroup without swap) refuses it more.
@@ -80,7 +80,7 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
 
 def _output_of_last_stage(log: Path) -> list[str]:
     """The lines that commands of the last stage printed, without source lines that compilers quote."""
-    text = log.read_text("utf-8", "replace")
+    text = read(log)
     stage = text[text.rfind(STAGE_MARK) + 1 :]
     lines = stage.splitlines()[1:]  # the first is the stage's heading
     # Neither the commands that the log repeats nor quoted source: a source may well have "error:" in a string.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from torch_build_farm.core.log import STAGE_MARK
+from torch_build_farm.core.log import STAGE_MARK, read
 
 # uv's lines, such as " + ninja==1.13.2" (" ~": installed again; " -": removed). `build -v` puts "< " before them, and
 # older versions of `build`, such as those for CPython 3.9, also put colours around them.
@@ -18,7 +18,7 @@ _CHANGE = re.compile(r"^(?:\x1b\[[\d;]*m)?(?:< )? ([+~-]) ([\w.-]+)==([\w.+!]+)"
 
 def of_last_build(log: Path) -> tuple[tuple[str, str], ...]:
     """The name and version of each distribution in the environment of a job's last build, by the job's log."""
-    last_build = log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
+    last_build = read(log).rpartition(f"{STAGE_MARK}build ")[2]
     return tuple(installed(last_build).items())
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
+import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import FarmError, InternalError, Interrupted, of_the_machine
@@ -82,6 +85,21 @@ def _fresh(context: RunContext, path: Path, digest: str) -> Record | None:
         if not records.intact(output, context.work):
             return None
     return record
+
+
+def _first_heading(log: BinaryIO, stages: Iterable[str]) -> int:
+    """Where in a log the first part of one of these stages begins, in bytes; its end where none of them has left one."""
+    end = log.seek(0, os.SEEK_END)
+    if not end:
+        return 0
+    first = end
+    # Mapped and not read: a build may have printed hundreds of megabytes.
+    with mmap.mmap(log.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for name in stages:
+            heading = content.find(f"{STAGE_MARK}{name} ".encode())
+            if heading >= 0:
+                first = min(first, heading)
+    return first
 
 
 class _JobRun:
@@ -170,15 +188,10 @@ class _JobRun:
         """Begin the stage's part of the log. Parts of kept stages stay; parts of this and later stages are removed."""
         log = self.context.log(self.job)
         log.parent.mkdir(parents=True, exist_ok=True)
-        text = log.read_text("utf-8", "replace") if log.exists() else ""
-        # Where the first part of this stage or of a later one begins; not every stage has left one.
-        end = len(text)
-        for later in self.stages[self.stages.index(stage) :]:
-            heading = text.find(f"{STAGE_MARK}{later.name} ")
-            if heading >= 0:
-                end = min(end, heading)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        log.write_text(f"{text[:end]}{STAGE_MARK}{stage.name} {self.job.id} {now}\n", "utf-8")
+        with log.open("a+b") as stream:
+            stream.truncate(_first_heading(stream, [later.name for later in self.stages[self.stages.index(stage) :]]))
+            stream.write(f"{STAGE_MARK}{stage.name} {self.job.id} {now}\n".encode())
 
     def _finished_wheel(self) -> Path | None:
         """The job's finished wheel, in the job's own folder; None where no stage has made it."""

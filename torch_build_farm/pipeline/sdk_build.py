@@ -19,7 +19,7 @@ from torch_build_farm.core.errors import (
     UnknownTorchError,
 )
 from torch_build_farm.core.files import clear
-from torch_build_farm.core.log import STAGE_MARK
+from torch_build_farm.core.log import STAGE_MARK, read
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.store import TorchStore
@@ -93,7 +93,7 @@ def _build(step: Step, request: BuildRequest, sdk: Sdk | None) -> Path:
 
 def _log_of_this_build(step: Step) -> str:
     """The job's log from the last heading of a build on."""
-    return step.log.read_text("utf-8", "replace").rpartition(f"{STAGE_MARK}build ")[2]
+    return read(step.log).rpartition(f"{STAGE_MARK}build ")[2]
 
 
 def _why_unfit(step: Step, request: BuildRequest, wheel: Path) -> str:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from torch_build_farm.core.errors import RepairError
-from torch_build_farm.core.log import STAGE_MARK
+from torch_build_farm.core.log import STAGE_MARK, read
 
 _NO_LIBRARY = "does not look like a platform wheel"  # auditwheel's message for a wheel without a compiled library
 
@@ -54,7 +54,7 @@ def command(auditwheel: str, raw: str, out: str) -> list[str]:
 
 def failure(log: Path, tail: Sequence[str]) -> RepairError:
     """Why auditwheel refused the wheel, from the log's last stage; `tail` are the last lines of its output."""
-    text = log.read_text("utf-8", "replace")
+    text = read(log)
     reason = tail[-1] if tail else "no reason given"
     for line in text[text.rfind(STAGE_MARK) :].splitlines():
         # cibuildwheel only reports that auditwheel failed.
