@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import zipfile
 from dataclasses import replace
@@ -24,9 +25,11 @@ from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import LibraryKind, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport
 from torch_build_farm.cli.main import main
-from torch_build_farm.core.errors import AbiError, AuditError
+from torch_build_farm.core.errors import AbiError, AuditError, RepairError
 from torch_build_farm.wheels.elf import library as elf
 from torch_build_farm.wheels.elf.headers import ElfError
+from torch_build_farm.wheels.wheel import read_metadata
+from torch_build_farm.wheels.wheel import read_wheel as read_wheel_of_the_farm
 
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
 SINGLETON = "_ZN3c1019UndefinedTensorImpl10_singletonE"
@@ -400,3 +403,51 @@ def test_builds_for_several_cudas_and_not_for_several_gpus(tmp_path: Path) -> No
     assert (of(cudas, "demo/lib_cuda118.so"), cudas.releases["2.9.1"].verdict) == (Verdict.BROKEN, Verdict.OK)
     gpus = audit(tmp_path / "gpus", {"demo/lib_sm80.so": other, "demo/lib_sm90.so": fits})
     assert gpus.releases["2.9.1"].verdict is Verdict.BROKEN
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "demo-1.0-cp312-cp312-linux_x86_64.whl"
+    os.mkfifo(path)
+    with pytest.raises(AuditError, match="it is no file"):
+        read_wheel.read(path)
+    with pytest.raises(RepairError, match="it is no file"):
+        read_metadata(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(AuditError, match="it is no file"):
+        read_wheel.read(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (["Requires-Dist: a"] * 20_001, "more than 20000 lines"),
+        ([f"Requires-Dist: {'a' * 5000}"], "a requirement has 5000 characters"),
+        ([f"Requires-Dist: torch>={'1' * 5000}"], "a requirement has 5007 characters"),
+        ([f"Requires-Dist: a; {'(' * 1000}python_version>'3'{')' * 1000}"], "nested"),
+        ([f"Summary: {'x' * (4 << 20)}"], r"METADATA has \d+ bytes"),
+    ],
+    ids=["requirements", "a long requirement", "a long version", "nested markers", "bytes"],
+)
+def test_metadata_that_takes_long_to_read(tmp_path: Path, fields: list[str], reason: str) -> None:
+    path = made(tmp_path, {MINE: library()}, *fields)
+    with pytest.raises(AuditError, match=reason):
+        read_wheel.read(path)
+    with pytest.raises(RepairError, match=reason):
+        read_wheel_of_the_farm(path)
+
+
+def test_record_with_more_rows_than_files(tmp_path: Path) -> None:
+    path, other = made(tmp_path, {MINE: library()}), tmp_path / "other"
+    other.mkdir()
+    for rows, reason in ((b"a,,\n" * 200_001, "lists more files"), (b'"' + b"x" * 200_000, "field larger")):
+        with pytest.raises(AuditError, match=reason):
+            read_wheel.read(changed(path, other, "demo-1.0.dist-info/RECORD", rows))
+
+
+def test_libraries_that_all_need_each_other(tmp_path: Path) -> None:
+    """Each of 150 needs all others: 22,500 steps for one of them, and as many for every other."""
+    names = [f"lib{number}.so" for number in range(150)]
+    files = {f"demo/{name}": library(["a"], needed=names) for name in names}
+    with pytest.raises(AuditError, match="need too many others"):
+        audit(tmp_path, files)

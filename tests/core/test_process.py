@@ -7,11 +7,13 @@ import sys
 import textwrap
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.until import DEADLINE_S, until
+from torch_build_farm.core import log, process
 from torch_build_farm.core.errors import Interrupted
 from torch_build_farm.core.process import Runner
 from torch_build_farm.pipeline.jobserver import Jobserver
@@ -141,3 +143,59 @@ def test_jobserver_gives_each_build_a_token_and_recovers_lost_ones(tmp_path: Pat
             assert free() == 1
         late.__exit__(None, None, None)
     assert not (tmp_path / "fifo").exists()
+
+
+PRINTS = """
+import sys
+out = sys.stdout.buffer
+out.write(b"first\\n" + b"x" * 5_000_000 + b"\\xe2\\x82\\xac\\n\\nlast")
+"""
+
+
+def test_a_long_line_is_cut_except_in_the_log(tmp_path: Path) -> None:
+    path, lines = tmp_path / "log", list[str]()
+    done = Runner().run([sys.executable, "-c", PRINTS], env={}, log=path, on_line=lines.append)
+    assert [len(line) < 70_000 for line in lines] == [True] * 4
+    assert (lines[0], lines[1][:3], lines[2:]) == ("first", "xxx", ["", "last"])
+    assert lines[1].endswith("... (the line goes on)")
+    assert done.tail == tuple(lines)
+    assert path.read_text("utf-8").partition("\n")[2] == f"first\n{'x' * 5_000_000}\N{EURO SIGN}\n\nlast\n"
+
+
+def test_output_without_an_end_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LARGEST_OUTPUT", 100_000)
+    path = tmp_path / "log"
+    script = "print('y\\n' * 500_000, end=''); print('the end')"
+    done = Runner().run([sys.executable, "-c", script], env={}, log=path)
+    assert done.tail[-1] == "the end", "what comes at the end explains most failures"
+    text = path.read_text("utf-8")
+    assert len(text) < 200_000
+    assert text.endswith("y\n\n(the command printed more than 100000 bytes; the rest is left out)\n")
+
+
+@pytest.mark.parametrize("word", ["y", "x" * 100_000], ids=["lines", "long lines"])
+def test_a_flood_does_not_keep_a_run_from_ending(tmp_path: Path, word: str) -> None:
+    runner, started = Runner(), threading.Event()
+    script = f"while True: print({word!r})"
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(
+            runner.run, [sys.executable, "-c", script], env={}, log=tmp_path / "log", on_line=lambda _: started.set()
+        )
+        assert started.wait(DEADLINE_S)
+        runner.cancel(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            future.result(timeout=DEADLINE_S)
+
+
+def test_a_log_is_read_from_its_end_and_its_lines_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"start\n" + b"x" * 10_000 + b"\nend \xff")
+    assert log.read(path) == f"start\n{'x' * 4000}\nend \N{REPLACEMENT CHARACTER}"
+    monkeypatch.setattr(log, "_MOST", 5)
+    assert log.read(path) == "end \N{REPLACEMENT CHARACTER}"
+
+
+def test_answers_of_a_filter() -> None:
+    script = "import sys; [print(line.strip()[::-1], flush=True) for line in sys.stdin if line[0] != 'q' or sys.exit()]"
+    assert process.answers([sys.executable, "-c", script], ["ab", "cd", "q", "ef"]) == ["ba", "dc"]
+    assert process.answers(["/does/not/exist"], ["ab"]) == []

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import random
+import struct
 import sysconfig
 from pathlib import Path
 
 import pytest
 
 from tests.elves import library
+from tests.hostile.elf import exporting_ends_of_one_string, one_string, overlapping_versions
+from torch_build_farm.releases.header_lines import header_lines_in
 from torch_build_farm.wheels.elf import library as elf
+from torch_build_farm.wheels.elf import partial
+from torch_build_farm.wheels.elf.gnu_hash import gnu_table, sysv_table
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import Undefined
+from torch_build_farm.wheels.elf.partial import Parts
+from torch_build_farm.wheels.elf.sections import sections
 from torch_build_farm.wheels.wheel import Library, read_library
 
 MADE = library(
@@ -119,3 +126,85 @@ def test_damaged_symbols_are_never_taken_for_good_ones() -> None:
         assert len(found.undefined) >= len(sound.undefined) or len(found.needed) < len(sound.needed), (place, value)
         assert found.exported <= sound.exported, (place, value)
     assert 500 < refused < 1900, "some changes are noticed, and some change nothing"
+
+
+class TestBounds:
+    """What a file states decides neither how long it is read nor how much memory that takes."""
+
+    def test_many_names_that_are_ends_of_one_string(self) -> None:
+        assert len(elf.read(one_string(200, 2000)).undefined) == 200, "some of it is allowed"
+        for content in (one_string(1000, 20_000), overlapping_versions(3000, 20_000)):
+            assert len(content) < 120_000
+            with pytest.raises(ElfError, match="much longer than the file"):
+                elf.read(content)
+        parts = Parts(len(content := exporting_ends_of_one_string(1000, 20_000)))
+        parts.add(0, content)
+        with pytest.raises(ElfError, match="much longer than its table"):
+            partial.exported(parts)
+
+    def test_more_segments_than_a_file_can_have(self) -> None:
+        content = bytearray(MADE + bytes(64))
+        struct.pack_into("<Q", content, 0x28, len(MADE))  # e_shoff
+        struct.pack_into("<4H", content, 0x36, 56, 0xFFFF, 64, 1)  # e_phentsize, e_phnum (PN_XNUM) and so on
+        struct.pack_into("<I", content, len(MADE) + 44, 2**32 - 1)  # sh_info of section 0: the segments' number
+        assert len(content) < 1500
+        for read in (elf.read, lambda data: read_library("x.so", data)):
+            with pytest.raises(ElfError, match="more segments"):
+                read(bytes(content))
+        struct.pack_into("<2H", content, 0x36, 0, 1000)
+        with pytest.raises(ElfError, match="shorter ones"):
+            elf.read(bytes(content))
+
+    def test_a_dynamic_table_longer_than_linkers_write(self) -> None:
+        content = bytearray(MADE + bytes(2 << 20))
+        struct.pack_into("<Q", content, 64 + 56 + 32, 2 << 20)  # the size of the second segment, PT_DYNAMIC
+        with pytest.raises(ElfError, match="longer than any linker"):
+            elf.read(bytes(content))
+
+    def test_a_hash_table_of_more_symbols_than_the_file(self) -> None:
+        # One bucket, whose chain begins with symbol 1 and has no end.
+        gnu = struct.pack("<5I", 1, 1, 0, 0, 1) + bytes(40_000)
+        for most in (1000, 0):
+            with pytest.raises(ValueError, match="more symbols than the file"):
+                gnu_table(lambda offset, size: gnu[offset : offset + size], 0, most)
+        sysv = struct.pack("<2I", 0, 9999) + bytes(40_000)
+        with pytest.raises(ValueError, match="more symbols than the file"):
+            sysv_table(lambda offset, size: sysv[offset : offset + size], 0, 1000)
+
+    @pytest.mark.parametrize("field", ["soname", "needed", "run_path"])
+    def test_names_of_files_that_no_loader_takes(self, field: str) -> None:
+        name = "libx" + "1" * 5000
+        content = library(["a"], **{field: [name] if field == "needed" else name})  # type: ignore[arg-type]
+        with pytest.raises(ElfError, match="more characters than the loader"):
+            elf.read(content)
+
+    def test_lines_of_headers(self) -> None:
+        good = b'include/c10/core/a.h":12'
+        assert header_lines_in(b"/x/" + good + b"\0") == {("c10/core/a.h", 12)}
+        assert header_lines_in(b"include/c10/" * 200_000 + good) >= set(), (
+            "each beginning is followed a little way only"
+        )
+        many = b"".join(b'include/c10/a%d.h":1\0' % number for number in range(50_001))
+        with pytest.raises(ValueError, match="more lines"):
+            header_lines_in(many)
+
+    def test_sections_by_name(self) -> None:
+        found = sections(REAL[0].read_bytes())
+        assert found[".dynstr"].startswith(b"\0")
+        assert found[".bss"] == b""
+        with pytest.raises(ElfError):
+            sections(b"text")
+        assert sections(MADE) == {}
+
+    @pytest.mark.parametrize(
+        ("count", "size", "names", "reason"),
+        [(0, 2**40, 0, "headers"), (0xFFFF, 0, 0, "headers"), (1, 0, 5, "headers"), (2, 1 << 20, 0, "its sections")],
+        ids=["a number of sections in section 0", "many sections", "no section of names", "sections over sections"],
+    )
+    def test_sections_that_are_not_there(self, count: int, size: int, names: int, reason: str) -> None:
+        content = bytearray(MADE + bytes(64 * 2))
+        struct.pack_into("<Q", content, 0x28, len(MADE))
+        struct.pack_into("<3H", content, 0x3A, 64, count, names)
+        struct.pack_into("<Q", content, len(MADE) + 32, size)
+        with pytest.raises(ElfError, match=reason):
+            sections(bytes(content))

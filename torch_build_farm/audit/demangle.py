@@ -15,9 +15,10 @@ from torch_build_farm.core.process import answers
 
 _DEMANGLER = Path(__file__).with_name("demangler.py")
 _NAME_LIMIT = 4096  # characters of a name that is worth demangling
-_MOST_ENDINGS = 3  # of the process, after which the names that are left stay mangled
+_MOST_ENDINGS = 3  # of the process; then all names stay mangled that are not demangled yet
 
 _known: dict[str, str] = {}
+_costly: set[str] = set()
 
 
 def _is_mangled(name: str) -> bool:
@@ -26,20 +27,17 @@ def _is_mangled(name: str) -> bool:
 
 def prepare(names: Iterable[str]) -> None:
     """Demangle these names at once: a process for each of them would take 20 ms."""
-    left = [name for name in dict.fromkeys(names) if name not in _known and _is_mangled(name)]
-    for _ in range(_MOST_ENDINGS):
-        if not left:
-            return
+    left = [name for name in dict.fromkeys(names) if _is_mangled(name) and name not in _known and name not in _costly]
+    while left and len(_costly) < _MOST_ENDINGS:
         lines = answers([sys.executable, "-I", "-S", str(_DEMANGLER)], left)
         _known.update(zip(left, lines, strict=False))
-        # The process ended at the name after the last answer.
         left = left[len(lines) :]
-        if left:
-            _known[left[0]] = left.pop(0)
-    _known.update(zip(left, left, strict=True))
+        # The process ended at the name after the last answer.
+        _costly.update(left[:1])
+        left = left[1:]
 
 
 def demangled(name: str) -> str:
     """A C++ name as people write it; unchanged if it is not mangled, costs too much, or no C++ library is there."""
     prepare([name])
-    return _known.get(name, name)
+    return _known.get(name, name)  # what is costly, and all that was left after it, stays

@@ -194,7 +194,7 @@ def read(path: Path) -> AuditedWheel:
         if not any(_PLATFORM.fullmatch(tag.platform) for tag in tags):
             raise _refuse(path, "it is for a platform other than x86-64 Linux")
         # A FIFO would be waited for, a device read without an end.
-        if not path.is_file():
+        if path.exists() and not path.is_file():
             raise _refuse(path, "it is no file")
         with zipfile.ZipFile(path) as archive:
             _check_targets(path, zip_entries(archive, path.stat().st_size))

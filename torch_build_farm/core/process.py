@@ -184,23 +184,18 @@ def _logged_lines(output: BinaryIO, log: TextIO) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     written = 0
     is_start = True  # of a line
-    while True:
-        piece = output.readline(_LONGEST_LINE)
-        text = decoder.decode(piece, final=not piece)
-        is_end = piece.endswith(b"\n") or not piece
+    while piece := output.readline(_LONGEST_LINE):
+        is_end = piece.endswith(b"\n") or len(piece) < _LONGEST_LINE
+        text = decoder.decode(piece, final=is_end)
         if is_end:
             text = text.rstrip("\r\n")
         if written <= _LARGEST_OUTPUT:
-            log.write(text)
-            if piece.endswith(b"\n") or (not piece and not is_start):
-                log.write("\n")
+            log.write(f"{text}\n" if is_end else text)
             written += len(piece)
             if written > _LARGEST_OUTPUT:
                 log.write(f"\n(the command printed more than {_LARGEST_OUTPUT} bytes; the rest is left out)\n")
-        if is_start and piece:
+        if is_start:
             yield text if is_end else f"{text} ... (the line goes on)"
-        if not piece:
-            return
         is_start = is_end
 
 

@@ -88,7 +88,7 @@ def _fresh(context: RunContext, path: Path, digest: str) -> Record | None:
 
 
 def _first_heading(log: BinaryIO, stages: Iterable[str]) -> int:
-    """Where in a log the first part of one of these stages begins, in bytes; its end where none of them has left one."""
+    """Where in a log the first part of one of these stages begins, in bytes; the log's end where there is none."""
     end = log.seek(0, os.SEEK_END)
     if not end:
         return 0

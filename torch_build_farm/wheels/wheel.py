@@ -111,7 +111,7 @@ _DAMAGE = (
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The wheel as an archive; whatever damage makes reading it fail becomes a RepairError."""
     try:
-        if not path.is_file():
+        if path.exists() and not path.is_file():
             raise ValueError("it is no file")
         with zipfile.ZipFile(path) as archive:
             zip_entries(archive, path.stat().st_size)
