@@ -159,7 +159,7 @@ def test_a_long_line_is_cut_except_in_the_log(tmp_path: Path) -> None:
     assert (lines[0], lines[1][:3], lines[2:]) == ("first", "xxx", ["", "last"])
     assert lines[1].endswith("... (the line goes on)")
     assert done.tail == tuple(lines)
-    assert path.read_text("utf-8").partition("\n")[2] == f"first\n{'x' * 5_000_000}\N{EURO SIGN}\n\nlast\n"
+    assert path.read_text("utf-8").rpartition("'\n")[2] == f"first\n{'x' * 5_000_000}\N{EURO SIGN}\n\nlast\n"
 
 
 def test_output_without_an_end_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,18 +122,20 @@ def examples(seed: int) -> bytes:
         return numbers_changed(_valid(chance), chance)
     if kind < 0.75:
         return damage(_valid(chance), chance)
-    size = chance.choice((100, 2000, 30_000))
-    return chance.choice(
-        [
-            lambda: one_string(size // 4, size * 3),
-            lambda: overlapping_versions(size // 4, size * 3),
-            lambda: library(["a"], more=b"include/c10/" * size),
-            lambda: library(["_ZN" + "6Tensor" * size + "E"]),
-            lambda: library(["_ZN" + "S" * size * 4 + "6TensorE"]),
-            lambda: library(["a"], run_path="/nvidia" * size),
-            lambda: library(["a"], needed=["lib" + "1" * size]),
-        ]
-    )()
+    return _bomb(chance.randrange(7), chance.choice((100, 2000, 30_000)))
+
+
+def _bomb(kind: int, size: int) -> bytes:
+    if kind == 0:
+        return one_string(size // 4, size * 3)
+    if kind == 1:
+        return overlapping_versions(size // 4, size * 3)
+    if kind == 2:
+        return library(["a"], more=b"include/c10/" * size)
+    if kind == 3:
+        return library(["a"], needed=["lib" + "1" * size])
+    run_path = "/nvidia" * size if kind == 4 else ""
+    return library(["_ZN" + ("6Tensor" if kind == 5 else "SSSS") * size + "E"], run_path=run_path)
 
 
 def check(data: bytes, folder: Path) -> None:
