@@ -1,6 +1,7 @@
 """Rendered workflows: what may be written over, what a project decides, and what every job is allowed."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from tests.conftest import CHECKOUT, Farm
 from torch_build_farm.cli import ci
+from torch_build_farm.project.plan import jobs_of
 from torch_build_farm.project.settings import load
 
 MINE = "a line of mine"
@@ -64,7 +66,7 @@ def test_a_project_below_the_repository(tiny: Farm, tmp_path: Path) -> None:
     found = workflows(tmp_path / ".github" / "workflows")
     assert found["torch-wheels"]["defaults"]["run"]["working-directory"] == "tiny"
     upload = next(step for step in found["torch-wheels"]["jobs"]["wheel"]["steps"] if "upload" in step.get("uses", ""))
-    assert upload["with"]["path"].split() == ["tiny/work/dist", "tiny/work/jobs/*/records"]
+    assert upload["with"]["path"] == "tiny/work/packs"
 
 
 @pytest.mark.parametrize("credentials", ["trusted-publisher", "token"])
@@ -77,13 +79,62 @@ def test_no_more_rights_than_needed(tiny: Farm, credentials: str) -> None:
             allowed = {"contents": "read"}
             if job in publishing and credentials == "trusted-publisher":
                 allowed |= {"id-token": "write"}
-            if job == "propose":
+            if job in ("propose", "record"):
                 allowed = {"contents": "write", "pull-requests": "write"}
             assert content["permissions"] == allowed, f"{name}: {job}"
             assert ("environment" in content) == (job in publishing)
             assert content["timeout-minutes"] <= 360
             secret = "secrets." in str(content)
             assert secret == (job == "publish" and credentials == "token")
+
+
+def test_a_matrix_job_has_an_output_of_its_own(tiny: Farm) -> None:
+    """Instances of a matrix share one set of outputs, and the last that sets one would win."""
+    wheel = rendered(tiny)["torch-wheels"]["jobs"]["wheel"]
+    for job, value in wheel["outputs"].items():
+        assert value == f"${{{{ matrix.job == '{job}' && steps.pack.outputs.sha256 || '' }}}}"
+    possible = {job for job, (_, python) in jobs_of(load(tiny.project, CHECKOUT)).items() if not python.free_threaded}
+    assert possible < set(wheel["outputs"])
+    assert "tiny-torch216-cp312" in wheel["outputs"], "of the next minors too: the watch adds variants, and no workflow"
+    settings(tiny, 'python = ["3.12", "3.13t"]')
+    jobs = rendered(tiny)["torch-wheels"]["jobs"]
+    assert {job.rpartition("-")[2] for job in jobs["wheel"]["outputs"]} == {"cp312", "cp313t"}
+    assert jobs["plan"]["env"]["KNOWN"].split() == list(jobs["wheel"]["outputs"])
+
+
+def runs(job: dict[str, Any]) -> list[str]:
+    """The commands of the farm that a job runs."""
+    script = "\n".join(step["run"] for step in job["steps"] if "run" in step)
+    return re.findall(r"torch-build-farm ([a-z]+)", script)
+
+
+@pytest.mark.parametrize("credentials", ["trusted-publisher", "token"])
+def test_a_job_with_credentials_runs_nothing_that_was_built(tiny: Farm, credentials: str) -> None:
+    settings(tiny, f'credentials = "{credentials}"')
+    for workflow in rendered(tiny).values():
+        for name, job in workflow["jobs"].items():
+            if "environment" in job:
+                assert runs(job) == ["accept", "publish"], name
+                assert "needs.release.outputs.sha256" in str(job)
+            if "write" in job["permissions"].get("contents", ""):
+                assert runs(job) == [], name
+                assert "sha256sum --check" in str(job)
+                assert "pip install" not in str(job)
+            if {"build", "smoke", "add", "check"} & set(runs(job)):
+                assert job["permissions"] == {"contents": "read"}, name
+                assert "environment" not in job
+                assert "secrets." not in str(job)
+
+
+def test_no_job_trusts_what_another_could_write(tiny: Farm) -> None:
+    """Artifacts are kept apart and compared; nothing comes out of a cache that builds share."""
+    for workflow in rendered(tiny).values():
+        for job in workflow["jobs"].values():
+            assert "merge-multiple" not in str(job)
+            assert "actions/cache" not in str(job)
+            for step, following in pairwise(job["steps"]):
+                if "actions/download-artifact" in step.get("uses", ""):
+                    assert re.search(r"torch-build-farm accept --(digests|sha256)|sha256sum --check", following["run"])
 
 
 def test_every_action_is_pinned_and_no_value_becomes_shell(tiny: Farm) -> None:

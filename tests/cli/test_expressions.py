@@ -21,6 +21,8 @@ ENDED = {"success": lambda: False, "failure": lambda: True}
         ("${{ inputs.publish && inputs.publish != 'no' }}", None),
         ("${{ inputs.publish == '' }}", True),
         ("${{ github.event_name == 'PUSH' && !(1 == 2) }}", True),
+        ("${{ toJSON(needs.plan.outputs) }}", '{\n  "matrix": "{\\"include\\": [{\\"a\\": 1}]}"\n}'),
+        ("${{ needs.plan.outputs.none.more || 'nothing' }}", "nothing"),
         ("${{ 'it''s' }} ${{ needs.plan.outputs.none }}", "it's "),
     ],
 )
@@ -29,7 +31,7 @@ def test_values(text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["github.actor", "toJSON(github)", "needs.other.result", "1 +", "matrix.a", "(1 == 1", "github[0]"]
+    "text", ["github.actor", "hashFiles(github)", "needs.other.result", "1 +", "matrix.a", "(1 == 1", "github[0]"]
 )
 def test_what_it_does_not_know_is_an_error(text: str) -> None:
     with pytest.raises(Unknown):

@@ -46,10 +46,15 @@ def _equal(one: object, other: object) -> bool:
     return one == other if type(one) is type(other) else _number(one) == _number(other)
 
 
+def _to_json(value: object) -> str:
+    return json.dumps(value, indent=2)
+
+
 class _Reader:
     def __init__(self, text: str, contexts: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> None:
         self.text, self.tokens = text, _tokens(text)
-        self.contexts, self.functions = contexts, {"fromJSON": json.loads, **functions}
+        self.contexts = contexts
+        self.functions: dict[str, Callable[..., Any]] = {"fromJSON": json.loads, "toJSON": _to_json, **functions}
 
     def take(self, *signs: str) -> str:
         if self.tokens and self.tokens[0] in [("sign", sign) for sign in signs]:
@@ -114,6 +119,8 @@ class _Reader:
         value = self.contexts[word]
         while self.take("."):
             member = self.tokens.pop(0)[1]
+            if value is None:  # as of a step that did not run
+                continue
             if not isinstance(value, Lenient) and member not in value:
                 raise Unknown(f"{member!r} in {self.text!r}; known: {', '.join(value)}")
             value = value.get(member)

@@ -28,6 +28,7 @@ from torch_build_farm.cli.ci import FARMS_PYTHON
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
+from torch_build_farm.publish import published_list
 
 pytestmark = [pytest.mark.torch, pytest.mark.workflows]
 
@@ -53,6 +54,33 @@ PASSWORDS = {"TWINE_USERNAME": USER, "TWINE_PASSWORD": PASSWORD}
 JOBS = [f"tiny-torch{tag}-{CPython.running().tag}" for tag in ("28", "29")]
 
 
+class Calls:
+    """What `gh` is asked on the machines of a test, each call with the body that it is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "calls"
+        program = folder / "bin" / "gh"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(GH.format(python=sys.executable, calls=str(self.file)))
+        program.chmod(0o755)
+        self.forget()
+
+    def forget(self) -> None:
+        self.file.write_text("")
+
+    def __call__(self) -> list[tuple[list[str], str]]:
+        return [(words, body) for words, body in map(json.loads, self.file.read_text().splitlines())]
+
+
+def published(root: Path, branch: str = "torch-build-farm/published") -> set[str]:
+    """The files in the list of what was published, as a branch has it."""
+    text = git(root, "show", f"{branch}:published.json") + "\n"
+    (root / "published.json").write_text(text)
+    assert published_list.read(root).text() == text, "as the farm itself would write it"
+    (root / "published.json").unlink()
+    return {entry["file"] for entry in json.loads(text)["files"]}
+
+
 @pytest.fixture(scope="module")
 def farm_wheel(tmp_path_factory: pytest.TempPathFactory) -> str:
     return wheel_of_the_farm(tmp_path_factory.mktemp("wheel"))
@@ -71,6 +99,11 @@ def trusted(tmp_path: Path, server: Server) -> Iterator[TrustedIndex]:
     made = TrustedIndex(server, tmp_path / "certificates")
     yield made
     made.close()
+
+
+@pytest.fixture
+def gh(tmp_path: Path) -> Calls:
+    return Calls(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +161,7 @@ def test_shellcheck_finds_nothing(tiny: Farm, tmp_path: Path) -> None:
 
 
 def test_build_and_publish_new_names_in_waves(
-    farm_wheel: str, tools: Path, tmp_path: Path, trusted: TrustedIndex
+    farm_wheel: str, tools: Path, tmp_path: Path, trusted: TrustedIndex, gh: Calls
 ) -> None:
     """By the steps in docs/how-to/ci.md: three names get a pending publisher, then the others; what is built is built once."""
     server = trusted.server
@@ -148,7 +181,8 @@ def test_build_and_publish_new_names_in_waves(
     waves = [f"wave {1 + number // 3}: {name}" for number, name in enumerate(NAMES)]
     built = {"plan": "success", **dict.fromkeys(JOBS, "success"), "release": "success"}
     first, second = dict.fromkeys(waves[:3], "success"), dict.fromkeys(waves[3:], "failure")
-    assert run() == {**built, **first, **second, "publish": "skipped"}, run.story()
+    later = dict.fromkeys(["publish", "check", "record"], "skipped")
+    assert run() == {**built, **first, **second, **later}, run.story()
     assert "invalid-publisher" in run.job(waves[3]).log
     assert "register one for tiny-auto" in run.job(waves[3]).log
     assert "tiny_auto-1.0-py3-none-any.whl has to be on the index before" in run.job(waves[4]).log
@@ -164,11 +198,14 @@ def test_build_and_publish_new_names_in_waves(
     assert {name: server.files()[name] for name in files} == files
     assert len(server.files()) == 6
     for tag in ("28", "29"):
-        assert f"tiny[torch{tag}]==1.0, imports" in run.job("publish").log
+        assert f"tiny[torch{tag}]==1.0, imports" in run.job("check").log
+        assert "imports" not in run.job("publish").log
+    assert published(root) == set(server.files()), "of the waves too"
+    assert [words[:2] for words, _ in gh()] == [["auth", "setup-git"], ["pr", "list"], ["pr", "create"]]
 
 
 def test_publish_names_that_exist_from_one_job(
-    farm_wheel: str, tools: Path, tmp_path: Path, trusted: TrustedIndex
+    farm_wheel: str, tools: Path, tmp_path: Path, trusted: TrustedIndex, gh: Calls
 ) -> None:
     """The next release: every name has a publisher for the one environment."""
     root = project(tmp_path, farm_wheel, f'index = "{trusted.url}"')
@@ -185,20 +222,25 @@ def test_publish_names_that_exist_from_one_job(
         workflow, root, tmp_path / "run", {**machine(tmp_path), **trusted.trust()},
         Event("workflow_dispatch", inputs={"publish": "pypi", "torch": "2.9"}), tools, identity=identity,
     )  # fmt: skip
-    ends = {"plan": "success", JOBS[1]: "success", "release": "success", "new-name": "skipped", "publish": "success"}
+    ends = dict.fromkeys(["plan", JOBS[1], "release", "publish", "check", "record"], "success") | {
+        "new-name": "skipped"
+    }
     assert run() == ends, run.story()
     assert "uploaded tiny-1.0-py3-none-any.whl" in run.job("publish").log
 
 
-def test_publish_with_a_token(farm_wheel: str, tools: Path, tmp_path: Path, server: Server) -> None:
+def test_publish_with_a_token(farm_wheel: str, tools: Path, tmp_path: Path, server: Server, gh: Calls) -> None:
     lines = [f'index = "{server.url}"', 'credentials = "token"']
     root = project(tmp_path, farm_wheel, *lines)
     workflow = root / ".github" / "workflows" / "torch-wheels.yml"
     event = Event("workflow_dispatch", inputs={"publish": "pypi", "torch": "2.8"})
     run = Run(workflow, root, tmp_path / "run", machine(tmp_path), event, tools, secrets=PASSWORDS)
-    assert run() == dict.fromkeys(["plan", JOBS[0], "release", "publish"], "success"), run.job("publish").log
+    ends = dict.fromkeys(["plan", JOBS[0], "release", "publish", "check", "record"], "success")
+    assert run() == ends, run.story()
     assert len(server.files()) == 4
     assert "uploaded tiny-1.0-py3-none-any.whl" in run.job("publish").log
+    assert published(root) == set(server.files())
+    assert gh()[-1][0][:2] == ["pr", "create"]
 
 
 def test_a_pull_request_with_a_mistake(farm_wheel: str, tools: Path, tmp_path: Path) -> None:
@@ -209,7 +251,7 @@ def test_a_pull_request_with_a_mistake(farm_wheel: str, tools: Path, tmp_path: P
     commit(root)
     workflow = root / ".github" / "workflows" / "torch-wheels.yml"
     run = Run(workflow, root, tmp_path / "run", machine(tmp_path), Event("pull_request"), tools, secrets=PASSWORDS)
-    ends = {"release": "skipped", "new-name": "skipped", "publish": "skipped"}
+    ends = dict.fromkeys(["release", "new-name", "publish", "check", "record"], "skipped")
     assert run() == {"plan": "success", **dict.fromkeys(JOBS, "failure"), **ends}
     for job in JOBS:
         assert "retrun" in run.job(job).log
@@ -249,29 +291,22 @@ class Watch:
     """A project whose farm has never heard of torch 2.9, and what `gh` was asked to do for it."""
 
     def __init__(self, folder: Path, tools: Path) -> None:
-        self.folder, self.tools, self.calls = folder, tools, folder / "calls"
+        self.folder, self.tools, self.asked = folder, tools, Calls(folder)
         (folder / "wheel").mkdir()
         self.root = project(folder, wheel_of_the_farm(folder / "wheel", "torch29.toml"))
         self.edit("pyproject.toml", '"2.8", "2.9"', '"2.8"')
-        (folder / "bin").mkdir()
-        (folder / "bin" / "gh").write_text(GH.format(python=sys.executable, calls=str(self.calls)))
-        (folder / "bin" / "gh").chmod(0o755)
 
     def edit(self, path: str, old: str, new: str) -> None:
         Farm(self.root, self.folder).edit(path, old, new)
         commit(self.root)
 
     def __call__(self) -> Run:
-        self.calls.write_text("")
+        self.asked.forget()
         workflow = self.root / ".github" / "workflows" / "torch-watch.yml"
         folder = self.folder / f"run-{len(list(self.folder.glob('run-*')))}"
         run = Run(workflow, self.root, folder, machine(self.folder), Event("schedule"), self.tools)
         run()
         return run
-
-    def asked(self) -> list[tuple[list[str], str]]:
-        """The calls of gh since the last run began, each with the body that it was given."""
-        return [(words, body) for words, body in map(json.loads, self.calls.read_text().splitlines())]
 
 
 @pytest.fixture

@@ -33,10 +33,12 @@ def _only(given: Inputs, *known: str) -> None:
 
 def checkout(given: Inputs, place: Workplace) -> None:
     """A clone of the repository; of one commit alone, as the action does it, unless it says otherwise."""
-    _only(given, "fetch-depth", "persist-credentials")
+    _only(given, "fetch-depth", "persist-credentials", "ref", "path")
     depth = given.get("fetch-depth", "1")
     words = ["--quiet", "--no-tags", "--depth", depth] if depth != "0" else ["--quiet"]
-    source = ["--branch", place.run.event.ref, f"file://{place.run.repository}", str(place.workspace)]
+    branch = given.get("ref", place.run.event.ref)
+    folder = place.workspace / given.get("path", ".")
+    source = ["--branch", branch, f"file://{place.run.repository}", str(folder)]
     subprocess.run(["git", "clone", *words, *source], check=True, env=place.machine)
 
 
@@ -94,15 +96,14 @@ def upload_artifact(given: Inputs, place: Workplace) -> None:
 
 
 def download_artifact(given: Inputs, place: Workplace) -> None:
-    """Copies one artifact, or all that fit a pattern into one folder."""
-    _only(given, "name", "pattern", "merge-multiple", "path")
-    if "pattern" in given and given.get("merge-multiple") != "true":
-        raise Unknown("a pattern without merge-multiple")
+    """Copies one artifact, or all that fit a pattern, each into a folder of its own."""
+    _only(given, "name", "pattern", "path")
     found = sorted(place.run.artifacts.glob(given.get("name") or given["pattern"]))
     if not found:
         raise ActionFailed(f"no artifact {given}")
     for one in found:
-        shutil.copytree(one, place.workspace / given["path"], dirs_exist_ok=True)
+        folder = place.workspace / given["path"]
+        shutil.copytree(one, folder if "name" in given else folder / one.name, dirs_exist_ok=True)
 
 
 _ACTIONS: dict[str, Callable[[Inputs, Workplace], None]] = {

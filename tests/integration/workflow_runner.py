@@ -19,6 +19,7 @@ import yaml
 
 from tests.integration.expressions import Lenient, Unknown, condition, fill, text
 from tests.integration.workflow_actions import ActionFailed, act
+from torch_build_farm.core.seals import STATE_VARIABLE
 
 _WORKFLOW = {"name", True, "permissions", "defaults", "env", "concurrency", "jobs"}  # YAML 1.1 reads `on` as true
 _JOB = {"name", "needs", "if", "runs-on", "timeout-minutes", "permissions", "strategy", "environment", "outputs", "env",
@@ -158,6 +159,13 @@ class Run:
         results = {one.result for one in self.done[name]}
         return next(one for one in ("failure", "cancelled", "skipped", "success") if one in results or not results)
 
+    def _outputs(self, name: str) -> Lenient:
+        """A job's outputs; those of a matrix together: what the last instance that sets one says, counts."""
+        outputs = Lenient()
+        for one in self.done[name]:
+            outputs.update({output: value for output, value in one.outputs.items() if value})
+        return outputs
+
     def _event_contexts(self) -> dict[str, Any]:
         event = self.event
         declared = (self.document[True].get("workflow_dispatch") or {}).get("inputs", {})
@@ -171,6 +179,7 @@ class Run:
             "github": {
                 "workflow": self.document["name"], "ref": f"refs/heads/{event.ref}", "ref_name": event.ref,
                 "event_name": event.name, "token": "token-of-the-run",
+                "event": {"repository": {"default_branch": "main"}},
             },
             "inputs": inputs,
             "secrets": Lenient(self.secrets),
@@ -178,10 +187,7 @@ class Run:
 
     def _job(self, name: str, job: dict[str, Any], before: list[Done]) -> list[Done]:
         _known(job, _JOB, f"job {name}")
-        needs = {
-            one: {"result": self._result(one), "outputs": Lenient(self.done[one][-1].outputs)}
-            for one in self._needs(name)
-        }
+        needs = {one: {"result": self._result(one), "outputs": self._outputs(one)} for one in self._needs(name)}
         contexts = {**self._contexts, "needs": needs}
         functions = {
             "success": lambda: all(one["result"] == "success" for one in needs.values()),
@@ -218,16 +224,18 @@ class Run:
             "GITHUB_WORKSPACE": str(place.workspace),
             "GITHUB_REPOSITORY": "someone/tiny",
             "RUNNER_TEMP": str(place.temp),
+            STATE_VARIABLE: str(place.folder / "state"),  # another machine, another key
         }
         return place
 
     def _instance(self, title: str, job: Mapping[str, Any], contexts: dict[str, Any]) -> Done:
         place = self._place(title, job, contexts)
-        steps: dict[str, Any] = {}
+        steps: dict[str, Any] = Lenient()
         here = {**contexts, "steps": steps, "runner": {"temp": str(place.temp)}}
         env = {**self.document.get("env", {}), **job.get("env", {})}
         done = Done(title, "success")
-        functions = {"success": lambda: done.result == "success", "failure": lambda: done.result == "failure"}
+        functions = {"success": lambda: done.result == "success", "failure": lambda: done.result == "failure",
+                     "always": lambda: True}  # fmt: skip
         for number, step in enumerate(job["steps"]):
             _known(step, _STEP, f"a step of {title}")
             outputs = Lenient()

@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,8 @@ from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import EditedError, RenderError, UsageError, nearest
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.core.templates import strict_environment
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.project.plan import job_id
 from torch_build_farm.project.settings import Project
 
 # For each CI system: the folder where its files belong, and the template of each file.
@@ -35,6 +37,7 @@ SYSTEMS = {
     "github": (".github/workflows", {"torch-wheels.yml": "wheels.yml.j2", "torch-watch.yml": "watch.yml.j2"}),
     "shell": ("ci", {"torch-wheels.sh": "wheels.sh.j2"}),
 }
+_MINORS_AHEAD = 4  # torch minors of about a year
 FARMS_PYTHON = "3.12"  # runs the farm itself; also the CPython to build for, where `python` names none
 _SEAL = re.compile(r"^# sha256 of the rest: ([0-9a-f]{64})\n", re.MULTILINE)
 State = Literal["new", "changed", "same", "edited"]
@@ -150,6 +153,26 @@ def repository(root: Path) -> Path:
     return root
 
 
+def _possible_jobs(project: Project) -> list[str]:
+    """The ids of the jobs that a run of the workflow may have, also those of the next torch minors.
+
+    GitHub knows a job's outputs by the names in the file alone. A variant that comes later, such as one of the watch's,
+    then finds its jobs there; a workflow that is older than that says so in its job `plan`.
+    """
+    variants = list(project.variants.values())
+    newest = max(variants, key=lambda variant: variant.torch)
+    for step in range(1, _MINORS_AHEAD + 1):
+        variants.append(replace(newest, torch=Minor(newest.torch.major, newest.torch.minor + step)))
+
+    jobs = []
+    for variant in variants:
+        # Without the setting a job takes one CPython, and never one without the GIL.
+        default = [python for python in variant.cpython if not python.free_threaded]
+        for python in project.settings.ci.python or default:
+            jobs.append(job_id(project.distribution(variant), python))
+    return jobs
+
+
 def _template_values(project: Project, out: Path) -> dict[str, Any]:
     """The names that the templates use, with their values."""
     settings = project.settings.ci
@@ -168,6 +191,7 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
     return {
         "actions": pins(),
         "ci": settings,
+        "jobs": _possible_jobs(project),
         "name": project.settings.name,
         "folder": folder,
         "prefix": f"{folder}/" if folder else "",

@@ -1,0 +1,261 @@
+"""The steps of rendered workflows that take what others made: each script runs as it is, on what a hostile job could send."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import CHECKOUT, PROJECTS, need
+from torch_build_farm.cli import ci
+from torch_build_farm.project.settings import load
+from torch_build_farm.publish import published_list
+from torch_build_farm.publish.published_list import PublishedFile, PublishedList
+
+PREFIX = "packages/"
+OLD_VARIANT, VARIANT = "variants/torch215.toml", "variants/torch216.toml"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
+    command = ["git", *identity, *words]
+    return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+@dataclass
+class Machine:
+    """A runner with a checkout, on which one step of a workflow runs; `origin` is the repository."""
+
+    folder: Path
+    origin: Path
+    workflows: dict[str, Any]
+
+    @property
+    def checkout(self) -> Path:
+        return self.folder / "checkout"
+
+    @property
+    def temp(self) -> Path:
+        return self.folder / "temp"
+
+    def pull_requests(self) -> list[str]:
+        """The pull requests that `gh` was asked for."""
+        calls = self.folder / "calls"
+        return [line for line in calls.read_text().splitlines() if "pr create" in line] if calls.exists() else []
+
+    def run(self, workflow: str, job: str, step: str, **env: str) -> subprocess.CompletedProcess[str]:
+        (script,) = [one["run"] for one in self.workflows[workflow]["jobs"][job]["steps"] if one.get("name") == step]
+        shell = self.workflows[workflow]["defaults"]["run"]["shell"].replace("{0}", str(self.folder / "step.sh"))
+        (self.folder / "step.sh").write_text(script)
+        variables = {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "HOME": str(self.folder),
+            "GITHUB_WORKSPACE": str(self.checkout), "RUNNER_TEMP": str(self.temp), "GIT_CONFIG_NOSYSTEM": "1",
+            "GH_TOKEN": "token", "BASE": "main",
+        }  # fmt: skip
+        return subprocess.run(
+            shell.split(), cwd=self.checkout, env={**variables, **env}, stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a project in a folder below."""
+    origin = tmp_path_factory.mktemp("repository") / "origin"
+    project = origin / PREFIX
+    shutil.copytree(PROJECTS / "tiny", project)
+    git(origin, "init", "--quiet")
+    for file in ci.render(load(project, CHECKOUT), "github", origin / ".github" / "workflows"):
+        write(file.path, file.text)
+    write(project / OLD_VARIANT, "old\n")
+    git(origin, "add", "--all")
+    git(origin, "commit", "--quiet", "--message", "first")
+    return origin
+
+
+@pytest.fixture
+def machine(repository: Path, tmp_path: Path) -> Machine:
+    origin = tmp_path / "origin"
+    shutil.copytree(repository, origin)
+    folder = tmp_path / "machine"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "temp").mkdir()
+    write(folder / "bin" / "gh", f'#!/bin/sh\necho "$@" >> {folder / "calls"}\n')
+    (folder / "bin" / "gh").chmod(0o755)
+    git(tmp_path, "clone", "--quiet", f"file://{origin}", str(folder / "checkout"))
+    workflows = {}
+    for path in (origin / ".github" / "workflows").glob("*.yml"):
+        workflows[path.stem] = yaml.safe_load(path.read_text())
+    return Machine(folder, origin, workflows)
+
+
+# ---- the watch
+
+
+def propose(machine: Machine, change: Callable[[Path], object], minors: str = "2.16", **env: str) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Propose what `change` does to a checkout, as the job sends it that foreign code ran in."""
+    look = machine.folder / "look"
+    shutil.rmtree(look, ignore_errors=True)
+    git(machine.folder, "clone", "--quiet", f"file://{machine.origin}", str(look))
+    change(look)
+    git(look, "add", "--all", "--force")
+    patch = git(look, "diff", "--cached", "--binary", "--no-renames")
+    proposal = machine.temp / "proposal"
+    proposal.mkdir(exist_ok=True)
+    (proposal / "change.patch").write_text(patch)
+    (proposal / "evidence.md").write_text("evidence\n")
+    digest = hashlib.sha256((patch + "evidence\n").encode()).hexdigest()
+    variables = {"MINORS": minors, "DRAFT": "", "SHA256": digest}
+    return machine.run("torch-watch", "propose", "Open a pull request", **{**variables, **env})
+
+
+def new_variant(look: Path) -> None:
+    write(look / PREFIX / VARIANT, "new\n")
+
+
+def branches(machine: Machine) -> str:
+    return git(machine.origin, "branch", "--list", "torch-build-farm/*")
+
+
+def test_a_variant_is_proposed(machine: Machine) -> None:
+    done = propose(machine, new_variant)
+    assert done.returncode == 0, done.stdout
+    changed = git(machine.origin, "diff", "--name-only", "main", "torch-build-farm/2.16").split()
+    assert changed == [PREFIX + VARIANT]
+    assert len(machine.pull_requests()) == 1
+
+
+def test_a_variant_is_brought_up_to_date(machine: Machine) -> None:
+    def change(look: Path) -> None:
+        new_variant(look)
+        write(look / PREFIX / OLD_VARIANT, "changed\n")
+
+    assert propose(machine, change, "2.15 2.16").returncode == 0
+    assert "torch-build-farm/2.15-2.16" in branches(machine)
+
+
+# What foreign code could do in the folder of the project, beside the variant that `add` writes.
+MORE: dict[str, Callable[[Path], object]] = {
+    "a workflow": lambda folder: write(folder / ".github" / "workflows" / "evil.yml", "on: push\n"),
+    "the source": lambda folder: write(folder / "setup.py", "evil\n"),
+    "another variant": lambda folder: write(folder / OLD_VARIANT, "evil\n"),
+    "one variant less": lambda folder: (folder / OLD_VARIANT).unlink(),
+    "a variant elsewhere": lambda folder: write(folder / "other" / VARIANT, "evil\n"),
+    "an executable file": lambda folder: (folder / VARIANT).chmod(0o755),
+    "a link": lambda folder: (folder / VARIANT).symlink_to("/etc/passwd"),
+    "a submodule": lambda folder: git(folder, "clone", "--quiet", "..", "variants/sub"),
+    "a strange name": lambda folder: write(folder / "variants" / "a\nb.toml", "evil\n"),
+    "two names in one": lambda folder: write(folder / f"{VARIANT} {VARIANT}", "evil\n"),
+}
+
+
+@pytest.mark.parametrize("more", MORE)
+def test_a_patch_that_does_more_is_not_proposed(machine: Machine, more: str) -> None:
+    def change(look: Path) -> None:
+        if more != "a link":
+            new_variant(look)
+        MORE[more](look / PREFIX)
+
+    done = propose(machine, change)
+    assert done.returncode != 0
+    assert "the patch may not change" in done.stdout
+    assert branches(machine) == ""
+    assert machine.pull_requests() == []
+
+
+def test_a_variant_of_the_minor_is_not_removed(machine: Machine) -> None:
+    done = propose(machine, lambda look: (look / PREFIX / OLD_VARIANT).unlink(), "2.15")
+    assert "the patch may not change" in done.stdout
+    assert branches(machine) == ""
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"SHA256": "0" * 64}, {"SHA256": ""}, {"MINORS": "2.16; touch x"}, {"MINORS": "../../x"}, {"MINORS": ""},
+        {"MINORS": "2.16\n2.15"}, {"MINORS": "--force"},
+    ],
+)  # fmt: skip
+def test_what_the_watch_says_is_looked_at(machine: Machine, env: dict[str, str]) -> None:
+    assert propose(machine, new_variant, **env).returncode != 0
+    assert branches(machine) == ""
+
+
+def test_evidence_that_was_exchanged_is_not_proposed(machine: Machine) -> None:
+    assert propose(machine, new_variant).returncode == 0
+    (machine.temp / "proposal" / "evidence.md").write_text("other\n")
+    patch = (machine.temp / "proposal" / "change.patch").read_text()
+    digest = hashlib.sha256((patch + "evidence\n").encode()).hexdigest()
+    done = machine.run(
+        "torch-watch", "propose", "Open a pull request", MINORS="2.16", DRAFT="", SHA256=digest
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "FAILED" in done.stdout
+
+
+# ---- the list of what was published
+
+
+def entry(file: str, index: str = "pypi") -> PublishedFile:
+    return PublishedFile(file.partition("-")[0], file, index, hashlib.sha256(file.encode()).hexdigest())
+
+
+def record(machine: Machine, *files: PublishedFile) -> subprocess.CompletedProcess[str]:
+    published_list.write(PublishedList(frozenset(files)), machine.temp)
+    (machine.temp / "published").mkdir(exist_ok=True)
+    (machine.temp / "published.json").rename(machine.temp / "published" / "published.json")
+    need(shutil.which("jq") is not None, "needs jq")
+    git(machine.checkout, "fetch", "--quiet", "origin")
+    git(machine.checkout, "reset", "--quiet", "--hard", "origin/main")
+    return machine.run("torch-wheels", "record", "Open a pull request")
+
+
+def test_the_list_of_what_was_published_grows(machine: Machine) -> None:
+    """What the default branch and an open proposal have stays in it, in the form that the farm itself writes."""
+    project = machine.origin / PREFIX
+    published_list.write(PublishedList(frozenset({entry("demo-0.9.whl")})), project)
+    git(machine.origin, "add", "--all")
+    git(machine.origin, "commit", "--quiet", "--message", "an earlier release")
+
+    def proposed() -> PublishedList:
+        text = git(machine.origin, "show", f"torch-build-farm/published:{PREFIX}published.json")
+        (machine.temp / "published.json").write_text(text)
+        assert published_list.read(machine.temp).text() == text
+        return published_list.read(machine.temp)
+
+    done = record(machine, entry("demo-1.0.whl"), entry("demo_torch28-1.0.whl"))
+    assert done.returncode == 0, done.stdout
+    expected = {entry("demo-0.9.whl"), entry("demo-1.0.whl"), entry("demo_torch28-1.0.whl")}
+    assert proposed().files == expected
+
+    assert record(machine, entry("demo-1.1.whl"), entry("demo-1.0.whl")).returncode == 0
+    assert proposed().files == expected | {entry("demo-1.1.whl")}
+    git(machine.origin, "merge", "--quiet", "torch-build-farm/published")
+    git(machine.origin, "branch", "--quiet", "--delete", "--force", "torch-build-farm/published")
+    done = record(machine, entry("demo-1.0.whl"))
+    assert "the list has this already" in done.stdout
+    assert branches(machine) == ""
+
+
+def test_a_list_that_was_exchanged_is_not_recorded(machine: Machine) -> None:
+    folder = machine.temp / "published"
+    folder.mkdir()
+    (folder / "published.json").write_text(json.dumps({"schema": 1, "files": []}))
+    digest = hashlib.sha256((folder / "published.json").read_bytes()).hexdigest()
+    for job in ("check", "record"):
+        step = "Compare the list of what was published"
+        assert machine.run("torch-wheels", job, step, SHA256=digest).returncode == 0
+        for other in ("0" * 64, "", f"{digest}  /etc/passwd\n{digest}"):
+            assert machine.run("torch-wheels", job, step, SHA256=other).returncode != 0
