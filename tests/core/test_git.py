@@ -98,7 +98,8 @@ def arm(gitdir: Path, marker: Path, *, worktree: Path | None = None) -> None:
             shutil.copy(script, folder / name)
     if worktree:
         (worktree / ".gitattributes").write_text("* filter=evil diff=evil\n")
-        os.utime(worktree / "setup.py", (0, 0))  # another date than the index has: git reads the file
+        for path in worktree.iterdir():
+            os.utime(path, (0, 0))  # another date than the index has: git reads the file
 
 
 @pytest.fixture

@@ -1,21 +1,26 @@
 """Sources that are fetched: sdists from an index that serves files from disk, git repositories beside it."""
 
 import io
+import json
 import os
+import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from tests.core.test_git import arm
 from tests.index import Index
 from tests.project.test_tree import git
 from torch_build_farm.core.archives import EARLIEST
-from torch_build_farm.core.errors import PackageIndexError, SourceError
+from torch_build_farm.core.errors import PackageIndexError, SourceError, VersionError
 from torch_build_farm.core.process import Runner
-from torch_build_farm.project.fetch import Fetcher
+from torch_build_farm.project import kept_sources, tree
+from torch_build_farm.project.fetch import Fetcher, Origin
 
 DATE = 1_600_000_000
 
@@ -164,7 +169,7 @@ def test_git_by_tag_branch_and_commit(tmp_path: Path, fetcher: Fetcher, monkeypa
 
 def test_a_password_in_a_url_is_nobodys_business(tmp_path: Path, fetcher: Fetcher) -> None:
     with pytest.raises(SourceError) as caught:
-        fetcher.git("http://me:secret@127.0.0.1:9/x.git", "v1")
+        fetcher.git("https://me:secret@127.0.0.1:9/x.git", "v1")
     assert "127.0.0.1:9/x.git" in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -194,3 +199,224 @@ def test_git_without_such_a_revision(tmp_path: Path, fetcher: Fetcher) -> None:
     git(tmp_path, "init", "-q", "origin")
     with pytest.raises(SourceError, match="has no tag or branch v9"):
         fetcher.git(str(tmp_path / "origin"), "v9")
+
+
+# ---- sources in the store
+
+
+def origin_of(tmp_path: Path, table: str = "") -> Path:
+    """A repository with a project whose version is counted from its tags."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    (origin / "pyproject.toml").write_text(
+        f'[project]\nname = "demo"\ndynamic = ["version"]\n[tool.setuptools_scm]\n{table}'
+    )
+    (origin / "a.cpp").write_text("int a;")
+    git(origin, "init", "-q", "-b", "main")
+    git(origin, "add", "-A")
+    git(origin, "commit", "-qm", "one")
+    git(origin, "tag", "v1.5")
+    return origin
+
+
+def edit(tree: Path) -> None:
+    (tree / "a.cpp").write_text("int b;")
+
+
+def add(tree: Path) -> None:
+    (tree / "conftest.py").touch()
+
+
+def add_repository(tree: Path) -> None:
+    git(tree, "init", "-q")
+
+
+def remove(tree: Path) -> None:
+    (tree / "a.cpp").unlink()
+
+
+def allow_running(tree: Path) -> None:
+    (tree / "a.cpp").chmod(0o755)
+
+
+def link(tree: Path) -> None:
+    (tree / "b.cpp").write_bytes((tree / "a.cpp").read_bytes())
+    (tree / "a.cpp").unlink()
+    (tree / "a.cpp").symlink_to("b.cpp")
+
+
+def replace_by_pipe(tree: Path) -> None:
+    (tree / "a.cpp").unlink()
+    os.mkfifo(tree / "a.cpp")
+
+
+def link_the_tree(tree: Path) -> None:
+    shutil.copytree(tree, tree.parent / "elsewhere")
+    shutil.rmtree(tree)
+    tree.symlink_to("elsewhere")
+
+
+def remove_record(tree: Path) -> None:
+    for record in (tree.parent / "records").iterdir():
+        record.unlink()
+
+
+def forge_record(tree: Path) -> None:
+    edit(tree)
+    for path in (tree.parent / "records").iterdir():
+        record = json.loads(path.read_text())
+        content = json.loads(record["content"]) | {"digest": kept_sources.digest(tree)}
+        path.write_text(json.dumps({"content": json.dumps(content, sort_keys=True), "seal": record["seal"]}))
+
+
+def damage_record(tree: Path) -> None:
+    for path in (tree.parent / "records").iterdir():
+        path.write_text("[" * 5000)
+
+
+DAMAGES = [edit, add, add_repository, remove, allow_running, link, replace_by_pipe, link_the_tree, remove_record, forge_record, damage_record]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("way", "damage"),
+    [*[("sdist", damage) for damage in DAMAGES], ("git", edit), ("git", add_repository), ("git", link_the_tree)],
+)
+def test_a_source_that_was_changed_in_the_store_is_fetched_again(
+    tmp_path: Path, index: Index, fetcher: Fetcher, way: str, damage: Callable[[Path], None]
+) -> None:
+    said: list[str] = []
+    fetcher = replace(fetcher, say=said.append)
+    if way == "git":
+        repository = origin_of(tmp_path)
+
+        def fetch() -> Origin:
+            return fetcher.git(str(repository), "main")
+    else:
+        digest = index.add("demo-1.0.tar.gz", sdist("pyproject.toml", "a.cpp", "sub/a"))
+
+        def fetch() -> Origin:
+            return fetcher.sdist(Requirement("demo==1.0"), digest)
+
+    first = fetch()
+    content = (first.root / "a.cpp").read_bytes()
+    fetched = len(said)
+    assert fetch() == first
+    assert len(said) == fetched
+    damage(first.root)
+    again = fetch()
+    assert said[fetched].endswith("is not as this farm recorded it; it is fetched again")
+    assert again == first
+    assert (first.root / "a.cpp").read_bytes() == content
+    assert not (first.root / "a.cpp").is_symlink()
+    assert not {"conftest.py", ".git", "b.cpp"} & {path.name for path in first.root.iterdir()}
+    assert fetch() == first
+    assert len(said) == fetched + 2
+
+
+def test_a_changed_source_that_cannot_be_fetched_is_not_built(tmp_path: Path, fetcher: Fetcher) -> None:
+    repository = origin_of(tmp_path)
+    first = fetcher.git(str(repository), "main")
+    commit = first.identity.rpartition("@")[2]
+    edit(first.root)
+    repository.rename(tmp_path / "away")
+    with pytest.raises(SourceError, match="git cannot fetch the source"):
+        fetcher.git(str(repository), commit)
+
+
+def test_a_record_of_another_source_does_not_count(tmp_path: Path, index: Index, fetcher: Fetcher) -> None:
+    one = index.add("demo-1.0.tar.gz", sdist("setup.py"))
+    two = index.add("demo-1.1.tar.gz", sdist("other.py"))
+    first = fetcher.sdist(Requirement("demo==1.0"), one)
+    fetcher.sdist(Requirement("demo==1.1"), two)
+    sources = fetcher.folder
+    shutil.rmtree(sources / f"sdist-{one}")
+    shutil.copytree(sources / f"sdist-{two}", sources / f"sdist-{one}")
+    shutil.copy(sources / "records" / f"sdist-{two}.json", sources / "records" / f"sdist-{one}.json")
+    assert fetcher.sdist(Requirement("demo==1.0"), one) == first
+    assert (first.root / "setup.py").exists() or first.root.name == "setup.py"
+
+
+def test_git_answers_for_a_fetched_tree_when_it_comes(tmp_path: Path, fetcher: Fetcher) -> None:
+    repository = origin_of(tmp_path)
+    first = fetcher.git(str(repository), "main")
+    assert not (first.root / ".git").exists()
+    repository.rename(tmp_path / "away")
+    commit = first.identity.rpartition("@")[2]
+    for _ in range(2):
+        assert tree.read(fetcher.git(str(repository), commit)).version == "1.5"
+
+
+def test_a_repository_that_somebody_plants_in_the_store_is_not_asked(tmp_path: Path, fetcher: Fetcher) -> None:
+    repository = origin_of(tmp_path)
+    first = fetcher.git(str(repository), "main")
+    shutil.copytree(repository / ".git", first.root / ".git")
+    arm(first.root / ".git", tmp_path / "ran", worktree=first.root)
+    for origin in (first, fetcher.git(str(repository), "main")):
+        assert tree.read(origin).version == "1.5"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_repository_inside_an_sdist_is_not_asked(tmp_path: Path, index: Index, fetcher: Fetcher) -> None:
+    repository = origin_of(tmp_path)
+    arm(repository / ".git", tmp_path / "ran", worktree=repository)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        archive.add(repository, "demo-1.0")
+    digest = index.add("demo-1.0.tar.gz", stream.getvalue())
+    origin = fetcher.sdist(Requirement("demo==1.0"), digest)
+    with pytest.raises(VersionError, match="no repository here"):
+        tree.read(origin)
+    # Nor is the one that the store lies in.
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-qm", "one", "--allow-empty")
+    with (origin.root / "pyproject.toml").open("a") as file:
+        file.write("search_parent_directories = true\n")
+    with pytest.raises(VersionError, match="no repository here"):
+        tree.read(origin)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_settings_that_are_code_do_not_keep_a_source_from_being_fetched(tmp_path: Path, fetcher: Fetcher) -> None:
+    repository = origin_of(tmp_path, f'git_describe_command = "touch {tmp_path}/ran"\n')
+    origin = fetcher.git(str(repository), "main")
+    with pytest.raises(VersionError, match="git_describe_command"):
+        tree.read(origin)
+    assert tree.read(origin, (), "1.7").version == "1.7"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_submodules_are_part_of_the_tree(tmp_path: Path, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ssh to this machine's own folders, without a server.
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(ssh))
+    monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "b.h").touch()
+    git(inner, "init", "-q", "-b", "main")
+    git(inner, "add", "-A")
+    git(inner, "commit", "-qm", "one")
+    repository = origin_of(tmp_path)
+    git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "lib/inner")
+    git(repository, "config", "-f", ".gitmodules", "submodule.lib/inner.url", "../inner")
+    git(repository, "commit", "-qam", "two")
+    git(repository, "tag", "v1.6")
+    origin = fetcher.git(f"ssh://host{repository}", "v1.6")
+    source = tree.read(origin)
+    assert {file.path for file in source.files} == {".gitmodules", "a.cpp", "lib/inner/b.h", "pyproject.toml"}
+    assert source.version == "1.6"
+    # A submodule's URL is the source's own words: no folder of this machine.
+    git(repository, "config", "-f", ".gitmodules", "submodule.lib/inner.url", str(inner))
+    git(repository, "commit", "-qam", "three")
+    with pytest.raises(SourceError, match="not allowed"):
+        fetcher.git(f"ssh://host{repository}", "main")
+
+
+def test_the_log_of_git_is_its_users_alone(tmp_path: Path, fetcher: Fetcher) -> None:
+    with pytest.raises(SourceError):
+        fetcher.git("https://me:secret@127.0.0.1:9/x.git", "v1")
+    log = fetcher.folder / "git.log"
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "secret" not in log.read_text()
