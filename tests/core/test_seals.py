@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import stat
 import subprocess
 import sys
@@ -74,6 +75,14 @@ def test_a_folder_that_others_may_write_to_is_refused(state: Path) -> None:
     with pytest.raises(DiskError, match="open to other users"):
         seals.seal(b"")
     assert list(state.iterdir()) == []
+
+
+def test_a_folder_that_others_may_exchange_is_refused(state: Path) -> None:
+    seals.seal(b"")
+    state.parent.chmod(0o777)
+    seals._key.cache_clear()
+    with pytest.raises(DiskError, match=f"every user may write {re.escape(str(state.parent))}\n"):
+        seals.seal(b"")
 
 
 @pytest.mark.parametrize("what", ["key", "folder"])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
+from torch_build_farm.core import ownership
 from torch_build_farm.core.errors import DiskError
 from torch_build_farm.core.store import default_folder
 
@@ -77,6 +78,8 @@ def _key(folder: Path) -> bytes:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check(folder, folder.stat(), forbidden=_OTHERS_MAY_WRITE)
+        # Whoever may write a folder above could exchange this one.
+        ownership.check_path(folder, _ANOTHER_FOLDER)
         try:
             return _read_key(folder / _KEY)
         except FileNotFoundError:
