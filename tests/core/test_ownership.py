@@ -1,6 +1,9 @@
 """The store and other folders of the farm belong to their user, and so does the way there."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +97,34 @@ def test_a_folder_of_the_store_that_is_a_link_elsewhere(as_root: Path) -> None:
     _of_somebody(as_root / "other-disk")
     with pytest.raises(DiskError, match="other-disk belongs to"):
         TorchStore.at(as_root / "store", as_root)
+
+
+def test_a_store_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "store").touch(mode=0o600)
+    with pytest.raises(DiskError, match="Not a directory"):
+        TorchStore.at(tmp_path / "store", tmp_path)
+    with pytest.raises(DiskError, match=r"File exists|Not a directory"):
+        TorchStore(tmp_path / "store" / "below", "").make()
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_user_name_space_shows_folders_of_others_as_nobodys(as_root: Path) -> None:
+    """Containers without root, and sandboxes: who owns `/` is not to be seen there."""
+    code = (
+        "import sys; from pathlib import Path; from torch_build_farm.core.store import TorchStore; "
+        "print(TorchStore.at(Path(sys.argv[1]), Path(sys.argv[1])).root)"
+    )
+    (as_root / "above" / "store").mkdir(parents=True)
+    _of_somebody(as_root / "above")
+    command = [sys.executable, "-c", code, str(as_root / "above" / "store")]
+    name_space = ["unshare", "--user", "--map-root-user"]  # root is the one user that it knows
+    done = subprocess.run([*name_space, *command], capture_output=True, text=True, check=False)
+    if done.stderr.startswith("unshare"):
+        pytest.skip(f"no user name spaces: {done.stderr}")
+    assert done.stdout.strip() == command[-1], done.stderr
+    _of_somebody(as_root / "above" / "store")
+    done = subprocess.run([*name_space, *command], capture_output=True, text=True, check=False)
+    assert "store belongs to the user" in done.stderr
 
 
 def test_links_in_a_circle(tmp_path: Path) -> None:

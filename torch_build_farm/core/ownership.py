@@ -9,6 +9,7 @@ renaming it (/tmp).
 from __future__ import annotations
 
 import contextlib
+import functools
 import grp
 import os
 import pwd
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from torch_build_farm.core.errors import DiskError, out_of_reach
 
+_ALL_USERS = 2**32 - 1
 _LINKS = 40  # in a path, as the kernel follows them (path_resolution(7))
 
 
@@ -87,7 +89,10 @@ def check_status(path: Path, status: os.stat_result, next_step: str, *, last: bo
 
     `last` is false for a folder above the one that matters: there root may be the owner, and a sticky bit is enough.
     """
-    if status.st_uid != os.geteuid() and (last or status.st_uid != 0) and not _is_link_of_root(status):
+    owners = {os.geteuid()}
+    if not last or stat.S_ISLNK(status.st_mode):
+        owners |= _system_owners()
+    if status.st_uid not in owners:
         raise DiskError(f"{path} belongs to {_user_name(status.st_uid)}", where=_me(), next_step=next_step)
     if stat.S_ISLNK(status.st_mode):
         return  # a link has no mode; the folder that holds it was checked
@@ -101,8 +106,16 @@ def check_status(path: Path, status: os.stat_result, next_step: str, *, last: bo
         )
 
 
-def _is_link_of_root(status: os.stat_result) -> bool:
-    return stat.S_ISLNK(status.st_mode) and status.st_uid == 0
+@functools.cache
+def _system_owners() -> frozenset[int]:
+    """Who owns the system's folders: root, in a user name space also the user that stands for all unknown ones."""
+    owners = {0}
+    with contextlib.suppress(OSError, ValueError):
+        # Begin inside, begin outside, length (user_namespaces(7)); the first name space has all users.
+        lengths = [int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        if sum(lengths) < _ALL_USERS:
+            owners.add(int(Path("/proc/sys/kernel/overflowuid").read_text()))
+    return frozenset(owners)
 
 
 def _has_one_member(status: os.stat_result) -> bool:

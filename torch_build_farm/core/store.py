@@ -41,7 +41,7 @@ from pathlib import Path
 import platformdirs
 
 from torch_build_farm.core import locks, ownership
-from torch_build_farm.core.errors import LockedError
+from torch_build_farm.core.errors import LockedError, out_of_reach
 from torch_build_farm.core.files import remove_tree
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
@@ -78,10 +78,17 @@ class TorchStore:
 
     def _check_folders(self) -> None:
         """Raise DiskError where somebody else owns or may write a folder of the store, or where a link of it leads."""
-        with contextlib.suppress(FileNotFoundError):
-            for folder in sorted(self.root.iterdir()):
-                if folder.is_dir():
-                    ownership.check_path(folder, _NEXT_STEP)
+        try:
+            with os.scandir(self.root) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        ownership.check_path(Path(entry.path), _NEXT_STEP)
+                    elif entry.is_dir():
+                        ownership.check_status(Path(entry.path), entry.stat(), _NEXT_STEP)
+        except FileNotFoundError:
+            pass  # it is made when something is put there
+        except OSError as error:
+            raise out_of_reach(error) from None
 
     def make(self) -> None:
         """Make the store's folder, for this user alone. Raises DiskError."""
