@@ -1,9 +1,13 @@
 """A project file from a source tree."""
 
+import io
+import tarfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomlkit
 
 from tests.conftest import CHECKOUT, PROJECTS
 from torch_build_farm.cli import main
@@ -94,3 +98,123 @@ def test_a_file_that_is_no_toml_and_line_ends(tmp_path: Path, capsys: pytest.Cap
 def test_what_is_no_source(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["init", what]) == 2
     assert "neither a folder, nor a file" in capsys.readouterr().err
+
+
+# ---- sources of strangers
+
+BREAK = 'x\nbefore-build = ["touch ran"]\n#'
+
+
+def packed(folder: Path, files: dict[str, str]) -> Path:
+    """An sdist file with these files, in a folder of any name."""
+    path = folder / "demo-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"demo-1.0/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/{other}", "{other}", "../other", "..", ".", "", "a/b", "-C", "a b", "demo\n /x", "d\x1b[2J", "\u202edemo"],
+)  # fmt: skip
+def test_a_name_of_an_sdist_that_is_a_path(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "pyproject.toml").write_text("[tool.other]\n")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    info = f"Metadata-Version: 2.1\nName: {name.format(other=other)}\nVersion: 1.0\n\n"
+    archive = packed(tmp_path, {"PKG-INFO": info, "setup.py": ""})
+    assert main.main(["init", str(archive)]) == 2
+    assert "does not state its name and version" in capsys.readouterr().err
+    assert (other / "pyproject.toml").read_text() == "[tool.other]\n"
+    assert not list(here.rglob("*"))
+
+
+def test_an_sdist_does_not_choose_a_file_to_be_added_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "pyproject.toml").write_text("[tool.other]\n")
+    monkeypatch.chdir(tmp_path)
+    archive = packed(tmp_path, {"PKG-INFO": "Name: demo\nVersion: 1.0\n", "setup.py": "", "demo/__init__.py": ""})
+    assert main.main(["init", str(archive)]) == 2
+    assert "there is a project file already" in capsys.readouterr().err
+    assert (tmp_path / "demo" / "pyproject.toml").read_text() == "[tool.other]\n"
+    assert main.main(["init", str(archive), str(tmp_path / "demo")]) == 0  # somebody named it
+    assert "torch-build-farm" in (tmp_path / "demo" / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "where", ["cuda", "package", "top_level", "listed", "backend", "requirement", "name", "version"]
+)
+def test_no_word_of_a_source_becomes_a_setting(tmp_path: Path, where: str) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    project = {"name": "demo", "version": "1.0", "dependencies": ["torch>=2.8"]}
+    document: dict[str, Any] = {"project": project, "build-system": {"requires": ["x"], "build-backend": "x"}}
+    if where == "cuda":
+        (tree / f"{BREAK}.cu").touch()
+    elif where == "package":
+        (tree / BREAK).mkdir()
+        (tree / BREAK / "__init__.py").touch()
+    elif where == "top_level":
+        (tree / "x.egg-info").mkdir()
+        (tree / "x.egg-info" / "top_level.txt").write_text("a'b\nbefore-build\n")
+    elif where == "listed":
+        document["tool"] = {"scikit-build": {"wheel": {"packages": [BREAK, "src/demo"]}}}
+    elif where == "backend":
+        document["build-system"]["build-backend"] = BREAK
+    elif where == "requirement":
+        project["dependencies"] = [f"torch ; {BREAK}", "torch\n>=2.8"]
+    else:
+        project[where] = BREAK
+    (tree / "pyproject.toml").write_text(tomlkit.dumps(document))
+    folder = tmp_path / "written"
+    code = main.main(["init", str(tree), str(folder)])
+    if where == "version":
+        assert code == 0 or not folder.exists()
+    else:
+        assert code == 0
+    if folder.exists():
+        written = tomllib.loads((folder / "pyproject.toml").read_text())
+        assert list(written) == ["tool"]
+        assert set(written["tool"]["torch-build-farm"]) <= {"name", "source", "version", "packages", "torch"}
+        assert load(folder, CHECKOUT).settings.before_build == ()
+
+
+@pytest.mark.parametrize("packages", ["5", '"demo"', "[5]", "{ 5 = 5 }", "[]"])
+def test_settings_of_a_back_end_of_a_wrong_type(tmp_path: Path, packages: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        f'[project]\nname = "demo"\nversion = "1"\n[tool.scikit-build]\nwheel = {{ packages = {packages} }}\n'
+    )
+    assert written(tmp_path)[0] == 0
+
+
+def test_a_tree_whose_project_file_is_another_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.toml").write_text('[project]\nname = "demo"\nversion = "1"\n')
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "pyproject.toml").symlink_to("../other.toml")
+    assert main.main(["init", str(tree)]) == 6
+    assert "leads out of its folder by a link" in capsys.readouterr().err
+    assert "torch-build-farm" not in (tmp_path / "other.toml").read_text()
+
+
+@pytest.mark.parametrize("text", [b"a = " + b"[" * 3000, b"\xff\xfe", b"tool = 1", b"[tool]\ntorch-build-farm = 1"])
+def test_a_project_file_that_cannot_be_added_to(
+    tmp_path: Path, text: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "setup.py").write_text('from setuptools import setup\nsetup(name="demo", version="1")\n')
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "pyproject.toml").write_bytes(text)
+    assert main.main(["init", str(tmp_path), str(other)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert (other / "pyproject.toml").read_bytes() == text

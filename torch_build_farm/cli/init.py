@@ -108,19 +108,20 @@ def _write_project(context: Context, tree: scaffold.SourceFacts, origin: dict[st
     path = folder / "pyproject.toml"
     try:
         old = toml.decoded(foreign_files.content(path, toml.LARGEST)) if path.is_file() else ""
-        tables = metadata.table_in(toml.loads(old), "tool")
+        if TABLE in metadata.table_in(toml.loads(old), "tool"):
+            raise UsageError(f"there is a [tool.{TABLE}] already", where=str(path), next_step="edit it, or remove it")
+        # The text of an existing file stays as it is, and so do its line ends.
+        new = table_text
+        if old:
+            addition = f"\n{table_text}"
+            if "\r\n" in old:
+                addition = addition.replace("\n", "\r\n")
+            new = old + addition
+        toml.loads(new)  # a file can be valid, and have no room for a table
     except toml.TomlError as error:
         raise UsageError(f"not valid TOML: {error}", where=str(path), next_step="correct it, then init again") from None
-    if TABLE in tables:
-        raise UsageError(f"there is a [tool.{TABLE}] already", where=str(path), next_step="edit it, or remove it")
-
-    # The text of an existing file stays as it is, and so do its line ends.
-    new = table_text
-    if old:
-        addition = f"\n{table_text}"
-        if "\r\n" in old:
-            addition = addition.replace("\n", "\r\n")
-        new = old + addition
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(path), next_step="name another DIR") from None
     try:
         replace_text(path, new)
     except OSError as error:

@@ -14,6 +14,7 @@ from torch_build_farm.project import source_files
 
 _Sized = TypeVar("_Sized", str, list[Any])
 _LONGEST = 5_000  # characters, or items: sums and f-strings of names double with each line
+_LARGEST = 128 << 10  # bytes; as a syntax tree that can take 30 MB, and half a second
 _SCALARS = (str, int, float)
 _INTEGERS = range(-(2**63), 2**63)  # Python refuses to print one of thousands of digits
 
@@ -66,7 +67,7 @@ def _parsed(root: Path, name: str) -> tuple[ast.Module, dict[str, Any]]:
     """
     try:
         # Bytes: the parser obeys a coding comment and a byte order mark.
-        tree = ast.parse(source_files.content(root, name))
+        tree = ast.parse(source_files.content(root, name, _LARGEST))
         values: dict[str, Any] = {}
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign):

@@ -9,7 +9,7 @@ from torch_build_farm.core import foreign_files
 from torch_build_farm.core.errors import SourceError, UnsafeNameError
 from torch_build_farm.core.paths import inside
 
-LARGEST = 512 << 10  # bytes; a setup.py of that size takes 100 MB as a syntax tree
+LARGEST = 256 << 10  # bytes
 
 
 def content(root: Path, name: str, limit: int = LARGEST) -> bytes:
