@@ -118,7 +118,7 @@ class Settings:
     """Folder of the project that is built, with a `pyproject.toml` or `setup.py` of its own."""
 
     git: str = ""
-    """In place of `source`: a git repository, as a URL or path. Needs `revision` beside it."""
+    """In place of `source`: a git repository, as a URL (https or ssh) or path. Needs `revision` beside it."""
 
     revision: str = ""
     """The tag, branch or commit of `git` that is built. A commit of 40 hexadecimal digits is looked up once and never
