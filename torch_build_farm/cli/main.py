@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from torch_build_farm import __version__
+from torch_build_farm.cli import signals
 from torch_build_farm.cli.answer import ErrorAnswer, as_text
 from torch_build_farm.cli.arguments import CommonOptions, Parser
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.console import Output, open_standard_streams
 from torch_build_farm.cli.context import Context
 from torch_build_farm.cli.traceback_file import unexpected
-from torch_build_farm.core.errors import FarmError, ToolError, UsageError, exit_code, nearest, of_the_machine
+from torch_build_farm.core.errors import (
+    FarmError,
+    Interrupted,
+    ToolError,
+    UsageError,
+    exit_code,
+    nearest,
+    of_the_machine,
+)
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.resources import builtin_folder
 from torch_build_farm.core.text import printable
@@ -111,18 +118,6 @@ def _split_command(words: Sequence[str]) -> tuple[str, list[str]]:
     return "run", list(words)
 
 
-def _handle_signals(runner: Runner) -> None:
-    """The first SIGINT or SIGTERM ends the run in order; the second ends the farm at once."""
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if runner.cancelled:
-            os._exit(128 + number)
-        runner.cancel(number)
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-
-
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     """Run the farm, and return the exit code. Every failure is a message, whatever it is; no traceback is printed.
 
@@ -130,11 +125,22 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     """
     open_standard_streams()
     words = sys.argv[1:] if argv is None else list(argv)
-    # A signal may come at any time from here on, also while the command's module is imported.
     runner = Runner()
-    _handle_signals(runner)
     output = Output(runner, json="--json" in words)
 
+    def report_interruption(number: int) -> int:
+        return _report_error(Interrupted(number), output)
+
+    try:
+        # A signal may come at any time from here on, also while the command's module is imported.
+        with signals.handled(runner, report_interruption):
+            return _main(words, root, runner, output)
+    except KeyboardInterrupt:
+        return report_interruption(runner.signal_number or signal.SIGINT)
+
+
+def _main(words: Sequence[str], root: Path | None, runner: Runner, output: Output) -> int:
+    """As `main`, where a signal raises KeyboardInterrupt."""
     try:
         code = _execute(words, root, runner, output)
         runner.check()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Ending:
     """How a command is asked to end: by which signal, and how many seconds it has before SIGKILL."""
 
     number: int = signal.SIGTERM
-    grace_s: float = 2.0
+    grace_s: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,17 @@ class Runner:
         self._lifelines: set[int] = set()
         self._signal: int | None = None
         self._cancelled = threading.Event()
+        self._running, self._idle_since = 0, time.monotonic()  # commands, also those that are asked to end
+
+    @property
+    def signal_number(self) -> int | None:
+        """The signal of `cancel`; None before it."""
+        return self._signal
+
+    def idle_s(self) -> float:
+        """Seconds since `cancel`, or since the last command ended if that is later; 0 while one still runs."""
+        with self._lock:
+            return 0.0 if self._running else time.monotonic() - self._idle_since
 
     @property
     def cancelled(self) -> bool:
@@ -78,7 +90,8 @@ class Runner:
     def cancel(self, signal_number: int) -> None:
         """End every command that runs and refuse to start another."""
         with self._lock:
-            self._signal = signal_number
+            if self._signal is None:
+                self._signal, self._idle_since = signal_number, time.monotonic()
             self._cancelled.set()
             # Each supervisor reads end of file, and takes its command down.
             for lifeline in self._lifelines:
@@ -154,6 +167,7 @@ class Runner:
                     umask=0o022,  # the caller's would be in the permissions of a wheel's members
                 )
                 self._lifelines.add(lifeline)
+                self._running += 1
         except BaseException:
             os.close(lifeline)
             os.close(peak)
@@ -173,6 +187,8 @@ class Runner:
                     self._lifelines.remove(lifeline)
                     os.close(lifeline)
             child.wait()
+            with self._lock:
+                self._running, self._idle_since = self._running - 1, time.monotonic()
 
 
 def _logged_lines(output: BinaryIO, log: TextIO) -> Iterator[str]:
