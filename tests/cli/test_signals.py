@@ -17,7 +17,6 @@ import pytest
 
 from tests.conftest import CHECKOUT, Farm
 from tests.raw_server import answering
-from tests.until import until
 
 LIMIT_S = 10.0  # a loaded machine's two seconds; the network's own limits are 30 and 60
 
@@ -37,11 +36,11 @@ def silent_index() -> Iterator[tuple[str, threading.Event]]:
         over.set()
 
 
-def started(farm: Farm, url: str, *words: str, **options: int) -> subprocess.Popen[str]:
+def started(farm: Farm, url: str, *words: str) -> subprocess.Popen[str]:
     environment = {**farm.environment, "UV_DEFAULT_INDEX": url, "UV_NO_CONFIG": "1"}
     return subprocess.Popen(
         farm.command(*words), env=environment, cwd=CHECKOUT, text=True, start_new_session=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
@@ -96,15 +95,20 @@ def test_the_second_signal_leaves_the_terminal_as_it_was() -> None:
         [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{HANGS}"],
         cwd=CHECKOUT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
     )  # fmt: skip
+
+    def read_until(word: bytes) -> None:
+        printed = b""
+        while word not in printed:
+            printed += os.read(master, 4096)
+
     try:
-        printed = bytearray()
-        until(lambda: b"ready" in printed or printed.extend(os.read(master, 4096)))  # type: ignore[func-returns-value]
+        read_until(b"ready")
         settings = termios.tcgetattr(slave)
         without_echo = [*settings]
         without_echo[3] = settings[3] & ~termios.ECHO
         termios.tcsetattr(slave, termios.TCSANOW, without_echo)
         farm.send_signal(signal.SIGINT)
-        until(lambda: b"ending" in printed or printed.extend(os.read(master, 4096)))  # type: ignore[func-returns-value]
+        read_until(b"ending")
         farm.send_signal(signal.SIGINT)
         assert farm.wait(LIMIT_S) == 130
         assert termios.tcgetattr(slave) == settings

@@ -59,6 +59,20 @@ class Completed:
         return ""
 
 
+_to_finish: list[object] = []  # what runs that has to be finished, of all threads
+
+
+@contextlib.contextmanager
+def to_be_finished() -> Iterator[None]:
+    """What the block does is finished even when a signal has ended all commands; the second signal ends it too."""
+    block = object()
+    _to_finish.append(block)
+    try:
+        yield
+    finally:
+        _to_finish.remove(block)
+
+
 class Runner:
     """Starts commands, each under a supervisor that dies with the farm and takes the command along.
 
@@ -80,7 +94,7 @@ class Runner:
     def idle_s(self) -> float:
         """Seconds since `cancel`, or since the last command ended if that is later; 0 while one still runs."""
         with self._lock:
-            return 0.0 if self._running else time.monotonic() - self._idle_since
+            return 0.0 if self._running or _to_finish else time.monotonic() - self._idle_since
 
     @property
     def cancelled(self) -> bool:

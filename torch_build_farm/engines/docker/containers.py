@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 
 from torch_build_farm.core.errors import EngineError
-from torch_build_farm.core.process import Runner
+from torch_build_farm.core.process import Runner, to_be_finished
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines.docker.images import LABEL
 
@@ -216,6 +216,7 @@ def alive(client: DockerClient) -> bool:
         return False
 
 
+@to_be_finished()
 def remove(client: DockerClient, filters: list[str]) -> None:
     """Remove all containers with these labels and their anonymous volumes, running or not.
 
