@@ -52,7 +52,7 @@ def _audit(context: Context, options: AuditOptions) -> int:
     for path in options.wheels:
         context.runner.check()
         try:
-            built_against = _built_against(path, context.work)
+            built_against = _built_against(path, context.records_folder)
             reports.append(wheel_report.audit(read_wheel.read(path), known, releases, built_against))
         except AuditError as error:
             unreadable.append(error)

@@ -52,6 +52,11 @@ class Context:
         return work_folder(self.root, self.work_option)
 
     @property
+    def records_folder(self) -> Path:
+        """The work folder for a command that builds nothing: its path may hold a space. Raises UsageError."""
+        return work_folder(self.root, self.work_option, builds=False)
+
+    @property
     def store(self) -> TorchStore:
         """The store of torch, tools and caches, which all projects share."""
         return TorchStore.at(default_folder(), self.work)

@@ -29,7 +29,7 @@ from torch_build_farm.core.errors import (
 )
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.resources import builtin_folder
-from torch_build_farm.core.text import printable
+from torch_build_farm.core.text import is_utf8, printable
 
 _PROGRAM = "build_farm.py"
 
@@ -157,7 +157,7 @@ def _main(words: Sequence[str], root: Path | None, runner: Runner, output: Outpu
 def _execute(words: Sequence[str], root: Path | None, runner: Runner, output: Output) -> int:
     """Parse the words and do what they say; returns the exit code. Raises FarmError, and what the command raises."""
     for word in words:
-        if not _is_utf8(word):
+        if not is_utf8(word):
             raise UsageError(f"an argument is not UTF-8: {printable(word)}", next_step="rename what it names")
     name, command_words = _split_command(words)
     command = load_command(name)
@@ -170,14 +170,9 @@ def _context(options: CommonOptions, default_root: Path | None, runner: Runner, 
     root = options.project.resolve() if options.project else default_root or _current_folder()
     if root.name == "pyproject.toml" and root.is_file():
         root = root.parent
-    if not _is_utf8(str(root)):
+    if not is_utf8(str(root)):
         raise UsageError(f"the project's folder is not UTF-8: {printable(str(root))}", next_step="rename the folder")
     return Context(root, options.work, options.json, builtin_folder(), runner, output)
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether the text is one: a name of other bytes has surrogates in their place (PEP 383)."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _current_folder() -> Path:

@@ -376,7 +376,12 @@ def out_of_reach(error: OSError) -> DiskError:
 
 
 _OTHER_FOLDERS = "name other folders: --work DIR, TORCH_BUILD_FARM_STORE=DIR"
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of this user is used up"}
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of this user is used up",
+    errno.EFBIG: "a file may not grow any further; `ulimit -f` shows the limit",
+}
+_BROKEN = {errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO}  # a disk that fails, or is gone
 _LIMITS = {
     errno.EMFILE: "too many open files in this process; `ulimit -n` shows and raises the limit",
     errno.ENFILE: "too many open files on this machine",
@@ -392,6 +397,8 @@ def of_the_machine(error: BaseException) -> FarmError | None:
     """
     if isinstance(error, MemoryError):
         return LimitError("out of memory", next_step="give the farm more memory, or run fewer jobs: --jobs 1")
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # pathlib's, before Python 3.13
+        return DiskError(str(error), next_step=f"remove the link, or {_OTHER_FOLDERS}")
     return _of_the_system(error) if isinstance(error, OSError) else None
 
 
@@ -405,6 +412,8 @@ def _of_the_system(error: OSError) -> FarmError | None:
         return LimitError(_LIMITS[error.errno], where=where, next_step="raise the limit, or run fewer jobs: --jobs 1")
     if error.filename:
         return out_of_reach(error)
+    if error.errno in _BROKEN:
+        return DiskError(f"the disk cannot be used: {error.strerror}", next_step=_OTHER_FOLDERS)
     if "temporary directory" in str(error):  # tempfile's, where none of its places can be written
         return DiskError(str(error.strerror), next_step="set TMPDIR to a folder that can be written")
     return None

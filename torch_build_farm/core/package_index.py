@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from torch_build_farm.core.errors import PackageIndexError
+from torch_build_farm.core.home import home
 from torch_build_farm.core.http_ranges import DEFAULT_LIMITS, Limits
 from torch_build_farm.core.urls import public, without_index_name
 
@@ -30,8 +31,9 @@ _SMALL = 1 << 16  # bytes of a wheel's end that hold the directory of one with a
 def uv_settings() -> Path | None:
     """The user's or machine's uv.toml (uv's manual, "Configuration files"), which may name another package index."""
     named = os.environ.get("UV_CONFIG_FILE")
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    places = [Path(named)] if named else [home / "uv" / "uv.toml", Path("/etc/uv/uv.toml")]
+    configured = os.environ.get("XDG_CONFIG_HOME")
+    users = Path(configured) if configured else (home() or Path("/nonexistent")) / ".config"
+    places = [Path(named)] if named else [users / "uv" / "uv.toml", Path("/etc/uv/uv.toml")]
     for path in places:
         if path.is_file():
             return path.resolve()

@@ -41,7 +41,7 @@ from pathlib import Path
 import platformdirs
 
 from torch_build_farm.core import locks, ownership
-from torch_build_farm.core.errors import LockedError, out_of_reach
+from torch_build_farm.core.errors import DiskError, LockedError, out_of_reach
 from torch_build_farm.core.files import remove_tree
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
@@ -52,9 +52,27 @@ _POLL_S = 0.2  # between two tries to get a lock
 
 
 def default_folder() -> Path:
-    """$TORCH_BUILD_FARM_STORE, else the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
+    """$TORCH_BUILD_FARM_STORE, else the user's cache folder (XDG_CACHE_HOME, ~/.cache).
+
+    Raises DiskError for a user without a home folder, where neither variable is set.
+    """
     named = os.environ.get(STORE_VARIABLE)
-    return Path(named) if named else platformdirs.user_cache_path("torch-build-farm")
+    if named:
+        return Path(named)
+    try:
+        folder = platformdirs.user_cache_path("torch-build-farm")
+    except RuntimeError:  # neither HOME nor the password file names a home folder
+        raise _homeless() from None
+    if not folder.is_absolute():  # as older releases of platformdirs say it
+        raise _homeless()
+    return folder
+
+
+def _homeless() -> DiskError:
+    return DiskError(
+        "this user has no home folder, where the store would lie",
+        next_step=f"set HOME, or name a folder that only you may write: {STORE_VARIABLE}=DIR",
+    )
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(_escaped(_shortened(line, _LINE_LIMIT), keep="\t") for line in lines)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a name is text: one of other bytes has lone surrogates in their place (PEP 383)."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
 

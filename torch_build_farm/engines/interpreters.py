@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import ToolError
+from torch_build_farm.core.home import home
 from torch_build_farm.core.process import capture
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
@@ -22,7 +23,8 @@ def find_interpreters(environment: Mapping[str, str]) -> dict[CPython, Interpret
     # uv looks on PATH, so the folders of those that are kept apart are added to it, the caller's own folders first.
     # pyenv's shims are left out: they only start whichever version is switched on, one slow process each.
     folders = [entry for entry in environment["PATH"].split(os.pathsep) if Path(entry).name != "shims"]
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    named = os.environ.get("PYENV_ROOT")
+    pyenv = Path(named) if named else (home() or Path("/nonexistent")) / ".pyenv"
     folders += map(str, sorted(pyenv.glob("versions/*/bin")))
     folders += map(str, sorted(Path("/opt/python").glob("cp*/bin")))
     listed = capture(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from torch_build_farm.core.home import home
 from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.resources import DATA
 
@@ -78,7 +79,8 @@ class Isolation:
         """Why this machine cannot isolate commands; empty where it can. Raises Interrupted."""
         for folder in self.folders:
             # An interpreter that is installed right into a home folder, as by `./configure --prefix=$HOME`.
-            if Path.home().is_relative_to(folder) or self.root.is_relative_to(folder):
+            users = home()
+            if (users and users.is_relative_to(folder)) or self.root.is_relative_to(folder):
                 return f"the interpreter lies in {folder}, with the files that are to be hidden"
         done = self.run("/bin/sh", "-c", "exit 0")
         return "" if done.ok else done.last_line or f"exit code {done.returncode}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from torch_build_farm.core.errors import DiskError
 from torch_build_farm.core.process import Runner
 
 _POLL_S = 0.05  # between two tries to take a token
@@ -32,7 +33,14 @@ class Jobserver:
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
-        os.mkfifo(self.path, 0o600)
+        try:
+            os.mkfifo(self.path, 0o600)
+        except OSError as error:  # such as on network and FUSE file systems
+            raise DiskError(
+                f"the file system has no FIFOs: {error.strerror}",
+                where=str(self.path),
+                next_step="name folders on a local disk: --work DIR, TORCH_BUILD_FARM_STORE=DIR",
+            ) from None
         # Both ends in one descriptor: opening does not wait for a build to open the other, and the FIFO never reports
         # end of file. Non-blocking, since a read from the empty FIFO could not be interrupted otherwise.
         self._fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)

@@ -23,6 +23,7 @@ from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, PublishError
+from torch_build_farm.core.home import home
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.store import TorchStore
@@ -163,8 +164,9 @@ def _locked_files(package: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def credentials_in_reach(index: PackageIndex) -> list[str]:
     """What this process has that may be a credential, one short sentence each."""
+    users = home() or Path("/nonexistent")
     reasons = [f"the variable {name}" for name in sorted(os.environ) if _SECRET.search(name) and os.environ[name]]
-    reasons += [f"the file ~/{name}" for name in _SECRET_FILES if (Path.home() / name).exists()]
+    reasons += [f"the file ~/{name}" for name in _SECRET_FILES if (users / name).exists()]
     if urlsplit(index.url).password:
         reasons.append("the index's URL")
     return reasons

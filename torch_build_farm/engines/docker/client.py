@@ -14,6 +14,7 @@ import requests
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import EngineError
+from torch_build_farm.core.home import home
 from torch_build_farm.core.process import capture
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def _engine_is_named() -> bool:
     """Whether the environment or docker's configuration names an engine."""
     if os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT"):
         return True
-    folder = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker"))
+    named = os.environ.get("DOCKER_CONFIG")
+    folder = Path(named) if named else (home() or Path("/nonexistent")) / ".docker"
     return (folder / "config.json").exists()
 
 
