@@ -36,16 +36,22 @@ def add_field(fields: list[str], field: str) -> None:
 
 
 def dist_info(archive: zipfile.ZipFile) -> str:
-    """Name of a wheel's .dist-info folder."""
-    return next(name.split("/")[0] for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+    """Name of a wheel's .dist-info folder. Raises ValueError unless it has exactly one with METADATA."""
+    names = {name.split("/")[0] for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)}
+    if len(names) != 1:
+        raise ValueError(f"it has {len(names)} METADATA files, where a wheel has one")
+    return names.pop()
 
 
 def write_wheel(path: Path, members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
     """Write a wheel of `members`, in their order, with a RECORD at the end (PEP 427), whole or not at all.
 
     The RECORD among the members gives the new one its date and permissions. Signatures of it (RECORD.jws, RECORD.p7s)
-    are left out. Raises ValueError unless the members have exactly one RECORD.
+    are left out. Raises ValueError unless the members have exactly one RECORD, and no path twice.
     """
+    names = [info.filename for info, _ in members]
+    if len(set(names)) != len(names):
+        raise ValueError("two members have the same path")
     (record,) = [info for info, _ in members if re.fullmatch(r"[^/]+\.dist-info/RECORD", info.filename)]
     rows: list[tuple[str, str, int | str]] = []
     unfinished = path.with_suffix(".new")

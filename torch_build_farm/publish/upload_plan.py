@@ -6,7 +6,6 @@ wheel whose requirements it lacks.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch_build_farm.pipeline.records import JobRecords
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish.names import IndexFile, IndexNames
 from torch_build_farm.publish.private_copies import PrivateCopy
+from torch_build_farm.wheels.wheel import opened
 
 _PENDING = 3  # publishers that an account may have waiting for names that do not exist yet (measured)
 State = Literal["new", "there", "kept"]  # see Item
@@ -170,7 +170,7 @@ def find_file(files: Iterable[IndexFile], name: str) -> IndexFile | None:
 
 def _metadata(path: Path) -> list[str]:
     """The lines of a wheel's METADATA."""
-    with zipfile.ZipFile(path) as archive:
+    with opened(path) as archive:
         return archive.read(f"{dist_info(archive)}/METADATA").decode("utf-8").splitlines()
 
 

@@ -8,16 +8,20 @@ from pathlib import Path
 from torch_build_farm.core.files import sha256
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.sections import sections
+from torch_build_farm.wheels.wheel import opened
 
 
 def differences(old: Path, new: Path) -> list[str]:
-    """How two wheels differ, one sentence per difference; empty for identical files."""
+    """How two wheels differ, one sentence per difference; empty for identical files.
+
+    Raises RepairError for a file that is not a wheel.
+    """
     if sha256(old) == sha256(new):
         return []
     sentences = []
     if old.name != new.name:
         sentences.append(f"the file was named {old.name}, is named {new.name}")
-    with zipfile.ZipFile(old) as old_archive, zipfile.ZipFile(new) as new_archive:
+    with opened(old) as old_archive, opened(new) as new_archive:
         old_members = set(old_archive.namelist())
         new_members = set(new_archive.namelist())
         for member in sorted(old_members - new_members):

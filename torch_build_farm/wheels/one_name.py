@@ -37,6 +37,7 @@ from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant_metadata import rename_own
 from torch_build_farm.wheels.relocate import ENTRY_POINTS, MARKER, outermost
 from torch_build_farm.wheels.type_stubs import as_stub
+from torch_build_farm.wheels.wheel import opened
 
 _DISPATCHER = "dispatcher.py.j2"
 INFO = "*.dist-info/"  # stands for a wheel's .dist-info folder
@@ -128,8 +129,11 @@ def ahead(minors: Iterable[Minor]) -> list[Minor]:
 
 
 def read_model(wheel: Path, packages: Sequence[str]) -> Model:
-    """Read what the plain wheel takes over from a relocated variant."""
-    with zipfile.ZipFile(wheel) as archive:
+    """Read what the plain wheel takes over from a relocated variant.
+
+    Raises RepairError for a file that is not a wheel.
+    """
+    with opened(wheel) as archive:
         info = dist_info(archive)
         names = [name for name in archive.namelist() if not name.endswith("/")]
         metadata = archive.read(f"{info}/METADATA").decode("utf-8")

@@ -33,8 +33,8 @@ def record_path(members: Iterable[str]) -> str:
 def read_record(content: bytes) -> dict[str, RecordEntry]:
     """RECORD's entries by the members' paths; an entry without a hash has `hash_` None.
 
-    Raises ValueError for a row without three fields, an unknown hash algorithm or a size that is not a number, and for
-    more rows than a wheel can need.
+    Raises ValueError for a row without three fields, an unknown hash algorithm or a size that is not a number, for two
+    rows of one path that differ, and for more rows than a wheel can need.
     """
     if content.count(b"\n") > _MOST_ROWS or len(content) > _MOST_BYTES:
         raise ValueError("RECORD lists more files than a wheel can have")
@@ -45,10 +45,13 @@ def read_record(content: bytes) -> dict[str, RecordEntry]:
     )
 
     lines = io.StringIO(content.decode("utf-8"), newline="")
-    entries = {}
+    entries: dict[str, RecordEntry] = {}
     try:
         for path, digest, size in parse_record_file(line for line in lines if line.strip()):
-            entries[path] = RecordEntry.from_elements(path, digest, size)
+            entry = RecordEntry.from_elements(path, digest, size)
+            # Of two, one reader would take the first, and another the last.
+            if entries.setdefault(path, entry) != entry:
+                raise ValueError(f"RECORD lists {path!r} twice")
     except (InvalidRecordEntry, csv.Error) as error:
         raise ValueError(f"RECORD cannot be read: {error}") from None
     return entries

@@ -24,7 +24,7 @@ from torch_build_farm.core.wheel_archive import add_field, dist_info, split_meta
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
-from torch_build_farm.wheels.wheel import Library, read_library, read_wheel
+from torch_build_farm.wheels.wheel import Library, opened, read_library, read_wheel
 
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"
@@ -144,7 +144,7 @@ def _added(planned: Mapping[str, str], move: Move, cuda: str) -> dict[str, str]:
 
 
 # Libraries that are named by CUDA's major version (those of CUDA 12 and 13); cuFFT, say, has a number of its own.
-_OF_CUDA_MAJOR = re.compile(r"lib(?:cudart|nvrtc|nvJitLink|cublas|cublasLt)\.so\.(\d+)")
+_OF_CUDA_MAJOR = re.compile(r"lib(?:cudart|nvrtc|nvJitLink|cublas|cublasLt)\.so\.([0-9]{1,3})")
 
 
 def cuda_needed(libraries: Iterable[Library]) -> str:
@@ -202,27 +202,33 @@ def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell:
 def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: str, shell: Shell) -> Path:
     """Write the relocated wheel into folder `out`; it requires the plain wheel. Returns its path.
 
-    `scratch` is an empty folder. Raises RelocationError.
+    `scratch` is an empty folder. Raises RelocationError, and RepairError for a file that is not a wheel.
     """
     move = Move(settings.packages, tag)
     libraries = {library.path: library for library in read_wheel(wheel).libraries}
     cuda = cuda_needed(libraries.values())
-    members = []
-    with zipfile.ZipFile(wheel) as archive:
+    with opened(wheel) as archive:
         info = dist_info(archive)
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        planned = _plan([entry.filename for entry in entries], info, move)
-        for entry in entries:
-            content = archive.read(entry)
-            if entry.filename in libraries:
-                content = _repatch(libraries[entry.filename], content, move, scratch, shell)
-            elif entry.filename == f"{info}/METADATA":
-                content = _require(content.decode("utf-8"), settings.name).encode("utf-8")
-            # Nothing else of the entry changes, so that the same input always gives the same bytes.
-            entry.filename = planned[entry.filename]
-            members.append((entry, content))
+        contents = [archive.read(entry) for entry in entries]
+        metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings.name)
+    planned = _plan([entry.filename for entry in entries], info, move)
+    members = []
+    for entry, original in zip(entries, contents, strict=True):
+        content = original
+        if entry.filename in libraries:
+            content = _repatch(libraries[entry.filename], original, move, scratch, shell)
+        elif entry.filename == f"{info}/METADATA":
+            content = metadata.encode("utf-8")
+        # Nothing else of the entry changes, so that the same input always gives the same bytes.
+        entry.filename = planned[entry.filename]
+        members.append((entry, content))
     date = members[-1][0].date_time
     for path, text in _added(planned, move, cuda).items():
+        if path in planned.values():
+            raise RelocationError(
+                f"{path} is the farm's own file, and the wheel has one of that name", next_step="name it otherwise"
+            )
         added_entry = zipfile.ZipInfo(path, date)
         added_entry.external_attr, added_entry.compress_type = 0o100644 << 16, zipfile.ZIP_DEFLATED
         members.append((added_entry, text.encode()))

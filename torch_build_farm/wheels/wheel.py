@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -23,6 +24,9 @@ from torch_build_farm.core.wheel_archive import dist_info, write_wheel
 from torch_build_farm.wheels.elf.headers import MAGIC, Tag, identify
 from torch_build_farm.wheels.elf.image import read_image
 from torch_build_farm.wheels.record import read_record, record_path
+
+if TYPE_CHECKING:
+    from installer.records import RecordEntry
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,11 @@ _DAMAGE = (
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The wheel as an archive; whatever damage makes reading it fail becomes a RepairError."""
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The wheel at `path` as an archive, whose directory was judged (`archives.zip_entries`).
+
+    Whatever damage makes reading it fail within the block becomes a RepairError.
+    """
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
@@ -135,13 +142,13 @@ def _metadata(archive: zipfile.ZipFile) -> Message:
 
 def read_metadata(path: Path) -> Message:
     """METADATA of the wheel at `path`; reads nothing else. Raises RepairError for a file that is not a wheel."""
-    with _opened(path) as archive:
+    with opened(path) as archive:
         return _metadata(archive)
 
 
 def read_wheel(path: Path) -> Wheel:
     """Read the wheel at `path`. Raises RepairError for a file that is not a wheel."""
-    with _opened(path) as archive:
+    with opened(path) as archive:
         name, version, _, tags = parse_wheel_filename(path.name)
         members = _files(archive)
         libraries = []
@@ -169,10 +176,13 @@ def read_wheel(path: Path) -> Wheel:
 
 
 def reissued(path: Path, number: int, out: Path) -> Path:
-    """A copy of a wheel with build number `number` (PEP 427), which installers prefer to the wheel without."""
+    """A copy of a wheel with build number `number` (PEP 427), which installers prefer to the wheel without.
+
+    Raises RepairError for a file that is not a wheel.
+    """
     name, version, *_, python, abi, platform = path.name.split("-")
     copy = out / "-".join([name, version, str(number), python, abi, platform])
-    with zipfile.ZipFile(path) as archive:
+    with opened(path) as archive:
         members = []
         for info in archive.infolist():
             content = archive.read(info)
@@ -197,7 +207,7 @@ def members_naming(path: Path, folders: Iterable[str]) -> dict[str, str]:
         # What is before the folder must not continue a longer path or host name.
         patterns[folder] = re.compile(rb"(?<![\w.-])" + re.escape(folder.encode()))
     named_folders = {}
-    with _opened(path) as archive:
+    with opened(path) as archive:
         for member in archive.namelist():
             # A project may name such a folder in its description.
             if member.endswith(".dist-info/METADATA"):
@@ -215,9 +225,10 @@ def record_problems(path: Path) -> list[str]:
 
     Raises RepairError where either cannot be read.
     """
-    with _opened(path) as archive:
+    with opened(path) as archive:
         members = _files(archive)
-        entries = read_record(archive.read(record_path(members)))
+        record = record_path(members)
+        entries = read_record(archive.read(record))
         problems = []
         for member in members:
             if member not in entries:
@@ -226,8 +237,19 @@ def record_problems(path: Path) -> list[str]:
             if member not in members:
                 problems.append(f"RECORD lists {member}, which is not there")
         for member in members:
-            entry = entries.get(member)
-            # RECORD has no hash of itself (PEP 427).
-            if entry and entry.hash_ and not entry.hash_.validate(archive.read(member)):
-                problems.append(f"RECORD has another hash for {member}")
+            # RECORD has no hash of itself or of its signatures (PEP 427).
+            if member in entries and member not in (record, f"{record}.jws", f"{record}.p7s"):
+                problems += _entry_problems(member, entries[member], archive.read(member))
         return problems
+
+
+def _entry_problems(member: str, entry: RecordEntry, content: bytes) -> list[str]:
+    """Where RECORD's entry of a file and the file disagree."""
+    # PEP 427 asks for SHA-256 or better, and every build back end writes SHA-256.
+    if entry.hash_ is None or entry.hash_.name != "sha256":
+        return [f"RECORD has no SHA-256 for {member}"]
+    if not entry.hash_.validate(content):
+        return [f"RECORD has another hash for {member}"]
+    if entry.size is not None and entry.size != len(content):
+        return [f"RECORD has another size for {member}"]
+    return []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import zipfile
 from pathlib import Path
 
 from torch_build_farm.core.files import read_foreign_text
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.releases.sdk import REFUSAL, version_of
+from torch_build_farm.wheels.wheel import opened
 
 # The one import of a build script that always runs torch. Whatever else a build runs shows when it happens.
 _RUNS_TORCH = re.compile(
@@ -67,7 +67,7 @@ def member_with_sdk_version(wheel: Path, release: str) -> str:
     A build may write `torch.__version__` into what it makes, and no torch that users have has the SDK's version.
     """
     version = version_of(release).encode()
-    with zipfile.ZipFile(wheel) as archive:
+    with opened(wheel) as archive:
         for name in archive.namelist():
             if version in archive.read(name):
                 return name
