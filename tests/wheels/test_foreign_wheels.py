@@ -36,7 +36,7 @@ def written(
     """A wheel; `rows` are RECORD's for some members, "" for none. `mode` is that of all members."""
     folder.mkdir(exist_ok=True)
     members = {f"{INFO}/METADATA": METADATA.encode(), "demo/__init__.py": b"", **files}
-    lines = {name: row(name, content) for name, content in members.items()} | {RECORD: f"{RECORD},,"} | (rows or {})
+    lines = {name: row(name, content) for name, content in members.items()} | {RECORD: f"{RECORD},,"} | dict(rows or {})
     members.setdefault(RECORD, "".join(f"{line}\n" for line in lines.values() if line).encode())
     with zipfile.ZipFile(folder / NAME, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
