@@ -14,6 +14,9 @@ from tests.conftest import Answer
 from tests.family import make_wheel
 from tests.index import Index
 from tests.release import Release, with_members
+from torch_build_farm.pipeline import run
+from torch_build_farm.project import tree
+from torch_build_farm.project.fetch import Origin
 from torch_build_farm.publish import published_list
 from torch_build_farm.publish.published_list import PublishedFile, PublishedList
 
@@ -190,6 +193,15 @@ def test_the_list_is_text_that_merges(tmp_path: Path) -> None:
     assert published_list.read(tmp_path) == one
     assert one.with_files([ENTRY]) == one
     assert json.loads(text)["files"][1]["name"] == "demo-torch28"
+
+
+def test_the_list_is_no_part_of_the_source(release: Release) -> None:
+    """A release must not make the next run build everything anew."""
+    project = release.project
+    published_list.write(PublishedList().with_files([ENTRY]), project.root)
+    origin = Origin(project.root)
+    patterns = run._farm_files(project, origin, [release.folder / "work"])
+    assert [file.path for file in tree.read(origin, tuple(patterns), "1.0").files] == ["pyproject.toml"]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from torch_build_farm.pipeline.workplace import Workplace
 from torch_build_farm.project import tree
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, plan
-from torch_build_farm.project.settings import Project
+from torch_build_farm.project.settings import PUBLISHED_LIST, Project
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.sdk import fallback
@@ -104,7 +104,7 @@ def prepare(
 
 
 def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> list[str]:
-    """Patterns for files of the farm inside the source tree: its folders, variants and templates.
+    """Patterns for files of the farm inside the source tree: its folders, variants, templates and published.json.
 
     Raises UsageError where the first of `folders`, the work folder, holds the source tree.
     """
@@ -123,6 +123,8 @@ def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> li
             patterns.append(f"/{root / 'variants' / variant.tag}.toml")
         for template in project.template_folders[-1].glob("*.j2"):
             patterns.append(f"/{root / 'templates' / template.name}")
+        # `publish` writes it: a release must not make the next run build everything anew.
+        patterns.append(f"/{root / PUBLISHED_LIST}")
     return patterns
 
 

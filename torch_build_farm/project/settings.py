@@ -194,6 +194,10 @@ class Settings:
     """Keys for the workflows that `ci` writes; a table of its own."""
 
 
+# The list of what was published, beside pyproject.toml (publish/published_list.py). No part of the source tree.
+PUBLISHED_LIST = "published.json"
+
+
 @dataclass(frozen=True)
 class Project:
     """A project that the farm serves: its folder and settings, and the variants and templates that apply to it."""

@@ -21,8 +21,9 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.files import replace_text
+from torch_build_farm.project.settings import PUBLISHED_LIST
 
-NAME = "published.json"
+NAME = PUBLISHED_LIST
 _LARGEST = 64_000_000  # bytes: some 200,000 files
 _HINT = (
     "restore it from version control; after a merge keep the lines of both sides, with a comma after all but the last"
