@@ -100,12 +100,11 @@ def test_a_server_killed_in_mid_upload(built: Farm, server: Server) -> None:
     before = len(log.read_text()) if log.exists() else 0
     with built.start("publish", server.url, "--yes") as run:
         assert run.stdout is not None
-        for line in run.stdout:
-            if line.startswith("publish to"):
-                server.freeze()
-                break
+        # Twine takes a second to start, so the upload itself meets a frozen server.
+        until(lambda: log.exists() and " upload " in log.read_text()[before:])
+        server.freeze()
         try:
-            until(lambda: log.exists() and " upload " in log.read_text()[before:] and server.unread() > 0)
+            until(lambda: server.unread() > 0)
         finally:
             server.stop()
         server.start()
@@ -201,6 +200,10 @@ def test_no_secret_is_told(built: Farm, server: Server) -> None:
 def test_warnings_of_what_upstream_has(built: Farm, server: Server, tmp_path: Path) -> None:
     for version in ("0.8", "0.9", "2.0"):
         shutil.copy(make_wheel(tmp_path / "old", "tiny", version, {"tiny/old.py": ""}), server.folder)
+    refused = built("publish", server.url)
+    assert refused.code == 24
+    assert "tiny has files on the index that this project has not published" in refused.err
+    assert built("adopt", server.url, "tiny", "--yes").code == 0
     answer = built("publish", server.url, "--json")
     assert answer.code == 0, answer.err
     higher, older = answer.document["warnings"]
@@ -229,6 +232,12 @@ def test_an_index_that_says_no(
 
 def test_a_name_of_somebody_elses(built: Farm, server: Server, tmp_path: Path) -> None:
     shutil.copy(make_wheel(tmp_path / "old", "tiny-torch28", "0.1", {"tiny/old.py": ""}), server.folder)
+    refused = built("publish", server.url, "--yes")
+    assert refused.code == 24
+    assert "tiny-torch28 has files on the index that this project has not published" in refused.err
+    assert len(server.files()) == 1
+    # Adopting it gives no right to it either.
+    assert built("adopt", server.url, "tiny-torch28", "--yes").code == 0
     with server.front([(403, "The user 'x' isn't allowed to upload to project 'tiny-torch28'.")]) as url:
         answer = built("publish", url, "--yes")
     assert answer.code == 25

@@ -110,7 +110,7 @@ def test_a_file_of_the_same_metadata_and_other_code(release: Release, call: Call
     for plain in ("demo-1.0-py3-none-any.whl", "demo_auto-1.0-py3-none-any.whl", "demo_select-1.0.0.0.0.208-py3-none-any.whl"):  # fmt: skip
         wheel = with_members(release.dist / plain, {"demo/__init__.py": "print('a stranger')\n"})
         index.add_wheel(wheel)
-        refused(publish(call, index), "that this project has not published", plain)
+        refused(publish(call, index), "this project has not published", plain)
         (index.folder / plain.split("-")[0].replace("_", "-") / plain).unlink()
         index.yank(plain)  # writes its page anew
 

@@ -76,7 +76,25 @@ class IndexNames:
         """Raise PublishError where a file of a distribution that is to be published is not this project's."""
         foreign = [file for file in files if not file.is_own]
         if foreign:
-            raise _taken(canonicalize_name(name), foreign, target, self.index)
+            raise self._taken(canonicalize_name(name), foreign, target)
+
+    def _taken(self, name: str, foreign: list[IndexFile], target: str) -> PublishError:
+        files = [f"{file.file_name} (sha256 {file.sha256 or 'not stated'})" for file in foreign[:_SHOWN]]
+        more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
+        what = f"{name} has files on the index that this project has not published"
+        for file in foreign:
+            if file.file_name in self.built:
+                what = (
+                    f"the index has another {file.file_name} than was built here, of sha256 "
+                    f"{self.built[file.file_name]}, and this project has not published it"
+                )
+        return PublishError(
+            f"{what}, as far as published.json knows: {', '.join(files)}{more}",
+            where=public(self.index.url) or target,
+            next_step="they may be of an earlier publication whose published.json was not merged (merge it), of yours "
+            f"from before that list (look at them, then once: torch-build-farm adopt {target} {name} --yes), or of a "
+            "stranger who took the name (take another: name, auto-name or select-name in [tool.torch-build-farm])",
+        )
 
 
 def distribution_of(file: str) -> str:
@@ -85,19 +103,6 @@ def distribution_of(file: str) -> str:
         return parse_wheel_filename(file)[0] if file.endswith(".whl") else parse_sdist_filename(file)[0]
     except (InvalidWheelFilename, InvalidSdistFilename):
         return ""
-
-
-def _taken(name: str, foreign: list[IndexFile], target: str, index: PackageIndex) -> PublishError:
-    files = [f"{file.file_name} (sha256 {file.sha256 or 'not stated'})" for file in foreign[:_SHOWN]]
-    more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
-    return PublishError(
-        f"{name} has files on the index that this project has not published, as far as published.json knows: "
-        f"{', '.join(files)}{more}",
-        where=public(index.url) or target,
-        next_step="they may be of an earlier publication whose published.json was not merged (merge it), of yours from "
-        f"before that list (look at them, then once: torch-build-farm adopt {target} {name} --yes), or of a stranger "
-        "who took the name (take another: name, auto-name or select-name in [tool.torch-build-farm])",
-    )
 
 
 def stated_digest(file: DistributionPackage) -> str:

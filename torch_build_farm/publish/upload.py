@@ -17,7 +17,7 @@ from torch_build_farm.core.errors import FarmError, PackageIndexError, PublishEr
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Completed, Runner, Shell
 from torch_build_farm.core.urls import public
-from torch_build_farm.publish.names import IndexNames
+from torch_build_farm.publish.names import IndexFile, IndexNames
 from torch_build_farm.publish.private_copies import PrivateCopy
 from torch_build_farm.publish.upload_plan import Item, find_file
 
@@ -114,7 +114,7 @@ def upload(item: Item, copy: PrivateCopy, target: Target, names: IndexNames, she
     """
     # The plan may be minutes old.
     copy.check()
-    names.require_own(item.name, names.files(item.name), target.name)
+    names.require_own(item.name, _listed_now(item, names, shell), target.name)
     command = ("twine", "upload", "--non-interactive", "--disable-progress-bar", *target.words)
     pause = _FIRST_PAUSE_S
     for trial in range(_TRIES):
@@ -144,6 +144,22 @@ def upload(item: Item, copy: PrivateCopy, target: Target, names: IndexNames, she
         shell.runner.pause(pause)
         pause *= 2
     _wait(item, names, shell.runner)
+
+
+def _listed_now(item: Item, names: IndexNames, shell: Shell) -> list[IndexFile]:
+    """The files that the index has of the item's distribution, asked for again while it is busy or away.
+
+    Raises PackageIndexError if it stays so.
+    """
+    pause = _FIRST_PAUSE_S
+    for _ in range(_TRIES - 1):
+        try:
+            return names.files(item.name)
+        except PackageIndexError:
+            shell.say(f"the index does not answer: trying again in {pause:.0f} s")
+            shell.runner.pause(pause)
+            pause *= 2
+    return names.files(item.name)
 
 
 def _published(item: Item, names: IndexNames) -> bool:
