@@ -146,21 +146,22 @@ class Front:
     `real`: patterns of names that are passed on; everything else is unknown. Files are served by ranges too. `html`: it
     answers in HTML alone. `without`: files that are listed and not there. `hidden`: the real index's files left out.
     `ranges`: whether it answers range requests. `cut_after` so many requests, connections break in mid-answer. `tag_of`
-    says which ETag a file has now.
+    says which ETag a file has now. `address` is where it listens: containers reach the bridge's, not loopback.
     """
 
     def __init__(
-        self, files: Mapping[str, Path], real: str = ".*", *, html: bool = False, hidden: str = "(?!)"
-    ) -> None:
+        self, files: Mapping[str, Path], real: str = ".*", *, html: bool = False, hidden: str = "(?!)",
+        address: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
         self.files, self.real, self.html = dict(files), re.compile(real), html
         self.without, self.requests, self.hidden = set[str](), list[str](), re.compile(hidden)
         self.ranges, self.cut_after = True, cast(int | None, None)
         self.tag_of: Callable[[], str] = lambda: '"one"'
         self.index = PackageIndex.configured()
         handler = type("Handler", (_Handler,), {"front": self})
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server = http.server.ThreadingHTTPServer((address, 0), handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/simple/"
+        self.url = f"http://{address}:{self.server.server_port}/simple/"
         threading.Thread(target=self.server.serve_forever, args=[0.05], daemon=True).start()
 
     def page(self, project: str) -> bytes:

@@ -81,6 +81,29 @@ class EngineOnThisMachine:
         self.started += 1
         return self.output.encode() or subprocess.run(command, check=True, capture_output=True).stdout
 
+    def create(self, image: str, command: list[str], **options: Any) -> "ProcessOfThisMachine":
+        return ProcessOfThisMachine(command)
+
+
+@dataclass
+class ProcessOfThisMachine:
+    """In place of a container."""
+
+    command: list[str]
+
+    def start(self) -> None:
+        self.done = subprocess.run(self.command, check=False, capture_output=True)
+
+    def wait(self) -> dict[str, int]:
+        return {"StatusCode": self.done.returncode}
+
+    def logs(self, *, stdout: bool = True, stderr: bool = True) -> bytes:
+        return self.done.stdout if stdout else self.done.stderr
+
+    def remove(self, *, force: bool, v: bool) -> None:
+        assert force
+        assert v, "its volumes would stay"
+
 
 def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secrets = {"UV_INDEX_PRIVATE_PASSWORD": "geheim", "UV_DEFAULT_INDEX": "https://me:geheim@index.example/simple",

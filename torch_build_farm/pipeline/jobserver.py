@@ -19,6 +19,7 @@ from torch_build_farm.core.errors import DiskError
 from torch_build_farm.core.process import Runner
 
 _POLL_S = 0.05  # between two tries to take a token
+_LARGEST_PIPE = 1 << 20  # bytes that a FIFO holds at most, for users (/proc/sys/fs/pipe-max-size)
 
 
 class Jobserver:
@@ -57,10 +58,20 @@ class Jobserver:
         return f"-j{self.slots} --jobserver-auth=fifo:{self.path}"
 
     def _drain(self) -> int:
+        """Take all tokens out; returns how many there were."""
         try:
-            return len(os.read(self._fd, 4096))
+            return len(os.read(self._fd, _LARGEST_PIPE))
         except BlockingIOError:
             return 0
+
+    def _put_back(self) -> None:
+        """Put a build's own token back, and never more than there are.
+
+        Builds are foreign code and can write to the FIFO as well: then others start more compilers than they should,
+        until a build ends. A FIFO that is full to the brim would also take no token of the farm's.
+        """
+        free = self._drain() + 1
+        os.write(self._fd, b"+" * min(free, self.slots - self._builds))
 
     def _take(self) -> bool:
         """Take a build's own token; returns whether one was free."""
@@ -86,4 +97,4 @@ class Jobserver:
         finally:
             with self._lock:
                 self._builds -= 1
-                os.write(self._fd, b"+")
+                self._put_back()

@@ -14,7 +14,7 @@ from tests.integration.conftest import Built
 from tests.integration.docker.conftest import Docker, hold, left_behind, release
 from tests.integration.test_bad_input import GRAFT, waiting
 from tests.until import DEADLINE_S, until
-from torch_build_farm.core.store import default_folder
+from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.engines.docker import cibuildwheel_config
 from torch_build_farm.engines.docker.images import STAND_IN
 from torch_build_farm.pipeline import records
@@ -120,14 +120,22 @@ def test_how_a_container_is_confined(contained: Farm, docker: Docker) -> None:
     host = facts["HostConfig"]
     assert "no-new-privileges" in host["SecurityOpt"]
     assert not host["Privileged"]
+    assert host["NetworkMode"] == "none"
+    assert host["CapDrop"] == ["ALL"]
+    assert set(host["CapAdd"]) == {"CHOWN", "DAC_OVERRIDE", "FOWNER"}
     assert 0 < host["Memory"] < 24e9
     assert host["MemorySwap"] == host["Memory"]
     assert host["PidsLimit"] > 0
     mounts = {mount["Destination"]: mount["RW"] for mount in facts["Mounts"]}
-    assert mounts.pop(str(default_folder().resolve())) is True
-    assert mounts.pop(cibuildwheel_config.BUILD) is True, "CMake's build folder, one of the store's"
-    assert not any(mounts.values()), "nothing but the store can be written to"
-    assert set(mounts) <= {"/etc/torch-build-farm/certificates.pem", "/etc/torch-build-farm/uv.toml"}
+    job = TorchStore.at(default_folder(), contained.work).environment("tiny-torch28-cp311")
+    writable = {place for place, may_write in mounts.items() if may_write}
+    # The environment is the lower layer of an overlay; the others are the job's own.
+    assert writable == {f"{job}-build", f"{job}-notes", cibuildwheel_config.BUILD}
+    read_only = sorted(set(mounts) - writable)
+    assert len(read_only) == 2, read_only
+    assert read_only[0] == str(job.with_name("jobserver"))
+    assert read_only[1].startswith(f"{default_folder().resolve()}/sdk/")
+    assert not [text for text in facts["Config"]["Env"] if text.startswith(("UV_CONFIG_FILE", "SSL_CERT_FILE"))]
     assert left_behind(contained, docker) == []
     assert docker.volumes() == volumes
 

@@ -1,9 +1,15 @@
-"""One build in a container: its requirements are fetched first, then cibuildwheel runs without a network."""
+"""One build in a container: its requirements are installed first, then cibuildwheel runs without a network.
+
+What the build requires is installed by the farm, in a container of its own; what the back end asks for beside that, it
+is asked in another, as foreign code. cibuildwheel and its front end then run as ever, and the front end installs by
+renaming what is there. What comes back are wheels, as bytes (data/cibuildwheel-contained.py), ninja's log and a note of
+names, all read as files that foreign code wrote.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,22 +21,34 @@ from signal import SIGINT
 from packaging.version import Version
 
 from torch_build_farm.core.errors import BuildError, DiskError, EngineError, FarmError, OutOfMemoryError
+from torch_build_farm.core.files import read_foreign_text, remove_tree
 from torch_build_farm.core.process import Completed, Ending, Shell
 from torch_build_farm.engines import ninja_log, torch_downloads
-from torch_build_farm.engines.base import BuildRequest, ccache_of
+from torch_build_farm.engines.base import BuildRequest, Site, ccache_of
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.docker import cibuildwheel_config, containers, images, store_access
 from torch_build_farm.engines.docker.containers import Confinement, Watch
+from torch_build_farm.engines.docker.requirements import answer_of_back_end, checked_requirements
 from torch_build_farm.engines.docker.session import DockerSession
 from torch_build_farm.engines.docker.site import open_site
 from torch_build_farm.engines.docker.store_access import StoreAccess
-from torch_build_farm.engines.variables import Places, build_variables
+from torch_build_farm.engines.variables import FARM_FOLDER, Places, build_variables
+from torch_build_farm.releases import sdk
 from torch_build_farm.wheels import auditwheel
 from torch_build_farm.wheels.auditwheel import without_library
 
 _ENDING = Ending(SIGINT, 20.0)  # on SIGINT cibuildwheel removes its container
-_FETCH = files("torch_build_farm").joinpath("data/fetch-tools.py")
-_NO_NETWORK = "--network=none"
+_DATA = files("torch_build_farm").joinpath("data")
+_ASK = _DATA.joinpath("ask-back-end.py")
+_UV = _DATA.joinpath("uv-ready.sh")
+_CIBUILDWHEEL = str(_DATA.joinpath("cibuildwheel-contained.py"))
+_ASKED = "asked"  # the note of what the SDK lacked
+_MOST_ASKED = 1_000_000  # bytes of it
+# The build's variables that reach the farm's own uv. A project's `environment` may set others, such as UV_NO_BUILD or
+# LD_PRELOAD, by which foreign code would run there.
+_FOR_UV = {"UV_CONSTRAINT", sdk.VARIABLE, "UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS",
+           "UV_INDEX_STRATEGY", "UV_PRERELEASE", "UV_HTTP_TIMEOUT"}  # fmt: skip
+_NOT_FOR_ASKING = {"MAKEFLAGS"}  # no jobserver is there
 _OFFLINE = {"UV_OFFLINE": "1"}
 # Messages of programs that find no network: getaddrinfo's, the kernel's, uv's and cargo's.
 _NO_NETWORK_MESSAGES = (
@@ -46,16 +64,23 @@ _NO_NETWORK_MESSAGES = (
 
 
 class ContainerBuild:
-    """One build of `request` in containers of `image` that reach the store through `access`."""
+    """One build of `request` in containers of `image` that reach the store through `access`.
+
+    The build's part of the store is `folder`: in it the environment, which the farm installs, waits under the name
+    `ready` until the front end installs it at `home` (data/uv-ready.sh). The build sees `folder` as the lower layer of
+    an overlay, with its own changes in `changes`. It notes what it requests of torch's SDK in `notes`.
+    """
 
     def __init__(self, session: DockerSession, request: BuildRequest, image: str, access: StoreAccess) -> None:
         self.session, self.image, self.access = session, image, access
         # No FIFO reaches an engine elsewhere: there each build gets its share of the compilers.
         self.request = request if access.shared else replace(request, makeflags="")
         self.settings = session.project.settings
-        self.home = access.store.environment(f"{request.job.id}-build")
-        self.objects = access.store.environment(f"{request.job.id}-objects")
-        self.sdk_misses = self.home.with_name(f"{request.job.id}-asked")
+        self.folder, self.changes, self.objects, self.notes = [
+            access.store.environment(f"{request.job.id}-{name}") for name in ("build", "changes", "objects", "notes")
+        ]
+        self.home = self.folder / "env"
+        self.ready = self.folder / "ready"
         self.shell = replace(request.shell, env=session.cli_environment, cwd=session.host_store.root)
         self.ccache: PurePath | None = None
 
@@ -75,17 +100,16 @@ class ContainerBuild:
             return None
         if self.access.shared:
             return sdk.folder
-        return store_access.put_folder(self.session.helper(self.image), self.access, sdk.folder, f"sdk/{sdk.sha256}")
+        helper, name = self.session.helper(self.image), f"sdk/{sdk.sha256}"
+        # Two jobs may need the same one.
+        with self.session.host_store.locked("sdk-volume", self.shell):
+            return store_access.put_folder(helper, self.access, sdk.folder, name)
 
     def run(self) -> Path:
         """The wheel. Raises BuildError or one of its kinds; the environment is gone afterwards, the log stays."""
         request, job, session = self.request, self.request.job, self.session
         try:
-            if self.access.shared:
-                self.home.parent.mkdir(parents=True, exist_ok=True)
-            # The build itself has no network, so what it requires must be in uv's cache by then.
-            if not self.settings.network:
-                self._fetch_requirements()
+            self._prepare()
 
             # The watch is opened before the container is there, so that it misses none of its events.
             with Watch(session.client, session.labels, job.id, self.shell.runner) as watch:
@@ -104,18 +128,18 @@ class ContainerBuild:
             # Containers first: what still runs in one could write into the folders that are removed next.
             containers.remove(session.client, session.labels.filters(job.id))
             self._keep_sdk_misses()
-            session.remove_folder(self.home, self.image)
-            self.sdk_misses.unlink(missing_ok=True)
-            shutil.rmtree(self.objects, ignore_errors=True)
-            shutil.rmtree(request.scratch, ignore_errors=True)
+            for folder in (self.folder, self.changes, self.objects, self.notes):
+                session.remove_folder(folder, self.image)
+            remove_tree(request.scratch)
 
     def _keep_sdk_misses(self) -> None:
         """Keep the note of what the SDK lacked; if the engine went away, there is none to keep."""
+        path = self.notes / _ASKED
         with contextlib.suppress(OSError, EngineError):
             if self.access.shared:
-                shutil.copyfile(self.sdk_misses, self.request.sdk_misses)
-                return
-            text = store_access.read_file(self.session.helper(self.image), self.access, self.sdk_misses)
+                text = read_foreign_text(path, _MOST_ASKED)
+            else:
+                text = store_access.read_file(self.session.helper(self.image), self.access, path)
             if text:
                 self.request.sdk_misses.write_text(text, "utf-8")
 
@@ -128,66 +152,124 @@ class ContainerBuild:
             build=build_folder,
             mapped={str(tree): ".", str(build_folder): "build"},
             sdk=self._sdk,
-            sdk_misses=self.sdk_misses,
+            sdk_misses=self.notes / _ASKED,
             ccache=self.ccache,
         )
 
-    def _fetch_requirements(self) -> None:
-        """Install what the build requires, with network, so that uv's cache has it. Raises what installing raises."""
+    # ---- the environment
+
+    def _prepare(self) -> None:
+        """Install what the build requires, where no foreign code runs. Raises what installing raises."""
         job = self.request.job
-        home = self.access.store.environment(f"{job.id}-tools")
         with open_site(self.session, job, self.request.shell) as site:
             if self.request.sdk is None:
                 torch_downloads.fetch(self.access.store, job.variant.release, job.python, site)
-            tree = site.bring(self.request.tree)
-            script = site.bring(Path(str(_FETCH)))
-            # The back end is asked what more it requires, so it needs the variables of the build.
-            variables = build_variables(self.settings, self.request, self._places(tree, home))
-            assignments = [f"{name}={value}" for name, value in variables.items()]
             # Only the build itself uses ccache, and whether the image has it is asked here, where a container runs.
             if self.request.reuse and site.shell.run("sh", "-c", "command -v ccache").ok:
                 self.ccache = ccache_of(self.session.project, self.access.store)
-            try:
-                done = site.shell.run(
-                    "env", *assignments, site.python.path, script, tree, home, site.uv, site.python.path
-                )
-            finally:
-                site.remove(home)
+
+            tree = site.bring(self.request.tree / FARM_FOLDER).parent
+            static = self._static_requirements()
+            self._install(site, tree, static)
+            # A back end may require more, and to tell so it has to run.
+            additional = self._ask_back_end(site)
+            if set(additional) - set(static):
+                self._install(site, tree, [*static, *additional])
+            self._set_aside(site)
+
+    def _static_requirements(self) -> list[str]:
+        """What [build-system] of the source requires. Raises BuildError."""
+        import build  # noqa: PLC0415 (a run with nothing to do builds nothing)
+
+        try:
+            required = build.ProjectBuilder(self.request.tree).build_system_requires
+        except build.BuildException as error:
+            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.shell.log)) from error
+        return checked_requirements(self.request.job.id, sorted(required))
+
+    def _install(self, site: Site, tree: Path, required: Sequence[str]) -> None:
+        """Make the environment anew, with what is required in it; `tree` has the farm's constraints.
+
+        uv asks the interpreter of an environment for its folders, which executes .pth files of what is installed there.
+        So nothing is ever installed where something is already.
+        """
+        variables = build_variables(self.settings, self.request, self._places(tree, self.home))
+        assignments = [f"{name}={value}" for name, value in variables.items() if name in _FOR_UV]
+        assignments.append(f"UV_LINK_MODE={self.access.link_mode}")
+        done = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
+        if done.ok and required:
+            done = site.shell.run(
+                "env", *assignments, site.uv, "pip", "install", "--python", self.home, "--", *required
+            )
         if not done.ok:
-            raise diagnose(job.id, self.shell.log)
+            raise diagnose(self.request.job.id, self.shell.log)
+
+    def _ask_back_end(self, site: Site) -> list[str]:
+        """What the source's back end requires beside [build-system]. Raises BuildError for what is no requirement."""
+        with site.foreign(self.home) as shell:
+            tree = site.bring(self.request.tree)
+            script = site.bring(Path(str(_ASK)))
+            variables = build_variables(self.settings, self.request, self._places(tree, self.home))
+            assignments = [f"{name}={value}" for name, value in variables.items() if name not in _NOT_FOR_ASKING]
+            done = shell.run("env", *assignments, site.python.path, script, tree, self.home)
+        if not done.ok:
+            raise diagnose(self.request.job.id, self.shell.log)
+        return checked_requirements(self.request.job.id, answer_of_back_end(done.last_line))
+
+    def _set_aside(self, site: Site) -> None:
+        """Leave the environment under the name that the build finds it by, and make the build's own folders."""
+        text = _UV.read_text("utf-8").replace("@READY@", shlex.quote(str(self.ready)))
+        text = text.replace("@HOME@", shlex.quote(str(self.home))).replace("@UV@", shlex.quote(str(site.uv)))
+        uv = self.request.scratch / "uv"
+        uv.write_text(text, "utf-8")
+        uv.chmod(0o755)
+        script = 'mv -T "$1" "$2" && cp "$3" "$4"'
+        done = site.shell.run("sh", "-c", script, "sh", self.home, self.ready, site.bring(uv), self.folder / "uv")
+        folders = [self.folder / "tmp", self.objects, self.notes, self.changes / "upper", self.changes / "work"]
+        if self.ccache:
+            folders.append(Path(self.ccache))
+        if not (done.ok and site.shell.run("mkdir", "-p", *folders).ok):
+            raise diagnose(self.request.job.id, self.shell.log)
+
+    # ---- the build
 
     def _variables(self) -> dict[str, str]:
         """The build's environment variables, as its container gets them."""
         tree = PurePosixPath(cibuildwheel_config.PROJECT)
         places = self._places(tree, self.home if self._fixed_home else None)
         variables = build_variables(self.settings, self.request, places)
+        variables["UV"] = str(self.folder / "uv")
         if not self.settings.network:
             variables |= _OFFLINE
         if not self.access.shared:
             # Would turn the jobserver off where there is one.
             variables["CMAKE_BUILD_PARALLEL_LEVEL"] = str(self.request.share)
-        elif not self._fixed_home:
-            # The front end picks a folder in TMPDIR; hard links need that to be in the store.
-            self.home.mkdir(parents=True, exist_ok=True)
-            variables["TMPDIR"] = str(self.home)
+        if not self._fixed_home:
+            # The front end picks a folder in TMPDIR.
+            variables["TMPDIR"] = str(self.folder / "tmp")
         return variables
 
     def _confinement(self) -> Confinement:
-        """The container's limits and mounts, CMake's build folder among them where this machine can read it."""
-        confinement = self.access.confinement
-        if not self.access.shared:
-            return confinement
-        # ninja's log is in the build folder, and is read once the container is gone.
-        self.objects.mkdir(parents=True, exist_ok=True)
-        mount = containers.mount(type="bind", source=str(self.objects), target=cibuildwheel_config.BUILD)
-        return replace(confinement, mounts=(*confinement.mounts, mount))
+        """The container's limits and mounts: the environment, and the folders that are the job's own."""
+        access = self.access
+        mounts = [access.environment(self.folder, self.changes), access.mount(self.notes, writable=True)]
+        if self._sdk:
+            mounts.append(access.mount(self._sdk))
+        if self.ccache:
+            mounts.append(access.mount(self.ccache, writable=True))
+        if access.shared:
+            # ninja's log is in the build folder, and is read once the container is gone.
+            mounts.append(access.mount(self.objects, PurePosixPath(cibuildwheel_config.BUILD), writable=True))
+            # A FIFO can be written to in a read-only mount; its mode and owner cannot be changed there.
+            _, _, fifo = self.request.makeflags.partition("--jobserver-auth=fifo:")
+            if fifo:
+                mounts.append(access.mount(Path(fifo)))
+        return access.foreign(mounts, self.settings.network)
 
     def _cibuildwheel(self) -> Completed:
         """Let cibuildwheel build the job's wheel, and nothing else, in a container of the image."""
         request, job = self.request, self.request.job
         create_arguments = self._confinement().arguments(self.session.labels.all(job.id), self._variables())
-        if not self.settings.network:
-            create_arguments.append(_NO_NETWORK)
         text = cibuildwheel_config.configuration(
             self.image, create_arguments, str(self.home) if self._fixed_home else "", self.settings.before_build
         )
@@ -200,7 +282,7 @@ class ContainerBuild:
         shell: Shell = replace(request.shell, env=env, cwd=request.tree, ending=_ENDING)
         # --only takes the exact identifier: left to requires-python, cibuildwheel also builds for musllinux.
         return shell.run(
-            sys.executable, "-I", "-m", "cibuildwheel", ".", "--only", images.identifiers()[job.python],
+            sys.executable, "-I", _CIBUILDWHEEL, ".", "--only", images.identifiers()[job.python],
             "--config-file", configuration, "--output-dir", request.out,
         )  # fmt: skip
 

@@ -66,12 +66,25 @@ class Labels:
         return filters
 
 
-def mount(**fields: str) -> str:
-    """The value of --mount: fields as CSV (Docker's manual, "docker run --mount"); an empty value is a flag."""
+def mount(volume_options: Mapping[str, str] | None = None, **fields: str) -> str:
+    """The value of --mount: fields as CSV (Docker's manual, "docker run --mount"); an empty value is a flag.
+
+    `volume_options` are mount(8)'s type, device and o, for a volume that lasts as long as its container.
+    """
     stream = io.StringIO()
     row = [f"{name}={value}" if value else name for name, value in fields.items()]
+    if volume_options:
+        row += ["type=volume", "volume-driver=local"]
+        row += [f"volume-opt={name}={value}" for name, value in volume_options.items()]
     csv.writer(stream, lineterminator="").writerow(row)
     return stream.getvalue()
+
+
+# What a container's root may do: packages are unpacked with their owners and modes. Docker would also let it make
+# device nodes, send raw packets and change its user.
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+# Package managers download as a user of their own; without a network there is nothing to download.
+_WITH_NETWORK = ("SETGID", "SETUID")
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ class Confinement:
     """What a container may use: mounts (values of --mount), a user, compilers' memory in bytes, the environment.
 
     `passed` are names of variables whose values the docker command takes from its own environment, so that no
-    credentials stand in a command line.
+    credentials stand in a command line. Without `network` it has no interface but its own loopback.
     """
 
     mounts: tuple[str, ...]
@@ -88,6 +101,7 @@ class Confinement:
     compilers: int
     environment: Mapping[str, str]
     passed: tuple[str, ...]
+    network: bool = True
 
     @property
     def memory(self) -> int:
@@ -99,7 +113,11 @@ class Confinement:
         options = []
         for name, value in labels.items():
             options.append(f"--label={name}={value}")
-        options += ["--security-opt=no-new-privileges", f"--pids-limit={_PIDS}"]
+        options += ["--security-opt=no-new-privileges", f"--pids-limit={_PIDS}", "--cap-drop=ALL"]
+        capabilities = (*_CAPABILITIES, *_WITH_NETWORK) if self.network else _CAPABILITIES
+        options += [f"--cap-add={name}" for name in capabilities]
+        if not self.network:
+            options.append("--network=none")
         # --memory-swap is memory and swap together, so the same number means no swap.
         options += [f"--memory={self.memory}", f"--memory-swap={self.memory}"]
         for mount_text in self.mounts:

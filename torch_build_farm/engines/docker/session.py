@@ -6,7 +6,6 @@ Builds, sites and the engine itself stand on this module; it knows none of them.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 import uuid
 from functools import cached_property
@@ -136,9 +135,9 @@ class DockerSession:
         return Helper(self.client, self.daemon, image, self.labels)
 
     def remove_folder(self, folder: Path, image: str) -> None:
-        """Remove a folder of the store, where containers see it."""
+        """Remove a folder of the store, where containers see it; it may hold the changes of an overlay."""
         if self.access is None or self.access.shared:
-            shutil.rmtree(folder, ignore_errors=True)
+            store_access.remove_changes(folder)
         else:
             # An engine that went away keeps the folder until the next run on it, which removes it.
             with contextlib.suppress(EngineError), translated_errors():

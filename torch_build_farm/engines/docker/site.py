@@ -1,21 +1,26 @@
-"""A container for a job's commands beside its build: smoke tests, and fetching what the build requires."""
+"""Containers for a job's commands beside its build: smoke tests, and installing what the build requires.
+
+The farm's own commands (uv) and foreign code run in containers of their own: see store_access.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePath
 
-from torch_build_farm.core.errors import FarmError, Interrupted
+from torch_build_farm.core.errors import EngineError, FarmError, Interrupted
 from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.docker import containers, images
 from torch_build_farm.engines.docker.client import cli, translated_errors
-from torch_build_farm.engines.docker.containers import Watch
+from torch_build_farm.engines.docker.containers import Confinement, Watch
 from torch_build_farm.engines.docker.session import DockerSession
+from torch_build_farm.engines.docker.store_access import StoreAccess
 from torch_build_farm.project.plan import Job
 
 
@@ -32,20 +37,18 @@ class ContainerShell(Shell):
 
 @contextlib.contextmanager
 def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
-    """A container of the job's image; it, and what `Site.remove` was called for, are gone afterwards."""
+    """A container of the job's image for the farm's own commands, and more for foreign code when it is called for.
+
+    They, and what `Site.remove` was called for, are gone afterwards.
+    """
     shell = replace(shell, env=session.cli_environment, cwd=session.host_store.root)
     with translated_errors():
         image, access = session.prepare(job.variant, shell)
-
-    # Another farm may run the same job on this engine, in another work folder.
-    name = f"torch-build-farm-{job.id}-{uuid.uuid4().hex[:12]}"
     folders_to_remove: list[Path] = []
     try:
         with translated_errors(), Watch(session.client, session.labels, job.id, shell.runner) as watch:
-            options = access.confinement.arguments(session.labels.all(job.id), {})
-            if not _start(session, name, options, image, shell):
-                raise session.failure_from_events(job.id, watch, shell.log) or diagnose(job.id, shell.log)
-            inside = ContainerShell(shell.runner, shell.env, shell.cwd, shell.log, shell.say, container=name)
+            place = _Place(session, job, shell, image, access, watch)
+            inside = place.start(access.confinement)
             python = session.contents(session.base(job.variant)).interpreters()[job.python]
             # What fails in here may fail because the container does, and the engine's events know better then.
             try:
@@ -54,9 +57,9 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                     uv=images.UV,
                     python=python,
                     store=access.store,
-                    bring=lambda path: _copy_in(path, name, shell),
+                    bring=place.bring,
                     remove=folders_to_remove.append,
-                    foreign=lambda _: contextlib.nullcontext(inside),
+                    foreign=partial(_foreign, place, folders_to_remove),
                 )
             except Interrupted:
                 raise
@@ -70,12 +73,70 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
             session.remove_folder(folder, image)
 
 
-def _start(session: DockerSession, name: str, options: Sequence[str], image: str, shell: Shell) -> bool:
-    """Start a container that waits for commands, with the engine's GPUs if it has any; returns whether it started."""
+@contextlib.contextmanager
+def _foreign(place: _Place, folders_to_remove: list[Path], home: Path) -> Iterator[Shell]:
+    """A shell in a container that has the environment `home` and nothing else of the store.
+
+    What it changes in the environment goes to a folder that is removed with it.
+    """
+    changes = home.with_name(f"{home.name}-changes")
+    folders_to_remove.append(changes)
+    make_changes(place.shells[0], changes)
+    network = place.session.project.settings.network
+    confinement = place.access.foreign([place.access.environment(home, changes)], network)
+    shell = place.start(confinement, gpus=place.session.daemon.gpus)
+    try:
+        yield shell
+    finally:
+        place.stop()
+
+
+def make_changes(shell: Shell, changes: PurePath) -> None:
+    """Make the folders that an overlay keeps its changes in. Raises DiskError or another error where that fails."""
+    if not shell.run("mkdir", "-p", changes / "upper", changes / "work").ok:
+        raise diagnose(str(changes), shell.log)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The containers of one job beside its build; `shells` are those that run, the farm's own first."""
+
+    session: DockerSession
+    job: Job
+    shell: Shell
+    image: str
+    access: StoreAccess
+    watch: Watch
+    shells: list[ContainerShell] = field(default_factory=list)
+
+    def start(self, confinement: Confinement, gpus: bool = False) -> ContainerShell:
+        """Start a container. Raises the error that the engine's events or the log explain."""
+        # Another farm may run the same job on this engine, in another work folder.
+        name = f"torch-build-farm-{self.job.id}-{uuid.uuid4().hex[:12]}"
+        options = confinement.arguments(self.session.labels.all(self.job.id), {})
+        shell = self.shell
+        if not _start(name, options, self.image, shell, gpus):
+            error = self.session.failure_from_events(self.job.id, self.watch, shell.log)
+            raise error or diagnose(self.job.id, shell.log)
+        self.shells.append(ContainerShell(shell.runner, shell.env, shell.cwd, shell.log, shell.say, container=name))
+        return self.shells[-1]
+
+    def stop(self) -> None:
+        """Remove the container that was started last; one that is already gone is no error here."""
+        with contextlib.suppress(EngineError), translated_errors():
+            self.session.client.api.remove_container(self.shells.pop().container, force=True, v=True)
+
+    def bring(self, path: Path) -> Path:
+        """Copy a file or folder into the container that was started last; returns where it lies there."""
+        return _copy_in(path, self.shells[-1].container, self.shell)
+
+
+def _start(name: str, options: Sequence[str], image: str, shell: Shell, gpus: bool) -> bool:
+    """Start a container that waits for commands, with the engine's GPUs if it may; returns whether it started."""
     start = (cli(), "run", "--detach", "--init", f"--name={name}")
     # `sleep` keeps the container open: each command runs as a process of its own and may end.
     image_and_command = (*options, image, "sleep", "infinity")
-    if session.daemon.gpus:
+    if gpus:
         # The runtime may be registered on a machine without a GPU, which only the start of a container shows.
         if shell.run(*start, "--gpus=all", *image_and_command).ok:
             return True
