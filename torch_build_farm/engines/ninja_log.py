@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch_build_farm.core.errors import BuildError
-from torch_build_farm.core.files import copy_foreign, read_foreign_text, remove_tree
+from torch_build_farm.core.files import copy_foreign, read_foreign_text
 
 NAME = ".ninja_log"
 # Five columns: start and end (ms since that ninja began), mtime (ns), output, hash of the command (ninja's
@@ -60,8 +60,6 @@ def seconds(text: str) -> float | None:
 
 def keep(build: Path, folder: Path) -> None:
     """Copy the log of CMake's build folder `build`, if it has one that can be read, into `folder`."""
-    # The build may have put something else in the place of either.
-    remove_tree(folder / NAME)
     with contextlib.suppress(OSError, BuildError):
         copy_foreign(build / NAME, folder / NAME, _LARGEST)
 
