@@ -79,8 +79,8 @@ def test_what_an_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> N
     assert raw.getvalue() == b"gr\\xf6\\xdfer\n"
 
 
-# These run as programs of their own: a developer's command, and a command's supervisor, which is not the farm.
-PRINTERS = {"cli/console.py", "project/reference.py", "core/supervise.py"}
+# signals.py gives the terminal its settings back; the others run as programs of their own, whose output the farm reads.
+PRINTERS = {"cli/console.py", "cli/signals.py", "project/reference.py", "core/supervise.py", "audit/demangler.py"}
 
 
 def uses(path: Path) -> list[str]:

@@ -96,6 +96,9 @@ MARKDOWN = {
     "1. x": r"1\. x",
     "\x1b[2J": r"\\x1b\[2J",
     # What stays readable.
+    "1.0": "1.0",
+    "-": "-",
+    "--x": r"\--x",
     ">=2.8,<2.10": r"\>=2.8,<2.10",
     "true: >=2.8,<2.10": "true: >=2.8,<2.10",
     "c10::SymInt::sym_ne(c10::SymInt const&) const": "c10::SymInt::sym_ne(c10::SymInt const&) const",

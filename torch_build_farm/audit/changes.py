@@ -19,6 +19,7 @@ from torch_build_farm.audit.output import reasons
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Finding, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport
+from torch_build_farm.core.text import code, markdown
 
 _SHOWN = 12  # names of each library in Markdown; --json has all
 # Functions and variables of torch's own namespaces (Itanium C++ ABI, "Mangling"), and its C shim: what headers declare.
@@ -100,21 +101,21 @@ class Changes:
         lines = [f"### What changed from torch {self.old} to {self.new}", ""]
         lines.append(f"{_count(total, 'name')} that extensions can use left torch{':' if total else '.'}")
         for library, names in self.gone.items():
-            lines += ["", f"- `{library}`: {len(names)}", *_names_lines(names)]
+            lines += ["", f"- {code(library)}: {len(names)}", *_names_lines(names)]
         changed = _count(len(self.types), "type")
         lines += ["", f"{changed} changed where extensions may touch them{':' if self.types else '.'}", ""]
         for name, how in self.types.items():
-            lines.append(f"- `{name}`: {how}")
+            lines.append(f"- {code(name)}: {markdown(how)}")
         for report, finding in self._findings:
             lines.append("")
             if finding is None:
-                lines.append(f"`{report.file}` is for a CPython that torch {self.new} has no wheel for.")
+                lines.append(f"{code(report.file)} is for a CPython that torch {self.new} has no wheel for.")
                 continue
             why = reasons(finding)
             end = ":" if why else "."
-            lines.append(f"`{report.file}` would be {finding.verdict.value} with torch {self.new}{end}")
+            lines.append(f"{code(report.file)} would be {finding.verdict.value} with torch {self.new}{end}")
             for reason in why:
-                lines.append(f"- {reason}")
+                lines.append(f"- {markdown(reason)}")
         if not self.wheels:
             lines += ["", "This project has no wheel that could break."]
         return "\n".join(lines) + "\n"
@@ -129,7 +130,7 @@ def _names_lines(names: Sequence[str]) -> list[str]:
     remaining = len(names)
     for name, count in islice(symbols_by_name.items(), _SHOWN):
         several = f" ({count} symbols)" if count > 1 else ""
-        lines.append(f"  - `{textwrap.shorten(name, 160)}`{several}")
+        lines.append(f"  - {code(textwrap.shorten(name, 160))}{several}")
         remaining -= count
     if remaining:
         lines.append(f"  - and {remaining} more")

@@ -8,7 +8,8 @@ from torch_build_farm.audit import output
 from torch_build_farm.audit.changes import Changes
 from torch_build_farm.core.files import size_text
 from torch_build_farm.core.resources import DATA
-from torch_build_farm.core.templates import strict_environment
+from torch_build_farm.core.templates import markdown_environment
+from torch_build_farm.core.text import Markdown
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.results import JobResult, audit_verdicts
@@ -59,7 +60,7 @@ def of_variant(facts: Facts, edit: Edit, changes: Changes | None, before: Varian
         edit=edit,
         before=before,
         news=against(facts, before) if before else [],
-        changes=changes.markdown() if changes else "",
+        changes=Markdown(changes.markdown().rstrip("\n")) if changes else "",
     )
 
 
@@ -71,7 +72,7 @@ def of_build(results: Sequence[JobResult]) -> str:
 
 
 def _render(template: str, **names: object) -> str:
-    environment = strict_environment(DATA)
+    environment = markdown_environment(DATA)
     environment.filters.update(
         size=size_text, text=lambda value: ", ".join(value) if isinstance(value, tuple) else str(value)
     )

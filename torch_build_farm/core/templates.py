@@ -6,6 +6,24 @@ from pathlib import Path
 
 import jinja2
 
+from torch_build_farm.core.text import Markdown, code, fenced, markdown
+
+
+def markdown_environment(*folders: Path) -> jinja2.Environment:
+    """Like `strict_environment`, for Markdown: every value is escaped, unless it is `Markdown` already.
+
+    The filters `code` and `fenced` make code of a value.
+    """
+    environment = strict_environment(*folders)
+    environment.finalize = _escaped
+    environment.filters["code"] = lambda value: code(str(value))
+    environment.filters["fenced"] = lambda value, language="": fenced(str(value), language)
+    return environment
+
+
+def _escaped(value: object) -> Markdown:
+    return value if isinstance(value, Markdown) else markdown(str(value))
+
 
 def strict_environment(*folders: Path) -> jinja2.Environment:
     """An environment in which a misspelt name is an error, and not an empty text in what is rendered.

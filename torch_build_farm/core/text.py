@@ -87,7 +87,7 @@ _ACTIVE = re.compile(
     r"""[\\`*\[\]|~$]"""
     r"""|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])"""
     r"""|(?<![0-9A-Za-z])_+|_+(?![0-9A-Za-z])"""
-    r"""|^(?:[#>=+-]|\d{1,9}(?=[.)]))"""
+    r"""|^(?:[#>=]|[+-](?=\s)|-(?=-)|\d{1,9}(?=[.)]\s))"""
 )
 # What code hosts turn into links and mentions after they have read the Markdown, where a backslash is gone already. A
 # character of no width in the middle prevents it (other bots do the same).
@@ -103,7 +103,7 @@ def markdown(text: str) -> Markdown:
     if isinstance(text, Markdown):
         return text
     visible = _ACTIVE.sub(lambda match: re.sub(r"(\W|_)", r"\\\1", match[0]), printable(text).strip())
-    visible = re.sub(r"^\d+(?=[.)])", lambda match: f"{match[0]}\\", visible)
+    visible = re.sub(r"^\d{1,9}(?=[.)]\s)", lambda match: f"{match[0]}\\", visible)
     return Markdown(_LINKED.sub(lambda match: f"{match[0]}{_NO_WIDTH}", visible))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from torch_build_farm.core.errors import MetaError
+from torch_build_farm.core.text import markdown
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.project.settings import Project
@@ -212,8 +214,8 @@ def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
             if file.minor == minor and file.version == version:
                 tags.add(file.python)
         lines.append(
-            f"| {minor} | {name}-{variant.tag} | {version} | {_pythons(tags)} | {variant.cuda} | {works} "
-            f'| `pip install "{name}[{variant.tag}]"` |'
+            f"| {minor} | {name}-{variant.tag} | {markdown(version)} | {markdown(_pythons(tags))} | {variant.cuda} "
+            f'| {works} | `pip install "{name}[{variant.tag}]"` |'
         )
     return "\n".join(lines) + "\n"
 
@@ -223,7 +225,7 @@ def _pythons(tags: Iterable[str]) -> str:
     versions = []
     others = []
     for tag in tags:
-        if tag.startswith("cp") and tag[3:].isdigit():
+        if re.fullmatch(r"cp[0-9]{2,9}", tag):
             versions.append((int(tag[2:3]), int(tag[3:])))
         else:  # such as py3
             others.append(tag)

@@ -1,0 +1,110 @@
+"""Markdown of the farm's: nothing of a stranger's is markup in it, whichever way it comes in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.audit.test_audit import MINE, TORCH, audit
+from tests.conftest import CHECKOUT
+from tests.elves import library
+from tests.family import family, project, variant
+from tests.pipeline.test_smoke import JOB
+from torch_build_farm.audit import output
+from torch_build_farm.audit.changes import Changes
+from torch_build_farm.cli import evidence
+from torch_build_farm.core.errors import BuildError
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.pipeline.facts import AuditFacts, SmokeFacts
+from torch_build_farm.pipeline.records import Artifact, Record
+from torch_build_farm.pipeline.results import JobResult, StageResult
+from torch_build_farm.publish.inventory import VariantFile, compatibility
+from torch_build_farm.releases.facts import Fact, Facts
+from torch_build_farm.releases.variant_file import Edit
+
+EVIL = "x | y `z` ![i](http://a) [l](//b) <img src=c> @maintainer #1\n\n# head\n::error::w\x1b[2J\u202e ```\n"
+
+
+def harmless(text: str) -> None:
+    """Outside code nothing is left of what `EVIL` would be, and no line is one of its lines."""
+    inside = ""
+    for line in text.splitlines():
+        fence = re.match("(`{3,})", line)
+        if fence and inside in ("", fence[1]):
+            inside = "" if inside else fence[1]
+            continue
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202e]", line), ascii(line)
+        if inside:
+            continue
+        unescaped = re.sub(r"\\[^\w\s]", ".", line)  # what a backslash stands before is itself
+        plain = re.sub(r"`[^`]*`", "", unescaped)
+        for active in ("![", "](", "<img", "@maintainer", "`", "://"):
+            assert active not in plain, line
+        assert not line.startswith(("# head", "::error"))
+    assert not inside, text
+
+
+def test_what_harmless_sees() -> None:
+    with pytest.raises(AssertionError):
+        harmless(EVIL)
+
+
+def result(*facts: AuditFacts | SmokeFacts, error: str = "", wheel: str = "") -> JobResult:
+    stages = tuple(StageResult(Record("smoke", JOB.id, "", (), 2.0, "", details=one), kept=False) for one in facts)
+    artifact = Artifact(f"dist/{wheel}", "ab" * 32, 1) if wheel else None
+    return JobResult(JOB, stages, artifact, BuildError(error) if error else None, "log")
+
+
+def test_evidence_of_a_build() -> None:
+    smoke = SmokeFacts(EVIL, EVIL, (EVIL,), (EVIL, "demo"), EVIL, EVIL)
+    findings = AuditFacts("2.9", {"2.8.0": EVIL, "2.9.0": "OK"}, (EVIL,))
+    text = evidence.of_build(
+        [result(smoke, wheel=f"{EVIL}-1.0-py3-none-any.whl"), result(findings), result(error=EVIL)]
+    )
+    harmless(text)
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(tables) >= 6
+    for line in tables:
+        columns = len(re.findall(r"(?<!\\)\|", line))
+        assert columns in (7, 4), line  # of the wheels, and of the audit
+
+
+def test_evidence_of_a_variant() -> None:
+    facts = Facts(Minor(2, 9), EVIL, {"cuda": Fact(EVIL, EVIL), "cpython": Fact(("cp311",), EVIL)})
+    edit = Edit(Path("variants/torch29.toml"), f"a = 1\n```\n{EVIL}", f"a = 2\n```\n{EVIL}", (EVIL,))
+    changes = Changes("2.8.0", "2.9.0", {EVIL: (EVIL,)}, {EVIL: EVIL}, {})
+    harmless(evidence.of_variant(facts, edit, changes, None))
+    harmless(changes.markdown())
+
+
+def test_the_audits_markdown(tmp_path: Path) -> None:
+    core = library(["_ZN3c10evilEv", EVIL.replace("\u202e", "")], [], [*TORCH, "lib|`<img src=c>@maintainer.so"])
+    report = audit(tmp_path, {MINE: core, "demo/|`<img src=c>.so": core}, "Requires-Dist: torch>=2.8")
+    text = output.markdown([replace(report, file=EVIL), report])
+    harmless(text)
+    assert "maintainer" in text
+
+
+def test_compatibility(tmp_path: Path) -> None:
+    own = project()
+    wheel = variant(tmp_path, own, "2.9", "1.0", {"demo/__init__.py": ""})
+    file = VariantFile(Minor(2, 9), "1.0", "demo", "|<img src=c>@maintainer", "")
+    text = compatibility(family(own, wheel, {"2.9": "1.0"}), [file, replace(file, python="cp\u00b29")])
+    harmless(text)
+    rows = [line for line in text.splitlines() if line.startswith("| 2.9")]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [8]
+
+
+def test_markdown_has_no_other_way_out() -> None:
+    """Templates of Markdown are rendered by the environment that escapes."""
+    renderers: Mapping[str, str] = {
+        path.name: path.read_text()
+        for path in (CHECKOUT / "torch_build_farm").rglob("*.py")
+        if ".md.j2" in path.read_text()
+    }
+    assert list(renderers) == ["evidence.py"]
+    assert "strict_environment" not in renderers["evidence.py"]
