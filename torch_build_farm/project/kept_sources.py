@@ -107,14 +107,14 @@ def digest(folder: Path) -> str:
     Neither links nor what is no file (devices, FIFOs, sockets) is opened.
     """
     total = hashlib.sha256()
-    pending = [str(folder)]
+    pending, start = [str(folder)], len(str(folder)) + 1
     while pending:
         here = pending.pop()
         with os.scandir(here) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
         for entry in ordered:
             status = entry.stat(follow_symlinks=False)
-            name = os.fsencode(os.path.relpath(entry.path, folder))
+            name = os.fsencode(entry.path[start:])
             if entry.is_symlink():
                 kind, content = "link", os.fsencode(Path(entry.path).readlink())
             elif entry.is_dir(follow_symlinks=False):
