@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from torch_build_farm.core import git
-from torch_build_farm.core.errors import SourceError
-from torch_build_farm.core.process import Runner
 
 OPTIONS = ("--tags", "--long", "--abbrev=40", "--match=*[0-9]*")
 
@@ -102,12 +100,6 @@ def arm(gitdir: Path, marker: Path, *, worktree: Path | None = None) -> None:
             os.utime(path, (0, 0))  # another date than the index has: git reads the file
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> git.Client:
-    (tmp_path / "scratch").mkdir()
-    return git.Client(Runner(), tmp_path / "scratch", tmp_path / "git.log")
-
-
 def test_what_is_armed_goes_off_in_a_git_that_reads_it(tmp_path: Path) -> None:
     # The other tests would pass as well if the repositories that they arm were harmless.
     tree = repository(tmp_path / "tree")
@@ -195,141 +187,3 @@ def test_a_bare_repository_inside_a_tree_is_not_its_repository(tmp_path: Path) -
     arm(bare, tmp_path / "ran")
     assert git.describe(bare, OPTIONS, dirty=True) is None
     assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("bare", [False, True])
-def test_a_local_repository_is_cloned_and_nothing_of_it_runs(tmp_path: Path, client: git.Client, bare: bool) -> None:
-    origin = repository(tmp_path / "origin")
-    (origin / ".gitattributes").write_text("* filter=evil diff=evil\n")
-    run(origin, "add", "-A")
-    run(origin, "commit", "-qm", "two")
-    commit = run(origin, "rev-parse", "HEAD").strip()
-    source = origin
-    if bare:
-        source = tmp_path / "bare.git"
-        run(tmp_path, "clone", "-q", "--bare", str(origin), str(source))
-    arm(source if bare else source / ".git", tmp_path / "ran")
-    for where in (str(source), f"file://{source}"):
-        assert client.commit_of(where, "main") == commit
-        copy, tree = tmp_path / f"copy{len(where)}", tmp_path / f"tree{len(where)}"
-        client.clone(where, commit, copy)
-        client.check_out(where, copy, commit, tree)
-        assert sorted(path.name for path in tree.iterdir()) == [".gitattributes", "setup.py"]
-        assert client.submodules(where, copy, commit) == []
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_users_filters_do_not_change_what_is_checked_out(
-    tmp_path: Path, client: git.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    origin = repository(tmp_path / "origin")
-    (origin / ".gitattributes").write_text("* filter=evil\n")
-    run(origin, "add", "-A")
-    run(origin, "commit", "-qm", "two")
-    commit = run(origin, "rev-parse", "HEAD").strip()
-    config = tmp_path / "gitconfig"
-    config.write_text('[filter "evil"]\n\tsmudge = echo changed\n[core]\n\tautocrlf = true\n')
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-    client.clone(str(origin), commit, tmp_path / "copy")
-    client.check_out(str(origin), tmp_path / "copy", commit, tmp_path / "tree")
-    assert (tmp_path / "tree" / "setup.py").read_bytes() == b"one"
-
-
-@pytest.mark.parametrize("url", ["ext::sh -c true", "http://127.0.0.1:9/x.git", "git://127.0.0.1:9/x.git"])
-def test_other_protocols_are_off(tmp_path: Path, client: git.Client, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tmp_path / "gitconfig"
-    config.write_text('[protocol]\n\tallow = always\n[protocol "ext"]\n\tallow = always\n')
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-    with pytest.raises(SourceError, match="not allowed"):
-        client.commit_of(url, "main")
-
-
-def test_a_submodule_is_no_folder_of_this_machine(tmp_path: Path, client: git.Client) -> None:
-    secret = repository(tmp_path / "secret")
-    for url in (str(secret), f"file://{secret}"):
-        with pytest.raises(SourceError, match="not allowed"):
-            client.clone(url, run(secret, "rev-parse", "HEAD").strip(), tmp_path / "copy", submodule=True)
-
-
-def test_submodules_come_from_where_gitmodules_says(tmp_path: Path, client: git.Client) -> None:
-    inner = repository(tmp_path / "inner")
-    origin = repository(tmp_path / "origin")
-    for name in ("a", "b", "left-out"):
-        run(origin, "submodule", "--quiet", "add", str(inner), name)
-    run(origin, "config", "-f", ".gitmodules", "submodule.a.url", "../../other/inner.git")
-    run(origin, "config", "-f", ".gitmodules", "submodule.left-out.update", "none")
-    run(origin, "commit", "-qam", "two")
-    commit = run(origin, "rev-parse", "HEAD").strip()
-    pinned = run(inner, "rev-parse", "HEAD").strip()
-    client.clone(str(origin), commit, tmp_path / "copy")
-    found = client.submodules("https://git.example.org/group/origin.git", tmp_path / "copy", commit)
-    assert found == [
-        git.Submodule("a", "https://git.example.org/other/inner.git", pinned),
-        git.Submodule("b", str(inner), pinned),
-    ]
-    run(origin, "config", "-f", ".gitmodules", "--remove-section", "submodule.b")
-    run(origin, "commit", "-qam", "three")
-    commit = run(origin, "rev-parse", "HEAD").strip()
-    client.clone(str(origin), commit, tmp_path / "copy2")
-    with pytest.raises(SourceError, match="the submodule b has no URL"):
-        client.submodules("https://git.example.org/group/origin.git", tmp_path / "copy2", commit)
-
-
-def test_the_repository_around_the_farms_folder_is_not_asked(tmp_path: Path) -> None:
-    # A store inside a checkout, whose configuration would hold for a git that is started there.
-    tree = repository(tmp_path / "tree")
-    arm(tree / ".git", tmp_path / "ran")
-    scratch = tree / "store" / "scratch"
-    scratch.mkdir(parents=True)
-    client = git.Client(Runner(), scratch, tmp_path / "git.log")
-    with pytest.raises(SourceError):
-        client.commit_of("ssh://git@127.0.0.1:9/x.git", "main")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_credentials_are_in_no_argument_and_in_no_log(
-    tmp_path: Path, client: git.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A git that writes down how it was started, and what its credential helpers answer.
-    seen = tmp_path / "seen"
-    fake = tmp_path / "bin" / "git"
-    fake.parent.mkdir()
-    real = shutil.which("git")
-    fake.write_text(
-        f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {seen}\n"
-        f"printf 'protocol=https\\nhost=git.example.org\\n\\n' | {real} credential fill >> {seen}.answer\n"
-        f"printf 'protocol=https\\nhost=other.example.org\\n\\n' | {real} credential fill >> {seen}.other 2>&1\n"
-        "echo fatal: no such host; exit 128\n"
-    )
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(SourceError) as caught:
-        client.commit_of("https://me:se%40cret@git.example.org/x.git", "v1")
-    assert seen.read_text() == "ls-remote -- https://git.example.org/x.git v1 v1^{}\n"
-    answer = Path(f"{seen}.answer").read_text()
-    assert "username=me\npassword=se@cret\n" in answer
-    assert "cret" not in Path(f"{seen}.other").read_text()
-    assert "cret" not in str(caught.value) + client.log.read_text()
-    assert client.log.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize(
-    ("url", "public"),
-    [
-        ("https://git.example.org/x.git", "https://git.example.org/x.git"),
-        ("ssh://git@git.example.org/x.git", "ssh://git@git.example.org/x.git"),
-        ("ssh://git:secret@git.example.org/x.git", "ssh://git@git.example.org/x.git"),
-        ("https://token@git.example.org/x.git", "https://git.example.org/x.git"),
-        ("git@git.example.org:x.git", "git@git.example.org:x.git"),
-    ],
-)
-def test_what_git_is_told_of_a_url(url: str, public: str) -> None:
-    told, variables = git._without_credentials(url)
-    assert told == public
-    assert ("token" in variables.get("FARM_GIT_USER", "")) == ("token" in url)
-
-
-@pytest.mark.parametrize("url", ["https://me:a%0ab@git.example.org/x.git", "https://git.example.org/\nx", "a\0b"])
-def test_a_url_with_a_line_break(url: str, client: git.Client) -> None:
-    with pytest.raises(SourceError, match=r"control character|line break"):
-        client.commit_of(url, "main")

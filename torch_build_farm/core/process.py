@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import IO, BinaryIO, TextIO, cast
 
 from torch_build_farm.core.errors import Interrupted
 
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
+_LARGEST_OUTPUT = 32 << 20  # bytes that a short command may print
 _TAIL_LINES = 400  # of a command's output are at hand in memory; the log has all of it
 _LONGEST_LINE = 1 << 16  # bytes of a line that are in memory; a linker's command may have as many
 _LARGEST_OUTPUT = 256 << 20  # bytes of a command's output that are in its log; torch's own build prints 5 MB
@@ -253,19 +254,59 @@ def capture(
     stdin: str = "",
     timeout_s: float = 60.0,
 ) -> Completed:
-    """Run a short command such as `g++ --version`; the status is 127 for one that is missing or takes too long."""
+    """Run a short command such as `g++ --version`.
+
+    The status is 127 for one that is missing, takes too long, or prints more than 32 MB.
+    """
     words = tuple(os.fspath(word) for word in command)
+    faults: list[str] = []
     try:
         # A new session: Ctrl-C in the terminal reaches the farm alone, which ends what it started.
-        done = subprocess.run(
-            words, capture_output=True, text=True, env=env, cwd=cwd, check=False, timeout=timeout_s, errors="replace",
-            input=stdin, start_new_session=True,
+        process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd=cwd,
+            start_new_session=True,
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         return Completed(words, 127, (str(error),))
+
+    def end(fault: str) -> None:
+        faults.append(fault)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def write() -> None:
+        with contextlib.suppress(OSError), process.stdin or contextlib.nullcontext() as stream:
+            if stream:
+                stream.write(stdin.encode())
+
+    outputs = {"out": b"", "err": b""}
+
+    def read(name: str, stream: IO[bytes]) -> None:
+        outputs[name] = stream.read(_LARGEST_OUTPUT + 1)
+        if len(outputs[name]) > _LARGEST_OUTPUT:
+            end("it prints too much")
+
+    assert process.stdout is not None
+    assert process.stderr is not None
+    timer = threading.Timer(timeout_s, end, [f"it takes more than {timeout_s:.0f} s"])
+    threads = [
+        threading.Thread(target=write),
+        threading.Thread(target=read, args=("out", process.stdout)),
+        threading.Thread(target=read, args=("err", process.stderr)),
+    ]
+    with process:
+        for thread in (timer, *threads):
+            thread.daemon = True
+            thread.start()
+        for thread in threads:
+            thread.join()
+        process.wait()
+        timer.cancel()
+    if faults:
+        return Completed(words, 127, (faults[0],))
     # A command that fails explains itself on standard error; one that succeeds may print warnings there.
-    output = done.stdout if done.returncode == 0 else done.stderr
-    return Completed(words, done.returncode, tuple(output.splitlines()))
+    output = outputs["out"] if process.returncode == 0 else outputs["err"]
+    return Completed(words, process.returncode, tuple(output.decode("utf-8", "replace").splitlines()))
 
 
 def answers(command: Sequence[str | os.PathLike[str]], lines: Sequence[str], *, seconds: float = 30.0) -> list[str]:

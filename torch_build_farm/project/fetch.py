@@ -23,7 +23,8 @@ from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.core.archives import EARLIEST, unpack
 from torch_build_farm.core.errors import PackageIndexError, SourceError, VersionError, nearest
-from torch_build_farm.core.git import Client, Description, describe_bare
+from torch_build_farm.core.git import Description, describe_bare
+from torch_build_farm.core.git_client import Client
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.paths import file_in, inside
 from torch_build_farm.core.process import Runner
@@ -183,24 +184,22 @@ class Fetcher:
         bare, tree = scratch / "repository", scratch / "tree"
         # With its whole history, since versions may be counted from the last tag (setuptools-scm).
         client.clone(repository, commit, bare)
-        client.check_out(repository, bare, commit, tree)
-        self._add_submodules(client, repository, bare, commit, tree, deep=0)
+        self._check_out(client, repository, bare, commit, tree, deep=0)
         options = _options(tree)
         description = describe_bare(bare, commit, options) if options else None
         return Kept(tree, max(client.date(repository, bare, commit), EARLIEST), options, description)
 
-    def _add_submodules(
-        self, client: Client, repository: str, bare: Path, commit: str, tree: Path, *, deep: int
-    ) -> None:
-        """Fetch the submodules of a commit into its tree, and theirs into them."""
-        for submodule in client.submodules(repository, bare, commit):
-            if deep == _SUBMODULES_DEEP:
-                raise SourceError("submodules lie too deep in one another", where=public(repository))
-            place = inside(tree, submodule.path)
+    def _check_out(self, client: Client, repository: str, bare: Path, commit: str, tree: Path, *, deep: int) -> None:
+        """Write the files of a commit to `tree`, and those of its submodules, and theirs, into it."""
+        submodules = client.submodules(repository, bare, commit)
+        if submodules and deep == _SUBMODULES_DEEP:
+            raise SourceError("submodules lie too deep in one another", where=public(repository))
+        client.check_out(repository, bare, commit, tree)
+        for submodule in submodules:
             other = bare.with_name(f"{bare.name}-{deep}")
             client.clone(submodule.url, submodule.commit, other, submodule=True)
-            client.check_out(submodule.url, other, submodule.commit, place)
-            self._add_submodules(client, submodule.url, other, submodule.commit, place, deep=deep + 1)
+            place = inside(tree, submodule.path)
+            self._check_out(client, submodule.url, other, submodule.commit, place, deep=deep + 1)
             shutil.rmtree(other)
 
     # ---- the store
