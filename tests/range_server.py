@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 
 
 @dataclass
@@ -19,6 +20,11 @@ class Served:
     url: str = ""
     asked: list[str] = field(default_factory=list)
     fault: Callable[[int], str] = lambda _: ""
+
+
+def _flood(stream: BufferedIOBase, over: threading.Event | None) -> None:
+    while over and not over.is_set():
+        stream.write(bytes(1 << 16))
 
 
 @contextlib.contextmanager
@@ -59,11 +65,13 @@ def serving(content: bytes) -> Iterator[Served]:
             if served.etag:
                 self.send_header("ETag", served.etag)
             sent = body[: len(body) // 2] if fault in ("cut", "short") else body
-            self.send_header("Content-Length", str(len(sent if fault == "short" else body)))
+            lengths = {"short": len(sent), "endless": 1 << 40}
+            self.send_header("Content-Length", str(lengths.get(fault, len(body))))
             self.end_headers()
             with contextlib.suppress(OSError):
                 self.wfile.write(sent)
-            self.close_connection = fault == "cut" or status == 200
+                _flood(self.wfile, over if fault == "endless" else None)
+            self.close_connection = fault in ("cut", "endless") or status == 200
 
         def log_message(self, *_: object) -> None:
             pass

@@ -226,6 +226,60 @@ class TestFaults:
             assert "secret" not in str(caught.value)
 
 
+class TestBounds:
+    """What a server sends, and what a directory claims, decides neither time nor memory."""
+
+    def test_more_than_was_requested(self) -> None:
+        with remote({"a": packed(TEXT)}) as (served, wheel):
+            served.fault = lambda _: "endless"
+            with pytest.raises(PackageIndexError, match="more than the requested range"):
+                wheel.read("a")
+
+    def test_a_long_directory_is_not_read(self) -> None:
+        members = {f"{number}.h": packed(b"%d" % number) for number in range(300)}
+        limits = Limits(directory=1000, longest_directory=4000, pauses=())
+        with serving(zipped(members)) as served, Session() as session, pytest.raises(PackageIndexError, match="is too"):
+            RemoteWheel(session, served.url, limits=limits)
+
+    def test_members_that_inflate_to_more_than_is_read_at_once(self) -> None:
+        limits = replace(NO_PAUSES, inflated=len(TEXT) + 5)
+        with remote({"a": packed(TEXT), "b": packed(b"x" * 6)}, limits=limits) as (_, wheel):
+            assert wheel.read("a") == TEXT
+            with pytest.raises(PackageIndexError, match=f"more than {len(TEXT) + 5} bytes"):
+                wheel.read_many(["a", "b"])
+
+    def test_a_member_that_no_library_compresses_to(self) -> None:
+        content = zipped({"a": packed(TEXT)})
+        claim = (300 << 20).to_bytes(4, "little")
+        bomb = content.replace(len(TEXT).to_bytes(4, "little"), claim)
+        assert bomb != content
+        with serving(bomb) as served, Session() as session, pytest.raises(PackageIndexError, match="314572800 bytes"):
+            RemoteWheel(session, served.url, limits=NO_PAUSES)
+
+    def test_a_member_behind_the_directory(self) -> None:
+        content = bytearray(zipped({"a": packed(TEXT)}))
+        entry = content.rindex(b"PK\1\2")
+        content[entry + 42 : entry + 46] = len(content).to_bytes(4, "little")  # the offset of the local header
+        with serving(bytes(content)) as served, Session() as session, pytest.raises(PackageIndexError, match="behind"):
+            RemoteWheel(session, served.url, limits=NO_PAUSES)
+
+    def test_metadata_that_is_too_long(self) -> None:
+        name = "demo-1.0.dist-info/METADATA"
+        for members, limit in (({name: packed(TEXT)}, 100), ({name: packed(b"x"), f"a{name}": packed(b"y")}, 100)):
+            with serving(zipped(members)) as served:
+                file = DistributionPackage("demo-1.0-py3-none-any.whl", served.url, None, None, None, {}, None, None)
+                index = PackageIndex(served.url, limits=replace(NO_PAUSES, metadata=limit))
+                with pytest.raises(PackageIndexError, match="no METADATA, or more than one, or one of more than 100"):
+                    index.metadata(file)
+
+    def test_a_stretch_in_which_everything_may_be_a_block(self) -> None:
+        """Each empty block with codes of its own begins like any other, and none of them ends as the stretch does."""
+        block = zlib.compressobj(9, zlib.DEFLATED, -15)
+        names_like = " ".join(names(300)).encode()
+        once = block.compress(names_like) + block.flush(zlib.Z_FULL_FLUSH)
+        assert resync(once * 300, to_end=True) is None
+
+
 def test_the_index_opens_wheels() -> None:
     with serving(zipped({"a": packed(TEXT)})) as served:
         file = DistributionPackage("torch-1.0-py3-none-any.whl", served.url, None, None, None, {}, None, None)
