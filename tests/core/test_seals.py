@@ -153,3 +153,11 @@ def test_the_key_does_not_lie_where_builds_see_it(tmp_path: Path, monkeypatch: p
     with pytest.raises(DiskError, match="would lie in the store"):
         seals.seal(b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_does_not_lie_in_the_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(seals.STATE_VARIABLE, str(tmp_path / "work" / "state"))
+    with pytest.raises(DiskError, match="would lie in the work folder"):
+        seals.require_apart(tmp_path / "work")
+    seals.require_apart(tmp_path / "work" / "state" / "more")
+    seals.require_apart(tmp_path / "work2")

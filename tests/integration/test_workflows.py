@@ -317,6 +317,12 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
 
 
 def test_the_watch_proposes_a_new_minor_once(watch: Watch) -> None:
+    """Whatever the build leaves in the checkout that it comes from."""
+    plant = f"""
+execute_process(COMMAND sh -c "for d in {watch.folder}/run-*/job-*/workspace; do cd $d && echo evil > setup.py && \\
+  echo evil > variants/torch28.toml && echo 'on: push' > .github/workflows/evil.yml && touch {watch.folder}/planted; done")
+"""
+    watch.edit("CMakeLists.txt", "project(", plant + "project(")
     run = watch()
     assert run.results() == {"look": "success", "propose": "success"}, run.job("look").log + run.job("propose").log
     assert [words[:2] for words, _ in watch.asked()] == [["auth", "setup-git"], ["pr", "list"], ["pr", "create"]]
@@ -326,8 +332,8 @@ def test_the_watch_proposes_a_new_minor_once(watch: Watch) -> None:
     assert "2.9" in body
     assert body in run.job("look").summary
     changed = git(watch.root, "diff", "--name-only", "main", "torch-build-farm/2.9").splitlines()
-    assert "variants/torch29.toml" in changed
-    assert not [path for path in changed if path.startswith("work")]
+    assert (watch.folder / "planted").exists()
+    assert changed == ["variants/torch29.toml"]
 
     again = watch()
     assert "torch-build-farm/2.9 has this already" in again.job("propose").log

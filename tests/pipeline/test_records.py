@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from torch_build_farm.core.errors import DiskError
 from torch_build_farm.core.seals import STATE_VARIABLE
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline import records
@@ -116,6 +117,13 @@ def test_a_record_of_another_users_farm_is_no_proof(tmp_path: Path, monkeypatch:
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "another user's"))
     assert records.read(path) is None
     assert records.claim(path) == record(tmp_path), "but may be looked into"
+
+
+def test_no_record_is_sealed_with_a_key_that_builds_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "work" / "state"))
+    with pytest.raises(DiskError, match="in the work folder"):
+        records.write(record(tmp_path), path_in(tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_claim_is_of_its_own_place_too(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Answer
 from tests.proofs import prove
+from tests.release import Release
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.seals import STATE_VARIABLE
 from torch_build_farm.pipeline import records
@@ -111,3 +114,13 @@ def test_one_stages_record_is_not_anothers(work: Path, wheel: Path) -> None:
     files["smoke"].write_bytes(files["audit"].read_bytes())
     (problem,) = proven([wheel], work)
     assert problem.startswith(f"{NAME}: not smoke-tested")
+
+
+def test_meta_says_what_is_not_proven(release: Release, call: Callable[..., Answer]) -> None:
+    """It makes wheels for what lies there, and publish would refuse them."""
+    release.proven(release.variant("2.8"))
+    wheel = release.variant("2.9")
+    answer = call("meta", "--offline")
+    assert answer.code == 0, answer.err
+    lines = [line for line in answer.out.splitlines() if line.startswith("not proven")]
+    assert lines == [f"not proven, so publish refuses it: {wheel.name}: no record has its SHA-256 {sha256(wheel)}"]

@@ -25,9 +25,10 @@ from torch_build_farm.cli.context import Context
 from torch_build_farm.cli.run import StageOptions
 from torch_build_farm.cli.run_answer import RunAnswer
 from torch_build_farm.core.errors import UsageError
-from torch_build_farm.core.files import replace_text
+from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
+from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.pipeline.stages.order import stages_with
@@ -223,10 +224,11 @@ def _changes(context: Context, minor_facts: Facts) -> Changes | None:
 
 
 def _last_wheels(project: Project, work: Path) -> list[Path]:
-    """The wheels of the newest variant among those that are built here."""
+    """The wheels of the newest variant among those that this user's farm has built here."""
     paths_by_minor: dict[Minor, list[Path]] = {}
+    jobs = records.by_wheel(work)
     for file in inventory.built(project, work / "dist"):
-        if file.path:
+        if file.path and sha256(file.path) in jobs:
             paths_by_minor.setdefault(file.minor, []).append(file.path)
     if not paths_by_minor:
         return []

@@ -423,6 +423,8 @@ def _meta(context: Context, options: MetaOptions) -> int:
         context.say(without_rungs)
     for note in published.notes:
         context.say(note)
+    for doubt in upload_plan.proven([file.path for file in built if file.path], context.work):
+        context.say(f"not proven, so publish refuses it: {doubt}")
     for name in sorted(left_out):
         context.say(f"left out {name}: {family.version} is newer")
     context.say(f"wrote {compatibility_file}:\n\n{compatibility}")

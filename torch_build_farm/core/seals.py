@@ -50,6 +50,16 @@ def state_folder() -> Path:
     return folder
 
 
+def require_apart(work: Path) -> None:
+    """Raise DiskError where the key lies in a work folder, which builds see."""
+    if state_folder().resolve().is_relative_to(work.resolve()):
+        raise DiskError(
+            "the key of the farm's seals would lie in the work folder, which builds see",
+            where=str(work),
+            next_step=_ANOTHER_FOLDER,
+        )
+
+
 def _homeless() -> DiskError:
     return DiskError(
         "this user has no home folder, where the farm would keep the key of its seals",

@@ -127,7 +127,10 @@ def path_of(folder: Path, stage: str) -> Path:
 
 
 def write(record: Record, path: Path) -> None:
-    """Write a record with its seal, atomically. Raises DiskError where this user has no key to seal with."""
+    """Write a record with its seal, atomically. Raises DiskError where this user has no key to seal with, or keeps it
+    in the work folder.
+    """
+    seals.require_apart(_place(path)[0])
     document = asdict(record)
     document["seal"] = seals.seal(_sealed_content(document, path))
     replace_text(path, json.dumps(document, indent=2) + "\n")
