@@ -42,6 +42,15 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.stop()
 
 
+@pytest.fixture
+def restored(built: Farm, tmp_path: Path) -> Iterator[Farm]:
+    """The same farm, whose work folder is afterwards as it was: records are proofs in no other folder."""
+    shutil.copytree(built.work, tmp_path / "kept")
+    yield built
+    shutil.rmtree(built.work)
+    shutil.copytree(tmp_path / "kept", built.work)
+
+
 def short(names: list[str]) -> list[str]:
     return [next(one for one in FILES if name.startswith(one)) for name in names]
 
@@ -143,10 +152,8 @@ def test_a_broken_variant_is_reissued(built: Farm, server: Server) -> None:
     assert new.startswith("tiny_torch28-1.0-1-cp")
 
 
-def test_what_is_not_proven_is_not_published(built: Farm, server: Server, tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    shutil.copytree(built.work, work)
-    farm = Farm(built.project, work, built.env)
+def test_what_is_not_proven_is_not_published(restored: Farm, server: Server) -> None:
+    farm, work = restored, restored.work
     wheel = next(work.glob("dist/tiny_torch28*"))
     content = wheel.read_bytes()
     shutil.copy(next(work.glob("jobs/*torch28*/repaired/*.whl")), wheel)
@@ -244,11 +251,9 @@ def test_a_name_of_somebody_elses(built: Farm, server: Server, tmp_path: Path) -
     assert "tiny-torch28 is not a project of yours" in answer.err
 
 
-def test_a_new_minor_for_the_published_version(built: Farm, server: Server, tmp_path: Path) -> None:
+def test_a_new_minor_for_the_published_version(restored: Farm, server: Server) -> None:
     """One variant and one rung; the plain wheel stays as it is, and its extra, declared ahead, works."""
-    work = tmp_path / "work"
-    shutil.copytree(built.work, work)
-    farm = Farm(built.project, work, built.env)
+    farm, work = restored, restored.work
     (later,) = work.glob("dist/tiny_torch29*")
     content = later.read_bytes()
     later.unlink()

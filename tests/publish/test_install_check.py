@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
+from tests.conftest import Answer, need
 from tests.index import Index
 from tests.publish import spy
 from tests.release import Release, with_members
+from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.engines import isolation
+from torch_build_farm.publish import install_check, published_list
+
+Call = Callable[..., Answer]
 
 _ADD_KEY, _SESSION = 248, -3  # add_key(2)
 
@@ -101,3 +107,102 @@ def test_a_package_that_looks_for_credentials_sees_none(
     assert "looked as" in log, answer.err
     assert "SEEN" not in log, log
     assert not (outside / "ran").exists()
+
+
+@pytest.fixture
+def without_name_spaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine with neither bubblewrap nor unshare."""
+    monkeypatch.setitem(isolation._ENVIRONMENT, "PATH", str(tmp_path / "nothing"))
+
+
+@pytest.mark.usefixtures("without_name_spaces")
+def test_check_imports_beside_itself_only_without_credentials(
+    release: Release, index: Index, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = "import os; print('variables', sorted(os.environ))\n"
+    release.published(index, release.variant("2.8", files={"demo/__init__.py": code}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ("check", index.url, "--index-url", index.url)
+    answer = call(*words)
+    assert answer.code == 24, answer.out
+    assert "its import would see the variable TWINE_PASSWORD" in answer.err
+
+    for name in list(os.environ):
+        if install_check._SECRET.search(name):
+            monkeypatch.delenv(name)
+    without = {"TWINE_USERNAME": "", "TWINE_PASSWORD": ""}
+    (tmp_path / ".pypirc").touch()
+    assert "its import would see the file ~/.pypirc" in call(*words, **without).err
+    (tmp_path / ".pypirc").unlink()
+    answer = call(*words, **without)
+    assert answer.code == 0, answer.err
+    log = (release.folder / "work" / "logs" / "publish.log").read_text()
+    (line,) = [line for line in log.splitlines() if line.startswith("variables")]
+    assert line == "variables ['HOME', 'LANG', 'PATH', 'PYTHONDONTWRITEBYTECODE']"
+
+
+@pytest.mark.parametrize(
+    ("variable", "counts"),
+    [
+        ("TWINE_USERNAME", True), ("ACTIONS_ID_TOKEN_REQUEST_URL", True), ("GH_TOKEN", True), ("AWS_SECRET_ACCESS_KEY", True),
+        ("UV_INDEX_MINE_PASSWORD", True), ("CI_JOB_JWT", True), ("SSH_AUTH_SOCK", True), ("PATH", False), ("KEYBOARD", False),
+        ("GITHUB_WORKSPACE", False), ("RUNNER_TEMP", False),
+    ],
+)  # fmt: skip
+def test_variables_that_may_be_credentials(variable: str, counts: bool) -> None:
+    assert bool(install_check._SECRET.search(variable)) == counts
+
+
+def published_again(call: Call, index: Index) -> Answer:
+    """`publish --yes` of files that are all on the index: nothing is uploaded, and what users get is checked."""
+    return call("publish", index.url, "--index-url", index.url, "--yes", "--json")
+
+
+def test_publish_imports_apart_from_itself(release: Release, index: Index, call: Call) -> None:
+    need(shutil.which("unshare") is not None, "util-linux")
+    code = "import os; print('looked as', os.getuid(), os.getppid(), sorted(os.environ))\n"
+    release.published(index, release.proven(release.variant("2.8", files={"demo/__init__.py": code})))
+    (release.project.root / "published.json").unlink()
+    answer = published_again(call, index)
+    assert answer.code == 0, answer.err
+    assert "demo[torch28]==1.0, imports" in answer.err
+    log = (release.folder / "work" / "logs" / "publish.log").read_text()
+    assert "looked as" in log
+    assert "TWINE" not in log
+    # What was found on the index with the bytes that were built here is in the list, in both places.
+    for folder in (release.project.root, release.folder / "work"):
+        assert len(published_list.read(folder).files) == 4
+
+
+@pytest.mark.usefixtures("without_name_spaces")
+def test_publish_leaves_an_import_that_it_cannot_isolate_to_check(release: Release, index: Index, call: Call) -> None:
+    code = "print('imported')\n"
+    release.published(index, release.proven(release.variant("2.8", files={"demo/__init__.py": code})))
+    answer = published_again(call, index)
+    assert answer.code == 0, answer.err
+    (warning,) = answer.document["warnings"]
+    assert warning.startswith("demo[torch28]==1.0 was not imported: this process holds credentials")
+    assert f"torch-build-farm check {index.url}" in warning
+    assert "\nimported" not in (release.folder / "work" / "logs" / "publish.log").read_text()
+
+
+def test_a_link_on_the_way_to_the_interpreter(tmp_path: Path) -> None:
+    """The isolated root has the links that lead to an interpreter, and nothing beside them."""
+    (tmp_path / "real" / "bin").mkdir(parents=True)
+    (tmp_path / "real" / "bin" / "python3").touch()
+    (tmp_path / "named").symlink_to("real")
+    (tmp_path / "python").symlink_to(tmp_path / "named" / "bin" / "python3")
+    assert isolation._links_to(tmp_path / "python") == [tmp_path / "python", tmp_path / "named"]
+    (tmp_path / "circle").symlink_to("circle")
+    assert len(isolation._links_to(tmp_path / "circle")) == isolation._MAX_LINKS
+
+
+def test_an_interpreter_in_the_home_folder_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With its folder the package would see all of the home folder."""
+    environment = tmp_path / "env"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "pyvenv.cfg").write_text(f"home = {tmp_path}/home/bin\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", lambda _: None)
+    apart = isolation.Isolation.of(environment, tmp_path / "root", shell)
+    assert apart.why_not() == f"the interpreter lies in {tmp_path}/home, with the files that are to be hidden"

@@ -32,12 +32,15 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
 from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.engines.isolation import Isolation
+from torch_build_farm.engines.shared_files import share
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.publish.inventory import python_tag
 
 # Variables that hold credentials or lead to some, by their names.
-_SECRET = re.compile(r"^TWINE_|^ACTIONS_ID_TOKEN_|^PYPI_|TOKEN|PASSWORD|SECRET|CREDENTIAL|API_?KEY", re.IGNORECASE)
+_SECRET = re.compile(
+    r"^TWINE_|^ACTIONS_ID_TOKEN_|^PYPI_|TOKEN|PASSWORD|SECRET|CREDENTIAL|API_?KEY|JWT|SSH_AUTH_SOCK", re.IGNORECASE
+)
 _SECRET_FILES = (".pypirc", ".netrc")  # in the home folder
 
 
@@ -237,7 +240,14 @@ def check(
         # --frozen installs exactly what was checked in the lock file.
         _do(uv_shell, f"{what} does not install", tools.uv(), "sync", "--frozen", "--python", interpreter.path)
 
-        not_imported = _import(release, what, environment, isolation, isolated_only=isolated_only)
+        # Isolated, the package sees all files read-only. Otherwise it must not change those that are the store's too.
+        shared = share(store, home, what, shell.log)
+        try:
+            not_imported = _import(release, what, environment, isolation, isolated_only=isolated_only)
+        except BaseException:
+            shared.remove_edited()
+            raise
+        shared.compare()
     finally:
         shutil.rmtree(home, ignore_errors=True)
     return Installation(what, python, not_imported)
