@@ -1,9 +1,12 @@
 """What the Docker engine works out without an engine."""
 
 import csv
+import io
 import subprocess
+import tarfile
 import threading
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +23,10 @@ from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.engines.docker import cibuildwheel_config, images
 from torch_build_farm.engines.docker.client import Daemon
-from torch_build_farm.engines.docker.containers import Labels, Watch, mount
+from torch_build_farm.engines.docker.containers import Confinement, Labels, Watch, mount
 from torch_build_farm.engines.docker.engine import DockerEngine
 from torch_build_farm.engines.docker.images import Base
-from torch_build_farm.engines.docker.store_access import Helper, find_access
+from torch_build_farm.engines.docker.store_access import Helper, StoreAccess, find_access, put_folder
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots
 from torch_build_farm.engines.variables import Places, build_variables
 from torch_build_farm.project.plan import Job
@@ -100,6 +103,10 @@ class ProcessOfThisMachine:
     def logs(self, *, stdout: bool = True, stderr: bool = True) -> bytes:
         return self.done.stdout if stdout else self.done.stderr
 
+    def put_archive(self, path: str, content: bytes) -> None:
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(path, filter="data")
+
     def remove(self, *, force: bool, v: bool) -> None:
         assert force
         assert v, "its volumes would stay"
@@ -119,6 +126,21 @@ def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, t
     assert {f"--env={name}" for name in secrets} <= set(words)
     assert not [word for word in words if word.startswith(("--env=PATH=", "--env=CXX="))]
     assert f"--env=HOME={Path.home()}" not in words
+
+
+def test_farms_that_put_the_same_into_a_volume_wait_for_each_other(tmp_path: Path) -> None:
+    (tmp_path / "sdk").mkdir()
+    (tmp_path / "sdk" / "torch.whl").write_bytes(b"1" * 1_000_000)
+    store = TorchStore(tmp_path / "volume", "")
+    store.root.mkdir()
+    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", Labels("s", "c", "r"))
+    confinement = Confinement((), "", False, 0, {}, ())
+    access = StoreAccess(store, shared=False, free_gb=1.0, on_engine=store.root, confinement=confinement)
+    with ThreadPoolExecutor(4) as pool:
+        places = set(pool.map(lambda _: put_folder(helper, access, tmp_path / "sdk", "sdk/0"), range(4)))
+    assert places == {store.root / "sdk" / "0"}
+    assert (store.root / "sdk" / "0" / "torch.whl").read_bytes() == b"1" * 1_000_000
+    assert [path.name for path in (store.root / "sdk").iterdir()] == ["0"]
 
 
 def test_slots_follow_this_machine_for_an_engine_on_it(tmp_path: Path) -> None:

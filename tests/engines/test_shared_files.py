@@ -72,6 +72,12 @@ def test_edits_of_small_packages_stay_in_their_environment(machine: Machine) -> 
     assert not machine.trace.exists()
 
 
+def test_what_a_back_end_asks_for_is_no_option_of_uv(machine: Machine) -> None:
+    with pytest.raises(BuildError):
+        machine.build(further=("--target=planted", "small"))
+    assert not list(machine.folder.rglob("planted"))
+
+
 @pytest.mark.parametrize("when", ["in_first_hook", "in_build"])
 def test_an_edit_of_a_large_package_fails_the_build_and_reaches_no_other(machine: Machine, when: str) -> None:
     edit = append("large/__init__.py", machine.trace)

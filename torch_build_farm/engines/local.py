@@ -262,7 +262,8 @@ class _LocalBuild:
     def _install(self, requirements: set[str]) -> SharedFiles:
         """Install requirements; returns what the environment then shares with the store."""
         if requirements:
-            self._uv("pip", "install", "--python", str(self.home), *sorted(requirements))
+            # After "--" nothing is an option of uv's: the back end may ask for anything.
+            self._uv("pip", "install", "--python", str(self.home), "--", *sorted(requirements))
         return share(self.engine.store, self.home, self.request.job.id, self.request.shell.log)
 
     def run(self) -> Path:

@@ -25,13 +25,14 @@ import os
 import re
 import shlex
 import tarfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from torch_build_farm.core import tools
+from torch_build_farm.core import locks, tools
 from torch_build_farm.core.errors import EngineError
 from torch_build_farm.core.files import remove_tree, sha256
 from torch_build_farm.core.package_index import uv_settings
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from docker.types import Mount
 
 _MOST_BYTES = 1_000_000  # of a file that foreign code wrote
+_POLL_S = 0.2  # between two tries to get a lock
 _FOLDER_INSIDE = Path("/etc/torch-build-farm")  # certificates and settings in a container
 # The bundles of Debian and of Fedora's relatives.
 _SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -399,6 +401,13 @@ def put_folder(helper: Helper, access: StoreAccess, folder: Path, name: str) -> 
 
     The folder appears complete or not at all; its files are compared by SHA-256 each time.
     """
+    # The farms of this machine share the volume, and this folder of notes: of two that put the same there, the second
+    # finds it.
+    with locks.hold(access.store.root / "locks" / "volume", busy=lambda: time.sleep(_POLL_S)):
+        return _put_folder(helper, access, folder, name)
+
+
+def _put_folder(helper: Helper, access: StoreAccess, folder: Path, name: str) -> Path:
     target = access.store.root / name
     volume = _volume_mount(helper, access.store)
     # Lines as sha256sum prints them, in the order of their text on both sides.
