@@ -106,7 +106,7 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
     scratch = store.root / "sdk" / f".{release}-{python.tag}"
     shutil.rmtree(scratch, ignore_errors=True)  # left by a farm that was killed
     scratch.mkdir(parents=True)
-    path = scratch / wheel.filename_of(file.filename)
+    path = file_in(scratch, wheel.filename_of(file.filename))
     wheel.write(path, contents)
     # A constraint reaches the environment of a build, and one with a URL leaves uv no other torch to choose.
     (scratch / CONSTRAINTS).write_text(f"torch @ file://${{{VARIABLE}}}/{path.name}\n", "utf-8")
