@@ -88,3 +88,15 @@ def test_what_pack_refuses(built: Farm, tmp_path: Path) -> None:
     assert "did you mean" in answer.err or "known:" in answer.err
     answer = Farm(built.project, tmp_path / "empty")("pack")
     assert (answer.code, "no job in the work folder" in answer.err) == (2, True)
+
+
+def test_a_run_says_which_record_is_no_proof(tiny: Farm, tmp_path: Path) -> None:
+    """In a work folder from elsewhere everything is done again, and nobody has to wonder why."""
+    assert tiny("render", "--torch", "2.8").code == 0
+    assert "nothing to do" in tiny("render", "--torch", "2.8").out
+    answer = other_machine(tiny, tmp_path)("render", "--torch", "2.8", "--work", str(tiny.work))
+    assert answer.code == 0
+    assert (
+        "the record of render is not sealed by this user's farm for this job and work folder, so it runs again"
+        in answer.out
+    )

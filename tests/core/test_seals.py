@@ -37,6 +37,12 @@ def test_a_seal_holds_for_the_same_bytes_and_the_same_key(state: Path, tmp_path:
     assert not seals.holds(b"content", seal)
 
 
+def test_who_only_looks_gets_no_key(state: Path) -> None:
+    """Such as `audit` of a work folder, by a user who may not write anywhere."""
+    assert not seals.holds(b"content", "0" * 64)
+    assert not state.exists()
+
+
 def test_the_key_is_this_users_alone(state: Path) -> None:
     seals.seal(b"")
     key = key_of(state)

@@ -77,7 +77,9 @@ def seal(content: bytes) -> str:
 
 
 def holds(content: bytes, claimed_seal: str) -> bool:
-    """Whether `claimed_seal` is this machine's seal of `content`. Raises DiskError as `seal` does."""
+    """Whether `claimed_seal` is this user's seal of `content`. Raises DiskError as `seal` does, but makes no key."""
+    if not os.path.lexists(state_folder() / _KEY):  # who has never sealed anything has no seal that could hold
+        return False
     # Compared as bytes: compare_digest refuses text that is not ASCII.
     return hmac.compare_digest(seal(content).encode(), claimed_seal.encode("utf-8", "surrogatepass"))
 
