@@ -10,6 +10,7 @@ import pytest
 import tomlkit
 
 from tests.conftest import CHECKOUT, PROJECTS
+from tests.index import Index
 from torch_build_farm.cli import main
 from torch_build_farm.project import scaffold
 from torch_build_farm.project.settings import load
@@ -218,3 +219,27 @@ def test_a_project_file_that_cannot_be_added_to(
     assert main.main(["init", str(tmp_path), str(other)]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert (other / "pyproject.toml").read_bytes() == text
+
+
+def test_an_sdist_of_another_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "index").mkdir()
+    index = Index(tmp_path / "index")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
+    monkeypatch.chdir(tmp_path)
+    archive = packed(tmp_path, {"PKG-INFO": "Name: other\nVersion: 1.0\n", "setup.py": ""})
+    index.add("demo-1.0.tar.gz", archive.read_bytes())
+    assert main.main(["init", "demo==1.0"]) == 2
+    assert "is not an sdist of demo: it says that its name is other" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    index.close()
+
+
+def test_a_project_file_that_is_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "setup.py").write_text('from setuptools import setup\nsetup(name="demo", version="1")\n')
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "pyproject.toml").write_text("#" * (1 << 20))
+    assert main.main(["init", str(tmp_path), str(other)]) == 2
+    assert "cannot be read" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from torch_build_farm.core import git
+from torch_build_farm.core.errors import SourceError
 
 OPTIONS = ("--tags", "--long", "--abbrev=40", "--match=*[0-9]*")
 
@@ -187,3 +188,46 @@ def test_a_bare_repository_inside_a_tree_is_not_its_repository(tmp_path: Path) -
     arm(bare, tmp_path / "ran")
     assert git.describe(bare, OPTIONS, dirty=True) is None
     assert not (tmp_path / "ran").exists()
+
+
+def described(tree: Path) -> git.Description:
+    answer = git.describe(tree, OPTIONS, dirty=True)
+    assert answer is not None
+    return answer
+
+
+def test_an_index_that_is_none(tmp_path: Path) -> None:
+    tree = repository(tmp_path / "tree")
+    (tree / ".git" / "index").write_bytes(b"DIRC" + b"\xff" * 100)
+    with pytest.raises(SourceError, match="git cannot compare the files with the commit"):
+        described(tree)
+
+
+def test_an_index_in_two_parts_and_a_shallow_repository(tmp_path: Path) -> None:
+    tree = repository(tmp_path / "tree")
+    (tree / "more").touch()
+    run(tree, "add", "-A")
+    run(tree, "commit", "-qm", "two")
+    run(tree, "tag", "v1.3")
+    run(tmp_path, "clone", "-q", "--depth=1", f"file://{tree}", "shallow")
+    run(tmp_path / "shallow", "update-index", "--split-index")
+    answer = described(tmp_path / "shallow")
+    assert (answer.text.partition("-g")[0], answer.dirty, answer.shallow) == ("v1.3-0", False, True)
+
+
+def test_how_files_look_on_this_disk_is_the_repositorys_own_word_alone(tmp_path: Path) -> None:
+    tree = repository(tmp_path / "tree")
+    (tree / "setup.py").chmod(0o755)
+    assert described(tree).dirty
+    (tmp_path / "included").write_text("[core]\n\tfilemode = false\n")
+    with (tree / ".git" / "config").open("a") as config:
+        config.write(f"[include]\n\tpath = {tmp_path}/included\n")
+    assert described(tree).dirty
+    run(tree, "config", "core.filemode", "false")
+    assert not described(tree).dirty
+
+
+def test_a_folder_with_a_line_break_in_its_name(tmp_path: Path) -> None:
+    tree = repository(tmp_path / "a\nb")
+    with pytest.raises(SourceError, match="line break"):
+        described(tree)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.core.test_git import arm, repository, run
 from torch_build_farm.core import git_client, process
+from torch_build_farm.core.archives import Limits
 from torch_build_farm.core.errors import SourceError
 from torch_build_farm.core.git_client import Client, Submodule
 from torch_build_farm.core.process import Runner
@@ -190,3 +191,57 @@ def test_a_commit_of_folders_too_deep(tmp_path: Path, client: Client) -> None:
     client.clone(str(origin), commit, tmp_path / "copy")
     with pytest.raises(SourceError, match="deeper ones"):
         client.submodules(str(origin), tmp_path / "copy", commit)
+
+
+@pytest.mark.parametrize("limits", [Limits(size=1), Limits(members=1)])
+def test_a_commit_of_more_than_the_farm_unpacks(
+    tmp_path: Path, client: Client, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = repository(tmp_path / "origin")
+    (origin / "more").write_text("more")
+    run(origin, "add", "-A")
+    run(origin, "commit", "-qm", "two")
+    commit = run(origin, "rev-parse", "HEAD").strip()
+    client.clone(str(origin), commit, tmp_path / "copy")
+    assert client.files(str(origin), tmp_path / "copy", commit) == {}
+    monkeypatch.setattr(git_client, "LIMITS", limits)
+    with pytest.raises(SourceError, match="has more files"):
+        client.files(str(origin), tmp_path / "copy", commit)
+
+
+def test_a_commit_on_no_branch(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(ssh))
+    monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
+    origin = repository(tmp_path / "origin")
+    run(origin, "config", "uploadpack.allowAnySHA1InWant", "true")
+    commit = run(origin, "commit-tree", "-m", "pull request", "HEAD^{tree}").strip()
+    client.clone(f"ssh://host{origin}", commit, tmp_path / "copy")
+    assert client.files("", tmp_path / "copy", commit) == {}
+
+
+def test_a_folder_that_is_no_repository(tmp_path: Path, client: Client) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SourceError, match="no git repository that the farm can read"):
+        client.commit_of(str(tmp_path / "folder"), "main")
+
+
+def test_a_log_that_others_may_read_is_closed(tmp_path: Path, client: Client) -> None:
+    client.log.write_text("")
+    client.log.chmod(0o644)
+    client.commit_of(str(repository(tmp_path / "origin")), "main")
+    assert client.log.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("url", "answer"), [("https://me:mine@h.example", "mine"), ("https://me@h.example", "users")])
+def test_the_users_own_helpers(tmp_path: Path, url: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "gitconfig"
+    config.write_text('[credential]\n\thelper = "!echo username=me; echo password=users; :"\n')
+    _, variables = git_client._without_credentials(f"{url}/x.git")
+    env = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1", **variables}
+    asked = "protocol=https\nhost=h.example\n\n"
+    words = ["git", "credential", "fill"]
+    done = subprocess.run(words, input=asked, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"password={answer}\n" in done.stdout

@@ -251,6 +251,18 @@ def commit(root: Path, tag: str = "v0.4") -> None:
         "tag_regex = 1",
         "tag = 1",
         "version_scheme = 1",
+        'root = "a\\u0000b"',
+        "tag = {{ regex = 1 }}",
+        'tag = {{ parse = "os:getcwd" }}',
+        "scm = 1",
+        "scm = {{ git = 1 }}",
+        "git_describe_command = [1]",
+        "git_describe_command = 1",
+        'git_describe_command = "git \'describe"',
+        'git_describe_command = "git describe --abbrev=x"',
+        'git_describe_command = "git log --tags"',
+        'git_describe_command = "git describe --match \\u0000"',
+        f'git_describe_command = "git describe --match {"x" * 300}"',
     ],
 )
 def test_a_version_by_code_of_the_source_is_asked_for(
@@ -513,3 +525,28 @@ def test_folders_too_deep(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="has too many folders"):
         read(root)
     subprocess.run(["rm", "-rf", str(root / "d")], check=True)
+
+
+def test_a_link_to_a_folder_of_the_tree_may_lead_up_within_it(tmp_path: Path) -> None:
+    root = tree(tmp_path, pyproject_dot_toml=STATIC, sub__a="", other__b="")
+    (root / "sub" / "link").symlink_to("../other")
+    assert {file.path: file.link for file in read(root).files}["sub/link"] == "../other"
+    (root / "sub" / "long").symlink_to("../other/" * 150)
+    with pytest.raises(SourceError, match="is too long"):
+        read(root)
+
+
+def test_a_tag_that_is_no_version_and_a_shallow_repository(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path / "tree", pyproject_dot_toml=DYNAMIC + '[tool.setuptools_scm]\nscm.git.pre_parse = "fail_on_shallow"\n'
+    )
+    commit(root)
+    assert read(root).version == "0.4"
+    git(root, "commit", "-qm", "two", "--allow-empty")
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{root}", "shallow")
+    with pytest.raises(VersionError, match="is shallow") as caught:
+        read(tmp_path / "shallow")
+    assert "--unshallow" in str(caught.value)
+    git(root, "tag", "v" + "9" * 220)
+    with pytest.raises(VersionError, match="the tag is too long"):
+        read(root)

@@ -6,13 +6,13 @@ import hashlib
 import os
 import re
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from torch_build_farm.core import toml
 from torch_build_farm.core.errors import PackageIndexError
 from torch_build_farm.core.home import home
 from torch_build_farm.core.http_ranges import DEFAULT_LIMITS, Limits
@@ -50,7 +50,7 @@ def _configured() -> tuple[list[str], str]:
     settings = uv_settings()
     if settings and not os.environ.get("UV_NO_CONFIG"):
         try:
-            table = tomllib.loads(settings.read_text("utf-8"))
+            table = toml.load(settings)
         except (OSError, ValueError):
             table = {}  # uv's own message is better than one from here could be
         defaults = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-from torch_build_farm.core import tools
+from torch_build_farm.core import toml, tools
 from torch_build_farm.core.errors import NoPythonError, PublishError
 from torch_build_farm.core.home import home
 from torch_build_farm.core.package_index import PackageIndex
@@ -37,6 +36,7 @@ from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.publish.inventory import python_tag
 
+_LARGEST_LOCK = 16 << 20  # characters of a lock file that uv wrote
 # Variables that hold credentials or lead to some, by their names.
 _SECRET = re.compile(
     r"^TWINE_|^ACTIONS_ID_TOKEN_|^PYPI_|TOKEN|PASSWORD|SECRET|CREDENTIAL|API_?KEY|JWT|SSH_AUTH_SOCK", re.IGNORECASE
@@ -135,7 +135,7 @@ def _foreign(lock: Path, release: Release, variant: Variant) -> list[str]:
     names = [canonicalize_name(name) for name in _farm_names(release.project, variant)]
     problems = []
     not_seen = set(names)
-    for package in tomllib.loads(lock.read_text("utf-8"))["package"]:
+    for package in toml.loads(lock.read_text("utf-8"), limit=_LARGEST_LOCK)["package"]:
         name = package["name"]
         if name not in names:
             continue
