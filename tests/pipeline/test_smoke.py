@@ -85,6 +85,7 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, lis
         bring=str,
         remove=lambda _: None,
         foreign=lambda _: nullcontext(shell),
+        written=lambda home: home,
     )
     project = replace(PROJECT, settings=replace(PROJECT.settings, imports=("demo", "demo.more", "other")))
     return SmokeTest(

@@ -80,7 +80,8 @@ class Site:
 
     `shell` is for the farm's own commands. `foreign` is a shell for foreign code in the environment that it is called
     with: it may write nothing that others use, or what it changes there fails the job when the `with` block ends
-    (BuildError). It is opened once the farm's own commands in that environment are done.
+    (BuildError). It is opened once the farm's own commands in that environment are done. `written` is where the new
+    files of an environment lie that foreign code wrote, until the site closes.
     """
 
     shell: Shell
@@ -90,6 +91,7 @@ class Site:
     bring: Callable[[Path], Path]
     remove: Callable[[Path], None]
     foreign: Callable[[Path], AbstractContextManager[Shell]]
+    written: Callable[[Path], Path]
 
 
 class Engine(Protocol):

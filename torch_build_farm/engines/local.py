@@ -93,6 +93,7 @@ class LocalEngine:
             bring=lambda path: path,
             remove=remove_tree,
             foreign=lambda home: self._foreign(job, home, shell),
+            written=lambda home: home,
         )
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@ a namespace package.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from torch_build_farm.core.process import Completed
 from torch_build_farm.core.versions import CPython
@@ -22,9 +22,10 @@ _ENTER_TORCH = 'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$2/torch"'
 # Hard links in place of what is there, which take no room twice; else the name of what the store lacks.
 _LINK = f'{_ENTER_TORCH} && if [ -d "$kept" ]; then cp -alf "$kept/." .; else echo "lacks: $kept"; fi'
 # Under a name of its own until it is complete; read-only, so that what shares a file does not change it by accident.
+# $3 is site-packages where torch wrote to it, which in containers is a folder apart.
 _KEEP = (
-    f'{_ENTER_TORCH} && rm -rf "$kept.new" && mkdir -p "$kept.new" '
-    '&& find . -name __pycache__ -exec cp -al --parents -t "$kept.new" {} + '
+    'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$3/torch" && rm -rf "$kept.new" && mkdir -p "$kept.new" '
+    '&& find . -name __pycache__ -type d -exec cp -al --parents -t "$kept.new" {} + '
     '&& find "$kept.new" -name "*.pyc" -exec chmod 444 {} + && mv -T "$kept.new" "$kept"'
 )
 _LACKS = re.compile(r"lacks: .*/torch-([\w.+!]+)\.dist-info")
@@ -55,13 +56,17 @@ def _make(site: Site, home: Path, version: str, python: CPython) -> None:
         done = shell.run(site.uv, "venv", "--clear", "--python", site.python.path, home)
         if done.ok:
             done = shell.run(site.uv, "pip", "install", "--python", home, f"torch=={version}")
-        # Isolated (-I), Python also writes bytecode where PYTHONDONTWRITEBYTECODE is set.
-        if done.ok and shell.run(home / "bin" / "python", "-I", "-c", "import torch").ok:
-            _run(site, _KEEP, home, python)
+        if done.ok:
+            # torch itself is foreign code as well, and what it requires.
+            with site.foreign(home) as foreign:
+                # Isolated (-I), Python also writes bytecode where PYTHONDONTWRITEBYTECODE is set.
+                done = foreign.run(home / "bin" / "python", "-I", "-c", "import torch")
+            if done.ok:
+                _run(site, _KEEP, home, python, variables.site_packages(site.written(home), python))
     finally:
         site.remove(home)
 
 
-def _run(site: Site, script: str, home: Path, python: CPython) -> Completed:
+def _run(site: Site, script: str, home: Path, python: CPython, *more: PurePath) -> Completed:
     packages = variables.site_packages(home, python)
-    return site.shell.run("sh", "-c", script, "sh", site.store.bytecode / python.tag, packages)
+    return site.shell.run("sh", "-c", script, "sh", site.store.bytecode / python.tag, packages, *more)

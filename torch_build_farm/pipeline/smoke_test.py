@@ -207,8 +207,16 @@ class SmokeTest:
         if other is None:
             return None
         self.site.shell.say(f"torch {other.torch} must be refused")
-        command: list[str | Path] = ["pip", "install", "--dry-run", "--python", self.home, *wheels, f"torch{other.pin}"]
-        done = self.site.shell.run(self.site.uv, *command)
+        site = self.site
+        # In an empty environment: uv asks the interpreter, which executes .pth files of what is installed beside it.
+        empty = site.store.environment(f"{self.job.id}-refused")
+        try:
+            done = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, empty)
+            if done.ok:
+                torch = f"torch{other.pin}"
+                done = site.shell.run(site.uv, "pip", "install", "--dry-run", "--python", empty, *wheels, torch)
+        finally:
+            site.remove(empty)
         if done.ok:
             raise self._error(f"the resolver accepts it together with torch {other.torch}")
 

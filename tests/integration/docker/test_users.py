@@ -22,8 +22,12 @@ def test_a_user_who_is_not_root(contained: Farm, docker: Docker, tmp_path: Path,
     need(socket.exists(), "needs the engine's usual socket")
     need(shutil.which("setpriv") is not None, "needs setpriv (util-linux)")
     store = tmp_path / "store"
-    contained.env |= {"TORCH_BUILD_FARM_STORE": str(store), "HOME": str(tmp_path / "home")}
-    for folder in (store, contained.work, tmp_path / "home"):
+    contained.env |= {
+        "TORCH_BUILD_FARM_STORE": str(store),
+        "TORCH_BUILD_FARM_STATE": str(tmp_path / "state"),
+        "HOME": str(tmp_path / "home"),
+    }
+    for folder in (store, contained.work, tmp_path / "home", tmp_path / "state"):
         folder.mkdir()
         os.chown(folder, NOBODY, NOBODY)
     contained.edit("pyproject.toml", 'imports = ["tiny", "tiny._core"]', 'imports = ["tiny._core"]\nsmoke-script = "smoke.py"')  # fmt: skip

@@ -60,6 +60,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                     bring=place.bring,
                     remove=folders_to_remove.append,
                     foreign=partial(_foreign, place, folders_to_remove),
+                    written=partial(_written, access),
                 )
             except Interrupted:
                 raise
@@ -79,7 +80,7 @@ def _foreign(place: _Place, folders_to_remove: list[Path], home: Path) -> Iterat
 
     What it changes in the environment goes to a folder that is removed with it.
     """
-    changes = home.with_name(f"{home.name}-changes")
+    changes = _changes(home)
     folders_to_remove.append(changes)
     make_changes(place.shells[0], changes)
     network = place.session.project.settings.network
@@ -89,6 +90,15 @@ def _foreign(place: _Place, folders_to_remove: list[Path], home: Path) -> Iterat
         yield shell
     finally:
         place.stop()
+
+
+def _changes(home: Path) -> Path:
+    return home.with_name(f"{home.name}-changes")
+
+
+def _written(access: StoreAccess, home: Path) -> Path:
+    """Where the new files of the environment `home` lie that foreign code wrote."""
+    return home if access.overlay is None else _changes(home) / "upper"
 
 
 def make_changes(shell: Shell, changes: PurePath) -> None:
