@@ -1,5 +1,6 @@
 """Archives of others: what they unpack to, and what is refused."""
 
+import errno
 import gzip
 import io
 import lzma
@@ -9,12 +10,14 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from torch_build_farm.core import archives
 from torch_build_farm.core.archives import EARLIEST, Limits, unpack
 from torch_build_farm.core.errors import DiskError, SourceError
+from torch_build_farm.core.tar_members import UnsafeArchiveError
 
 DATE = 1_600_000_000
 NOW = 1_700_000_000
@@ -382,3 +385,39 @@ def test_the_folder_has_to_be_new(tmp_path: Path) -> None:
     with pytest.raises(DiskError):
         unpack(tar(tmp_path / "demo.tar.gz", entry("demo/a.py")), tmp_path / "tree")
     assert (tmp_path / "tree" / "mine").read_text() == "mine"
+
+
+class Failing(Limits):
+    """Limits of which something else fails while the farm asks for them: an interrupt, a disk."""
+
+    error: ClassVar[BaseException] = KeyboardInterrupt()
+
+    def size_of(self, archive_size: int) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device", "demo/a.py"), DiskError),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "demo/a.py"), DiskError),
+        (OSError(errno.EIO, "Input/output error", "demo/a.py"), SourceError),
+    ],
+)
+def test_what_ends_it_in_the_middle_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type[BaseException]
+) -> None:
+    monkeypatch.setattr(Failing, "error", error)
+    archive = tar(tmp_path / "demo.tar.gz", entry("demo/a.py"))
+    with pytest.raises(raised):
+        unpack(archive, tmp_path / "tree", Failing())
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.tar.gz"]
+
+
+def test_a_zip_with_more_entries_than_its_size_can_need(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "demo.zip", *(named(f"demo/{number}") for number in range(5)))
+    few = Limits(free_members=4, bytes_per_member=1000)
+    with zipfile.ZipFile(archive) as opened, pytest.raises(UnsafeArchiveError, match="has 5 members"):
+        archives.zip_entries(opened, archive.stat().st_size, few)
+    refused(archive, tmp_path, "more members than", few)
