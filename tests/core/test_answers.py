@@ -90,6 +90,13 @@ def test_a_byte_now_and_then_ends_in_time(start: bytes) -> None:
         listed(slowly([start, *[drip[:1]] * 2000], 0.02))
 
 
+def test_silence_ends_in_time() -> None:
+    """The limit of a single read is 30 seconds."""
+    for start in ([], [OK, b"\r\n<"]):
+        with pytest.raises(PackageIndexError, match="takes longer than 0 s"):
+            listed(slowly([*start, b""], 5))
+
+
 def test_what_comes_in_fast_enough_may_take_longer() -> None:
     body = [bytes([32]) * 1000] * 60
     pieces = slowly([OK, b"\r\n", *body], 0.02)
