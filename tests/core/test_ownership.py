@@ -31,6 +31,15 @@ def test_a_new_store_is_for_its_user_alone(tmp_path: Path) -> None:
         assert store.root.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_store_in_a_new_folder_that_everybody_may_write(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with pytest.raises(DiskError, match="every user may write"):
+            TorchStore.at(tmp_path / "cache" / "store", tmp_path).make()
+    finally:
+        os.umask(before)
+
+
 def test_a_store_that_others_may_read_goes_on_working(tmp_path: Path) -> None:
     (tmp_path / "store" / "uv").mkdir(parents=True, mode=0o755)
     with TorchStore.at(tmp_path / "store", tmp_path).in_use():

@@ -126,7 +126,8 @@ class ToolError(FarmError):
 
 
 class DiskError(FarmError):
-    """The disk is too small or became full, or the system does not let the farm use one of its folders.
+    """The disk is too small or became full, or the farm cannot use one of its folders: the system does not let it, or
+    somebody else owns or may write it.
 
     Free some space (`clean`), or name other folders: `--work DIR`, `TORCH_BUILD_FARM_STORE=DIR`. Where the disk is
     too small the farm stops before it starts anything.
