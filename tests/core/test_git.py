@@ -231,3 +231,18 @@ def test_a_folder_with_a_line_break_in_its_name(tmp_path: Path) -> None:
     tree = repository(tmp_path / "a\nb")
     with pytest.raises(SourceError, match="line break"):
         described(tree)
+
+
+def test_references_in_folders_without_end(tmp_path: Path) -> None:
+    tree = repository(tmp_path / "tree")
+    here = os.open(tree / ".git" / "refs" / "tags", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        assert described(tree).text.startswith("v1.2-0-g")
+    finally:
+        subprocess.run(["rm", "-rf", str(tree / ".git" / "refs" / "tags" / "d")], check=True)

@@ -274,7 +274,17 @@ def damage_record(tree: Path) -> None:
         path.write_text("[" * 5000)
 
 
-DAMAGES = [edit, add, add_repository, remove, allow_running, link, replace_by_pipe, link_the_tree, remove_record, forge_record, damage_record]  # fmt: skip
+def nest(tree: Path) -> None:
+    here = os.open(tree, os.O_RDONLY)
+    for _ in range(30):  # to paths that are longer than the system takes
+        os.mkdir("d" * 200, dir_fd=here)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
+DAMAGES = [nest, edit, add, add_repository, remove, allow_running, link, replace_by_pipe, link_the_tree, remove_record, forge_record, damage_record]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ _LOOKS_VALUES = {"true", "false", "input", "lf", "crlf", "native"}
 _SMALL = 4096  # bytes of a file with one reference
 _LARGE = 64 << 20  # bytes of a file with all references
 _SUBMODULES_DEEP = 8
+_REFERENCES_DEEP = 20
 _SECONDS = 30.0  # for a question about a repository on this disk
 
 
@@ -153,7 +154,9 @@ def data_of(folder: Path) -> Data | None:
         if packed:
             references[packed[2]] = packed[1]
     for kind in ("heads", "tags"):
-        for place, _, files in os.walk(common / "refs" / kind):
+        for place, folders, files in os.walk(common / "refs" / kind):
+            if len(Path(place).relative_to(common).parts) > _REFERENCES_DEEP:
+                folders.clear()  # os.walk is recursive
             for file in files:
                 path = Path(place) / file
                 value = _text(path, _SMALL).strip()

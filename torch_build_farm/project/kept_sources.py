@@ -49,7 +49,7 @@ class KeptSources:
         tree = self.folder / name
         content = self._record(name)
         # Without a record nothing is known of the tree, such as that of an older farm.
-        if content is None or not tree.is_dir() or tree.is_symlink() or content["digest"] != digest(tree):
+        if content is None or not tree.is_dir() or tree.is_symlink() or content["digest"] != _digest_or_none(tree):
             return None
         description = content["description"]
         return Kept(
@@ -127,6 +127,14 @@ def digest(folder: Path) -> str:
             # A name can hold every byte but NUL, and neither kind nor digest has one.
             total.update(b"%s\0%s\0%s\n" % (name, kind.encode(), hashlib.sha256(content).digest()))
     return total.hexdigest()
+
+
+def _digest_or_none(folder: Path) -> str | None:
+    """The digest; None for a folder that cannot be read, such as one of paths longer than the system takes."""
+    try:
+        return digest(folder)
+    except OSError:
+        return None
 
 
 def _content(path: str) -> bytes:

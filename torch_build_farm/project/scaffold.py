@@ -12,7 +12,7 @@ import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidName, canonicalize_name
 
-from torch_build_farm.core.errors import VersionError
+from torch_build_farm.core.errors import SourceError, VersionError
 from torch_build_farm.core.text import printable
 from torch_build_farm.project import metadata, source_files
 from torch_build_farm.project.fetch import Origin
@@ -53,7 +53,10 @@ def look(origin: Origin) -> SourceFacts:
         version = ""
     build_system = document.get("build-system", {})
     requirements = [*stated.requires, *map(str, build_system.get("requires", ()))]
-    cuda_sources = [str(path.relative_to(root)) for path in root.rglob("*.cu")]
+    try:
+        cuda_sources = [str(path.relative_to(root)) for path in root.rglob("*.cu")]
+    except RecursionError:
+        raise SourceError("folders of the source lie too deep in one another", where=str(root)) from None
     variables = set(_VARIABLE.findall(source_files.text(root, "setup.py")))
     return SourceFacts(
         name=_valid_name(stated.name),
