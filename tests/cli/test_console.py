@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import re
+import socket
+import threading
+import zipfile
 from pathlib import Path
 
 import pytest
 from rich.table import Table
 from rich.text import Text
 
+from tests import elves
 from tests.conftest import CHECKOUT, Farm
 from torch_build_farm.cli.answer import as_text
 from torch_build_farm.cli.console import Output, People, Stream
+from torch_build_farm.cli.main import main
 from torch_build_farm.core.errors import BuildError, FarmError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.text import printable
@@ -131,3 +137,74 @@ def test_a_wrong_option_has_its_document(tiny: Farm) -> None:
     assert answer.code == 2
     assert answer.document["error"]["kind"] == "UsageError"
     assert "did you mean" in answer.document["error"]["what"]
+
+
+ESCAPE = r"\u001b]0;evil\u0007\u202e"  # as TOML and JSON write it
+WAYS_IN = {
+    "a name": ("pyproject.toml", 'name = "tiny"\npackages', f'name = "ti{ESCAPE}"\npackages'),
+    "a key": ("pyproject.toml", "[tool.torch-build-farm]", f'[tool.torch-build-farm]\n"{ESCAPE}" = 1'),
+    "a value": ("pyproject.toml", "[tool.torch-build-farm]", f'[tool.torch-build-farm]\nsource = "{ESCAPE}"'),
+    "a version": ("pyproject.toml", 'version = "1.0"', f'version = "1.0{ESCAPE}"'),
+    "a requirement": ("pyproject.toml", '"torch>=2.8"', f'"torch>=2.8 {ESCAPE}"'),
+    "a git repository": (
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        f'[tool.torch-build-farm]\nrevision = "x"\ngit = "/{ESCAPE}"',
+    ),
+    "an sdist": ("pyproject.toml", "[tool.torch-build-farm]", f'[tool.torch-build-farm]\nsdist = "{ESCAPE}==1.0"'),
+    "a variant": ("variants/torch28.toml", "releases =", f'"{ESCAPE}" = 1\nreleases ='),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_every_way_in_of_a_project(tiny: Farm, way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, old, new = WAYS_IN[way]
+    (tiny.project / "variants").mkdir()
+    for path in (CHECKOUT / "variants").glob("torch28.toml"):
+        (tiny.project / "variants" / path.name).write_text(path.read_text())
+    text = (tiny.project / name).read_text()
+    assert old in text
+    (tiny.project / name).write_text(text.replace(old, new, 1))
+    code = main(["render", "--torch", "2.8", "--engine", "local"], tiny.project)
+    told = capsys.readouterr()
+    assert code != 0
+    shown = told.out + told.err
+    assert "evil" in shown
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown), ascii(shown)
+
+
+def test_an_index_that_answers_with_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(b"HTTP/1.1 418 \x1b]0;evil\x07 ::error::x\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{listener.getsockname()[1]}/simple")
+        monkeypatch.setenv("TORCH_BUILD_FARM_STORE", str(tmp_path / "store"))
+        assert main(["discover"], CHECKOUT) == 10
+        listener.shutdown(socket.SHUT_RDWR)
+    told = capsys.readouterr()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", told.out + told.err), ascii(told.err)
+
+
+def test_members_of_a_wheel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (f"demo/{EVIL}.so", "demo/_core.so"):
+        path = tmp_path / "demo-1.0-cp312-cp312-linux_x86_64.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(
+                name, elves.library([f"_ZN3c10{EVIL.encode('ascii', 'ignore').decode()}"], [], ["libc10.so"])
+            )
+            archive.writestr("demo-1.0.dist-info/METADATA", f"Name: demo\nVersion: 1.0\nRequires-Dist: torch {EVIL}\n")
+        main(["audit", str(path), "--torch", "2.9.1"], CHECKOUT)
+        main(["audit", str(path), "--torch", "2.9.1", "--markdown"], CHECKOUT)
+        told = capsys.readouterr()
+        assert told.out + told.err
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", told.out + told.err), ascii(told.out)
