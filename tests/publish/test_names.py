@@ -14,6 +14,7 @@ from tests.conftest import Answer
 from tests.family import make_wheel
 from tests.index import Index
 from tests.release import Release, with_members
+from torch_build_farm.core import seals
 from torch_build_farm.pipeline import run
 from torch_build_farm.project import tree
 from torch_build_farm.project.fetch import Origin
@@ -148,6 +149,53 @@ def test_an_unproven_wheel_in_work_dist_counts_for_nothing(release: Release, cal
     assert answer.code == 0, answer.err
     assert "demo_select-1.0.0.0.0.208" not in answer.out
     assert "demo-torch28==" not in metadata(release.dist / "demo-1.0-py3-none-any.whl")
+
+
+def test_an_unproven_wheel_proves_nothing_about_the_index(release: Release, call: Call, index: Index) -> None:
+    """A stranger's file is in work/dist too: somebody fetched it to look at it."""
+    index.add_wheel(release.variant("2.8", "0.9"))
+    release.proven(release.variant("2.9"))
+    answer = call("publish", index.url, "--index-url", index.url)
+    assert answer.code == 0, answer.err
+    assert "demo-torch28 on the index is not this project's" in answer.out
+    assert "demo-torch28==" not in metadata(release.dist / "demo-1.0-py3-none-any.whl")
+
+
+def test_a_page_that_lists_a_file_of_another_name(release: Release, call: Call, index: Index) -> None:
+    """The file is this project's, and proves nothing about the name that the page is for."""
+    wheel = release.proven(release.variant("2.8"))
+    index.add(wheel.name, wheel.read_bytes(), "demo-torch29")
+    answer = call("publish", index.url, "--index-url", index.url)
+    assert answer.code == 0, answer.err
+    assert "demo-torch29 on the index is not this project's" in answer.out
+    assert "demo_select-1.0.0.0.0.209" not in answer.out
+
+
+@pytest.mark.parametrize("forgery", ["no records", "another farm's seal", "no seal", "another wheel's records"])
+def test_records_that_are_no_proof(
+    release: Release, call: Call, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgery: str
+) -> None:
+    wheel = release.variant("2.8")
+    if forgery == "another farm's seal":
+        with monkeypatch.context() as other_user:
+            other_user.setenv(seals.STATE_VARIABLE, str(tmp_path / "other"))
+            release.proven(wheel)
+    elif forgery == "no seal":
+        release.proven(wheel)
+        for path in (release.folder / "work").glob("jobs/*/records/*.json"):
+            document = json.loads(path.read_text())
+            del document["seal"]
+            path.write_text(json.dumps(document))
+    elif forgery == "another wheel's records":
+        release.proven(wheel)
+        with_members(wheel, {"demo/__init__.py": "print('another')\n"})
+    refused(publish(call, index), "not everything is proven", wheel.name)
+    assert " upload " not in publish_log(release)
+
+
+def publish_log(release: Release) -> str:
+    path = release.folder / "work" / "logs" / "publish.log"
+    return path.read_text() if path.exists() else ""
 
 
 def test_a_name_is_adopted_once_and_by_hand(release: Release, call: Call, index: Index, tmp_path: Path) -> None:

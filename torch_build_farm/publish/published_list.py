@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from packaging.utils import canonicalize_name
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from torch_build_farm.core.errors import ConfigError
@@ -24,7 +24,7 @@ from torch_build_farm.core.files import replace_text
 from torch_build_farm.project.settings import PUBLISHED_LIST
 
 NAME = PUBLISHED_LIST
-_LARGEST = 64_000_000  # bytes: some 200,000 files
+_LARGEST = 16_000_000  # bytes: some 80,000 files
 _HINT = (
     "restore it from version control; after a merge keep the lines of both sides, with a comma after all but the last"
 )
@@ -57,7 +57,7 @@ class PublishedDocument:
     schema: Literal[1]
     """The version of this form."""
 
-    files: tuple[PublishedFile, ...]
+    files: Annotated[tuple[PublishedFile, ...], FailFast()]
     """Sorted by name, file and index."""
 
 
