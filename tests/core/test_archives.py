@@ -376,7 +376,7 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\1\2") + 8] |= 1
     archive.write_bytes(content)
-    refused(archive, tmp_path, "encrypted")
+    refused(archive, tmp_path, "'demo/a.py' is encrypted\n")
 
 
 def test_the_folder_has_to_be_new(tmp_path: Path) -> None:
@@ -421,3 +421,46 @@ def test_a_zip_with_more_entries_than_its_size_can_need(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive) as opened, pytest.raises(UnsafeArchiveError, match="has 5 members"):
         archives.zip_entries(opened, archive.stat().st_size, few)
     refused(archive, tmp_path, "more members than", few)
+
+
+def pax(*records: bytes) -> bytes:
+    """An extended header of these records, as they are."""
+    content = b"".join(records)
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(content)
+    return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        (pax(b"no record"), "header is damaged"),
+        (pax(b"0 path=x\n"), "header is damaged"),
+        (pax(b"5 path=x\n"), "header is damaged"),
+        (pax(b"99 path=x\n"), "header is damaged"),
+        (pax(b"10 path=xy"), "header is damaged"),
+        (pax(b"10 path=x\n") * 9, "many extended headers"),
+        (pax(b"22 GNU.sparse.major=1\n"), "sparse"),
+    ],
+)
+def test_extended_headers_written_by_hand(tmp_path: Path, headers: bytes, reason: str) -> None:
+    (tmp_path / "demo.tar").write_bytes(headers + entry("demo/a.py").tobuf() + bytes(1024))
+    refused(tmp_path / "demo.tar", tmp_path, reason)
+
+
+def test_a_negative_size(tmp_path: Path) -> None:
+    member = entry("demo/a.py")
+    member.size = -512
+    (tmp_path / "demo.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    refused(tmp_path / "demo.tar", tmp_path, "a size is negative")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_a_compressed_archive_that_is_cut_off(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    member = entry("demo/noise")
+    member.size = 5120
+    content = compress(member.tobuf() + random.Random(1).randbytes(member.size) + bytes(1024))
+    (tmp_path / "demo.tar").write_bytes(content[:4000])
+    refused(tmp_path / "demo.tar", tmp_path, "")
+    (tmp_path / "demo.tar").write_bytes(content)
+    unpack(tmp_path / "demo.tar", tmp_path / "tree")
