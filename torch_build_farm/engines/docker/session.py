@@ -138,10 +138,12 @@ class DockerSession:
         """Remove a folder of the store, where containers see it; it may hold the changes of an overlay."""
         if self.access is None or self.access.shared:
             store_access.remove_changes(folder)
-        else:
-            # An engine that went away keeps the folder until the next run on it, which removes it.
-            with contextlib.suppress(EngineError), translated_errors():
-                store_access.remove_folder(self.helper(image), self.access, folder)
+            # The kernel keeps files of root's in an overlay's folder, which another user may not remove.
+            if self.access is None or not folder.exists():
+                return
+        # An engine that went away keeps the folder until the next run on it, which removes it.
+        with contextlib.suppress(EngineError), translated_errors():
+            store_access.remove_folder(self.helper(image), self.access, folder)
 
     def failure_from_events(self, job: str, watch: Watch, log: Path) -> FarmError | None:
         """The error that the engine's events explain; None where they explain nothing.

@@ -396,6 +396,14 @@ def _prime_volume(helper: Helper, store: TorchStore, files: Mapping[str, Path]) 
     return free_gb
 
 
+def _store_mount(helper: Helper, access: StoreAccess) -> Mount:
+    from docker.types import Mount  # noqa: PLC0415
+
+    if access.shared:
+        return Mount(str(access.store.root), str(access.store.root), type="bind")
+    return _volume_mount(helper, access.store)
+
+
 def put_folder(helper: Helper, access: StoreAccess, folder: Path, name: str) -> Path:
     """Put a folder of this machine into the volume under `name`, unless it is there; returns its path in containers.
 
@@ -444,5 +452,5 @@ def read_file(helper: Helper, access: StoreAccess, path: Path) -> str:
 
 
 def remove_folder(helper: Helper, access: StoreAccess, folder: Path) -> None:
-    """Remove a folder of the volume."""
-    helper.run(["rm", "-rf", str(folder)], _volume_mount(helper, access.store))
+    """Remove a folder of the store as root of a container."""
+    helper.run(["rm", "-rf", str(folder)], _store_mount(helper, access))
