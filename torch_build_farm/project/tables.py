@@ -12,9 +12,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import InvalidRequirement
 from packaging.utils import InvalidName, canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import InvalidVersion
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -30,6 +30,7 @@ from pydantic_core import ErrorDetails
 
 from torch_build_farm.core import toml
 from torch_build_farm.core.errors import nearest
+from torch_build_farm.core.requirements import read_requirement, read_version
 from torch_build_farm.core.versions import CPython, Minor
 
 REFERENCE = "docs/reference/settings.md and docs/reference/variants.md list every key with its type"
@@ -66,7 +67,7 @@ def _cpython(value: object) -> CPython:
 def _version(value: object) -> str:
     text = _text(value)
     try:
-        Version(text)
+        read_version(text)
     except InvalidVersion as error:
         raise ValueError(str(error)) from None
     return text
@@ -74,7 +75,7 @@ def _version(value: object) -> str:
 
 def _requirement(value: str) -> str:
     try:
-        Requirement(value)
+        read_requirement(value)
     except InvalidRequirement as error:
         # The lines below the first one point at the place in the text with ^ and ~.
         raise ValueError(str(error).splitlines()[0]) from None
