@@ -61,7 +61,7 @@ def test_the_key_stays(state: Path) -> None:
 
 def test_farms_that_start_at_the_same_time_share_one_key(state: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: seals._key.__wrapped__(state), range(40)))
+        keys = set(pool.map(lambda _: seals._make_key(state), range(40)))
     assert keys == {key_of(state).read_bytes()}
 
 
@@ -69,7 +69,7 @@ def test_farms_that_start_at_the_same_time_share_one_key(state: Path) -> None:
 def test_a_key_that_others_may_use_is_refused(state: Path, mode: int) -> None:
     seals.seal(b"")
     key_of(state).chmod(mode)
-    seals._key.cache_clear()
+    seals._keys.clear()
     with pytest.raises(DiskError, match=rf"open to other users \(mode {mode:o}\)"):
         seals.seal(b"")
 
@@ -86,7 +86,7 @@ def test_a_folder_that_others_may_write_to_is_refused(state: Path) -> None:
 def test_a_folder_that_others_may_exchange_is_refused(state: Path) -> None:
     seals.seal(b"")
     state.parent.chmod(0o777)
-    seals._key.cache_clear()
+    seals._keys.clear()
     with pytest.raises(DiskError, match=f"every user may write {re.escape(str(state.parent))}\n"):
         seals.seal(b"")
 
@@ -98,7 +98,7 @@ def test_another_users_key_is_refused(state: Path, what: str, monkeypatch: pytes
         os.chown(key_of(state) if what == "key" else state, 12345, 12345)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    seals._key.cache_clear()
+    seals._keys.clear()
     with pytest.raises(DiskError, match="belongs to user"):
         seals.seal(b"")
 
@@ -110,7 +110,7 @@ def test_what_is_no_key_is_refused(state: Path, tmp_path: Path) -> None:
     whole = key.read_bytes()
 
     def refused(words: str) -> None:
-        seals._key.cache_clear()
+        seals._keys.clear()
         with pytest.raises(DiskError, match=words):
             seals.seal(b"")
         if key.is_dir():

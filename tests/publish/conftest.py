@@ -21,7 +21,7 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def release(tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
     monkeypatch.setenv(seals.STATE_VARIABLE, str(tmp_path / "state"))
-    seals._key.cache_clear()  # pytest may give this test the folder of an earlier one
+    seals._keys.clear()  # pytest may give this test the folder of an earlier one
     made = Release.make(tmp_path, small_store)
     yield made
     made.torch.close()

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hmac
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 
 from torch_build_farm.core import ownership
 from torch_build_farm.core.errors import DiskError
-from torch_build_farm.core.store import default_folder
+from torch_build_farm.core.store import STORE_VARIABLE, default_folder
 
 STATE_VARIABLE = "TORCH_BUILD_FARM_STATE"
 _ANOTHER_FOLDER = f"name a folder of this user's, outside work folders and the store: {STATE_VARIABLE}=DIR"
@@ -73,48 +73,73 @@ def seal(content: bytes) -> str:
 
     Raises DiskError where the key cannot be made or read, belongs to another user, or can be read by others.
     """
-    return hmac.digest(_key(state_folder()), content, "sha256").hex()
+    return _seal(_key() or _make_key(state_folder()), content)
 
 
 def holds(content: bytes, claimed_seal: str) -> bool:
     """Whether `claimed_seal` is this user's seal of `content`. Raises DiskError as `seal` does, but makes no key."""
-    if not os.path.lexists(state_folder() / _KEY):  # who has never sealed anything has no seal that could hold
+    key = _key()
+    if key is None:  # who has never sealed anything has no seal that could hold
         return False
     # Compared as bytes: compare_digest refuses text that is not ASCII.
-    return hmac.compare_digest(seal(content).encode(), claimed_seal.encode("utf-8", "surrogatepass"))
+    return hmac.compare_digest(_seal(key, content).encode(), claimed_seal.encode("utf-8", "surrogatepass"))
 
 
-@functools.cache
-def _key(folder: Path) -> bytes:
-    """The key in `folder`, read once a process; made where there is none."""
+def _seal(key: bytes, content: bytes) -> str:
+    return hmac.digest(key, content, "sha256").hex()
+
+
+_keys: dict[tuple[str | None, ...], bytes] = {}  # what was read, by the variables that decide where the key lies
+
+
+def _key() -> bytes | None:
+    """The key, read once a process; None where there is none yet."""
+    names = (STATE_VARIABLE, STORE_VARIABLE, "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME")
+    variables = tuple(map(os.environ.get, names))
+    if variables not in _keys:
+        path = state_folder() / _KEY
+        if not os.path.lexists(path):
+            return None
+        with _errors_of(path.parent):
+            _check_folder(path.parent)
+            _keys[variables] = _read_key(path)
+    return _keys[variables]
+
+
+@contextlib.contextmanager
+def _errors_of(folder: Path) -> Iterator[None]:
+    """Raise DiskError for an OSError of the state folder."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check(folder, folder.stat(), forbidden=_OTHERS_MAY_WRITE)
-        # Whoever may write a folder above could exchange this one.
-        ownership.check_path(folder, _ANOTHER_FOLDER)
-        try:
-            return _read_key(folder / _KEY)
-        except FileNotFoundError:
-            _make_key(folder)
-            return _read_key(folder / _KEY)
+        yield
     except OSError as error:
         raise _unfit(folder, f"cannot be kept: {error.strerror}", next_step=_ANOTHER_FOLDER) from None
 
 
-def _make_key(folder: Path) -> None:
-    """Write a new key, unless another farm has just done so. Raises OSError."""
-    # Under a name of its own first, then linked: another farm never sees half a key, and only one of two is kept.
-    scratch = folder / f".{_KEY}.{os.urandom(8).hex()}"
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(os.urandom(_KEY_BYTES))
-            stream.flush()
-            os.fsync(stream.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(scratch, folder / _KEY)
-    finally:
-        scratch.unlink(missing_ok=True)
+def _check_folder(folder: Path) -> None:
+    """Raise DiskError where another user may change what lies in the state folder."""
+    _check(folder, folder.stat(), forbidden=_OTHERS_MAY_WRITE)
+    # Whoever may write a folder above could exchange this one.
+    ownership.check_path(folder, _ANOTHER_FOLDER)
+
+
+def _make_key(folder: Path) -> bytes:
+    """A new key, unless another farm has just made one: then that. Raises DiskError."""
+    with _errors_of(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_folder(folder)
+        # Under a name of its own first, then linked: another farm never sees half a key, and only one of two is kept.
+        scratch = folder / f".{_KEY}.{os.urandom(8).hex()}"
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(os.urandom(_KEY_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(scratch, folder / _KEY)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return _read_key(folder / _KEY)
 
 
 def _read_key(path: Path) -> bytes:
