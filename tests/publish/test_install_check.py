@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tests.conftest import Answer, need
 from tests.index import Index
 from tests.publish import spy
 from tests.release import Release, with_members
+from torch_build_farm.core import tools
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.engines import isolation
 from torch_build_farm.publish import install_check, published_list
@@ -25,6 +27,14 @@ from torch_build_farm.publish import install_check, published_list
 Call = Callable[..., Answer]
 
 _ADD_KEY, _SESSION = 248, -3  # add_key(2)
+
+
+def need_name_spaces() -> None:
+    """Skip where the machine gives this user no name spaces, as in a container without privileges."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    words = ["unshare", "--mount", "--pid", "--net", "--fork", *user, "true"]
+    need(shutil.which("unshare") is not None, "util-linux")
+    need(subprocess.run(words, capture_output=True, check=False).returncode == 0, "name spaces")
 
 
 def test_what_was_published_is_installed_and_imported(release: Release, index: Index) -> None:
@@ -88,7 +98,7 @@ def secrets(tmp_path: Path) -> Iterator[Secrets]:
 def test_a_package_that_looks_for_credentials_sees_none(
     release: Release, index: Index, secrets: Secrets, tmp_path: Path
 ) -> None:
-    need(shutil.which("unshare") is not None, "util-linux")
+    need_name_spaces()
     code = spy.source(str(tmp_path), [secrets.port])
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -161,7 +171,7 @@ def published_again(call: Call, index: Index) -> Answer:
 
 
 def test_publish_imports_apart_from_itself(release: Release, index: Index, call: Call) -> None:
-    need(shutil.which("unshare") is not None, "util-linux")
+    need_name_spaces()
     code = "import os; print('looked as', os.getuid(), os.getppid(), sorted(os.environ))\n"
     release.published(index, release.proven(release.variant("2.8", files={"demo/__init__.py": code})))
     (release.project.root / "published.json").unlink()
@@ -199,11 +209,27 @@ def test_a_link_on_the_way_to_the_interpreter(tmp_path: Path) -> None:
     assert len(isolation._links_to(tmp_path / "circle")) == isolation._MAX_LINKS
 
 
+def test_an_interpreter_that_is_a_link_into_another_folder(tmp_path: Path) -> None:
+    """As in ~/.local/bin, or where a workflow puts several interpreters on PATH: the library is not beside the link."""
+    need_name_spaces()
+    (tmp_path / "scripts").mkdir()
+    interpreter = tmp_path / "scripts" / "python3"
+    interpreter.symlink_to(Path(sys.executable).resolve())
+    environment = tmp_path / "env"
+    subprocess.run([tools.uv(), "venv", "--quiet", "--python", interpreter, environment], check=True)
+    (tmp_path / "root").mkdir()
+    shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", lambda _: None)
+    apart = isolation.Isolation.of(environment, tmp_path / "root", shell)
+    done = apart.run(environment / "bin" / "python", "-I", "-c", "import json; print('runs')")
+    assert done.last_line == "runs", done.tail
+
+
 def test_an_interpreter_in_the_home_folder_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With its folder the package would see all of the home folder."""
     environment = tmp_path / "env"
     (environment / "bin").mkdir(parents=True)
     (environment / "pyvenv.cfg").write_text(f"home = {tmp_path}/home/bin\n")
+    (environment / "bin" / "python").symlink_to(tmp_path / "home" / "bin" / "python3")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", lambda _: None)
     apart = isolation.Isolation.of(environment, tmp_path / "root", shell)

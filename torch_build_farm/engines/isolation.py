@@ -56,11 +56,13 @@ class Isolation:
         """
         settings = (environment / "pyvenv.cfg").read_text("utf-8")
         home = re.search(r"^home *= *(.+)$", settings, re.MULTILINE)
-        folders = [environment]
-        paths = [environment / "bin" / "python"]
+        interpreter = environment / "bin" / "python"
+        paths = [interpreter]
         if home:
             paths.append(Path(home[1].strip()))
-            folders.append(paths[-1].resolve().parent)  # PREFIX of PREFIX/bin
+        # The interpreter may be a link to another folder, such as ~/.local/bin/python3.12: its library lies beside the
+        # file itself.
+        folders = [environment, interpreter.resolve().parent.parent]  # PREFIX of PREFIX/bin
         for path in paths:
             folders += _links_to(path)
         return cls(tuple(folders), root, shell)
