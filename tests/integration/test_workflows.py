@@ -26,6 +26,7 @@ from tests.server import PASSWORD, USER, Server
 from tests.trusted import TrustedIndex, teach
 from torch_build_farm.cli.ci import FARMS_PYTHON
 from torch_build_farm.core import tools as toolbox
+from torch_build_farm.core.files import sha256
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.publish import published_list
@@ -209,9 +210,13 @@ def test_publish_names_that_exist_from_one_job(
 ) -> None:
     """The next release: every name has a publisher for the one environment."""
     root = project(tmp_path, farm_wheel, f'index = "{trusted.url}"')
+    adopted = []
     for name in NAMES:
-        make_wheel(trusted.server.folder, name, "0.9", {})
+        wheel = make_wheel(trusted.server.folder, name, "0.9", {})
+        adopted.append(published_list.PublishedFile(name, wheel.name, trusted.url, sha256(wheel), adopted=True))
         trusted.register("pypi", name)
+    published_list.write(published_list.PublishedList().with_files(adopted), root)
+    commit(root)
 
     def identity(environment: str) -> dict[str, str]:
         teach(tools)
