@@ -74,7 +74,7 @@ def test_the_examples_of_the_python_api(
     """They find what the command line has built, and keep it."""
     for name in ("build_farm.py", "pyproject.toml", "examples"):
         (tmp_path / name).symlink_to(CHECKOUT / name)
-    shutil.copytree(built.farm.work, tmp_path / "work")
+    (tmp_path / "work").symlink_to(built.farm.work)  # a copy's records would prove nothing
     monkeypatch.chdir(tmp_path)
     for name, value in built.farm.environment.items():
         monkeypatch.setenv(name, value)
@@ -118,12 +118,16 @@ class Published:
 def published(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     folder = tmp_path_factory.mktemp("published")
     (folder / "torch").mkdir()
-    shutil.copytree(built.farm.work, folder / "work")
-    (folder / "work" / "dist" / built.wheel("2.9").name).unlink()  # publish takes what it finds there
+    project = folder / "project"  # publish writes its list there
+    project.mkdir()
+    (project / "examples").symlink_to(CHECKOUT / "examples")
+    shutil.copy(CHECKOUT / "pyproject.toml", project)
+    aside = folder / built.wheel("2.9").name
+    built.wheel("2.9").rename(aside)  # publish takes what it finds in work/dist
     server = Server(folder / "index")
     try:
         with lean_torch.index(lean_torch.write(folder / "torch")) as front:
-            farm = Farm(CHECKOUT, folder / "work", {
+            farm = Farm(project, built.farm.work, {
                 "TORCH_BUILD_FARM_STORE": str(folder / "store"), "UV_DEFAULT_INDEX": front.url,
                 "TWINE_USERNAME": USER, "TWINE_PASSWORD": PASSWORD,
             })  # fmt: skip
@@ -132,6 +136,7 @@ def published(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield Published(farm, run, publish, server, front, folder)
     finally:
         server.stop()
+        aside.rename(built.wheel("2.9"))
         shutil.rmtree(folder)
 
 
