@@ -16,10 +16,11 @@ from typing import Any
 
 import jinja2
 import tomli_w
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import InvalidRequirement
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import RenderError, SourceError
+from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.templates import strict_environment
 from torch_build_farm.engines.variables import CONSTRAINTS, FARM_FOLDER, PRELUDE, TOOLCHAIN
 from torch_build_farm.project.plan import Job
@@ -150,7 +151,7 @@ def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed:
     """`requirements` with torch's replaced by one with `pin`; with `needed`, that is added if torch's is missing."""
     texts = [str(requirement) for requirement in requirements]
     try:
-        names = [canonicalize_name(Requirement(text).name) for text in texts]
+        names = [canonicalize_name(read_requirement(text).name) for text in texts]
         pinned = [text for text in pin_torch(texts, pin) if text is not None]
     except InvalidRequirement as error:
         raise RenderError(f"not a valid requirement: {error}", where=where) from None

@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-
-from torch_build_farm.core.requirements import read_requirement
 
 
 def cut_requires_python(requires_python: str, low: str, high: str) -> str:
@@ -52,7 +51,7 @@ def pin_torch(requirements: Iterable[str], pin: str) -> list[str | None]:
     torch_position = None
     torch_extras: set[str] = set()
     for text in requirements:
-        requirement = read_requirement(text)
+        requirement = Requirement(text)
         if canonicalize_name(requirement.name) != "torch":
             pinned.append(text)
         elif "extra" in str(requirement.marker):
@@ -73,7 +72,7 @@ def _bracketed(extras: set[str]) -> str:
 
 def rename_own(text: str, project: str, distribution: str) -> str:
     """Requirement `text`; where it names the project itself (as in `all = ["name[test]"]`) it names `distribution`."""
-    requirement = read_requirement(text)
+    requirement = Requirement(text)
     if canonicalize_name(requirement.name) != canonicalize_name(project):
         return text
     requirement.name = distribution

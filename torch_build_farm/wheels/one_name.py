@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Self
 
 import jinja2
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import MetaError
+from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Project
@@ -256,7 +256,7 @@ def _own_extras(family: Family, fields: Sequence[str]) -> list[str]:
         name, value = _pair(field)
         if name != "Requires-Dist":
             continue
-        requirement = Requirement(value)
+        requirement = read_requirement(value)
         if "extra" not in str(requirement.marker):
             continue
         if canonicalize_name(requirement.name) != "torch":
