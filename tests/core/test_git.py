@@ -215,7 +215,7 @@ def test_an_index_in_two_parts_and_a_shallow_repository(tmp_path: Path) -> None:
     assert (answer.text.partition("-g")[0], answer.dirty, answer.shallow) == ("v1.3-0", False, True)
 
 
-def test_how_files_look_on_this_disk_is_the_repositorys_own_word_alone(tmp_path: Path) -> None:
+def test_how_files_look_on_this_disk_is_for_the_repository_alone_to_say(tmp_path: Path) -> None:
     tree = repository(tmp_path / "tree")
     (tree / "setup.py").chmod(0o755)
     assert described(tree).dirty

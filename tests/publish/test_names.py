@@ -116,7 +116,7 @@ def test_a_file_of_the_same_metadata_and_other_code(release: Release, call: Call
         index.yank(plain)  # writes its page anew
 
 
-def test_a_digest_in_the_list_must_be_the_indexs(release: Release, call: Call, index: Index) -> None:
+def test_a_digest_in_the_list_must_be_that_of_the_index(release: Release, call: Call, index: Index) -> None:
     """The index exchanged a file of an earlier version."""
     release.proven(release.variant("2.8"))
     earlier = release.variant("2.8", "0.9")

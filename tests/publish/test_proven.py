@@ -109,7 +109,7 @@ def test_records_that_were_carried_here_prove_nothing(work: Path, wheel: Path, t
     assert "not sealed" in problem
 
 
-def test_one_stages_record_is_not_anothers(work: Path, wheel: Path) -> None:
+def test_the_record_of_one_stage_is_not_that_of_another(work: Path, wheel: Path) -> None:
     files = record_files(work)
     files["smoke"].write_bytes(files["audit"].read_bytes())
     (problem,) = proven([wheel], work)

@@ -1,8 +1,9 @@
+# shellcheck shell=sh
 # Makes a root of its own for one command, in new name spaces, and runs the command there.
 #
 #   unshare ... /bin/sh isolated.sh ROOT USER FOLDER... -- COMMAND...
 #
-# ROOT is an empty folder. The command sees the FOLDERs, read-only, a new /proc, five devices and an empty /tmp: nothing
+# ROOT is an empty folder. The command sees each FOLDER, read-only, a new /proc, five devices and an empty /tmp: nothing
 # else of this machine. A FOLDER that is a link stays one. USER is who runs it: a number, or "" for the caller (in a user
 # name space of its own). It keeps no capability, and gains none.
 set -eu

@@ -4,7 +4,7 @@
 # first installation puts it in the place of the empty one that the front end has just made. In the mount of a build
 # renaming takes no time and copies nothing.
 ready=@READY@ home=@HOME@
-previous= python=
+previous='' python=''
 for word; do
     [ "$previous" = --python ] && python=$word
     previous=$word

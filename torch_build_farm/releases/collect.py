@@ -56,7 +56,7 @@ class CollectedRelease:
     """One release: the names of each unit with their kinds, the lines of its headers, the layouts of its types.
 
     `fetched` is the number of bytes that came from the package index. `wheels` are the SHA-256 of the release's wheels
-    by CPython tag, as the package index states them, empty where it does not. `records` are the SHA-256 of the RECORDs
+    by CPython tag, as the package index states them, empty where it does not. `records` are the SHA-256 of each RECORD
     of the wheels that were read, by the wheels'.
     """
 

@@ -51,7 +51,7 @@ def known_record(wheel_sha256: str) -> str:
 
 
 def records_text(records: Mapping[str, str]) -> str:
-    """The content of the file of a folder of tables: the SHA-256 of RECORDs by that of their wheels."""
+    """The content of the file of a folder of tables: the SHA-256 of each RECORD by that of its wheel."""
     return json.dumps(dict(sorted(records.items())), indent=1) + "\n"
 
 
