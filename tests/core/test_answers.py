@@ -113,6 +113,14 @@ def test_tls_is_not_left() -> None:
             session(bounds, secure=True).get(url)
 
 
+def test_an_index_before_the_default_one_may_have_no_tls(tmp_path: Path) -> None:
+    """As one on the own machine, beside the public one: what counts is where the file is."""
+    with answering(lambda _: [with_length(b"x")]) as url:
+        PackageIndex(first=(url,)).download(package(url, b"x"), tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == b"x"
+        PackageIndex("https://index.example/simple/", first=(url,)).download(package(url, b"x"), tmp_path / "file")
+
+
 def package(url: str, content: bytes, size: int | None = None) -> DistributionPackage:
     sha256 = hashlib.sha256(content).hexdigest()
     name = "demo-1.0-py3-none-any.whl"

@@ -30,6 +30,21 @@ def test_json() -> None:
     assert (sdist.filename, sdist.version, sdist.is_yanked) == ("demo-1.0.tar.gz", "1.0", False)
 
 
+@pytest.mark.parametrize(
+    "link", ["http://index.example/demo-1.0-py3-none-any.whl", "ftp://index.example/demo-1.0-py3-none-any.whl"]
+)
+def test_a_page_that_came_by_tls_leads_to_nothing_without(link: str) -> None:
+    pages = [
+        (as_json({"filename": WHEEL, "url": link, "hashes": {}}), JSON),
+        (f'<a href="{link}">{WHEEL}</a>'.encode(), HTML),
+    ]
+    for content, kind in pages:
+        with pytest.raises(index_pages.PageError, match="without TLS"):
+            index_pages.files(content, kind, URL, "demo")
+        (file,) = index_pages.files(content, kind, URL.replace("https", "http"), "demo")
+        assert file.url == link
+
+
 def test_html_as_indexes_write_it() -> None:
     content = f"""<!DOCTYPE html><html><head><META name="pypi:repository-version" content="1.0">
         <base href="/files/"><title>a &lt; b</title></head><body>

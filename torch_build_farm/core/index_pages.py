@@ -157,11 +157,26 @@ def _of_html(content: bytes, charset: str, url: str, name: str) -> list[Distribu
     return files
 
 
+def has_tls(url: str) -> bool:
+    """Whether a URL's connection is encrypted, and its server known."""
+    return url.lower().startswith("https:")
+
+
 def files(content: bytes, content_type: str, url: str, name: str) -> list[DistributionPackage]:
     """The wheels and sdists that a page lists, which came from `url`, for the project `name`.
 
-    Raises ValueError for what is not such a page, or has more of anything than a page may have.
+    Raises ValueError for what is not such a page, has more of anything than a page may have, or leads from https to a
+    connection without TLS.
     """
+    listed = _listed(content, content_type, url, name)
+    for file in listed:
+        if has_tls(url) and not has_tls(file.url):
+            raise PageError(f"it leads from https to a connection without TLS: {file.filename}")
+    return listed
+
+
+def _listed(content: bytes, content_type: str, url: str, name: str) -> list[DistributionPackage]:
+    """The files of a page, wherever they lie."""
     kind, _, parameters = content_type.partition(";")
     kind = kind.strip().lower()
     if kind == "application/vnd.pypi.simple.v1+json":

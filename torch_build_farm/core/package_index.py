@@ -101,9 +101,10 @@ class PackageIndex:
         return cls(url, tuple(first))
 
     @contextmanager
-    def _client(self, what: str, most: int, *, longest: float) -> Iterator[PyPISimple]:
+    def _client(self, what: str, most: int, *, longest: float, link: str = "") -> Iterator[PyPISimple]:
         """A client of this index whose answers have up to `most` bytes and take up to `longest` seconds.
 
+        `link` is the URL of a file, for a client that fetches it: another index than this one may list it (`first`).
         Errors raised within the block, which fetches `what`, become a PackageIndexError.
         """
         from pypi_simple import (  # noqa: PLC0415 (slow to import)
@@ -116,6 +117,7 @@ class PackageIndex:
         from requests import RequestException  # noqa: PLC0415
         from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
+        from torch_build_farm.core import index_pages  # noqa: PLC0415
         from torch_build_farm.core.answers import Bounds, session  # noqa: PLC0415
 
         # requests lets errors of urllib3 and of urllib pass, such as for a redirect to https://[ (a ValueError).
@@ -123,7 +125,7 @@ class PackageIndex:
         url = self.url or PYPI_SIMPLE_ENDPOINT
         bounds = Bounds(most, self.limits.answer_seconds, self.limits.slowest, longest)
         try:
-            with PyPISimple(url, session=session(bounds, secure=url.lower().startswith("https:"))) as client:
+            with PyPISimple(url, session=session(bounds, secure=index_pages.has_tls(link or url))) as client:
                 # uv and OpenSSL know this variable; requests does not.
                 bundle = os.environ.get("SSL_CERT_FILE")
                 if bundle:
@@ -175,7 +177,7 @@ class PackageIndex:
         """Download a file and compare it with the size and digest that the index states. Raises PackageIndexError."""
         limits = self.limits
         most = limits.file if file.size is None else min(file.size, limits.file)
-        with self._client(f"{file.filename}", most, longest=limits.file_seconds) as client:
+        with self._client(f"{file.filename}", most, longest=limits.file_seconds, link=file.url) as client:
             client.download_package(file, path, verify=bool(file.digests), timeout=limits.read_seconds)
 
     @contextmanager
@@ -188,7 +190,7 @@ class PackageIndex:
 
         limits = replace(self.limits, directory=_SMALL) if small else self.limits
         with (
-            self._client(f"{file.filename}", limits.file, longest=limits.file_seconds) as client,
+            self._client(f"{file.filename}", limits.file, longest=limits.file_seconds, link=file.url) as client,
             RemoteWheel(client.s, file.url, file.filename, limits) as wheel,
         ):
             yield wheel
@@ -206,7 +208,7 @@ class PackageIndex:
         folder.mkdir(parents=True, exist_ok=True)
         limits = self.limits
         with (
-            self._client(f"{file.filename}", limits.file, longest=limits.file / limits.slowest) as client,
+            self._client(file.filename, limits.file, longest=limits.file / limits.slowest, link=file.url) as client,
             tempfile.TemporaryFile(dir=folder) as copy,
         ):
             remote = Ranges(client.s, file.url, file.filename, limits)
@@ -232,7 +234,7 @@ class PackageIndex:
         limits = self.limits
         if file.has_metadata:
             what = f"METADATA of {file.filename}"
-            with self._client(what, limits.metadata, longest=limits.page_seconds) as client:
+            with self._client(what, limits.metadata, longest=limits.page_seconds, link=file.url) as client:
                 try:
                     verify = bool(file.metadata_digests)  # an index may state "true" in place of a digest
                     content = client.get_package_metadata_bytes(file, verify=verify, timeout=limits.read_seconds)
