@@ -117,7 +117,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_starts(tiny: Farm, tmp
 def test_a_disk_that_becomes_full(tiny: Farm, root: None, size: str) -> None:
     """At the first stage, and, with a little more room, while the tree is copied for the build."""
     tiny.work.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(tiny.work)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=0700,size={size}", "none", str(tiny.work)], check=True)
     try:
         (tiny.project / "big.bin").write_bytes(os.urandom(300_000))
         answer = tiny(*ONE)

@@ -101,13 +101,14 @@ class StoreAccess:
 
     def mount(self, path: PurePath, target: PurePath | None = None, *, writable: bool = False) -> str:
         """A part of the store, at its own path or at `target`; the value of --mount."""
-        flags: dict[str, Any] = {} if writable else {"readonly": ""}
         inside = str(target or path)
         if self.shared:
+            flags: dict[str, Any] = {} if writable else {"readonly": ""}
             return mount(type="bind", source=str(path), target=inside, **flags)
-        # A volume's subfolder: engines before 26 mount volumes as a whole only.
-        options = {"type": "none", "device": str(self._where(path)), "o": "bind,nosuid,nodev"}
-        return mount(options, target=inside, **flags)
+        # A volume's subfolder: engines before 26 mount volumes as a whole only. They refuse "readonly" for a volume
+        # without a name, and mount it as these options say, "ro" with a second call as bind mounts need it.
+        how = "bind,nosuid,nodev" if writable else "bind,nosuid,nodev,ro"
+        return mount({"type": "none", "device": str(self._where(path)), "o": how}, target=inside)
 
     def environment(self, home: PurePath, changes: PurePath) -> str:
         """An environment whose changes go to the folder `changes`; the value of --mount.
