@@ -199,7 +199,8 @@ def test_parts_of_the_store_are_read_only_unless_they_are_the_jobs_own() -> None
     assert access(True, ()).mount(Path("/s/sdk")) == "type=bind,source=/s/sdk,target=/s/sdk,readonly"
     assert access(True, ()).mount(Path("/s/x"), writable=True) == "type=bind,source=/s/x,target=/s/x"
     elsewhere = access(False, ()).mount(Path("/s/sdk"))
-    assert "readonly" in elsewhere
+    assert '"volume-opt=o=bind,nosuid,nodev,ro"' in elsewhere
+    assert "ro" not in access(False, ()).mount(Path("/s/x"), writable=True).rpartition("nodev")[2]
     assert "volume-opt=device=/var/lib/docker/volumes/v/_data/sdk" in elsewhere
 
 

@@ -90,7 +90,7 @@ def test_what_is_shipped_is_what_the_index_gives(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     fetched = float(done.stdout.rpartition(" MB in ")[0].rpartition(" ")[2])
-    assert fetched < 30, done.stdout
+    assert 500 < fetched < 600, "the wheel, once: its names are compared with nothing else than its SHA-256"
     made = store / "index" / release
     ours, theirs = (SymbolTable.from_bytes((folder / SYMBOLS_FILE).read_bytes()) for folder in (made, SHIPPED))
     assert ours.units

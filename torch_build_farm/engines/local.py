@@ -24,7 +24,7 @@ from torch_build_farm.core import tools
 from torch_build_farm.core.errors import BuildError, FarmError, ToolError
 from torch_build_farm.core.files import check_regular, remove_tree, replace_text
 from torch_build_farm.core.paths import inside
-from torch_build_farm.core.process import Completed, Shell, capture
+from torch_build_farm.core.process import Completed, Shell, capture, to_be_finished
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import ninja_log, torch_downloads
@@ -91,7 +91,7 @@ class LocalEngine:
             python=self._interpreters[job.python],
             store=self.store,
             bring=lambda path: path,
-            remove=remove_tree,
+            remove=to_be_finished()(remove_tree),
             foreign=lambda home: self._foreign(job, home, shell),
             written=lambda home: home,
         )
@@ -204,8 +204,9 @@ class LocalEngine:
         except subprocess.CalledProcessError:
             raise diagnose(request.job.id, request.shell.log, oom_kills() - before) from None
         finally:
-            remove_tree(home)
-            remove_tree(request.scratch)
+            with to_be_finished():
+                remove_tree(home)
+                remove_tree(request.scratch)
 
 
 class _LocalBuild:

@@ -22,7 +22,7 @@ from packaging.version import Version
 
 from torch_build_farm.core.errors import BuildError, DiskError, EngineError, FarmError, OutOfMemoryError
 from torch_build_farm.core.files import read_foreign_text, remove_tree
-from torch_build_farm.core.process import Completed, Ending, Shell
+from torch_build_farm.core.process import Completed, Ending, Shell, to_be_finished
 from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Site, ccache_of
 from torch_build_farm.engines.diagnosis import diagnose
@@ -125,12 +125,13 @@ class ContainerBuild:
                 request.peak.write_text(f"{peak.megabytes:.0f}", "utf-8")
             return wheel
         finally:
-            # Containers first: what still runs in one could write into the folders that are removed next.
-            containers.remove(session.client, session.labels.filters(job.id))
-            self._keep_sdk_misses()
-            for folder in (self.folder, self.changes, self.objects, self.notes):
-                session.remove_folder(folder, self.image)
-            remove_tree(request.scratch)
+            with to_be_finished():
+                # Containers first: what still runs in one could write into the folders that are removed next.
+                containers.remove(session.client, session.labels.filters(job.id))
+                self._keep_sdk_misses()
+                for folder in (self.folder, self.changes, self.objects, self.notes):
+                    session.remove_folder(folder, self.image)
+                remove_tree(request.scratch)
 
     def _keep_sdk_misses(self) -> None:
         """Keep the note of what the SDK lacked; if the engine went away, there is none to keep."""

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from torch_build_farm.core.errors import EngineError, FarmError, Interrupted
-from torch_build_farm.core.process import Completed, Shell
+from torch_build_farm.core.process import Completed, Shell, to_be_finished
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.docker import containers, images
@@ -68,10 +68,11 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                 watch.settle()
                 raise session.failure_from_events(job.id, watch, shell.log) or error from None
     finally:
-        # Only now: a command that was interrupted may write into these folders until its container is gone.
-        containers.remove(session.client, session.labels.filters(job.id))
-        for folder in folders_to_remove:
-            session.remove_folder(folder, image)
+        with to_be_finished():
+            # Only now: a command that was interrupted may write into these folders until its container is gone.
+            containers.remove(session.client, session.labels.filters(job.id))
+            for folder in folders_to_remove:
+                session.remove_folder(folder, image)
 
 
 @contextlib.contextmanager
