@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch_build_farm.core import foreign_files
 from torch_build_farm.core.errors import BuildError
 
 _DEEP = 1000  # characters of a path below a folder that is removed
@@ -23,30 +24,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_bounded(path: Path, most_bytes: int) -> bytes:
-    """The content of a regular file of at most `most_bytes`, where somebody else may have put something else.
-
-    Raises OSError; also for a link, a named pipe or a device (EINVAL), and for a larger file (EFBIG).
-    """
-    # Opened before it is looked at, so that it cannot be exchanged in between; without waiting for a pipe's writer.
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.EINVAL, "a link, not a file", str(path)) from None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        with open(descriptor, "rb", closefd=False) as stream:
-            content = stream.read(most_bytes + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
-    return content
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -136,7 +113,7 @@ def read_foreign(path: Path, limit: int) -> bytes:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise _not_a_file(path)
     try:
-        return read_bounded(path, limit)
+        return foreign_files.content(path, limit, follow_links=False)
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise _not_a_file(path) from error

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from torch_build_farm.core import foreign_files
 from torch_build_farm.core.archives import Limits, unpack
 from torch_build_farm.core.errors import PackError, SourceError
-from torch_build_farm.core.files import read_bounded, replace_file, sha256
+from torch_build_farm.core.files import replace_file, sha256
 from torch_build_farm.core.paths import inside
 from torch_build_farm.pipeline import records, workfolder
 from torch_build_farm.pipeline.records import SCHEMA, WHEEL_STAGE, Record
@@ -75,7 +76,7 @@ def write(work: Path, jobs: Sequence[str], path: Path) -> Pack:
         with tarfile.open(scratch, "w", format=tarfile.PAX_FORMAT) as archive:
             for job, job_records in sorted(proofs.items()):
                 for stage in _STAGES:
-                    content = read_bounded(job_records[stage], records.MOST_BYTES)
+                    content = foreign_files.content(job_records[stage], records.MOST_BYTES, follow_links=False)
                     archive.addfile(_member(f"jobs/{job}/records/{stage}.json", len(content)), io.BytesIO(content))
                 packed.append(_add_wheel(archive, work, job))
         digest = sha256(scratch)

@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from torch_build_farm.core import paths, seals
+from torch_build_farm.core import foreign_files, paths, seals
 from torch_build_farm.core.errors import UsageError
-from torch_build_farm.core.files import read_bounded, replace_text, sha256
+from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts, SomeFacts
 
 SCHEMA = 3  # 1 had the facts as text, 2 no seal
@@ -174,7 +174,9 @@ def _look(path: Path) -> tuple[Record | None, str]:
 def _document(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where the file is absent, too large, or anything else."""
     try:
-        document = json.loads(read_bounded(path, MOST_BYTES), parse_constant=_refuse_constant)
+        document = json.loads(
+            foreign_files.content(path, MOST_BYTES, follow_links=False), parse_constant=_refuse_constant
+        )
         json.dumps(document, allow_nan=False)  # 1e999 is infinite, and no JSON
     except (OSError, ValueError, RecursionError):  # the last of which ends deep nesting
         return None

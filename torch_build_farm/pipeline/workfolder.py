@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torch_build_farm.core import locks
+from torch_build_farm.core import foreign_files, locks
 from torch_build_farm.core.errors import LockedError, UnsafeNameError
-from torch_build_farm.core.files import copy_whole, read_bounded, replace_text, sha256
+from torch_build_farm.core.files import copy_whole, replace_text, sha256
 from torch_build_farm.core.paths import file_in
 from torch_build_farm.core.process import Runner
 
@@ -85,6 +85,6 @@ def _delivery_note(job_folder: Path) -> Path:
 def _delivered(job_folder: Path) -> str:
     """The name in the delivery note; empty where there is no note that can be read."""
     try:
-        return read_bounded(_delivery_note(job_folder), _LONGEST_NAME).decode()
+        return foreign_files.content(_delivery_note(job_folder), _LONGEST_NAME, follow_links=False).decode()
     except (OSError, UnicodeDecodeError):
         return ""

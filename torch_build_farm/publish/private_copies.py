@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch_build_farm.core import foreign_files
 from torch_build_farm.core.errors import PublishError
 
 _FOLDER = "publishing"  # in the work folder
@@ -56,8 +57,8 @@ class PrivateFolder:
         copy = self.path / original.name
         digest = hashlib.sha256()
         try:
-            with _opened(original) as source, _created(copy) as target:
-                while piece := os.read(source, _PIECE):
+            with foreign_files.opened(original) as source, _created(copy) as target:
+                while piece := source.read(_PIECE):
                     digest.update(piece)
                     _write(target, piece)
         except OSError as error:
@@ -107,22 +108,10 @@ def _remove(path: Path) -> None:
 def _digest(path: Path) -> str:
     """SHA-256 of a file that is no link. Raises OSError."""
     digest = hashlib.sha256()
-    with _opened(path) as descriptor:
-        while piece := os.read(descriptor, _PIECE):
+    with foreign_files.opened(path) as stream:
+        while piece := stream.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """A descriptor of a regular file, not through a link. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a file")
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
