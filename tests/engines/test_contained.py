@@ -14,6 +14,7 @@ import pytest
 from torch_build_farm.core.errors import BuildError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.store import TorchStore
+from torch_build_farm.engines.docker.build import only_wheel
 from torch_build_farm.engines.docker.containers import Confinement, mount
 from torch_build_farm.engines.docker.requirements import answer_of_back_end, checked_requirements
 from torch_build_farm.engines.docker.store_access import StoreAccess
@@ -95,6 +96,17 @@ def test_what_is_copied_has_a_bound(contained: ModuleType, tmp_path: Path, monke
     with pytest.raises(SystemExit, match="more to copy"):
         contained.copy_wheels(archive((f"./{WHEEL}", bytes(1001), tarfile.REGTYPE)), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_leaves_one_wheel(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="job: the build left 0 wheels where one is expected"):
+        only_wheel("job", tmp_path, tmp_path / "log")
+    (tmp_path / WHEEL).touch()
+    (tmp_path / "peak").touch()
+    assert only_wheel("job", tmp_path, tmp_path / "log") == tmp_path / WHEEL
+    (tmp_path / "other-1.0-py3-none-any.whl").touch()
+    with pytest.raises(BuildError, match=f"left 2 wheels where one is expected: {WHEEL}, other-1.0-py3-none-any.whl"):
+        only_wheel("job", tmp_path, tmp_path / "log")
 
 
 def test_long_lines_come_in_parts_and_their_end_in_one(contained: ModuleType) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import Farm, need
 from tests.until import DEADLINE_S, until
-from torch_build_farm.core.store import TorchStore, default_folder
+from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
 from torch_build_farm.engines.docker.images import STAND_IN
 
 LABEL = "torch-build-farm"
@@ -85,7 +85,7 @@ def release(docker: Docker, container: str) -> None:
 
 def left_behind(farm: Farm, docker: Docker) -> list[str]:
     """What a run must not leave: containers, environments, the jobserver's FIFO, scratch folders."""
-    store = TorchStore.at(default_folder(), farm.work)
+    store = TorchStore.at(Path(farm.env.get(STORE_VARIABLE) or default_folder()), farm.work)
     found = docker.containers(f"label={LABEL}.scope={store.scope}")
     found += [str(path) for path in store.environment("").glob("*")]
     return found + [str(path) for path in farm.work.glob("jobs/*/scratch")]

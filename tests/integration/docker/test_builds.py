@@ -215,6 +215,17 @@ def test_a_projects_own_cibuildwheel_settings_do_not_interfere(contained: Farm) 
     assert answer.code == 0, answer.err
 
 
+def test_a_build_that_leaves_two_wheels(contained: Farm, docker: Docker) -> None:
+    command = "mkdir -p /output && touch /output/other-1.0-py3-none-any.whl"
+    contained.edit(
+        "pyproject.toml", "[tool.torch-build-farm]", f"[tool.torch-build-farm]\nbefore-build = ['{command}']"
+    )
+    answer = contained("build", "--torch", "2.8", "--json")
+    assert (answer.code, answer.document["error"]["kind"]) == (13, "BuildError"), answer.err
+    assert "the build left 2 wheels where one is expected: other-1.0-py3-none-any.whl, tiny_" in answer.err
+    assert left_behind(contained, docker) == []
+
+
 def test_both_engines_know_their_own_wheels(contained: Farm, docker: Docker) -> None:
     assert contained("build", "--torch", "2.8").code == 0
     other = contained("build", "--torch", "2.8", "--engine", "local", "--json")

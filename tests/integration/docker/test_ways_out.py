@@ -164,6 +164,7 @@ def test_no_way_leads_out(farms: tuple[Farm, Farm], docker: Docker, index: Front
         refused = hostile("run", "--torch", "2.8", "--json")
         assert refused.code == 13, refused.err
         assert "is not a regular file but a link" in refused.err
+        assert left_behind(hostile, docker) == []
         file.write_text(json.dumps({**targets, "where_files_are_read": False}))
         answer = hostile("run", "--torch", "2.8", "--json")
         assert answer.code == 0, answer.err

@@ -27,6 +27,7 @@ from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Site, ccache_of
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.docker import cibuildwheel_config, containers, images, store_access
+from torch_build_farm.engines.docker.client import translated_errors
 from torch_build_farm.engines.docker.containers import Confinement, Watch
 from torch_build_farm.engines.docker.requirements import answer_of_back_end, checked_requirements
 from torch_build_farm.engines.docker.session import DockerSession
@@ -119,7 +120,7 @@ class ContainerBuild:
                     watch.settle()
                     raise self._failure(done, watch)
 
-            (wheel,) = request.out.glob("*.whl")
+            wheel = only_wheel(job.id, request.out, self.shell.log)
             ninja_log.keep(self.objects, request.out)
             if peak.megabytes:
                 request.peak.write_text(f"{peak.megabytes:.0f}", "utf-8")
@@ -128,15 +129,20 @@ class ContainerBuild:
             with to_be_finished():
                 # Containers first: what still runs in one could write into the folders that are removed next.
                 containers.remove(session.client, session.labels.filters(job.id))
-                self._keep_sdk_misses()
-                for folder in (self.folder, self.changes, self.objects, self.notes):
-                    session.remove_folder(folder, self.image)
-                remove_tree(request.scratch)
+                try:
+                    self._keep_sdk_misses()
+                finally:
+                    for folder in (self.folder, self.changes, self.objects, self.notes):
+                        session.remove_folder(folder, self.image)
+                    remove_tree(request.scratch)
 
     def _keep_sdk_misses(self) -> None:
-        """Keep the note of what the SDK lacked; if the engine went away, there is none to keep."""
+        """Keep the note of what the SDK lacked; if the engine went away, there is none to keep.
+
+        Raises BuildError where the build has put something else in its place.
+        """
         path = self.notes / _ASKED
-        with contextlib.suppress(OSError, EngineError):
+        with contextlib.suppress(OSError, EngineError), translated_errors():
             if self.access.shared:
                 text = read_foreign_text(path, _MOST_ASKED)
             else:
@@ -310,6 +316,19 @@ class ContainerBuild:
                 "[tool.torch-build-farm]",
             )
         return error
+
+
+def only_wheel(job: str, folder: Path, log: Path) -> Path:
+    """The wheel that came back from a job's container. Raises BuildError unless there is exactly one."""
+    wheels = sorted(folder.glob("*.whl"))
+    if len(wheels) != 1:
+        names = ", ".join(wheel.name for wheel in wheels[:5])
+        raise BuildError(
+            f"{job}: the build left {len(wheels)} wheels where one is expected{': ' if names else ''}{names}",
+            where=str(log),
+            next_step="let the build write no wheel of its own to /output, where cibuildwheel puts the repaired one",
+        )
+    return wheels[0]
 
 
 def _missed_network(tail: Sequence[str]) -> bool:
