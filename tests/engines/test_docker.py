@@ -21,7 +21,7 @@ from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.engines.base import BuildRequest
-from torch_build_farm.engines.docker import cibuildwheel_config, images
+from torch_build_farm.engines.docker import cibuildwheel_config, images, store_access
 from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, Watch, mount
 from torch_build_farm.engines.docker.engine import DockerEngine
@@ -141,6 +141,26 @@ def test_farms_that_put_the_same_into_a_volume_wait_for_each_other(tmp_path: Pat
     assert places == {store.root / "sdk" / "0"}
     assert (store.root / "sdk" / "0" / "torch.whl").read_bytes() == b"1" * 1_000_000
     assert [path.name for path in (store.root / "sdk").iterdir()] == ["0"]
+
+
+def test_paths_are_no_part_of_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The volume has the paths of this machine's store, and a user may call a folder what he likes."""
+    (tmp_path / "sdk").mkdir()
+    (tmp_path / "sdk" / "torch.whl").write_bytes(b"1")
+    (tmp_path / "current").mkdir()
+    monkeypatch.chdir(tmp_path / "current")
+    store = TorchStore(tmp_path / "it's; touch planted; $(touch planted) *", "scope")
+    store.environment("left").mkdir(parents=True)
+    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", Labels("s", "c", "r"))
+    assert store_access._prime_volume(helper, store, {}) > 0
+    confinement = Confinement((), "", False, 0, {}, ())
+    access = StoreAccess(store, shared=False, free_gb=1.0, on_engine=store.root, confinement=confinement)
+    assert put_folder(helper, access, tmp_path / "sdk", "sdk/0") == store.root / "sdk" / "0"
+    assert (store.root / "sdk" / "0" / "torch.whl").read_bytes() == b"1"
+    assert sorted(path.name for path in store.root.iterdir()) == ["envs", "locks", "sdk", "settings", "uv"]
+    assert not store.environment("left").exists()
+    assert list((tmp_path / "current").iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"sdk", "current", store.root.name}
 
 
 def test_slots_follow_this_machine_for_an_engine_on_it(tmp_path: Path) -> None:

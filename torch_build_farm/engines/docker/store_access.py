@@ -23,7 +23,6 @@ import hashlib
 import io
 import os
 import re
-import shlex
 import tarfile
 import time
 import uuid
@@ -269,7 +268,7 @@ def _shares_files(helper: Helper, store: TorchStore, overlay: tuple[str, ...] | 
     with _fifo_with_token(store.root) as (fifo, word):
         mounts = [Mount(str(store.root), str(store.root), type="bind")]
         # On another kernel the FIFO may be there and stay empty, so `head` must not wait for ever.
-        script = f"timeout 10 head -n 1 {shlex.quote(str(fifo))}"
+        script = 'timeout 10 head -n 1 "$1"'
         folder = store.root / f"overlay-{word}"
         try:
             if overlay is not None:
@@ -277,7 +276,7 @@ def _shares_files(helper: Helper, store: TorchStore, overlay: tuple[str, ...] | 
                     (folder / name).mkdir(parents=True)
                 mounts.append(_overlay_mount("/overlay", _overlay(folder / "lower", folder, overlay)))
                 script += " && mv -T /overlay/ready /overlay/renamed"
-            return helper.run(["sh", "-c", script], *mounts, user=helper.daemon.user) == word
+            return helper.run(["sh", "-c", script, "sh", str(fifo)], *mounts, user=helper.daemon.user) == word
         except ContainerError:
             return False  # it cannot read the FIFO: another file system, or another kernel
         except APIError as error:
@@ -386,12 +385,10 @@ def _volume_mount(helper: Helper, store: TorchStore) -> Mount:
 
 def _prime_volume(helper: Helper, store: TorchStore, files: Mapping[str, Path]) -> float:
     """Put `files` into the volume, remove what killed farms left in it, and return what is free there in GB."""
-    root = str(store.root)
     volume = _volume_mount(helper, store)
-    script = (
-        f"rm -rf {store.environment('')}; mkdir -p {root}/settings {root}/envs {root}/uv; df -B1 --output=avail {root}"
-    )
-    free_gb = int(helper.run(["/bin/sh", "-c", script], volume).split()[-1]) / 1e9
+    script = 'rm -rf "$2"; mkdir -p "$1/settings" "$1/envs" "$1/uv"; df -B1 --output=avail "$1"'
+    words = ["sh", "-c", script, "sh", str(store.root), str(store.environment(""))]
+    free_gb = int(helper.run(words, volume).split()[-1]) / 1e9
     settings = {f"settings/{name}": path for name, path in files.items()}
     _copy_files(helper, volume, settings)
     return free_gb
@@ -421,11 +418,12 @@ def _put_folder(helper: Helper, access: StoreAccess, folder: Path, name: str) ->
     volume = _volume_mount(helper, access.store)
     # Lines as sha256sum prints them, in the order of their text on both sides.
     wanted_sums = sorted([f"{sha256(path)}  {path.name}" for path in folder.iterdir()])
-    output = helper.run(["sh", "-c", f"cd {target} 2> /dev/null && sha256sum * || true"], volume)
+    sums = 'cd "$1" 2> /dev/null && sha256sum -- * || true'
+    output = helper.run(["sh", "-c", sums, "sh", str(target)], volume)
     if sorted(output.splitlines()) != wanted_sums:
         # Under a name of its own until it is complete: the farm may be killed in between.
         scratch = f"{name}.{uuid.uuid4().hex[:12]}"
-        helper.run(["sh", "-c", f"rm -rf {target} && mkdir -p {target.parent}"], volume)
+        helper.run(["sh", "-c", 'rm -rf "$1" && mkdir -p "$2"', "sh", str(target), str(target.parent)], volume)
         files = {f"{scratch}/{path.name}": path for path in folder.iterdir()}
         _copy_files(helper, volume, files)
         helper.run(["mv", "-T", str(access.store.root / scratch), str(target)], volume)
