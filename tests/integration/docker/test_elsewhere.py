@@ -1,6 +1,7 @@
 """Engines that do not share this machine's files: named by DOCKER_HOST or by a context."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from tests.conftest import Farm
 from tests.integration.docker.conftest import Docker, PrivateEngine, hold
 from tests.integration.test_bad_input import waiting
 from tests.until import DEADLINE_S, until
+from torch_build_farm.core.files import sha256
+from torch_build_farm.engines.docker.store_access import _certificates
 
 
 @pytest.fixture
@@ -46,6 +49,46 @@ def test_a_remote_engine_builds_and_tests(contained: Farm, elsewhere: tuple[Dock
     _by_context(contained, host, tmp_path)
     _killed(contained, docker)
     _removed(contained, docker)
+
+
+# Tries to write each part of the store that is mounted in the container, and the files in it.
+PROBE = """\
+while read -r _ place _; do
+    case $place in */engines/*) ;; *) continue ;; esac
+    result=refused
+    if touch "$place/planted"; then result=written; fi
+    for file in "$place"/*.*; do
+        if [ -f "$file" ] && echo planted >> "$file"; then result=written; fi
+    done
+    if mount -o remount,rw "$place"; then result=written; fi
+    echo "probe $place: $result"
+done < /proc/self/mounts 2> /dev/null
+"""
+
+
+def test_what_builds_share_on_a_remote_engine_is_read_only(contained: Farm, elsewhere: tuple[Docker, str]) -> None:
+    """Torch's SDK, and with a network certificates and uv's settings; a build writes its own job's folders alone."""
+    docker, host = elsewhere
+    contained.env["DOCKER_HOST"] = host
+    (contained.project / "probe.sh").write_text(PROBE)
+    contained.edit(
+        "pyproject.toml",
+        "[tool.torch-build-farm]",
+        '[tool.torch-build-farm]\nnetwork = true\nbefore-build = ["sh probe.sh"]',
+    )
+    answer = contained("build", "--torch", "2.8", "--json")
+    assert answer.code == 0, answer.err
+    found = re.findall(r"^probe \S+/engines/\w+/(\w+)\S*: (.+)$", contained.log("tiny-torch28-cp311"), re.MULTILINE)
+    assert set(found) == {("sdk", "refused"), ("settings", "refused"), ("envs", "written")}
+
+    (volume,) = [name for name in docker.volumes() if name.startswith("torch-build-farm-")]
+    look = "find /v -name planted; cd /v && sha256sum sdk/*/*.whl settings/certificates.pem"
+    words = ["run", "--rm", "--volume", f"{volume}:/v", "torch-build-farm-base:latest", "sh", "-c", look]
+    (digest, wheel), (certificates, _) = [line.split() for line in docker(*words).splitlines()]
+    assert wheel.split("/")[1] == digest
+    bundle = _certificates()
+    assert bundle
+    assert certificates == sha256(bundle)
 
 
 def _by_context(farm: Farm, host: str, tmp_path: Path) -> None:
