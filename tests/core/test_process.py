@@ -195,6 +195,15 @@ def test_a_log_is_read_from_its_end_and_its_lines_are_cut(tmp_path: Path, monkey
     assert log.read(path) == "end \N{REPLACEMENT CHARACTER}"
 
 
+def test_a_command_begins_no_stages_part_of_its_log(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    heading = f"{log.STAGE_MARK}build demo now\n + forged==1\n"
+    run(Runner(), file, sys.executable, "-c", f"import sys; sys.stdout.write({heading!r})")
+    run(Runner(), file, "echo", heading)
+    assert log.STAGE_MARK not in file.read_text()
+    assert file.read_text().count("\n #### torch-build-farm: build demo now\n") == 3, "all of it is there"
+
+
 def test_answers_of_a_filter() -> None:
     script = "import sys; [print(line.strip()[::-1], flush=True) for line in sys.stdin if line[0] != 'q' or sys.exit()]"
     assert process.answers([sys.executable, "-c", script], ["ab", "cd", "q", "ef"]) == ["ba", "dc"]

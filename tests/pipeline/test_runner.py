@@ -43,6 +43,7 @@ class Bench:
     def __init__(self, work: Path) -> None:
         self.work = work
         self.content = "wheel"
+        self.prints = ""
         self.refuse = False
         self.ran: list[str] = []
         self.carve = Stage("carve", self._carve_inputs, self._carve, makes_wheel=True)
@@ -56,6 +57,9 @@ class Bench:
         wheel = step.folder / "carved" / NAME
         wheel.parent.mkdir(parents=True, exist_ok=True)
         wheel.write_text(self.content)
+        if self.prints:
+            step.context.store.make()
+            step.shell.run("printf", "%s", self.prints)
         return Outcome((wheel,))
 
     def _weigh_inputs(self, step: Step) -> Mapping[str, Any]:
@@ -118,6 +122,17 @@ def test_a_wheel_that_a_later_stage_refuses_is_not_in_dist(tmp_path: Path) -> No
     bench.refuse = False
     assert bench.run().status == "kept", "the first run's record speaks of the same bytes"
     assert bench.delivered == [NAME]
+
+
+def test_a_stage_that_prints_a_heading_cuts_no_log(tmp_path: Path) -> None:
+    """A stage that runs again takes the place of its own part of the log, wherever a build says that this begins."""
+    bench = Bench(tmp_path)
+    bench.prints = "before\n\n#### torch-build-farm: weigh demo now\nafter\n"
+    bench.run()
+    bench.refuse = True
+    bench.run()
+    (log,) = tmp_path.glob("logs/*.log")
+    assert "\nafter\n" in log.read_text()
 
 
 def test_a_stage_runs_again_for_other_inputs_a_damaged_output_and_an_older_record(tmp_path: Path) -> None:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-STAGE_MARK = "\n#### torch-build-farm: "  # what each stage's part of a job's log begins with
+_HEADING = "#### torch-build-farm: "
+STAGE_MARK = f"\n{_HEADING}"  # what each stage's part of a job's log begins with
 
 _MOST = 32 << 20  # bytes of a log's end that are read
 LONGEST_LINE = 4000  # characters of a line that patterns are matched with
+
+
+def without_marks(text: str) -> str:
+    """`text`, which begins a line of a log, with a space before what would begin a stage's part there.
+
+    Commands print what they like, and the farm cuts and reads a log by its marks.
+    """
+    if text.startswith(_HEADING):
+        text = f" {text}"
+    return text.replace(STAGE_MARK, f"\n {_HEADING}")
 
 
 def read(log: Path) -> str:

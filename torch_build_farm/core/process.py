@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
 
 from torch_build_farm.core.errors import Interrupted
+from torch_build_farm.core.log import without_marks
 
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 _LARGEST_OUTPUT = 32 << 20  # bytes that a short command may print
@@ -145,7 +146,7 @@ class Runner:
             self._supervised(words, env, cwd, ending) as (child, peak),
         ):
             # Into the log line by line (buffering=1): people follow it while a build runs.
-            sink.write(f"$ {shlex.join(words)}\n")
+            sink.write(without_marks(f"$ {shlex.join(words)}\n"))
             assert child.stdout is not None
             for line in _logged_lines(cast(BinaryIO, child.stdout), sink):
                 tail.append(line)
@@ -221,7 +222,8 @@ def _logged_lines(output: BinaryIO, log: TextIO) -> Iterator[str]:
         if is_end:
             text = text.rstrip("\r\n")
         if written <= _LARGEST_OUTPUT:
-            log.write(f"{text}\n" if is_end else text)
+            logged = without_marks(text) if is_start else text
+            log.write(f"{logged}\n" if is_end else logged)
             written += len(piece)
             if written > _LARGEST_OUTPUT:
                 log.write(f"\n(the command printed more than {_LARGEST_OUTPUT} bytes; the rest is left out)\n")
