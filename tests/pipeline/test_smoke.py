@@ -114,6 +114,27 @@ def test_a_first_import_that_fails_is_not_blamed_for_torch(tmp_path: Path, alone
         test.run()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"torch"',
+        '{"torch": "2.9.1"}',
+        TORCH.replace('"2.9.1+cu128"', '"two"'),
+        TORCH.replace('"2.9.1+cu128"', "291"),
+        TORCH.replace('"12.8"', "12.8"),
+        TORCH.replace('["cpu"]', '"cpu"'),
+        TORCH.replace('"cpu"', "1"),
+        TORCH.replace('"cpu"', '"\\ud800"'),
+        '{"torch": ' + "[" * 60_000,
+    ],
+)
+def test_a_line_that_only_begins_like_torchs(tmp_path: Path, line: str) -> None:
+    """The package's own code has the last word in its interpreter, such as by atexit."""
+    test, _ = smoke(tmp_path, {"import demo.more\n": Completed((), 0, (TORCH, line))})
+    with pytest.raises(SmokeError, match="what the import prints about torch"):
+        test.run()
+
+
 def test_a_package_that_ends_the_interpreter_does_not_import(tmp_path: Path) -> None:
     test, _ = smoke(tmp_path, {"import demo.more\n": Completed((), 0, ()), "-I -c": Completed((), 0, (TORCH,))})
     with pytest.raises(SmokeError, match="the interpreter ended with status 0"):

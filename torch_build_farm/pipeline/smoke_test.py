@@ -12,6 +12,8 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import BuildError, SmokeError
 from torch_build_farm.core.process import Completed, Shell
+from torch_build_farm.core.requirements import read_version
+from torch_build_farm.core.text import is_utf8
 from torch_build_farm.engines import torch_bytecode, torch_downloads, variables
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
@@ -137,8 +139,9 @@ class SmokeTest:
         line = _torch_line(done)
         if not (done.ok and line):
             raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
-        document = json.loads(line)
-        torch = _Torch(document["torch"], document["cuda"], tuple(document["devices"]))
+        torch = _described(line)
+        if torch is None:
+            raise self._error("what the import prints about torch is not what torch says of itself")
         if torch.version.endswith("+sdk"):
             raise self._error(f"this is not torch but its SDK, {torch.version}")
         # Vendors' builds of a minor are pre-releases, such as 2.8.0a0+vendor, and the pin is meant to take them.
@@ -270,6 +273,19 @@ class _Torch:
     version: str
     cuda: str
     devices: tuple[str, ...]
+
+
+def _described(line: str) -> _Torch | None:
+    """Torch by a line of _DESCRIBE_TORCH; None for another line that begins alike, which any package may print."""
+    try:
+        document = json.loads(line)
+        version, cuda, devices = document["torch"], document["cuda"], document["devices"]
+        read_version(version)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not isinstance(devices, list) or not all(isinstance(text, str) and is_utf8(text) for text in (cuda, *devices)):
+        return None
+    return _Torch(version, cuda, tuple(devices))
 
 
 def _torch_line(done: Completed) -> str:
