@@ -221,12 +221,33 @@ def test_volume_options_are_one_field_each() -> None:
     assert text == 'target=/t,type=volume,volume-driver=local,volume-opt=type=overlay,"volume-opt=o=a,b"'
 
 
+def fill(fifo: Path) -> None:
+    """What a hostile build does: put tokens into the jobserver until it takes no more."""
+    descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    while select.select([], [descriptor], [], 0)[1]:
+        os.write(descriptor, b"+" * 4096)
+    os.close(descriptor)
+
+
 def test_a_build_that_fills_the_jobserver_stops_no_other(tmp_path: Path) -> None:
     """Tokens that a build adds are gone once a build has ended; a FIFO that is full does not fail the farm."""
     with Jobserver(tmp_path / "fifo", 4) as jobserver:
         with jobserver.build(Runner()):
-            descriptor = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
-            while select.select([], [descriptor], [], 0)[1]:
-                os.write(descriptor, b"+" * 4096)
+            fill(tmp_path / "fifo")
         assert jobserver._drain() == 4
-        os.close(descriptor)
+
+
+def test_a_build_that_fills_the_jobserver_at_the_wrong_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two steps of the farm's own."""
+    drain = Jobserver._drain
+
+    def drain_in_vain(jobserver: Jobserver) -> int:
+        count = drain(jobserver)
+        fill(tmp_path / "fifo")
+        return count
+
+    monkeypatch.setattr(Jobserver, "_drain", drain_in_vain)
+    with Jobserver(tmp_path / "fifo", 4) as jobserver:
+        for _ in range(2):
+            with jobserver.build(Runner()):
+                pass

@@ -45,7 +45,7 @@ class Jobserver:
         # Both ends in one descriptor: opening does not wait for a build to open the other, and the FIFO never reports
         # end of file. Non-blocking, since a read from the empty FIFO could not be interrupted otherwise.
         self._fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
-        os.write(self._fd, b"+" * self.slots)
+        self._put(self.slots)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -64,14 +64,19 @@ class Jobserver:
         except BlockingIOError:
             return 0
 
+    def _put(self, tokens: int) -> None:
+        """Put tokens in, unless a build has filled the FIFO to the brim meanwhile: then there are more than enough."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._fd, b"+" * tokens)
+
     def _put_back(self) -> None:
         """Put a build's own token back, and never more than there are.
 
         Builds are foreign code and can write to the FIFO as well: then others start more compilers than they should,
-        until a build ends. A FIFO that is full to the brim would also take no token of the farm's.
+        until a build ends.
         """
         free = self._drain() + 1
-        os.write(self._fd, b"+" * min(free, self.slots - self._builds))
+        self._put(min(free, self.slots - self._builds))
 
     def _take(self) -> bool:
         """Take a build's own token; returns whether one was free."""
@@ -79,7 +84,7 @@ class Jobserver:
             if self._builds == 0:
                 # A build that was killed took its tokens along. While no build holds any, put all of them back.
                 self._drain()
-                os.write(self._fd, b"+" * self.slots)
+                self._put(self.slots)
             try:
                 os.read(self._fd, 1)
             except BlockingIOError:
