@@ -136,6 +136,17 @@ def test_a_user_name_space_shows_folders_of_others_as_nobodys(as_root: Path) -> 
     assert "store belongs to the user" in done.stderr
 
 
+def test_nobody_else_enters_where_foreign_code_writes(tmp_path: Path) -> None:
+    """A container's root may leave a program there that becomes its owner (setuid); the store itself may be read."""
+    store = TorchStore.at(tmp_path / "store", tmp_path)
+    private = [store.root / "envs", store.root / "ccache"]
+    (tmp_path / "store" / "envs").mkdir(parents=True, mode=0o755)
+    for _ in range(2):
+        with store.environments():
+            assert [folder.stat().st_mode & 0o777 for folder in private] == [0o700, 0o700]
+    assert store.root.stat().st_mode & 0o777 == 0o755
+
+
 def test_links_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")

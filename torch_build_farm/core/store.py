@@ -23,8 +23,8 @@ Containers are held to that by their mounts. On the local engine nothing holds f
 is noticed (engines/shared_files.py).
 
 The store belongs to its user: what somebody else owns or may write, or could exchange, is refused (core/ownership.py).
-A new store is for its user alone (0700), since sources in it may be private. One that others may read stays so: what a
-reader sees there cannot change what the farm does.
+A new store is for its user alone (0700), since sources in it may be private. One that others may read stays so, except
+where foreign code writes: what a reader sees there cannot change what the farm does.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,12 +156,23 @@ class TorchStore:
         """Hold this work folder's environments, and remove what killed farms left of these and of others."""
         # Waits at most for a farm that sweeps: whoever works in this work folder holds that folder's lock already.
         with locks.hold(self._environments_lock(self.scope), busy=lambda: time.sleep(_POLL_S)):
+            self._keep_others_out()
             remove_tree(self.root / "envs" / self.scope)
             for folder in (self.root / "envs").glob("*"):
                 # A live farm holds the lock of its environments; that of a dead one is free.
                 with contextlib.suppress(BlockingIOError), locks.hold(self._environments_lock(folder.name)):
                     remove_tree(folder)
             yield
+
+    def _keep_others_out(self) -> None:
+        """Let nobody else into the folders that foreign code writes, even where others may read the store.
+
+        A container may leave a program there that has this user's rights, whoever starts it (setuid).
+        """
+        for folder in (self.root / "envs", self.root / "ccache"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+                folder.chmod(0o700)
 
     def _environments_lock(self, scope: str) -> Path:
         return self.root / "locks" / f"envs-{scope}"
