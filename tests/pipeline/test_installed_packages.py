@@ -1,9 +1,10 @@
 """What a build's log tells of its environment."""
 
+import json
 from pathlib import Path
 
 from torch_build_farm.core.log import STAGE_MARK
-from torch_build_farm.pipeline import installed_packages
+from torch_build_farm.pipeline import installed_packages, records
 
 UV = """Using Python 3.11.7 environment at: env
 Resolved 3 packages in 9ms
@@ -11,6 +12,11 @@ Resolved 3 packages in 9ms
 {mark} + setuptools==80.9.0
 {mark} + torch==2.9.0+cu128 (from https://example.org/torch.whl)
 """
+
+
+def test_a_build_that_prints_such_lines_makes_no_record_that_is_too_large() -> None:
+    log = "".join(f" + {number:0200}=={number:0200}\n" for number in range(10_000))
+    assert len(json.dumps(installed_packages.installed(log))) < records.MOST_BYTES / 2
 
 
 def test_last_installed_counts_by_either_engine(tmp_path: Path) -> None:

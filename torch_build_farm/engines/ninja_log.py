@@ -18,7 +18,7 @@ NAME = ".ninja_log"
 # build_log.cc). Version 4 counted mtimes in seconds; what a later one will count is unknown.
 _FORMATS = tuple(f"# ninja log v{version}" for version in (5, 6, 7))
 _LINE = re.compile(r"(\d{1,12})\t(\d{1,12})\t(\d{1,19})\t([^\t]*)\t[^\t]*")
-_LARGEST = 50_000_000  # bytes; a line is about 100, and the build can write what it likes
+_LARGEST = 8_000_000  # bytes; a line is about 100, and the build can write what it likes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch_build_farm.core.log import STAGE_MARK, read
 
 # uv's lines, such as " + ninja==1.13.2" (" ~": installed again; " -": removed). `build -v` puts "< " before them, and
 # older versions of `build`, such as those for CPython 3.9, also put colours around them.
-_CHANGE = re.compile(r"^(?:\x1b\[[\d;]*m)?(?:< )? ([+~-]) ([\w.-]+)==([\w.+!]+)", re.MULTILINE)
+_CHANGE = re.compile(r"^(?:\x1b\[[\d;]*m)?(?:< )? ([+~-]) ([\w.-]{1,200})==([\w.+!]{1,200})", re.MULTILINE)
+_MOST = 2_000  # distributions; a build can print such lines too, and a record has room for so many
 
 
 def of_last_build(log: Path) -> tuple[tuple[str, str], ...]:
@@ -25,9 +26,10 @@ def of_last_build(log: Path) -> tuple[tuple[str, str], ...]:
 def installed(log: str) -> dict[str, str]:
     """Distributions by name, with their versions, as uv installed and removed them one after the other."""
     versions: dict[str, str] = {}
-    for sign, name, version in _CHANGE.findall(log):
+    for match in _CHANGE.finditer(log):
+        sign, name, version = match.groups()
         # A distribution that uv replaces is listed twice: first as removed, then as installed.
         versions.pop(name, None)
-        if sign != "-":
+        if sign != "-" and len(versions) < _MOST:
             versions[name] = version
     return dict(sorted(versions.items()))
