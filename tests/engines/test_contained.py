@@ -143,6 +143,8 @@ def test_what_is_captured_has_a_bound(contained: ModuleType) -> None:
         "x @ ../x.whl",
         "setuptools\n--index-url=https://example.org",
         "x" * 100_000 + ";",
+        "x" * 5_000,
+        "x; " + "(" * 2_000 + "os_name == ''" + ")" * 2_000,
         "",
     ],
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import InvalidRequirement
 
 from torch_build_farm.core.errors import BuildError
+from torch_build_farm.core.requirements import read_requirement
 
 _ANSWER = "torch-build-farm: the back end requires "  # data/ask-back-end.py
 _MOST = 1000  # requirements of one build
@@ -33,8 +34,8 @@ def checked_requirements(job: str, required: Sequence[str]) -> list[str]:
         raise BuildError(f"{job}: the build requires {len(required)} distributions")
     for text in required:
         try:
-            url = Requirement(text).url
-        except (InvalidRequirement, RecursionError):
+            url = read_requirement(text).url
+        except InvalidRequirement:
             raise BuildError(f"{job}: the build requires {text!r:.200}, which is no requirement (PEP 508)") from None
         if url and not url.startswith(("https://", "http://")):
             raise BuildError(
