@@ -101,6 +101,25 @@ def machine(repository: Path, tmp_path: Path) -> Machine:
     return Machine(folder, origin, workflows)
 
 
+@pytest.mark.parametrize(
+    ("workflow", "job", "step", "code"),
+    [
+        ("torch-wheels", "wheel", "Pack the wheel and its records", 1),
+        ("torch-wheels", "release", "Pack the release", 1),
+        ("torch-watch", "look", "Discover", 28),  # with an answer that jq cannot read
+    ],
+)
+def test_a_step_fails_where_its_command_does(machine: Machine, workflow: str, job: str, step: str, code: int) -> None:
+    """Bash forgets the status of a command that is among the words of another one."""
+    need(shutil.which("jq") is not None, "needs jq")
+    farm = machine.folder / "bin" / "torch-build-farm"
+    write(farm, f"#!/bin/sh\necho none\nexit {code}\n")
+    farm.chmod(0o755)
+    output = machine.folder / "output"
+    assert machine.run(workflow, job, step, JOB="job", GITHUB_OUTPUT=str(output)).returncode != 0
+    assert not output.exists()
+
+
 # ---- the watch
 
 
