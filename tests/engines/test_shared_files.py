@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,29 @@ def test_an_edit_that_a_killed_farm_left_is_found_before_it_is_used(machine: Mac
     home = installed(machine, "later", "large")
     share(machine.store, home, "job", machine.log).compare()
     assert file_in(home, "large/__init__.py").read_text() == "value = 1\n"
+
+
+def test_a_copy_of_the_store_is_no_edit(machine: Machine) -> None:
+    """As a backup or a CI system's cache brings it back: every file has another inode, and is shared as before."""
+    share(machine.store, installed(machine, "one", "large"), "job", machine.log)
+    copy = machine.folder / "copy"
+    shutil.copytree(machine.store.root, copy, symlinks=True)
+    shutil.rmtree(machine.store.root)
+    copy.rename(machine.store.root)
+    home = installed(machine, "next", "large")
+    share(machine.store, home, "job", machine.log).compare()
+    assert file_in(home, "large/weights").stat().st_nlink > 1
+
+
+def test_a_note_that_is_cut_short_is_written_anew(machine: Machine) -> None:
+    home = installed(machine, "home", "large")
+    share(machine.store, home, "job", machine.log)
+    (note,) = (machine.store.root / "linked").iterdir()
+    whole = note.read_bytes()
+    for length in (0, len(whole) - 1, len(whole) - 60):
+        note.write_bytes(whole[:length])
+        share(machine.store, home, "job", machine.log).compare()
+        assert note.read_bytes() == whole
 
 
 def test_an_edit_by_a_job_beside_fails_both(machine: Machine) -> None:

@@ -176,31 +176,48 @@ def _compiled_modules(store: TorchStore, linked: Mapping[int, object]) -> Iterat
 
 
 def _noted(path: Path, note: Path, smallest: int) -> list[_Folder]:
-    """The folder at `path` as it was when `note` was written, now unless it is there; none for less than `smallest`."""
-    if not note.exists():
+    """The folder at `path` as it was when `note` was written, now unless it is there; none for less than `smallest`.
+
+    A note is of one very folder: in a copy of the store every file has another inode, and so has the folder.
+    """
+    try:
+        note = note.with_name(f"{note.name}-{path.stat().st_ino}")
+    except FileNotFoundError:  # another job has just removed it
+        return []
+    looks = _read(note)
+    if looks is None:
         looks = {os.path.relpath(entry.path, path): _look(entry.stat(follow_symlinks=False)) for entry in walk(path)}
         if sum(size for _, size, _, _ in looks.values()) < smallest:
             return []
         _write(note, looks)
-    return [_Folder(path, note, _read(note))]
+        looks = _read(note) or looks  # another job's, if that was first
+    return [_Folder(path, note, looks)]
 
 
 def _write(note: Path, looks: Mapping[str, _Look]) -> None:
     """Write a note unless there is one: the first was written before any foreign code could edit a file."""
     note.parent.mkdir(parents=True, exist_ok=True)
-    fields = [" ".join(map(str, look)) + f" {name}" for name, look in looks.items()]
+    fields = [" ".join(map(str, look)) + f" {name}\0" for name, look in looks.items()]
     scratch = note.with_name(f".{note.name}.{os.urandom(4).hex()}")
     try:
-        scratch.write_bytes("\0".join(fields).encode("utf-8", "surrogateescape"))
+        scratch.write_bytes("".join(fields).encode("utf-8", "surrogateescape"))
         with contextlib.suppress(FileExistsError):
             note.hardlink_to(scratch)
     finally:
         scratch.unlink()
 
 
-def _read(note: Path) -> dict[str, _Look]:
+def _read(note: Path) -> dict[str, _Look] | None:
+    """What a note says; None where there is none, or one that a sudden end has cut short, which is removed."""
+    try:
+        *lines, rest = note.read_bytes().decode("utf-8", "surrogateescape").split("\0")
+    except FileNotFoundError:
+        return None
+    if rest or not lines:
+        note.unlink(missing_ok=True)
+        return None
     looks = {}
-    for line in note.read_bytes().decode("utf-8", "surrogateescape").split("\0"):
+    for line in lines:
         inode, size, time_ns, mode, name = line.split(" ", 4)
         looks[name] = int(inode), int(size), int(time_ns), int(mode)
     return looks
