@@ -459,6 +459,7 @@ STRANGE_VERSIONS = {
     "escapes": b"__version__ = '2.8\x1b[2J'\n",
     "no number": "__version__ = '\u00b2.9'\n".encode(),
     "empty": b"",
+    "a number without end": b"__version__ = '%s.9'\n" % (b"9" * 5000),
     "endless": b"x" * 10_000_000,
     "nulls": b"\0" * 100,
 }
@@ -471,6 +472,13 @@ def test_a_strange_version_file(site: Site, content: bytes) -> None:
     site.torch("2.9.0")
     (site.folder / "torch" / "version.py").write_bytes(content)
     assert site.says("import demo; print(demo.VALUE)") == "of 2.9"
+
+
+def test_a_loaded_torch_with_a_number_without_end(site: Site) -> None:
+    site.variants(FILES, "2.9")
+    loaded = "import sys, types; torch = types.ModuleType('torch'); torch.__version__ = '9' * 5000 + '.9'\n"
+    done = site.run(f"{loaded}sys.modules['torch'] = torch\nimport demo")
+    assert "ImportError: demo has no variant for torch 9999" in done.stderr
 
 
 def test_strange_places(site: Site, tmp_path: Path) -> None:
