@@ -230,6 +230,13 @@ def test_foreign_code_beside_a_build_has_folders_of_its_own(machine: Machine) ->
     assert Path(temporary).is_relative_to(home)
 
 
+def test_a_package_may_install_any_name_into_an_environment(machine: Machine) -> None:
+    write_package(machine.index, "cluttered", {"cluttered-1.0.data/data/scratch": b"data", "cluttered.py": b""})
+    home = installed(machine, "home", "cluttered")
+    with machine.engine.site(JOB, machine.shell) as site, site.foreign(home) as shell:
+        assert shell.run(home / "bin" / "python", "-I", "-c", "import cluttered").ok
+
+
 def test_a_test_that_edits_torch_fails(machine: Machine) -> None:
     home = installed(machine, "home", "large")
     command = f"echo 'value = 2' >> {file_in(home, 'large/__init__.py')}"

@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -102,8 +103,8 @@ class LocalEngine:
 
         Raises BuildError where files that the environment shares were edited, before or meanwhile.
         """
-        scratch = home / "scratch"
-        (scratch / "tmp").mkdir(parents=True)
+        scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=home))  # a package may have installed any other name
+        (scratch / "tmp").mkdir()
         shared = share(self.store, home, job.id, shell.log)
         try:
             yield replace(shell, env=tools.foreign_environment(scratch), cwd=scratch)
