@@ -250,9 +250,10 @@ def test_ccaches_results_reach_their_own_project_alone(machine: Machine) -> None
     other_name = replace(project, settings=replace(project.settings, name="other"))
     other_source = replace(project, settings=replace(project.settings, git="https://example.org/other.git"))
     other_place = replace(project, root=machine.folder)
-    folders = {ccache_of(each, machine.store) for each in (project, other_name, other_source, other_place)}
-    assert len(folders) == 4
-    assert ccache_of(project, machine.store) in folders
+    projects = (project, other_name, other_source, other_place)
+    folders = {ccache_of(each, machine.store, engine) for each in projects for engine in ("docker", "local")}
+    assert len(folders) == 8
+    assert ccache_of(project, machine.store, "local") in folders
 
 
 # ---- what the host reads of a build

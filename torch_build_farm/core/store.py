@@ -128,12 +128,12 @@ class TorchStore:
         """Compiled modules of torch, by CPython and release; made by the farm where no foreign code ran."""
         return self.root / "compiled"  # not "bytecode", where earlier versions kept what foreign code may have made
 
-    def ccache(self, project: str, source: str) -> Path:
-        """The folder of ccache's results (CCACHE_DIR) for a project, by its name and where its source is from.
+    def ccache(self, project: str, source: str, engine: str) -> Path:
+        """The folder of ccache's results (CCACHE_DIR) for a project, by its name, its source's place and an engine.
 
-        What a build puts there reaches later builds of the same project alone.
+        What a build puts there reaches later builds of the same project by the same engine alone.
         """
-        digest = hashlib.sha256(f"{project}\n{source}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{project}\n{source}\n{engine}".encode()).hexdigest()[:16]
         return self.root / "ccache" / digest
 
     def environment(self, name: str) -> Path:

@@ -63,11 +63,15 @@ class BuildRequest:
         return self.out / "peak"
 
 
-def ccache_of(project: Project, store: TorchStore) -> Path:
-    """The folder of ccache's results in `store` that belongs to `project` and to where its source is from."""
+def ccache_of(project: Project, store: TorchStore, engine: str) -> Path:
+    """The folder of ccache's results in `store` that belongs to `project`, its source's place and an engine.
+
+    A folder has a configuration too (ccache.conf), which may name commands: what a container leaves there must not run
+    on this machine.
+    """
     settings = project.settings
     source = settings.git or settings.sdist or str((project.root / settings.source).resolve())
-    return store.ccache(settings.name, source)
+    return store.ccache(settings.name, source, engine)
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ class _LocalBuild:
             {str(request.scratch): "."},
             sdk=request.sdk.folder if request.sdk else None,
             sdk_misses=request.sdk_misses,
-            ccache=ccache_of(self.engine.project, self.engine.store)
+            ccache=ccache_of(self.engine.project, self.engine.store, self.engine.name)
             if request.reuse and shutil.which("ccache")
             else None,
         )

@@ -173,7 +173,7 @@ class ContainerBuild:
                 torch_downloads.fetch(self.access.store, job.variant.release, job.python, site)
             # Only the build itself uses ccache, and whether the image has it is asked here, where a container runs.
             if self.request.reuse and site.shell.run("sh", "-c", "command -v ccache").ok:
-                self.ccache = ccache_of(self.session.project, self.access.store)
+                self.ccache = ccache_of(self.session.project, self.access.store, "docker")
 
             tree = site.bring(self.request.tree / FARM_FOLDER).parent
             static = self._static_requirements()
