@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.errors import UsageError
+from torch_build_farm.core.files import remove_tree
 from torch_build_farm.pipeline import rebuild, records
 from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts
 from torch_build_farm.pipeline.records import Record, WheelRecords
@@ -109,7 +110,7 @@ def test_how_it_is_built_again(tmp_path: Path) -> None:
     assert (found.revision, found.build_constraints) == ("0123abc", ("setuptools==80.1", "torch==2.9.0"))
 
 
-def test_a_changed_tree(tmp_path: Path) -> None:
+def test_a_changed_tree(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The source changed, or only what is rendered from settings, variant and templates."""
     for name in ("then", "now"):
         (tmp_path / name).mkdir()
@@ -124,6 +125,14 @@ def test_a_changed_tree(tmp_path: Path) -> None:
     assert told.endswith("changed: pyproject.toml")
     other = replace(again, details=replace(RENDERED, content="d"))
     assert rebuild.changed_tree(recorded, other, (then, now)).startswith("the source is not what")
+    # Somebody else's work folder may have more folders within one another than Python can walk by recursion.
+    request.addfinalizer(lambda: remove_tree(then))  # which pytest cannot do either
+    deep = then
+    for _ in range(1200):
+        deep /= "a"
+        deep.mkdir()
+    (deep / "x").touch()
+    assert rebuild.changed_tree(recorded, other, (then, now)).endswith("/a/x, pyproject.toml")
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

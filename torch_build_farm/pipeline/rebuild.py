@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.core.archives import EARLIEST
 from torch_build_farm.core.errors import UsageError
-from torch_build_farm.core.files import sha256
+from torch_build_farm.core.files import sha256, walk
 from torch_build_farm.core.versions import ENGINES
 from torch_build_farm.pipeline.facts import BuildFacts, RenderFacts
 from torch_build_farm.pipeline.records import Record, WheelRecords
@@ -109,8 +110,8 @@ def _changed_files(then: Path, now: Path) -> list[str]:
 
 
 def _digests(tree: Path) -> dict[str, str]:
-    """SHA-256 of each file in a tree by its path, and an empty text for each folder."""
+    """SHA-256 of each file in a tree by its path; an empty text for what is no file."""
     digests = {}
-    for path in tree.rglob("*"):
-        digests[str(path.relative_to(tree))] = sha256(path) if path.is_file() else ""
+    for entry in walk(tree):
+        digests[os.path.relpath(entry.path, tree)] = sha256(Path(entry.path)) if entry.is_file() else ""
     return digests
