@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,16 @@ def machine(repository: Path, tmp_path: Path) -> Machine:
     for path in (origin / ".github" / "workflows").glob("*.yml"):
         workflows[path.stem] = yaml.safe_load(path.read_text())
     return Machine(folder, origin, workflows)
+
+
+def test_installing_the_farm_runs_no_module_of_the_checkout(machine: Machine) -> None:
+    """The publishing job does it too, which may ask for the index's token."""
+    python = machine.folder / "bin" / "python"
+    python.symlink_to(sys.executable)
+    trace = machine.folder / "trace"
+    write(machine.checkout / "pip.py", f"open({str(trace)!r}, 'w')\n")
+    machine.run("torch-wheels", "publish", "Install the farm", FARM="torch-build-farm @ file:///nonexistent")
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize(
