@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import CHECKOUT
 from tests.proofs import STAGES, prove
 from torch_build_farm.core.errors import PackError
-from torch_build_farm.core.files import sha256
+from torch_build_farm.core.files import remove_tree, sha256
 from torch_build_farm.core.seals import STATE_VARIABLE
 from torch_build_farm.pipeline import packs, records, workfolder
 from torch_build_farm.project.settings import load
@@ -168,7 +168,7 @@ def test_a_missing_pack_and_one_too_many_are_both_named(pack: Callable[..., Path
     refused(work, "the same pack is given twice", one, one, digests={JOB: sha256(one)})
     refused(work, "two jobs vouch for the same pack", one, digests={JOB: sha256(one), OTHER: sha256(one)})
     refused(work, "cannot be read", one.with_name("none.tar"), digests={JOB: sha256(one)})
-    refused(work, "is not a file", Path("/dev/zero"), digests={JOB: sha256(one)})
+    refused(work, "is not a regular file", Path("/dev/zero"), digests={JOB: sha256(one)})
 
 
 def test_a_job_does_not_bring_another_ones_wheel(pack: Callable[..., Path], work: Path, tmp_path: Path) -> None:
@@ -231,6 +231,19 @@ def test_a_pack_that_leads_out(pack: Callable[..., Path], work: Path, tmp_path: 
     good = members(pack(JOB))
     refused(work, "cannot be unpacked", write(tmp_path / "bad.tar", {**good, name: b"x"}))
     assert not list(tmp_path.rglob("out"))
+
+
+def test_what_is_replaced_may_be_nested_deep(pack: Callable[..., Path], work: Path, request: pytest.FixtureRequest) -> None:  # fmt: skip
+    """A build on this machine may have left more folders within one another than Python can walk by recursion."""
+    request.addfinalizer(lambda: remove_tree(work))  # which pytest cannot do either
+    deep = work / "jobs" / JOB
+    deep.mkdir(parents=True)
+    for _ in range(1200):
+        deep /= "a"
+        deep.mkdir()
+    file = pack(JOB)
+    packs.accept([file], sha256(file), PROJECT, work)
+    assert not (work / "jobs" / JOB / "a").exists()
 
 
 def test_links_in_a_pack(pack: Callable[..., Path], work: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import io
 import os
 import re
 import shutil
-import stat
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from torch_build_farm.core import foreign_files
 from torch_build_farm.core.archives import Limits, unpack
 from torch_build_farm.core.errors import PackError, SourceError
-from torch_build_farm.core.files import replace_file, sha256
+from torch_build_farm.core.files import remove_tree, replace_file, sha256
 from torch_build_farm.core.paths import inside
 from torch_build_farm.pipeline import records, workfolder
 from torch_build_farm.pipeline.records import SCHEMA, WHEEL_STAGE, Record
@@ -203,18 +203,15 @@ def _copies(packs: Sequence[Path], digests: Mapping[str, str] | str, folder: Pat
 
 def _copy(pack: Path, copy: Path) -> str:
     """Copy a pack; returns the SHA-256 of the copy. Raises PackError for what is no file, or larger than a pack is."""
-    try:
-        # Without waiting for the writer of a named pipe.
-        descriptor = os.open(pack, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise PackError(f"the pack cannot be read: {error.strerror}", where=str(pack)) from None
-    with os.fdopen(descriptor, "rb") as file, copy.open("xb") as output:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise PackError("the pack is not a file", where=str(pack))
-        if status.st_size > _LIMITS.size:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(foreign_files.opened(pack, follow_links=True))
+        except OSError as error:
+            raise PackError(f"the pack cannot be read: {error.strerror}", where=str(pack)) from None
+        if os.fstat(file.fileno()).st_size > _LIMITS.size:
             raise PackError("the pack is too large", where=str(pack))
-        shutil.copyfileobj(file, output, _PIECE)
+        with copy.open("xb") as output:
+            shutil.copyfileobj(file, output, _PIECE)
     return sha256(copy)
 
 
@@ -292,7 +289,7 @@ def _take_over(unpacked: _Unpacked, work: Path) -> None:
     job_folder = inside(work, f"jobs/{unpacked.job}")
     # What lies there is of an earlier run, whose wheel may have had another name.
     workfolder.withdraw(job_folder, work)
-    shutil.rmtree(job_folder, ignore_errors=True)
+    remove_tree(job_folder)
     workfolder.deliver(unpacked.wheel, job_folder, work)
     for stage, record in unpacked.records.items():
         records.write(record, records.path_of(job_folder, stage))
