@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -408,6 +410,37 @@ def test_what_takes_all_of_torch_from_the_start(tmp_path: Path, setting: str, te
     found = fallback.reason_for_full_torch(settings, tmp_path)
     assert found.startswith(why)
     assert bool(found) == bool(why)
+
+
+LONG_SCRIPTS = {
+    "blank lines": "\n" * 400_000,
+    "imports without an end": "from torch.utils import (\n" * 16_000,
+    "one line": "from torch.utils import " + "x, " * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG_SCRIPTS.values(), ids=LONG_SCRIPTS)
+def test_a_long_build_script_is_searched_in_no_time(tmp_path: Path, text: str) -> None:
+    """An expression that begins with every line and goes on over all of them took half an hour."""
+    (tmp_path / "setup.py").write_text(text)
+    settings = Settings(name="x", packages=("x",))
+    begin = time.process_time()
+    assert fallback.reason_for_full_torch(settings, tmp_path) == ""
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "large"])
+def test_a_build_script_that_is_not_read(tmp_path: Path, kind: str) -> None:
+    script = tmp_path / "setup.py"
+    if kind == "fifo":
+        os.mkfifo(script)
+    elif kind == "folder":
+        script.mkdir()
+    else:
+        with script.open("wb") as file:
+            file.write(b"import torch.utils.cpp_extension\n")
+            file.truncate(10_000_000)
+    assert fallback.reason_for_full_torch(Settings(name="x", packages=("x",)), tmp_path) == ""
 
 
 def test_modules_that_come_with_torch_are_missed() -> None:

@@ -6,17 +6,20 @@ import contextlib
 import re
 from pathlib import Path
 
+from torch_build_farm.core import foreign_files
 from torch_build_farm.core.files import read_foreign_text
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.releases.sdk import REFUSAL, version_of
 from torch_build_farm.wheels.wheel import opened
 
-# The one import of a build script that always runs torch. Whatever else a build runs shows when it happens.
+# The one import of a build script that always runs torch. Whatever else a build runs shows when it happens. No part of
+# the expression goes on without a limit over several lines: each line would then be followed to the end of the script.
 _RUNS_TORCH = re.compile(
-    rb"^\s*((from|import) +torch\.utils\.cpp_extension\b"
-    rb"|from +torch\.utils +import\b(\s*\([^)]*|[^#;\n]*)\bcpp_extension\b)",
+    rb"^[ \t\f]*((from|import) +torch\.utils\.cpp_extension\b"
+    rb"|from +torch\.utils +import\b([ \t]*\([^)]{0,2000}|[^#;\n]{0,2000})\bcpp_extension\b)",
     re.MULTILINE,
 )
+_LONGEST_SCRIPT = 1_000_000  # bytes; torch's own setup.py has 60,000
 
 # What torch's wheels have required since 2.6, except triton and NVIDIA's: a build script may import them undeclared.
 _COMES_WITH_TORCH = re.compile(
@@ -34,9 +37,18 @@ def reason_for_full_torch(settings: Settings, tree: Path) -> str:
         return 'torch-build = "full"'
     if settings.torch_build == "auto":
         for path in sorted(tree.glob("*.py")):
-            if path.is_file() and _RUNS_TORCH.search(path.read_bytes()):
+            if _runs_torch(path):
                 return f"{path.name} uses torch.utils.cpp_extension, which runs torch"
     return ""
+
+
+def _runs_torch(script: Path) -> bool:
+    """Whether a build script imports what always runs torch; not of one that no build would read."""
+    try:
+        content = foreign_files.content(script, _LONGEST_SCRIPT)
+    except OSError:
+        return False
+    return _RUNS_TORCH.search(content) is not None
 
 
 def names_refused(note: Path, log: str) -> str:
