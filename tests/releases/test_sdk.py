@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -457,3 +458,26 @@ def test_the_version_of_the_sdk_in_a_wheel(tmp_path: Path) -> None:
             archive.writestr("x/a.py", "")
             archive.writestr("x/__init__.py", text)
         assert fallback.member_with_sdk_version(path, "2.9.0") == member
+
+
+def test_the_version_of_the_sdk_across_two_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member is read a piece at a time, and the version may lie wherever one ends."""
+    path = tmp_path / "x-1-py3-none-any.whl"
+    monkeypatch.setattr(fallback, "_PIECE", 16)
+    for before in range(40):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x/__init__.py", "." * before + "2.9.0+sdk" + "." * 20)
+        assert fallback.member_with_sdk_version(path, "2.9.0") == "x/__init__.py", before
+
+
+def test_a_large_member_is_read_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x/data.bin", "w") as member:
+        for _ in range(30):
+            member.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        assert fallback.member_with_sdk_version(path, "2.9.0") == ""
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()

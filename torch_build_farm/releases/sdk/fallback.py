@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
+from typing import IO
 
 from torch_build_farm.core import foreign_files
 from torch_build_farm.core.files import read_foreign_text
@@ -29,6 +30,7 @@ _NAME = re.compile(r"torch[\w.]{0,200}")
 _REFUSED_NAME = re.compile(rf"\b({_NAME.pattern}) is not in torch's SDK")
 _MOST_NAMES = 20  # in a message
 _LARGEST_NOTE = 1_000_000  # bytes
+_PIECE = 1 << 20  # bytes of a member that are in memory
 
 
 def reason_for_full_torch(settings: Settings, tree: Path) -> str:
@@ -81,6 +83,18 @@ def member_with_sdk_version(wheel: Path, release: str) -> str:
     version = version_of(release).encode()
     with opened(wheel) as archive:
         for name in archive.namelist():
-            if version in archive.read(name):
-                return name
+            with archive.open(name) as member:
+                if _contains(member, version):
+                    return name
     return ""
+
+
+def _contains(stream: IO[bytes], text: bytes) -> bool:
+    """Whether a stream contains `text`, read a piece at a time: a member of a wheel may have gigabytes."""
+    end = b""  # of what came before, where the text may begin
+    while piece := stream.read(_PIECE):
+        joined = end + piece
+        if text in joined:
+            return True
+        end = joined[-len(text) + 1 :]
+    return False
