@@ -246,3 +246,47 @@ def test_references_in_folders_without_end(tmp_path: Path) -> None:
         assert described(tree).text.startswith("v1.2-0-g")
     finally:
         subprocess.run(["rm", "-rf", str(tree / ".git" / "refs" / "tags" / "d")], check=True)
+
+
+def test_a_repository_of_sha_256(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    run(tree, "init", "-q", "-b", "main", "--object-format=sha256")
+    (tree / "setup.py").write_text("one")
+    run(tree, "add", "-A")
+    run(tree, "commit", "-qm", "one")
+    run(tree, "tag", "v1.2")
+    commit = run(tree, "rev-parse", "HEAD").strip()
+    assert (described(tree).text, described(tree).dirty) == (f"v1.2-0-g{commit[:40]}", False)
+
+
+def test_a_branch_that_goes_by_another_name(tmp_path: Path) -> None:
+    tree = repository(tmp_path / "tree")
+    run(tree, "symbolic-ref", "refs/heads/trunk", "refs/heads/main")
+    run(tree, "symbolic-ref", "refs/heads/master", "refs/heads/trunk")
+    run(tree, "symbolic-ref", "HEAD", "refs/heads/master")
+    assert (described(tree).text.partition("-g")[0], described(tree).branch) == ("v1.2-0", "main")
+    run(tree, "symbolic-ref", "refs/heads/trunk", "refs/heads/master")  # in a circle
+    assert git.describe(tree, OPTIONS, dirty=True) is None
+
+
+def test_references_in_a_reftable(tmp_path: Path) -> None:
+    tree = repository(tmp_path / "tree")
+    (tree / ".git" / "reftable").mkdir()  # that of a git of today, without references that this one reads
+    with pytest.raises(SourceError, match="reftable"):
+        described(tree)
+
+
+@pytest.mark.parametrize("script", ["", "#!/bin/sh\ntest $1 != describe || sleep 9\n"])
+def test_no_answer_is_not_that_of_a_commit_without_tags(
+    tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = repository(tmp_path / "tree")
+    (tmp_path / "bin").mkdir()
+    if script:
+        (tmp_path / "bin" / "git").write_text(f'{script}exec {shutil.which("git")} "$@"\n')
+        (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin" if script else str(tmp_path / "bin"))
+    monkeypatch.setattr(git, "_SECONDS", 0.3)
+    with pytest.raises(SourceError, match=r"git does not answer: (it takes more than|.*No such file)"):
+        described(tree)

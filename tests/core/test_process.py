@@ -163,7 +163,7 @@ def test_a_long_line_is_cut_except_in_the_log(tmp_path: Path) -> None:
 
 
 def test_output_without_an_end_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_LARGEST_OUTPUT", 100_000)
+    monkeypatch.setattr(process, "_LARGEST_LOG", 100_000)
     path = tmp_path / "log"
     script = "print('y\\n' * 500_000, end=''); print('the end')"
     done = Runner().run([sys.executable, "-c", script], env={}, log=path)
@@ -208,3 +208,9 @@ def test_answers_of_a_filter() -> None:
     script = "import sys; [print(line.strip()[::-1], flush=True) for line in sys.stdin if line[0] != 'q' or sys.exit()]"
     assert process.answers([sys.executable, "-c", script], ["ab", "cd", "q", "ef"]) == ["ba", "dc"]
     assert process.answers(["/does/not/exist"], ["ab"]) == []
+
+
+def test_a_short_command_that_prints_much() -> None:
+    done = process.capture([sys.executable, "-c", f"print('x' * {process._LARGEST_OUTPUT})"])
+    assert (done.returncode, done.tail) == (process.NO_ANSWER, ("it prints too much",))
+    assert process._LARGEST_OUTPUT == 32 << 20

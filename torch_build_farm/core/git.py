@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch_build_farm.core import foreign_files
 from torch_build_farm.core.errors import SourceError
-from torch_build_farm.core.process import Completed, capture
+from torch_build_farm.core.process import NO_ANSWER, Completed, capture
 
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # SHA-1, or SHA-256
 _REFERENCE = re.compile(r"refs/(?:heads|tags)/[^\x00-\x20\x7f~^:?*\[\\]{1,1000}")
@@ -31,7 +31,8 @@ _SMALL = 4096  # bytes of a file with one reference
 _LARGE = 64 << 20  # bytes of a file with all references
 _SUBMODULES_DEEP = 8
 _REFERENCES_DEEP = 20
-_SECONDS = 30.0  # for a question about a repository on this disk
+_ALIASES_DEEP = 5  # symbolic references that lead to one another, as git follows them
+_SECONDS = 60.0  # for a question about a repository on this disk
 
 
 # ---- repositories that somebody else may have written
@@ -70,8 +71,8 @@ def describe(tree: Path, options: Sequence[str], *, dirty: bool) -> Description 
     """What `git describe OPTIONS` says of the commit checked out in `tree`, whose top has the repository.
 
     None where the folder has no repository, or one without commits. With `dirty`, the files are compared with the
-    commit, as far as git knows them. `options` must be ones that only choose tags. Raises SourceError where git cannot
-    compare.
+    commit, as far as git knows them. `options` must be ones that only choose tags. Raises SourceError where git does
+    not answer or cannot compare, and for a repository that the farm cannot read.
     """
     return _described(data_of(git_folder(tree)), options, tree if dirty else None)
 
@@ -141,14 +142,44 @@ def git_folder(tree: Path) -> Path:
 
 
 def data_of(folder: Path) -> Data | None:
-    """The repository in `folder`; None where there is none."""
+    """The repository in `folder`; None where there is none. Raises SourceError for one that the farm cannot read."""
     head = _text(folder / "HEAD", _SMALL).strip()
     common_text = _text(folder / "commondir", _SMALL).strip()
     common = folder / common_text if common_text else folder
     if not head or not (common / "objects").is_dir():
         return None
 
+    if (common / "reftable").is_dir():
+        raise SourceError(
+            "the repository keeps its references in a reftable, which the farm does not read",
+            where=str(folder),
+            next_step="`git refs migrate --ref-format=files`, or set version in [tool.torch-build-farm]",
+        )
+
+    references, aliases = _references(common)
+    branch = ""
+    commit = head
+    if head.startswith("ref: "):
+        name = head.removeprefix("ref: ")
+        for _ in range(_ALIASES_DEEP):
+            name = aliases.get(name, name)
+        commit = references.get(name, "")
+        branch = name.removeprefix("refs/heads/")
+    shallow = [line for line in _text(common / "shallow", _LARGE).split("\n") if COMMIT.fullmatch(line)]
+    return Data(
+        folder,
+        common,
+        commit if COMMIT.fullmatch(commit) else "",
+        branch,
+        tuple(references.items()),
+        "".join(f"{line}\n" for line in shallow),
+    )
+
+
+def _references(common: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Every branch and tag with its object, and each name that stands for another one (git-symbolic-ref)."""
     references: dict[str, str] = {}
+    aliases: dict[str, str] = {}
     for line in _text(common / "packed-refs", _LARGE).split("\n"):
         packed = _PACKED.fullmatch(line)
         if packed:
@@ -163,21 +194,9 @@ def data_of(folder: Path) -> Data | None:
                 name = path.relative_to(common).as_posix()
                 if COMMIT.fullmatch(value) and _REFERENCE.fullmatch(name):
                     references[name] = value
-    branch = ""
-    commit = head
-    if head.startswith("ref: "):
-        name = head.removeprefix("ref: ")
-        commit = references.get(name, "")
-        branch = name.removeprefix("refs/heads/")
-    shallow = [line for line in _text(common / "shallow", _LARGE).split("\n") if COMMIT.fullmatch(line)]
-    return Data(
-        folder,
-        common,
-        commit if COMMIT.fullmatch(commit) else "",
-        branch,
-        tuple(references.items()),
-        "".join(f"{line}\n" for line in shallow),
-    )
+                elif value.startswith("ref: "):
+                    aliases[name] = value.removeprefix("ref: ")
+    return references, aliases
 
 
 @dataclass(frozen=True)
@@ -208,10 +227,10 @@ def view_of(data: Data, tree: Path | None = None) -> Iterator[View]:
         if data.shallow:
             (folder / "shallow").write_text(data.shallow)
         sha256 = any(len(commit) == 64 for commit in (data.commit, *dict(data.references).values()))
-        version = "[core]\nrepositoryformatversion = 1\nbare = false\n"
+        config = "[core]\nrepositoryformatversion = 1\nbare = false\n" + _looks(data.common / "config")
         if sha256:
-            version += "[extensions]\nobjectformat = sha256\n"
-        (folder / "config").write_text(version + _looks(data.common / "config"))
+            config += "[extensions]\nobjectformat = sha256\n"
+        (folder / "config").write_text(config)
         variables = isolated(folder)
         variables["GIT_DIR"] = scratch
         if tree is not None:
@@ -260,8 +279,19 @@ def _looks(config: Path) -> str:
 
 
 def _ask(view: View, *words: str) -> Completed:
-    """Ask git about a repository on this disk. The question fails where the answer takes half a minute."""
-    return capture(["git", *words], env=view.variables, cwd=view.folder, timeout_s=_SECONDS)
+    """Ask git about a repository on this disk. Raises SourceError where there is no answer in time, or no git.
+
+    That must not pass for "no tag matches": the version would be another one, and nobody would know.
+    """
+    done = capture(["git", *words], env=view.variables, cwd=view.folder, timeout_s=_SECONDS)
+    if done.returncode == NO_ANSWER:
+        raise SourceError(
+            f"git does not answer: {done.last_line}",
+            where=f"git {words[0]}",
+            next_step="see that git is installed and its repository on a fast disk, or set version in "
+            "[tool.torch-build-farm]",
+        )
+    return done
 
 
 def _text(path: Path, limit: int) -> str:

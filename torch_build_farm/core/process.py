@@ -24,7 +24,9 @@ _SUPERVISOR = Path(__file__).with_name("supervise.py")
 _LARGEST_OUTPUT = 32 << 20  # bytes that a short command may print
 _TAIL_LINES = 400  # of a command's output are at hand in memory; the log has all of it
 _LONGEST_LINE = 1 << 16  # bytes of a line that are in memory; a linker's command may have as many
-_LARGEST_OUTPUT = 256 << 20  # bytes of a command's output that are in its log; torch's own build prints 5 MB
+_LARGEST_LOG = 256 << 20  # bytes of a command's output that are in its log; torch's own build prints 5 MB
+_PIECE = 1 << 16  # bytes of a short command's output that are read at once
+NO_ANSWER = 127  # the status of a short command that is missing, takes too long or prints too much
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def _logged_lines(output: BinaryIO, log: TextIO) -> Iterator[str]:
     """Write what a command prints into its log; the lines, of which long ones are cut.
 
     The command decides how much it prints: the farm has at most `_LONGEST_LINE` bytes of it in memory, and the disk
-    `_LARGEST_OUTPUT`.
+    `_LARGEST_LOG`.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     written = 0
@@ -221,12 +223,12 @@ def _logged_lines(output: BinaryIO, log: TextIO) -> Iterator[str]:
         text = decoder.decode(piece, final=is_end)
         if is_end:
             text = text.rstrip("\r\n")
-        if written <= _LARGEST_OUTPUT:
+        if written <= _LARGEST_LOG:
             logged = without_marks(text) if is_start else text
             log.write(f"{logged}\n" if is_end else logged)
             written += len(piece)
-            if written > _LARGEST_OUTPUT:
-                log.write(f"\n(the command printed more than {_LARGEST_OUTPUT} bytes; the rest is left out)\n")
+            if written > _LARGEST_LOG:
+                log.write(f"\n(the command printed more than {_LARGEST_LOG} bytes; the rest is left out)\n")
         if is_start:
             yield text if is_end else f"{text} ... (the line goes on)"
         is_start = is_end
@@ -258,7 +260,7 @@ def capture(
 ) -> Completed:
     """Run a short command such as `g++ --version`.
 
-    The status is 127 for one that is missing, takes too long, or prints more than 32 MB.
+    The status is NO_ANSWER for one that is missing, takes too long, or prints more than 32 MB.
     """
     words = tuple(os.fspath(word) for word in command)
     faults: list[str] = []
@@ -269,7 +271,7 @@ def capture(
             start_new_session=True,
         )  # fmt: skip
     except OSError as error:
-        return Completed(words, 127, (str(error),))
+        return Completed(words, NO_ANSWER, (str(error),))
 
     def end(fault: str) -> None:
         faults.append(fault)
@@ -284,7 +286,7 @@ def capture(
     outputs = {"out": b"", "err": b""}
 
     def read(name: str, stream: IO[bytes]) -> None:
-        outputs[name] = stream.read(_LARGEST_OUTPUT + 1)
+        outputs[name] = _up_to(_LARGEST_OUTPUT + 1, stream)
         if len(outputs[name]) > _LARGEST_OUTPUT:
             end("it prints too much")
 
@@ -305,10 +307,21 @@ def capture(
         process.wait()
         timer.cancel()
     if faults:
-        return Completed(words, 127, (faults[0],))
+        return Completed(words, NO_ANSWER, (faults[0],))
     # A command that fails explains itself on standard error; one that succeeds may print warnings there.
     output = outputs["out"] if process.returncode == 0 else outputs["err"]
     return Completed(words, process.returncode, tuple(output.decode("utf-8", "replace").splitlines()))
+
+
+def _up_to(size: int, stream: IO[bytes]) -> bytes:
+    """The first bytes of a stream, piece by piece: to read many at once takes the memory for all, however few come."""
+    content = bytearray()
+    while len(content) < size:
+        piece = stream.read(min(_PIECE, size - len(content)))
+        if not piece:
+            break
+        content += piece
+    return bytes(content)
 
 
 def answers(command: Sequence[str | os.PathLike[str]], lines: Sequence[str], *, seconds: float = 30.0) -> list[str]:
