@@ -64,8 +64,9 @@ def test_other_protocols_are_off(tmp_path: Path, client: Client, url: str, monke
     config = tmp_path / "gitconfig"
     config.write_text('[protocol]\n\tallow = always\n[protocol "ext"]\n\tallow = always\n')
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-    with pytest.raises(SourceError, match="not allowed"):
+    with pytest.raises(SourceError, match="not allowed") as caught:
         client.commit_of(url, "main")
+    assert caught.value.next_step.endswith("use https, ssh or a folder")
 
 
 def test_a_submodule_is_no_folder_of_this_machine(tmp_path: Path, client: Client) -> None:
@@ -235,7 +236,15 @@ def test_a_log_that_others_may_read_is_closed(tmp_path: Path, client: Client) ->
     assert client.log.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize(("url", "answer"), [("https://me:mine@h.example", "mine"), ("https://me@h.example", "users")])
+@pytest.mark.parametrize(
+    ("url", "answer"),
+    [
+        ("https://me:mine@h.example", "username=me\npassword=mine\n"),
+        ("https://me@h.example", "username=me\npassword=users\n"),
+        ("https://token:@h.example", "username=token\npassword=\n"),
+        ("https://:token@h.example", "username=\npassword=token\n"),
+    ],
+)
 def test_the_users_own_helpers(tmp_path: Path, url: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "gitconfig"
     config.write_text('[credential]\n\thelper = "!echo username=me; echo password=users; :"\n')
@@ -244,4 +253,29 @@ def test_the_users_own_helpers(tmp_path: Path, url: str, answer: str, monkeypatc
     asked = "protocol=https\nhost=h.example\n\n"
     words = ["git", "credential", "fill"]
     done = subprocess.run(words, input=asked, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert f"password={answer}\n" in done.stdout
+    assert done.stdout.endswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("parent", "url", "resolved"),  # as git's own test of relative URLs has them (t0060)
+    [
+        ("git@host:group/repo.git", "../other.git", "git@host:group/other.git"),
+        ("git@host:group/repo.git", "../../other.git", "git@host:other.git"),
+        ("git@host:repo.git", "../other.git", "git@host:other.git"),
+        ("ssh://host:22/repo", "../other", "ssh://host:22/other"),
+        ("https://host/group/repo.git/", "./other.git", "https://host/group/repo.git/other.git"),
+    ],
+)
+def test_a_submodules_url_relative_to_its_repository(parent: str, url: str, resolved: str) -> None:
+    assert git_client._resolved(parent, url) == resolved
+
+
+@pytest.mark.parametrize("path", ["third party/a lib", "bücher", 'quo"ted', "a=b.url c"])
+def test_a_submodule_of_an_unusual_name(tmp_path: Path, client: Client, path: str) -> None:
+    inner, origin = repository(tmp_path / "inner"), repository(tmp_path / "origin")
+    run(origin, "submodule", "--quiet", "add", str(inner), path)
+    run(origin, "commit", "-qm", "two")
+    commit = run(origin, "rev-parse", "HEAD").strip()
+    client.clone(str(origin), commit, tmp_path / "copy")
+    pinned = run(inner, "rev-parse", "HEAD").strip()
+    assert client.submodules(str(origin), tmp_path / "copy", commit) == [Submodule(path, str(inner), pinned)]

@@ -430,3 +430,30 @@ def test_the_log_of_git_is_its_users_alone(tmp_path: Path, fetcher: Fetcher) -> 
     log = fetcher.folder / "git.log"
     assert log.stat().st_mode & 0o777 == 0o600
     assert "secret" not in log.read_text()
+
+
+def test_a_commit_of_sha_256(tmp_path: Path, fetcher: Fetcher) -> None:
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    git(origin, "init", "-q", "-b", "main", "--object-format=sha256")
+    (origin / "setup.py").write_text("")
+    git(origin, "add", "-A")
+    git(origin, "commit", "-qm", "one")
+    commit = fetcher.git(str(origin), "main").identity.rpartition("@")[2]
+    assert len(commit) == 64
+    assert (fetcher.git(str(origin), commit).root / "setup.py").is_file()
+
+
+def test_files_of_git_lfs_are_told_of(tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    (origin / "data").mkdir(parents=True)
+    (origin / "setup.py").write_text("")
+    (origin / "data" / "a.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    (origin / "data" / "whole.bin").write_text("no pointer")
+    (origin / "data" / ".gitattributes").write_text("*.bin filter=lfs\n")
+    git(origin, "init", "-q", "-b", "main")
+    git(origin, "add", "-A")
+    git(origin, "commit", "-qm", "one")
+    said: list[str] = []
+    Fetcher(tmp_path / "sources", Runner(), said.append).git(str(origin), "main")
+    assert said[1:] == ["1 of its files are pointers of Git LFS, which the farm does not follow: data/a.bin"]

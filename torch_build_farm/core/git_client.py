@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from torch_build_farm.core import foreign_files
 from torch_build_farm.core.archives import LIMITS
 from torch_build_farm.core.errors import SourceError
 from torch_build_farm.core.git import COMMIT, data_of, git_folder, isolated, view_of
@@ -29,6 +30,7 @@ _OF_ONE_REPOSITORY = {
     "GIT_WORK_TREE",
 }  # fmt: skip
 _DEEPEST = 100  # folders within one another: Python removes trees by recursion
+_POINTER = b"version https://git-lfs"  # what a pointer begins with (Git LFS Specification, "The Pointer")
 _REMOTE = "file:https:ssh"
 _SUBMODULE = "https:ssh"  # as with git itself, a submodule is never a folder of this machine
 
@@ -82,16 +84,17 @@ class Client:
 
         A repository of some kilobytes can check out to more files than any disk holds.
         """
-        listed = self._ask(f"--git-dir={bare}", "ls-tree", "-r", "-l", "--full-tree", commit)
+        listed = self._ask(f"--git-dir={bare}", "ls-tree", "-z", "-r", "-l", "--full-tree", commit)
+        entries = _entries(listed)
         size, too_deep, submodules = 0, False, {}
-        for line in listed.tail if listed.ok else ():
-            entry, _, path = line.partition("\t")
-            mode, _, pinned, length = entry.split()
+        for entry in entries:
+            facts, _, path = entry.partition("\t")
+            mode, _, pinned, length = facts.split()
             size += int(length) if length.isdigit() else 0
             too_deep |= path.count("/") > _DEEPEST
             if mode == "160000":
                 submodules[path] = pinned
-        if not listed.ok or too_deep or size > LIMITS.size or len(listed.tail) > LIMITS.members:
+        if not listed.ok or too_deep or size > LIMITS.size or len(entries) > LIMITS.members:
             raise SourceError(
                 f"git cannot fetch the source: the commit {commit[:12]} has more files, or larger or deeper ones, than "
                 "the farm unpacks",
@@ -108,6 +111,16 @@ class Client:
         words = [f"--git-dir={bare}", f"--work-tree={tree}", "checkout", "--quiet", "--detach", commit]
         self._run(self._here(repository), "-c", "core.hooksPath=/dev/null", *words)
 
+    def pointers(self, bare: Path, tree: Path) -> list[str]:
+        """The files of a tree that `check_out` wrote which only name a file of Git LFS, by their paths."""
+        words = ["-C", str(tree), f"--git-dir={bare}", f"--work-tree={tree}", "ls-files", "-z", ":(attr:filter=lfs)"]
+        found = []
+        for name in _entries(self._ask(*words)):
+            with contextlib.suppress(OSError), foreign_files.opened(tree / name) as stream:
+                if stream.read(len(_POINTER)) == _POINTER:
+                    found.append(name)
+        return found
+
     def date(self, repository: str, bare: Path, commit: str) -> int:
         """The committer's date of a commit, in Unix seconds."""
         words = [f"--git-dir={bare}", "log", "-1", "--format=%ct", commit]
@@ -122,8 +135,10 @@ class Client:
             return []
         settings: dict[str, dict[str, str]] = {}
         keys = r"^submodule\..*\.(path|url|update)$"
-        for line in self._ask(where, "config", "--blob", f"{commit}:.gitmodules", "--get-regexp", keys).tail:
-            key, _, value = line.partition(" ")
+        for entry in _entries(
+            self._ask(where, "config", "-z", "--blob", f"{commit}:.gitmodules", "--get-regexp", keys)
+        ):
+            key, _, value = entry.partition("\n")
             name, _, field = key.rpartition(".")
             settings.setdefault(name, {})[field] = value
         by_path = {fields.get("path", ""): fields for fields in settings.values()}
@@ -182,9 +197,15 @@ class Client:
             raise SourceError(
                 f"git cannot fetch the source: {reason.replace(place.url, place.shown) if place.url else reason}",
                 where=place.shown,
-                next_step="correct git and revision in [tool.torch-build-farm]; try the same with `git clone`",
+                next_step="correct git and revision in [tool.torch-build-farm]; "
+                + ("use https, ssh or a folder" if reason.endswith("not allowed") else "try the same with `git clone`"),
             )
         return done.tail or ("",)
+
+
+def _entries(listed: Completed) -> list[str]:
+    """What git lists with -z, where names stand as they are, blanks and all; none where git failed."""
+    return "\n".join(listed.tail).split("\0")[:-1] if listed.ok else []
 
 
 @dataclass(frozen=True)
@@ -224,8 +245,8 @@ def _network(protocols: str, folder: Path) -> dict[str, str]:
 
 # Answers git's question for a password (gitcredentials) with what the environment holds, which only this user can read.
 _HELPER = """!f() { test "$1" = get || exit 0
-test -z "$FARM_GIT_USER" || printf 'username=%s\\n' "$FARM_GIT_USER"
-test -z "$FARM_GIT_PASSWORD" || printf 'password=%s\\n' "$FARM_GIT_PASSWORD"; }; f"""
+printf 'username=%s\\n' "$FARM_GIT_USER"
+test -z "${FARM_GIT_PASSWORD+there}" || printf 'password=%s\\n' "$FARM_GIT_PASSWORD"; }; f"""
 
 
 def _without_credentials(repository: str) -> tuple[str, dict[str, str]]:
@@ -245,9 +266,10 @@ def _without_credentials(repository: str) -> tuple[str, dict[str, str]]:
         return repository.replace(f"{user}@", f"{name}@", 1), {}
     key = f"credential.{parts.scheme}://{host}.helper"
     helpers = [_HELPER]
+    variables = {"FARM_GIT_USER": unquote(name)}
     if colon:
         helpers.insert(0, "")  # forget the helpers before this one, which may know another account of that host
-    variables = {"FARM_GIT_USER": unquote(name), "FARM_GIT_PASSWORD": unquote(password)}
+        variables["FARM_GIT_PASSWORD"] = unquote(password)
     if any(set(value) & set("\r\n\0") for value in variables.values()):
         raise SourceError("the name or password in the URL has a line break", where=public(repository))
     for number, helper in enumerate(helpers):
@@ -259,10 +281,10 @@ def _resolved(parent: str, url: str) -> str:
     """A submodule's URL, which may be relative to that of the repository it belongs to (gitmodules)."""
     if not url.startswith(("./", "../")):
         return url
-    base = parent.rstrip("/")
+    base, separator = parent.rstrip("/"), "/"
     while url.startswith(("./", "../")):
         if url.startswith("../"):
-            head, slash, _ = base.rpartition("/")
-            base = head if slash else base.rpartition(":")[0]
+            separator = "/" if "/" in base else ":"  # HOST:REPOSITORY has no slash
+            base = base.rpartition(separator)[0]
         url = url.partition("/")[2]
-    return f"{base}/{url}"
+    return f"{base}{separator}{url}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import shutil
 import tempfile
 import time
@@ -23,7 +22,7 @@ from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.core.archives import EARLIEST, unpack
 from torch_build_farm.core.errors import PackageIndexError, SourceError, VersionError, nearest
-from torch_build_farm.core.git import Description, describe_bare
+from torch_build_farm.core.git import COMMIT, Description, describe_bare
 from torch_build_farm.core.git_client import Client
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.paths import file_in, inside
@@ -163,7 +162,7 @@ class Fetcher:
         """
         with self.scratch() as scratch:
             client = Client(self.runner, scratch, self.folder / "git.log")
-            pinned = re.fullmatch(r"[0-9a-f]{40}", revision)
+            pinned = COMMIT.fullmatch(revision)
             commit = revision if pinned else client.commit_of(repository, revision)
             if not commit:
                 raise SourceError(
@@ -195,6 +194,10 @@ class Fetcher:
         if submodules and deep == _SUBMODULES_DEEP:
             raise SourceError("submodules lie too deep in one another", where=public(repository))
         client.check_out(repository, bare, commit, tree)
+        pointers = client.pointers(bare, tree)
+        if pointers:
+            named = ", ".join(pointers[:3])
+            self.say(f"{len(pointers)} of its files are pointers of Git LFS, which the farm does not follow: {named}")
         for submodule in submodules:
             other = bare.with_name(f"{bare.name}-{deep}")
             client.clone(submodule.url, submodule.commit, other, submodule=True)
