@@ -245,7 +245,8 @@ def commit(root: Path, tag: str = "v0.4") -> None:
         'local_scheme = "hook:run"',
         'parse = "hook:run"',
         'version_cls = "hook:run"',
-        'relative_to = "/etc/passwd"',
+        "tag = {{ prefix = 1 }}",
+        'tag = {{ prefix = "a\\u0000b" }}',
         "no_such_key = 1",
         "root = 1",
         "tag_regex = 1",
@@ -291,6 +292,7 @@ def test_a_version_by_code_of_the_source_is_asked_for(
         ('local_scheme = "no-local-version"\ngit_describe_command = "git describe --match v*"', ["v7"], "0.1.dev1"),
         ('tag_regex = "^(?:ext-)?v([0-9.]+)(?:\\\\+.*)?$"', ["ext-v0.5+cu128"], "0.5+cu128"),
         ('local_scheme = "no-local-version"\nversion_scheme = "post-release"\nversion_file = "v.py"', ["v0.5"], "0.5"),
+        ('relative_to = "pyproject.toml"', ["v0.5"], "0.5"),
         ('fallback_version = "9"\nwrite_to = "v.py"\nwrite_to_template = "{version}"', ["v0.5"], "0.5"),
     ],
 )  # fmt: skip
@@ -335,6 +337,8 @@ def test_what_git_archive_wrote_down(tmp_path: Path) -> None:
         "node: abc\nnode-date: 2026-01-02T00:00:00+00:00\ndescribe-name: v1.4-0-gabcdef\n"
     )
     assert read(root).version == "1.4"
+    (root / ".git_archival.txt").write_text("node: abc\nref-names: HEAD -> main, tag: latest, tag: v1.5, origin/main\n")
+    assert read(root).version == "1.5"
     (root / ".git_archival.txt").write_text("node: $Format:%H$\ndescribe-name: $Format:%(describe:tags=true)$\n")
     with pytest.raises(VersionError, match="git tags give no version"):
         read(root)
@@ -547,6 +551,10 @@ def test_a_tag_that_is_no_version_and_a_shallow_repository(tmp_path: Path) -> No
     with pytest.raises(VersionError, match="is shallow") as caught:
         read(tmp_path / "shallow")
     assert "--unshallow" in str(caught.value)
+    git(root, "tag", "v0.5")
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{root}", "tagged")
+    assert read(tmp_path / "tagged").version == "0.5"
+    git(root, "tag", "-d", "v0.5")
     git(root, "tag", "v" + "9" * 220)
     with pytest.raises(VersionError, match="the tag is too long"):
         read(root)

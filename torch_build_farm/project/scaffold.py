@@ -47,7 +47,7 @@ def look(origin: Origin) -> SourceFacts:
     try:
         stated = metadata.read(root, document, answers=origin.answer)
         version = stated.version
-    except VersionError:
+    except (VersionError, SourceError):  # the latter of git, else it comes again
         # Everything else is still worth knowing; the file gets the version to be filled in.
         stated = metadata.read(root, document, "0")
         version = ""

@@ -38,6 +38,7 @@ _LOCAL_SCHEMES = {
 _NOT_USED = {
     "write_to", "write_to_template", "write_to_source", "version_file", "version_file_template", "fallback_version",
     "fallback_root", "parentdir_prefix_version", "dist_name", "normalize",
+    "relative_to",  # setuptools-scm itself ignores it in a pyproject.toml
 }  # fmt: skip
 _USED = {"root", "search_parent_directories", "version_scheme", "local_scheme", "tag_regex", "tag", "scm",
          "git_describe_command"}  # fmt: skip
@@ -107,7 +108,8 @@ def version(root: Path, table: Mapping[str, Any], answers: Answers) -> str:
     if described is None:
         raise _no_version(root, "there is no repository here with a commit")
     pre_parse = str(_scm(table).get("pre_parse", ""))
-    if described.shallow and pre_parse in ("fail_on_shallow", "fetch_on_shallow"):
+    # At a tag itself there is no history to count.
+    if described.shallow and pre_parse in ("fail_on_shallow", "fetch_on_shallow") and not _is_tag(described):
         raise _no_version(root, "the repository is shallow")
     try:
         return _computed(table, described)
@@ -146,6 +148,11 @@ def _computed(table: Mapping[str, Any], described: Description) -> str:
                 node_date=_day(described.date),
             )
         )
+
+
+def _is_tag(described: Description) -> bool:
+    match = _DESCRIBED.fullmatch(described.text)
+    return bool(described.text) and (match is None or int(match["distance"]) == 0)
 
 
 def _day(date: str) -> Any:
@@ -196,6 +203,9 @@ def _tag(table: Mapping[str, Any]) -> Mapping[str, Any]:
     tag = table.get("tag", {})
     if not isinstance(tag, dict) or set(tag) - {"prefix", "strict", "regex"}:
         raise _unknown("tag", tag)
+    prefix = tag.get("prefix", "")
+    if not isinstance(prefix, str) or "\0" in prefix or len(prefix) > _LONGEST_TAG:
+        raise _unknown("tag.prefix", prefix)
     return tag
 
 
@@ -259,7 +269,9 @@ def _archived(root: Path) -> Description | None:
     except OSError:
         return None
     text = str(headers["describe-name"] or "")
-    if not text or "%(describe" in text:
+    if not text or "%(describe" in text:  # empty, or not filled in by a git before 2.32
+        text = _tag_of(str(headers["ref-names"] or ""))
+    if not text:
         return None
     return Description(
         text=text,
@@ -270,6 +282,15 @@ def _archived(root: Path) -> Description | None:
         dirty=False,
         shallow=False,
     )
+
+
+def _tag_of(references: str) -> str:
+    """The first tag with a digit among a commit's references, such as `HEAD -> main, tag: v1.2`; empty without one."""
+    for reference in references.split(","):
+        kind, _, name = reference.strip().partition(": ")
+        if kind == "tag" and re.search("[0-9]", name):
+            return name
+    return ""
 
 
 def _no_version(root: Path, reason: str) -> VersionError:
