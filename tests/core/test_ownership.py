@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm.core import ownership
+from torch_build_farm.core import ownership, seals
 from torch_build_farm.core.errors import DiskError
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.pipeline.workplace import work_folder
@@ -31,13 +31,19 @@ def test_a_new_store_is_for_its_user_alone(tmp_path: Path) -> None:
         assert store.root.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_store_in_a_new_folder_that_everybody_may_write(tmp_path: Path) -> None:
+def test_what_the_farm_makes_itself_is_closed_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(seals.STATE_VARIABLE, str(tmp_path / ".local" / "state" / "farm"))
     before = os.umask(0)
     try:
-        with pytest.raises(DiskError, match="every user may write"):
-            TorchStore.at(tmp_path / "cache" / "store", tmp_path).make()
+        TorchStore.at(tmp_path / ".cache" / "store", tmp_path).make()
+        seals.seal(b"")
     finally:
         os.umask(before)
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
+    assert len(made) == 5
 
 
 def test_a_store_that_others_may_read_goes_on_working(tmp_path: Path) -> None:
@@ -172,3 +178,21 @@ def test_a_work_folder_of_somebody_else_is_refused(as_root: Path, change: Callab
     with pytest.raises(DiskError) as caught:
         work_folder(as_root, None)
     assert "--work DIR" in caught.value.next_step
+
+
+def test_what_the_umask_lets_others_do_below_a_closed_store(as_root: Path) -> None:
+    """As with a umask of 002 and a group of many."""
+    store = TorchStore.at(as_root / "store", as_root)
+    store.make()
+    (store.root / "uv").mkdir()
+    (store.root / "uv").chmod(0o777)
+    TorchStore.at(store.root, as_root)
+    for mode in (0o710, 0o701):
+        store.root.chmod(mode)
+        with pytest.raises(DiskError, match="every user may write") as caught:
+            TorchStore.at(store.root, as_root)
+        assert f"`chmod go-w {store.root}/uv`, or use a folder" in caught.value.next_step
+    store.root.chmod(0o700)
+    _of_somebody(store.root / "uv")
+    with pytest.raises(DiskError, match="uv belongs to the user"):
+        TorchStore.at(store.root, as_root)

@@ -13,6 +13,7 @@ import functools
 import grp
 import os
 import pwd
+import shlex
 import stat
 from collections import deque
 from pathlib import Path
@@ -31,11 +32,19 @@ def private_folder(path: Path, next_step: str) -> Path:
     """
     check_path(path, next_step)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path)
     except OSError as error:
         raise out_of_reach(error) from None
     # Once more: it may be new, and what was made in a folder that others write may not be this user's.
     return check_path(path, next_step)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path` and those above it unless they are there, for this user alone (0700). Raises OSError."""
+    # `Path.mkdir` makes those above as the umask says, which may let others write them.
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    for folder in (*reversed(missing), path):
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def check_path(path: Path, next_step: str) -> Path:
@@ -81,6 +90,7 @@ def check_folder(path: Path, next_step: str) -> None:
     if status.st_uid != os.geteuid():
         raise DiskError(f"{path} belongs to {_user_name(status.st_uid)}", where=_me(), next_step=next_step)
     if status.st_mode & stat.S_IWOTH:
+        next_step = f"`chmod o-w {shlex.quote(str(path))}`, or {next_step}"
         raise DiskError(f"every user may write {path}", where=_mode(status), next_step=next_step)
 
 
@@ -89,21 +99,28 @@ def check_status(path: Path, status: os.stat_result, next_step: str, *, last: bo
 
     `last` is false for a folder above the one that matters: there root may be the owner, and a sticky bit is enough.
     """
-    owners = {os.geteuid()}
-    if not last or stat.S_ISLNK(status.st_mode):
-        owners |= _system_owners()
-    if status.st_uid not in owners:
-        raise DiskError(f"{path} belongs to {_user_name(status.st_uid)}", where=_me(), next_step=next_step)
+    check_owner(path, status, next_step, last=last)
     if stat.S_ISLNK(status.st_mode):
         return  # a link has no mode; the folder that holds it was checked
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX and not last:
         return
+    if status.st_uid == os.geteuid():
+        next_step = f"`chmod go-w {shlex.quote(str(path))}`, or {next_step}"
     if status.st_mode & stat.S_IWOTH:
         raise DiskError(f"every user may write {path}", where=_mode(status), next_step=next_step)
     if status.st_mode & stat.S_IWGRP and not _has_one_member(status):
         raise DiskError(
             f"the group {_group_name(status.st_gid)} may write {path}", where=_mode(status), next_step=next_step
         )
+
+
+def check_owner(path: Path, status: os.stat_result, next_step: str, *, last: bool = True) -> None:
+    """Raise DiskError, with `next_step`, where `path` belongs to somebody else; `last` as for `check_status`."""
+    owners = {os.geteuid()}
+    if not last or stat.S_ISLNK(status.st_mode):
+        owners |= _system_owners()
+    if status.st_uid not in owners:
+        raise DiskError(f"{path} belongs to {_user_name(status.st_uid)}", where=_me(), next_step=next_step)
 
 
 @functools.cache

@@ -125,7 +125,7 @@ def _check_folder(folder: Path) -> None:
 def _make_key(folder: Path) -> bytes:
     """A new key, unless another farm has just made one: then that. Raises DiskError."""
     with _errors_of(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ownership.make_folder(folder)
         _check_folder(folder)
         # Under a name of its own first, then linked: another farm never sees half a key, and only one of two is kept.
         scratch = folder / f".{_KEY}.{os.urandom(8).hex()}"

@@ -98,12 +98,15 @@ class TorchStore:
     def _check_folders(self) -> None:
         """Raise DiskError where somebody else owns or may write a folder of the store, or where a link of it leads."""
         try:
+            # Where nobody else may enter, it does not matter what the umask let others do further below.
+            others_enter = self.root.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH)
+            check = ownership.check_status if others_enter else ownership.check_owner
             with os.scandir(self.root) as entries:
                 for entry in entries:
                     if entry.is_symlink():
                         ownership.check_path(Path(entry.path), _NEXT_STEP)
                     elif entry.is_dir():
-                        ownership.check_status(Path(entry.path), entry.stat(), _NEXT_STEP)
+                        check(Path(entry.path), entry.stat(), _NEXT_STEP)
         except FileNotFoundError:
             pass  # it is made when something is put there
         except OSError as error:
