@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import socket
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pypi_simple import DistributionPackage
+from requests import RequestException
+from urllib3 import HTTPConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection
 
 from tests.raw_server import answering, slowly
 from torch_build_farm.core.answers import Bounds, UnboundedAnswerError, session
@@ -155,3 +161,31 @@ def test_metadata_is_what_the_index_states() -> None:
             index.metadata(package(url, b"another"))
     with answering(lambda _: [with_length(bytes(1 << 15))]) as url, pytest.raises(PackageIndexError, match="more than"):
         PackageIndex(url, limits=LIMITS).metadata(package(url, bytes(1 << 15)))
+
+
+def test_a_proxy_of_another_kind_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """urllib3 has pools of another kind for SOCKS, which pass through the proxy."""
+    with answering(lambda _: slowly([with_length(b"x", b"Connection: close")], 0.01)) as url:
+        proxy = urlsplit(url)
+
+        class ThroughProxy(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                return socket.create_connection((proxy.hostname, proxy.port))
+
+        class Pool(HTTPConnectionPool):
+            ConnectionCls = ThroughProxy
+
+        class Manager(PoolManager):
+            def __init__(self, *_: Any, **__: Any) -> None:
+                super().__init__()
+                self.pool_classes_by_scheme = {"http": Pool}
+
+        monkeypatch.setattr("requests.adapters.SOCKSProxyManager", Manager)
+        bounds = Bounds(most=1000, seconds=5, slowest=1000, longest=5)
+        proxies = {"http": "socks5h://127.0.0.1:1"}
+        with session(bounds, secure=False) as client:
+            for _ in range(2):
+                assert client.get("http://index.example/", proxies=proxies).content == b"x"
+        slow = session(replace(bounds, seconds=0.0, longest=0.0), secure=False)
+        with slow, pytest.raises(RequestException, match="takes longer"):
+            slow.get("http://index.example/", proxies=proxies)

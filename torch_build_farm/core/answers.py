@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from requests import PreparedRequest, RequestException, Response, Session
 from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidURL
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3 import HTTPConnectionPool, PoolManager
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -109,23 +108,19 @@ def _response_class(bounds: Bounds) -> type[HTTPResponse]:
     return BoundedResponse
 
 
-def _pools(bounds: Bounds) -> Mapping[str, type[HTTPConnectionPool]]:
-    """urllib3's pools whose connections read with `bounds`, by scheme."""
+def _bounded(manager: PoolManager, bounds: Bounds) -> PoolManager:
+    """The manager, whose connections read with `bounds` from now on.
+
+    They stay of the kind that they were: those to a SOCKS proxy are of another than urllib3's own.
+    """
     response = _response_class(bounds)
-
-    class PlainConnection(HTTPConnection):
-        response_class = response
-
-    class SecureConnection(HTTPSConnection):
-        response_class = response
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = PlainConnection
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = SecureConnection
-
-    return {"http": PlainPool, "https": SecurePool}
+    pools: dict[str, type[HTTPConnectionPool]] = {}
+    pool: type[HTTPConnectionPool]
+    for scheme, pool in manager.pool_classes_by_scheme.items():
+        connection = type("BoundedConnection", (pool.ConnectionCls,), {"response_class": response})
+        pools[scheme] = type("BoundedPool", (pool,), {"ConnectionCls": connection})
+    manager.pool_classes_by_scheme = pools
+    return manager
 
 
 class _BoundedBody:
@@ -156,12 +151,12 @@ class _BoundedAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
         super().init_poolmanager(*arguments, **named)
-        self.poolmanager.pool_classes_by_scheme = _pools(self._bounds)
+        _bounded(self.poolmanager, self._bounds)
 
-    def proxy_manager_for(self, *arguments: Any, **named: Any) -> Any:
-        manager = super().proxy_manager_for(*arguments, **named)
-        manager.pool_classes_by_scheme = _pools(self._bounds)
-        return manager
+    def proxy_manager_for(self, proxy: str, **named: Any) -> Any:
+        if proxy in self.proxy_manager:
+            return self.proxy_manager[proxy]
+        return _bounded(super().proxy_manager_for(proxy, **named), self._bounds)
 
     def send(self, request: PreparedRequest, *arguments: Any, **named: Any) -> Response:
         answer = super().send(request, *arguments, **named)
