@@ -7,12 +7,14 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.conftest import Answer
 from tests.family import make_wheel
 from tests.index import Index
+from tests.raw_server import answering
 from tests.release import Release, with_members
 from torch_build_farm.core import seals
 from torch_build_farm.pipeline import run
@@ -273,3 +275,15 @@ def test_two_contents_of_one_file(tmp_path: Path) -> None:
     (tmp_path / "published.json").write_text(PublishedList(frozenset([ENTRY, other])).text())
     with pytest.raises(Exception, match="has two SHA-256"):
         published_list.read(tmp_path)
+
+
+def test_a_page_that_another_index_answers(release: Release, call: Call, index: Index, tmp_path: Path) -> None:
+    """A server for rehearsals may lead to the public index for what it does not have."""
+    release.proven(release.variant("2.8"))
+    index.add_wheel(stranger(tmp_path, "demo_torch28", "0.1"))
+    to = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: %s%s\r\n\r\n"
+    with answering(lambda path: [to % (index.url.encode(), path[1:].encode())]) as url:
+        answer = call("publish", url, "--index-url", url, "--yes", "--no-check")
+    host = urlsplit(index.url).netloc
+    refused(answer, f"where: {url}, which passes on what {host} has", "answer for its own files alone")
+    assert "passes on" not in publish(call, index).err

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from torch_build_farm.core.errors import PackageIndexError
-from torch_build_farm.core.urls import public
+from torch_build_farm.core.urls import public, without_passwords
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -100,7 +100,7 @@ class Ranges:
     def error(self, reason: str) -> PackageIndexError:
         """The error that `reason` makes of this file."""
         return PackageIndexError(
-            f"{self.name} cannot be read in parts: {reason}",
+            f"{self.name} cannot be read in parts: {without_passwords(reason)}",
             where=self._public_url,
             next_step="check the index, its proxy and the network, then run again",
         )

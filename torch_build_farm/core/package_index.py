@@ -16,7 +16,7 @@ from torch_build_farm.core import toml
 from torch_build_farm.core.errors import PackageIndexError
 from torch_build_farm.core.home import home
 from torch_build_farm.core.http_ranges import DEFAULT_LIMITS, Limits
-from torch_build_farm.core.urls import public, without_index_name
+from torch_build_farm.core.urls import public, without_index_name, without_passwords
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage, PyPISimple
@@ -54,7 +54,10 @@ def _configured() -> tuple[list[str], str]:
         except (OSError, ValueError):
             table = {}  # uv's own message is better than one from here could be
         defaults = []
-        for index in table.get("index", ()):
+        indexes, pip = table.get("index"), table.get("pip")
+        for index in indexes if isinstance(indexes, list) else ():
+            if not isinstance(index, dict) or "url" not in index:
+                continue  # which uv refuses
             if index.get("default"):
                 defaults.append(str(index["url"]))
             # An explicit index serves only the packages that a project names it for ([tool.uv.sources]).
@@ -62,7 +65,7 @@ def _configured() -> tuple[list[str], str]:
                 first.append(str(index["url"]))
         # The newer key before the older ones; a variable of the environment before all of them.
         default = defaults[0] if defaults else ""
-        default = default or table.get("index-url") or table.get("pip", {}).get("index-url") or ""
+        default = default or table.get("index-url") or (pip.get("index-url") if isinstance(pip, dict) else "") or ""
         named = named or str(default)
     return [without_index_name(url) for url in first], without_index_name(named)
 
@@ -78,6 +81,14 @@ class Traffic:
         length = answer.headers.get("Content-Length", "")
         if re.fullmatch("[0-9]{1,15}", length):
             self.fetched += int(length)
+
+
+@dataclass(frozen=True)
+class ProjectFiles:
+    """The wheels and sdists that an index lists of a project, and the URL of the page with them, redirects followed."""
+
+    files: list[DistributionPackage]
+    url: str
 
 
 @dataclass(frozen=True)
@@ -133,9 +144,10 @@ class PackageIndex:
                 client.s.hooks["response"].append(self.traffic.count)
                 yield client
         except known as error:
-            reason = str(error).replace(self.url, public(self.url)) if self.url else str(error)
             raise self._error(
-                f"{what} cannot be fetched: {reason}", "check the network, proxy and certificates, then run again"
+                # Links of a page have the password of its URL.
+                f"{what} cannot be fetched: {without_passwords(str(error))}",
+                "check the network, proxy and certificates, then run again",
             ) from None
 
     def _error(self, what: str, next_step: str) -> PackageIndexError:
@@ -148,24 +160,28 @@ class PackageIndex:
 
         Raises PackageIndexError where the index does not answer, or answers with something else.
         """
+        return self.project(name).files
+
+    def project(self, name: str) -> ProjectFiles:
+        """The same, with the page that lists them: an index may pass on what another one has."""
         from torch_build_farm.core import index_pages  # noqa: PLC0415
 
         # The first index that has the project answers for it alone. By that uv prevents dependency confusion, where a
         # stranger's project has the same name on a later index (its manual, "Searching across multiple indexes").
         for url in self.first:
-            files = PackageIndex(url, traffic=self.traffic, limits=self.limits).files(name)
-            if files:
-                return files
+            project = PackageIndex(url, traffic=self.traffic, limits=self.limits).project(name)
+            if project.files:
+                return project
         limits = self.limits
         with self._client(f"the list of {name}", limits.page, longest=limits.page_seconds) as client:
             accept = {"Accept": client.accept}
             answer = client.s.get(client.get_project_url(name), headers=accept, timeout=limits.read_seconds)
             if answer.status_code == NOT_FOUND:
-                return []
+                return ProjectFiles([], answer.url)
             answer.raise_for_status()
             try:
                 kind = answer.headers.get("Content-Type", "")
-                return index_pages.files(answer.content, kind, answer.url, name)
+                return ProjectFiles(index_pages.files(answer.content, kind, answer.url, name), answer.url)
             except (ValueError, RecursionError) as error:  # pydantic's too, which are long
                 reason = str(error) if isinstance(error, index_pages.PageError) else type(error).__name__
                 raise self._error(

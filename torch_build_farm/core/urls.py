@@ -13,6 +13,11 @@ def public(url: str) -> str:
     return url.replace(f"{user}@", "") if user else url
 
 
+def without_passwords(text: str) -> str:
+    """A text, such as an error's, with the name and password taken out of each URL in it."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+
+
 def without_index_name(text: str) -> str:
     """The URL of a package index that uv is configured for: uv takes both URL and NAME=URL."""
     return re.sub(r"^[\w.-]+=", "", text)

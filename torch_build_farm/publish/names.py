@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from packaging.utils import (
     InvalidSdistFilename,
@@ -33,12 +34,16 @@ _SHOWN = 3  # files in a message
 
 @dataclass(frozen=True)
 class IndexFile:
-    """A file of a distribution on an index; `sha256` is empty where it was not needed and is not stated."""
+    """A file of a distribution on an index; `sha256` is empty where it was not needed and is not stated.
+
+    `page` is the URL of the page that lists it, redirects followed.
+    """
 
     name: str
     file: DistributionPackage
     sha256: str
     is_own: bool
+    page: str
 
     @property
     def file_name(self) -> str:
@@ -60,9 +65,10 @@ class IndexNames:
         Raises PackageIndexError if the index cannot be read.
         """
         name = canonicalize_name(name)
-        return [self._judged(name, file) for file in self.index.files(name)]
+        project = self.index.project(name)
+        return [self._judged(name, file, project.url) for file in project.files]
 
-    def _judged(self, name: str, file: DistributionPackage) -> IndexFile:
+    def _judged(self, name: str, file: DistributionPackage, page: str) -> IndexFile:
         # What nobody here knows by its name need not be downloaded to know that it is not ours.
         may_be_own = file.filename in self.built or self.published.knows(name, file.filename)
         digest = digest_of(file, self.index, self.scratch) if may_be_own else stated_digest(file)
@@ -70,7 +76,7 @@ class IndexNames:
             self.published.has(name, file.filename, digest) or self.built.get(file.filename) == digest
         )
         # A page may list a file of another distribution: it is nobody's proof for this name.
-        return IndexFile(name, file, digest, is_own and distribution_of(file.filename) == name)
+        return IndexFile(name, file, digest, is_own and distribution_of(file.filename) == name, page)
 
     def require_own(self, name: str, files: Iterable[IndexFile], target: str) -> None:
         """Raise PublishError where a file of a distribution that is to be published is not this project's."""
@@ -88,12 +94,18 @@ class IndexNames:
                     f"the index has another {file.file_name} than was built here, of sha256 "
                     f"{self.built[file.file_name]}, and this project has not published it"
                 )
+        where, next_step = public(self.index.url) or target, ""
+        host = urlsplit(foreign[0].page).netloc.rpartition("@")[2]
+        if self.index.url and host != urlsplit(self.index.url).netloc.rpartition("@")[2]:
+            where += f", which passes on what {host} has"
+            next_step = "have the index answer for its own files alone (pypi-server: --disable-fallback); or "
         return PublishError(
             f"{what}, as far as published.json knows: {', '.join(files)}{more}",
-            where=public(self.index.url) or target,
-            next_step="they may be of an earlier publication whose published.json was not merged (merge it), of yours "
-            f"from before that list (look at them, then once: torch-build-farm adopt {target} {name} --yes), or of a "
-            "stranger who took the name (take another: name, auto-name or select-name in [tool.torch-build-farm])",
+            where=where,
+            next_step=f"{next_step}they may be of an earlier publication whose published.json was not merged (merge "
+            "it), of yours from before that list (look at them, then once: "
+            f"torch-build-farm adopt {target} {name} --yes), or of a stranger who took the name (take another: name, "
+            "auto-name or select-name in [tool.torch-build-farm])",
         )
 
 
