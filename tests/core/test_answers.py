@@ -189,3 +189,12 @@ def test_a_proxy_of_another_kind_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
         slow = session(replace(bounds, seconds=0.0, longest=0.0), secure=False)
         with slow, pytest.raises(RequestException, match="takes longer"):
             slow.get("http://index.example/", proxies=proxies)
+
+
+def test_a_range_of_thousands_of_digits(tmp_path: Path) -> None:
+    """Python reads no number of more than 4,300."""
+    part = b"HTTP/1.1 206 Partial\r\nContent-Length: 0\r\nContent-Range: bytes 0-1/%s\r\n\r\n" % (b"9" * 5000)
+    with answering(lambda _: [part]) as url:
+        opened = PackageIndex(url, limits=LIMITS).open_downloaded(package(url, b"x"), tmp_path)
+        with pytest.raises(PackageIndexError, match="which range it sends"):
+            opened.__enter__()

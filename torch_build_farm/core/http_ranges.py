@@ -182,7 +182,9 @@ class Ranges:
         # Some proxies compress in spite of Accept-Encoding; then the bytes are not the file's.
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise self.error("the server encodes what it sends")
-        content_range = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
+        content_range = re.fullmatch(
+            r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", answer.headers.get("Content-Range", "")
+        )
         if not content_range:
             raise self.error("the server does not state which range it sends")
         first_byte, last_byte, size = map(int, content_range.groups())

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, Required
 
@@ -23,6 +22,7 @@ from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.
 
 from torch_build_farm.core import regex, toml
 from torch_build_farm.core.errors import SourceError, VersionError
+from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata
 from torch_build_farm.project import scm_version, source_files
 from torch_build_farm.project.scm_version import Answers
 from torch_build_farm.project.setup_script import attribute, setup_arguments
@@ -72,7 +72,6 @@ _LONGEST_VERSION = 200
 _LONGEST_REQUIREMENT = 2_000
 _LONGEST_SPECIFIER = 500
 _DEEPEST_REQUIREMENT = 20  # brackets
-_LARGEST_PACKAGE_INFO = 4 << 20  # bytes
 # The default of scikit-build-core's regex provider.
 _PROVIDERS_REGEX = r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<value>.+?)\2'
 
@@ -145,7 +144,7 @@ def read(
     setup = {**_setup_cfg(root), **setup_arguments(root)}  # setup.py wins, as with setuptools
 
     # A version from the settings counts like one from git: no file of the tree states it.
-    stated, from_scm = (version, True) if version else _version(root, pyproject, setup, answers)
+    stated, from_scm = (version, True) if version else _version(root, pyproject, info, setup, answers)
     if not stated:
         raise VersionError(
             "the source does not state its version",
@@ -183,11 +182,13 @@ def read(
     )
 
 
-def _version(root: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], answers: Answers) -> tuple[str, bool]:
+def _version(
+    root: Path, pyproject: Mapping[str, Any], info: Message, setup: Mapping[str, Any], answers: Answers
+) -> tuple[str, bool]:
     """The version that the source states, and whether it comes from git; "" where there is none."""
     project, tool = pyproject.get("project", {}), pyproject.get("tool", {})
     # PKG-INFO before git: an sdist states its version, and has no history to count it from.
-    version = project.get("version") or _package_info(root)["Version"]
+    version = project.get("version") or info["Version"]
     if version:
         return str(version), False
     table = scm_table(pyproject)
@@ -255,9 +256,10 @@ def _directed(root: Path, way: str, value: str) -> str:
 
 
 def _package_info(root: Path) -> Message:
-    # Headers, and behind them a description that nothing here reads.
-    headers, _, _ = source_files.text(root, "PKG-INFO", _LARGEST_PACKAGE_INFO).replace("\r\n", "\n").partition("\n\n")
-    return HeaderParser().parsestr(headers)
+    try:
+        return parse_metadata(source_files.text(root, "PKG-INFO", MOST_METADATA))
+    except ValueError as error:
+        raise SourceError(f"the source's PKG-INFO cannot be read: {error}", where=str(root)) from None
 
 
 def _setup_cfg(root: Path) -> dict[str, Any]:
