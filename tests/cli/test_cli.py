@@ -194,3 +194,14 @@ def test_a_connection_that_breaks_does_not_end_the_process(tiny: Farm) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_umask_that_lets_everybody_write(tiny: Farm) -> None:
+    """The farm refuses a work folder that everybody may write, so it makes none."""
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            assert tiny("render", "--torch", "2.8").code == 0
+    finally:
+        os.umask(before)
+    assert not tiny.work.stat().st_mode & 0o002

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,6 +125,8 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
 
     `root` is the project to serve where --project does not name one (default: the current folder).
     """
+    # Not everybody may write what the farm makes, whatever the caller's umask: it refuses such folders.
+    os.umask(os.umask(0o077) | stat.S_IWOTH)
     open_standard_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     runner = Runner()
