@@ -20,7 +20,7 @@ from torch_build_farm.core.errors import CompileError
 from torch_build_farm.pipeline.facts import RepairFacts
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.pipeline.results import JobResult, RunResult, StageResult
-from torch_build_farm.publish.upload_plan import Publication
+from torch_build_farm.publish.publication import Publication
 
 FOLDER = CHECKOUT / "docs" / "schemas" / "answers"
 

@@ -1,5 +1,6 @@
 """Finished jobs on their way to another machine: what arrives is what was made, and what was not is refused as a whole."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,12 +8,13 @@ import shutil
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import CHECKOUT
 from tests.proofs import STAGES, prove
-from torch_build_farm.core.errors import PackError
+from torch_build_farm.core.errors import PackError, UnsafeNameError
 from torch_build_farm.core.files import remove_tree, sha256
 from torch_build_farm.core.seals import STATE_VARIABLE
 from torch_build_farm.pipeline import packs, records, workfolder
@@ -271,6 +273,46 @@ def test_what_an_earlier_run_left_is_replaced(pack: Callable[..., Path], work: P
     assert sorted(path.stem for path in (work / "jobs" / JOB / "records").iterdir()) == sorted(STAGES)
     workfolder.withdraw(work / "jobs" / JOB, work)
     assert list((work / "dist").iterdir()) == []
+
+
+def test_a_pack_that_is_exchanged_while_it_is_read(pack: Callable[..., Path], work: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """What counts is the copy that is unpacked, not the file that somebody else may still write."""
+    good, other = pack(JOB), pack(OTHER)
+    copy_whole = shutil.copyfileobj
+
+    def copy_and_exchange(*arguments: Any) -> None:
+        copy_whole(*arguments)
+        good.write_bytes(whole)
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy_and_exchange)
+    whole = good.read_bytes()
+    good.write_bytes(other.read_bytes())
+    refused(work, "nobody vouches for it", good, digests={JOB: hashlib.sha256(whole).hexdigest()})
+
+
+def test_a_job_folder_that_leads_out(pack: Callable[..., Path], work: Path, tmp_path: Path) -> None:
+    """A build has put a link in place of another job's folder."""
+    finished(work, OTHER, OTHER_WHEEL)
+    (tmp_path / "elsewhere" / "records").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "delivered").write_text(OTHER_WHEEL)
+    (work / "jobs" / JOB).symlink_to(tmp_path / "elsewhere")
+    file = pack(JOB)
+    with pytest.raises(UnsafeNameError, match="leads out of its folder by a link"):
+        packs.accept([file], sha256(file), PROJECT, work)
+    assert left(tmp_path / "elsewhere") == ["delivered"]
+    assert (work / "dist" / OTHER_WHEEL).exists()
+
+
+def test_a_link_in_the_dist_folder_is_replaced(tmp_path: Path) -> None:
+    """Even one to the same bytes: whoever may write those could change them later."""
+    wheel = finished(tmp_path / "work")
+    copy = tmp_path / "copy"
+    copy.write_bytes(wheel.read_bytes())
+    wheel.unlink()
+    wheel.symlink_to(copy)
+    finished(tmp_path / "work")
+    assert not wheel.is_symlink()
+    assert wheel.read_bytes() == copy.read_bytes()
 
 
 def test_a_delivery_note_names_wheels_of_the_dist_folder_alone(tmp_path: Path) -> None:

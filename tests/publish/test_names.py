@@ -236,13 +236,14 @@ ENTRY = PublishedFile("demo", "demo-1.0-py3-none-any.whl", "pypi", "a" * 64)
 
 
 def test_the_list_is_text_that_merges(tmp_path: Path) -> None:
-    one = PublishedList().with_files([ENTRY, PublishedFile("Demo_Torch28", "demo_torch28-1.0.whl", "pypi", "b" * 64)])
+    one = PublishedList().with_files([ENTRY, PublishedFile("demo-torch28", "demo_torch28-1.0.whl", "pypi", "b" * 64)])
     published_list.write(one, tmp_path)
     text = (tmp_path / "published.json").read_text()
     assert [line.count('"sha256"') for line in text.splitlines()] == [0, 0, 0, 1, 1, 0, 0], "one file a line"
     assert published_list.read(tmp_path) == one
     assert one.with_files([ENTRY]) == one
-    assert json.loads(text)["files"][1]["name"] == "demo-torch28"
+    (tmp_path / published_list.NAME).write_text(text.replace('"demo-torch28"', '"Demo_Torch28"'))
+    assert published_list.read(tmp_path) == one, "names are normalized as the list is read"
 
 
 def test_the_list_is_no_part_of_the_source(release: Release) -> None:

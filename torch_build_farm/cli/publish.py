@@ -39,9 +39,9 @@ from torch_build_farm.publish.install_check import Release
 from torch_build_farm.publish.inventory import Published, VariantFile
 from torch_build_farm.publish.names import IndexNames
 from torch_build_farm.publish.private_copies import PrivateCopy, PrivateFolder, private_folder
+from torch_build_farm.publish.publication import Item, Publication, PublishPlan
 from torch_build_farm.publish.published_list import PublishedFile, PublishedList
 from torch_build_farm.publish.upload import Target
-from torch_build_farm.publish.upload_plan import Item, Publication, PublishPlan
 from torch_build_farm.wheels import one_name
 from torch_build_farm.wheels.one_name import Family
 from torch_build_farm.wheels.wheel import reissued

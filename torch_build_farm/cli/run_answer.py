@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch_build_farm.cli.answer import Answer, ErrorDetails
 from torch_build_farm.pipeline.results import JobResult, RunResult, Status
-from torch_build_farm.publish.upload_plan import Publication
+from torch_build_farm.publish.publication import Publication
 
 
 @dataclass(frozen=True)

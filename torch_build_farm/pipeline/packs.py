@@ -275,13 +275,13 @@ def _wheel_of(job_folder: Path, wheels: Mapping[str, Path], distribution: str) -
 
 
 def _refuse_doubles(jobs: Sequence[_Unpacked]) -> None:
-    """Raise PackError where two packs have the same job, or a wheel of the same name."""
+    """Raise PackError where two jobs have a wheel of the same name. No two packs are of one job: each has its own."""
     owners: dict[str, str] = {}
     for unpacked in jobs:
-        for name in (unpacked.job, unpacked.wheel.name):
-            owner = owners.setdefault(name, unpacked.job)
-            if owner != unpacked.job or [one.job for one in jobs].count(unpacked.job) > 1:
-                raise PackError(f"{owner} and {unpacked.job} both bring {name}")
+        name = unpacked.wheel.name
+        owner = owners.setdefault(name, unpacked.job)
+        if owner != unpacked.job:
+            raise PackError(f"{owner} and {unpacked.job} both bring {name}")
 
 
 def _take_over(unpacked: _Unpacked, work: Path) -> None:

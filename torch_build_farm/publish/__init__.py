@@ -3,7 +3,9 @@
 | step | modules |
 |---|---|
 | which variants exist, built here and on the index | inventory |
-| what is to be uploaded, and in which order | upload_plan |
+| whose a file on the index is | names, published_list |
+| what is uploaded, read once | private_copies |
+| what is to be uploaded, and in which order | upload_plan, with its answers in publication |
 | twine, with retries | upload |
 | what users then get from the index | install_check |
 """

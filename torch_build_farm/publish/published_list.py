@@ -13,26 +13,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from packaging.utils import canonicalize_name
-from pydantic import AfterValidator, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic import AfterValidator, ConfigDict, FailFast, Field, ValidationError
 
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.project.settings import PUBLISHED_LIST
+from torch_build_farm.project.tables import adapter
 
 NAME = PUBLISHED_LIST
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _LARGEST = 16_000_000  # bytes: some 80,000 files
 _HINT = (
     "restore it from version control; after a merge keep the lines of both sides, with a comma after all but the last"
 )
 
 
-@checked_dataclass(frozen=True, order=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+@dataclass(frozen=True, order=True)
 class PublishedFile:
     """A file of this project on a package index."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     name: Annotated[str, AfterValidator(canonicalize_name)]
     """The distribution's normalized name (PEP 503)."""
@@ -50,18 +53,17 @@ class PublishedFile:
     """Whether the file was there before this project published with the farm: `adopt` recorded it."""
 
 
-@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+@dataclass(frozen=True)
 class PublishedDocument:
     """published.json: the files that this project published, which `publish` writes."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     schema: Literal[1]
     """The version of this form."""
 
     files: Annotated[tuple[PublishedFile, ...], FailFast()]
     """Sorted by name, file and index."""
-
-
-_ADAPTER = TypeAdapter(PublishedDocument)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def read(folder: Path) -> PublishedList:
     if len(content) > _LARGEST:
         raise ConfigError(f"larger than {_LARGEST / 1e6:.0f} MB", where=str(path), next_step=_HINT)
     try:
-        document = _ADAPTER.validate_json(content)
+        document = adapter(PublishedDocument).validate_json(content)
     except (ValidationError, RecursionError) as error:
         raise ConfigError(
             f"not a list of published files: {_reason(error)}", where=str(path), next_step=_HINT

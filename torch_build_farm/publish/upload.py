@@ -19,7 +19,8 @@ from torch_build_farm.core.process import Completed, Runner, Shell
 from torch_build_farm.core.urls import public
 from torch_build_farm.publish.names import IndexFile, IndexNames
 from torch_build_farm.publish.private_copies import PrivateCopy
-from torch_build_farm.publish.upload_plan import Item, find_file
+from torch_build_farm.publish.publication import Item
+from torch_build_farm.publish.upload_plan import find_file
 
 _TRIES = 6
 _FIRST_PAUSE_S = 1.0  # doubled after every try
