@@ -187,6 +187,18 @@ def test_publish_imports_apart_from_itself(release: Release, index: Index, call:
 
 
 @pytest.mark.usefixtures("without_name_spaces")
+def test_publish_checks_the_minors_that_it_publishes(release: Release, index: Index, call: Call) -> None:
+    """The others were checked when they were published, and each takes a torch."""
+    earlier, new = (release.proven(release.variant(minor)) for minor in ("2.8", "2.9"))
+    release.published(index, earlier, new)
+    earlier.unlink()
+    answer = published_again(call, index)
+    assert answer.code == 0, answer.err
+    (warning,) = answer.document["warnings"]
+    assert warning.startswith("demo[torch29]==1.0 was not imported")
+
+
+@pytest.mark.usefixtures("without_name_spaces")
 def test_publish_leaves_an_import_that_it_cannot_isolate_to_check(release: Release, index: Index, call: Call) -> None:
     code = "print('imported')\n"
     release.published(index, release.proven(release.variant("2.8", files={"demo/__init__.py": code})))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -224,16 +224,20 @@ def _select_uploads(names: Sequence[str], plan: PublishPlan) -> list[Item]:
     return selected
 
 
-def _check_installs(context: Context, release: Release, target: Target) -> list[str]:
-    """Install NAME[torchNN] of each published minor from the index, and import it where that sees no credentials.
+def _check_installs(context: Context, release: Release, target: Target, names: Collection[str]) -> list[str]:
+    """Install NAME[torchNN] of minors from the index, and import it where that sees no credentials.
+
+    `names` are the distributions of this publication: what came earlier was checked then, and takes gigabytes of torch.
 
     Returns warnings about what was left to `check`. Raises PublishError if that fails, NoPythonError if no CPython on
     this machine can install a variant.
     """
+    project = release.project
     shell = upload.shell_without_credentials(context.runner, context.work)
+    variants = [v for v in project.variants.values() if canonicalize_name(project.distribution(v)) in names]
     warnings = []
     for installation in install_check.check_variants(
-        release, release.project.variants.values(), store=context.store, shell=shell, isolated_only=True
+        release, variants, store=context.store, shell=shell, isolated_only=True
     ):
         if installation.not_imported:
             warning = (
@@ -362,7 +366,7 @@ def publish_built(context: Context, options: PublishOptions) -> Publication:
                 stack.enter_context(context.store.environments())
                 target = prepared.target
                 release = Release(prepared.project, prepared.version, target.index, published.of(target.name))
-                warnings += _check_installs(context, release, target)
+                warnings += _check_installs(context, release, target, {item.name for item in prepared.plan.items})
     return Publication(
         target=prepared.target.name,
         version=prepared.version,
