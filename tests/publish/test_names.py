@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from tests.index import Index
 from tests.raw_server import answering
 from tests.release import Release, with_members
 from torch_build_farm.core import seals
+from torch_build_farm.core.files import sha256
 from torch_build_farm.pipeline import run
 from torch_build_farm.project import tree
 from torch_build_farm.project.fetch import Origin
@@ -224,6 +227,26 @@ def test_a_name_is_adopted_once_and_by_hand(release: Release, call: Call, index:
 
 
 @pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("demo", "demo-0.1.tar.bz2"), ("demo", "demo-0.1.linux-x86_64.tar.gz"), ("demo", "demo-0.1-final.zip"),
+        ("demo-torch29", "demo_torch29-2004d-py3-none-any.whl"), ("demo-torch29", "demo_torch29-0.1.tgz"),
+    ],
+)  # fmt: skip
+def test_files_of_names_that_nobody_writes_any_more_are_adopted(
+    release: Release, call: Call, index: Index, name: str, file: str
+) -> None:
+    """Their names do not tell the distribution, or no version: they were refused after they had been adopted."""
+    release.proven(release.variant("2.8"))
+    index.add(file, b"from before", name)
+    adopted = call("adopt", index.url, name, "--index-url", index.url, "--yes")
+    assert adopted.code == 0, adopted.err
+    plan = call("publish", index.url, "--index-url", index.url)
+    assert plan.code == 0, plan.err
+    assert "demo_select-1.0.0.0.0.209" not in plan.out
+
+
+@pytest.mark.parametrize(
     ("name", "said"), [("demo-torch2", "no distribution of this project"), ("demo", "has no file of")]
 )
 def test_what_cannot_be_adopted(release: Release, call: Call, index: Index, name: str, said: str) -> None:
@@ -269,6 +292,58 @@ def test_a_damaged_list(release: Release, call: Call, index: Index, text: str) -
     answer = publish(call, index)
     assert answer.code == 3, answer.err
     assert "published.json" in answer.err
+
+
+def test_a_list_that_is_no_file(release: Release, call: Call, index: Index) -> None:
+    """It waited for the pipe's writer."""
+    release.proven(release.variant("2.8"))
+    os.mkfifo(release.project.root / "published.json")
+    answer = publish(call, index)
+    assert answer.code == 3, answer.err
+    assert "is not a regular file" in answer.err
+
+
+def test_an_index_of_ones_own_that_was_made_anew(release: Release, call: Call, index: Index) -> None:
+    """The line of the file that it had before gives way: with two of them nothing could be published any more."""
+    wheel = release.proven(release.variant("2.8"))
+    release.published(index, wheel)
+    before = PublishedFile("demo-torch28", wheel.name, index.url, "d" * 64)
+    other = replace(before, index="pypi")
+    published_list.write(PublishedList().with_files([before, other]), release.project.root)
+    answer = publish(call, index)
+    assert answer.code == 0, answer.err
+    listed = published_list.read(release.project.root)
+    assert listed.of(index.url)[wheel.name] == sha256(wheel)
+    assert listed.of("pypi") == {wheel.name: "d" * 64}, "the lines of another index stay"
+
+
+def during_the_plan(index: Index, action: Callable[[], object]) -> None:
+    """Do something when the index is asked for the last name, when the list was read long ago."""
+    index.before = lambda path: path.strip("/") == "demo" and action()
+
+
+def test_a_list_that_changes_while_files_are_uploaded(release: Release, call: Call, index: Index) -> None:
+    """By another publication, `adopt` or a merge: its lines are not overwritten."""
+    release.published(index, release.proven(release.variant("2.8")))
+    root = release.project.root
+    (root / "published.json").unlink()
+    during_the_plan(index, lambda: published_list.write(PublishedList().with_files([ENTRY]), root))
+    answer = publish(call, index)
+    assert answer.code == 0, answer.err
+    assert len(published_list.read(root).files) == 5
+    assert len(published_list.read(release.folder / "work").files) == 4
+
+
+def test_a_list_that_cannot_be_added_to(release: Release, call: Call, index: Index) -> None:
+    """What was uploaded is said and kept all the same, and the files go on."""
+    release.published(index, release.proven(release.variant("2.8")))
+    path = release.project.root / "published.json"
+    during_the_plan(index, lambda: path.write_text("<<<<<<< HEAD\n"))
+    answer = publish(call, index)
+    assert answer.code == 0, answer.err
+    assert f"warning: {path} cannot be written (not a list of published files" in answer.out
+    assert path.read_text() == "<<<<<<< HEAD\n"
+    assert len(published_list.read(release.folder / "work").files) == 4
 
 
 def test_two_contents_of_one_file(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from torch_build_farm.cli.arguments import (
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.console import in_ci
 from torch_build_farm.cli.context import Context
-from torch_build_farm.core.errors import PublishError, UsageError, nearest
+from torch_build_farm.core.errors import ConfigError, PublishError, UsageError, nearest
 from torch_build_farm.core.files import clear, copy_whole, replace_text, sha256, size_text
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.urls import public
@@ -251,15 +251,20 @@ def _check_installs(context: Context, release: Release, target: Target, names: C
     return warnings
 
 
-def _write_list(context: Context, project: Project, published: PublishedList) -> None:
-    """Write published.json into the project, and into the work folder for a job that cannot write to the project."""
-    published_list.write(published, context.work)
+def _add_to_list(context: Context, project: Project, published: PublishedList, new: Sequence[PublishedFile]) -> None:
+    """Add files to the project's published.json, and write the list into the work folder for a job that cannot do that.
+
+    `published` is the list as it was read at first.
+    """
+    published_list.write(published.with_files(new), context.work)
+    path = project.root / published_list.NAME
     try:
-        published_list.write(published, project.root)
-    except OSError as error:
+        # Read again: an upload takes minutes, in which another publication, `adopt` or a merge may have changed it.
+        published_list.write(published_list.read(project.root).with_files(new), project.root)
+    except (OSError, ConfigError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.what
         context.say(
-            f"warning: {project.root / published_list.NAME} cannot be written ({error.strerror}): put "
-            f"{context.work / published_list.NAME} there"
+            f"warning: {path} cannot be written ({reason}): take over the lines of {context.work / published_list.NAME}"
         )
 
 
@@ -324,7 +329,7 @@ def _upload(context: Context, prepared: _Prepared, uploads: Sequence[Item]) -> P
     # All of them before the first goes: half a release would be there otherwise.
     for copy in prepared.copies.values():
         copy.check()
-    published = prepared.names.published
+    new: list[PublishedFile] = []
     for item in plan.items:
         if item in uploads:
             context.runner.check()
@@ -334,9 +339,9 @@ def _upload(context: Context, prepared: _Prepared, uploads: Sequence[Item]) -> P
         elif item.state == "new":  # left out by --names
             continue
         # At once: a later release may count on the file, also if this one is interrupted.
-        published = published.with_files([PublishedFile(item.name, item.path.name, target.name, item.sha256)])
-        _write_list(context, project, published)
-    return published
+        new.append(PublishedFile(item.name, item.path.name, target.name, item.sha256))
+        _add_to_list(context, project, prepared.names.published, new)
+    return prepared.names.published.with_files(new)
 
 
 def publish_built(context: Context, options: PublishOptions) -> Publication:

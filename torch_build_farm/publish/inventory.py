@@ -18,7 +18,7 @@ from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import published_list
-from torch_build_farm.publish.names import IndexNames
+from torch_build_farm.publish.names import IndexNames, distribution_of
 from torch_build_farm.wheels.one_name import Family, lowest_python, read_model
 from torch_build_farm.wheels.wheel import read_metadata
 
@@ -120,8 +120,9 @@ def published(project: Project, names: IndexNames, built_names: Collection[str],
             continue
         names.require_own(name, on_index, target)
         for file in on_index:
-            # An sdist, or a file whose name has no version, is from before the farm.
-            if file.file.package_type != "wheel" or file.file.is_yanked:
+            # An sdist, or a wheel that is not named as wheels are now, is from before the farm.
+            is_variant = file.file_name.endswith(".whl") and distribution_of(file.file_name) == name
+            if not is_variant or file.file.is_yanked:
                 continue
             _, version, _, _ = parse_wheel_filename(file.file_name)
             requires = file.file.requires_python or ""

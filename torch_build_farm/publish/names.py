@@ -72,11 +72,11 @@ class IndexNames:
         # What nobody here knows by its name need not be downloaded to know that it is not ours.
         may_be_own = file.filename in self.built or self.published.knows(name, file.filename)
         digest = digest_of(file, self.index, self.scratch) if may_be_own else stated_digest(file)
-        is_own = bool(digest) and (
-            self.published.has(name, file.filename, digest) or self.built.get(file.filename) == digest
-        )
-        # A page may list a file of another distribution: it is nobody's proof for this name.
-        return IndexFile(name, file, digest, is_own and distribution_of(file.filename) == name, page)
+        # A page may list a file of another distribution, which was built here: it is no proof for this name. The list
+        # has the name beside the file, whose own name may be of a form that nobody writes any more.
+        is_built = self.built.get(file.filename) == digest and distribution_of(file.filename) == name
+        is_own = bool(digest) and (is_built or self.published.has(name, file.filename, digest))
+        return IndexFile(name, file, digest, is_own, page)
 
     def require_own(self, name: str, files: Iterable[IndexFile], target: str) -> None:
         """Raise PublishError where a file of a distribution that is to be published is not this project's."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from packaging.utils import canonicalize_name
 from pydantic import AfterValidator, ConfigDict, FailFast, Field, ValidationError
 
+from torch_build_farm.core import foreign_files
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.project.settings import PUBLISHED_LIST
@@ -93,10 +94,17 @@ class PublishedList:
         return {entry.file: entry.sha256 for entry in self.files if entry.index == index}
 
     def with_files(self, files: Iterable[PublishedFile]) -> PublishedList:
-        """The list with further files; what it has already stays as it is."""
-        known = {(entry.file, entry.index, entry.sha256) for entry in self.files}
-        new = [file for file in files if (file.file, file.index, file.sha256) not in known]
-        return PublishedList(self.files.union(new))
+        """The list with further files; what it has already stays as it is.
+
+        A file that an index has with other bytes than before takes the earlier line's place: an index of one's own was
+        made anew, since no other changes a file.
+        """
+        entries = {(entry.index, entry.file): entry for entry in self.files}
+        for file in files:
+            key = (file.index, file.file)
+            if key not in entries or entries[key].sha256 != file.sha256:
+                entries[key] = file
+        return PublishedList(frozenset(entries.values()))
 
     def text(self) -> str:
         """The content of published.json."""
@@ -122,14 +130,11 @@ def read(folder: Path) -> PublishedList:
     """
     path = folder / NAME
     try:
-        with path.open("rb") as stream:
-            content = stream.read(_LARGEST + 1)
+        content = foreign_files.content(path, _LARGEST)
     except FileNotFoundError:
         return PublishedList()
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    if len(content) > _LARGEST:
-        raise ConfigError(f"larger than {_LARGEST / 1e6:.0f} MB", where=str(path), next_step=_HINT)
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), next_step=_HINT) from None
     try:
         document = adapter(PublishedDocument).validate_json(content)
     except (ValidationError, RecursionError) as error:
