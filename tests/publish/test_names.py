@@ -20,10 +20,12 @@ from tests.raw_server import answering
 from tests.release import Release, with_members
 from torch_build_farm.core import seals
 from torch_build_farm.core.files import sha256
+from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.pipeline import run
 from torch_build_farm.project import tree
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.publish import published_list
+from torch_build_farm.publish.names import IndexNames
 from torch_build_farm.publish.published_list import PublishedFile, PublishedList
 
 Call = Callable[..., Answer]
@@ -98,6 +100,34 @@ def test_a_strangers_files_under_a_name_to_be_published(
     if kind == "mixed":
         index.add_wheel(wheel)
     refused(publish(call, index), "demo-torch28 has files on the index that this project has not published", name)
+
+
+@pytest.mark.parametrize("names", [["demo-torch28", "demo-torch29"], ["demo-select", "demo-auto", "demo"]])
+def test_all_names_with_files_from_before_are_said_at_once(
+    release: Release, call: Call, index: Index, tmp_path: Path, names: list[str]
+) -> None:
+    """Whoever publishes with the farm for the first time adopts them in one call."""
+    for minor in ("2.8", "2.9"):
+        release.proven(release.variant(minor))
+    for name in names:
+        index.add_wheel(stranger(tmp_path, name.replace("-", "_"), "0.1"))
+    said = f"{', '.join(names)} have files on the index that this project has not published"
+    refused(publish(call, index), said, f"torch-build-farm adopt {index.url} {' '.join(names)} --yes")
+
+
+def test_one_file_of_an_index_without_digests(release: Release, index: Index, tmp_path: Path) -> None:
+    """To see whether an upload has arrived takes one download, not one of each file that is there."""
+    index.digests = False
+    wheels = [release.variant("2.8", version) for version in ("0.8", "0.9", "1.0")]
+    for wheel in wheels:
+        index.add_wheel(wheel)
+    built = {wheel.name: sha256(wheel) for wheel in wheels}
+    names = IndexNames(PackageIndex(index.url), PublishedList(), tmp_path, built)
+    file = names.file("Demo_torch28", wheels[2].name)
+    assert file is not None
+    assert (file.is_own, file.sha256, index.asked) == (True, built[wheels[2].name], 2)
+    assert names.file("demo-torch28", "demo_torch28-1.1-py3-none-any.whl") is None
+    assert len(names.files("demo-torch28")) == 3
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-auto", "demo-select"])
@@ -246,6 +276,21 @@ def test_files_of_names_that_nobody_writes_any_more_are_adopted(
     assert "demo_select-1.0.0.0.0.209" not in plan.out
 
 
+def test_a_file_of_another_index_is_adopted_of_this_one_too(
+    release: Release, call: Call, index: Index, tmp_path: Path
+) -> None:
+    """`check` compares what an index gives with the lines of that index."""
+    old = stranger(tmp_path, "demo", "0.1")
+    index.add_wheel(old)
+    entry = PublishedFile("demo", old.name, "testpypi", sha256(old), adopted=True)
+    published_list.write(PublishedList().with_files([entry]), release.project.root)
+    adopted = call("adopt", index.url, "demo", "--index-url", index.url, "--yes")
+    assert adopted.code == 0, adopted.err
+    assert published_list.read(release.project.root).files == {entry, replace(entry, index=index.url)}
+    again = call("adopt", index.url, "demo", "--index-url", index.url, "--yes")
+    assert "published.json has all of these files already" in again.out
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("demo-torch2", "no distribution of this project"), ("demo", "has no file of")]
 )
@@ -319,7 +364,11 @@ def test_an_index_of_ones_own_that_was_made_anew(release: Release, call: Call, i
 
 def during_the_plan(index: Index, action: Callable[[], object]) -> None:
     """Do something when the index is asked for the last name, when the list was read long ago."""
-    index.before = lambda path: path.strip("/") == "demo" and action()
+    def before(path: str) -> None:
+        if path.strip("/") == "demo":
+            action()
+
+    index.before = before
 
 
 def test_a_list_that_changes_while_files_are_uploaded(release: Release, call: Call, index: Index) -> None:

@@ -47,10 +47,11 @@ def _configure_parser(parser: Parser) -> None:
 
 
 def _files(target: Target, wanted: Iterable[str], published: PublishedList, scratch: Path) -> list[PublishedFile]:
-    """The files that the index has of the distributions, and that are not in the list.
+    """The files that the index has of the distributions, and that the list does not have of this index.
 
     Raises UsageError for a distribution that the index does not have, PackageIndexError if it cannot be read.
     """
+    known = published.of(target.name)
     files = []
     for name in wanted:
         on_index = target.index.files(name)
@@ -60,7 +61,7 @@ def _files(target: Target, wanted: Iterable[str], published: PublishedList, scra
             )
         for file in on_index:
             digest = names.digest_of(file, target.index, scratch)
-            if not published.has(name, file.filename, digest):
+            if known.get(file.filename) != digest:
                 files.append(PublishedFile(name, file.filename, target.name, digest, adopted=True))
     return files
 

@@ -18,7 +18,7 @@ from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import published_list
-from torch_build_farm.publish.names import IndexNames, distribution_of
+from torch_build_farm.publish.names import IndexFile, IndexNames, distribution_of
 from torch_build_farm.wheels.one_name import Family, lowest_python, read_model
 from torch_build_farm.wheels.wheel import read_metadata
 
@@ -109,24 +109,26 @@ def published(project: Project, names: IndexNames, built_names: Collection[str],
     files of the project's own, a stranger's file raises PublishError, whose message names `target`. Raises
     PackageIndexError if the index cannot be read.
     """
-    files = []
+    minors = _minor_by_name(project)
+    on_index: list[IndexFile] = []
     strangers = []
-    for name, minor in _minor_by_name(project).items():
-        on_index = names.files(name)
-        if not on_index:
-            continue
-        if name not in built_names and not any(file.is_own for file in on_index):
+    for name in minors:
+        found = names.files(name)
+        if found and name not in built_names and not any(file.is_own for file in found):
             strangers.append(name)
+        else:
+            on_index += found
+    names.require_own(on_index, target)
+
+    files = []
+    for file in on_index:
+        # An sdist, or a wheel that is not named as wheels are now, is from before the farm.
+        is_variant = file.file_name.endswith(".whl") and distribution_of(file.file_name) == file.name
+        if not is_variant or file.file.is_yanked:
             continue
-        names.require_own(name, on_index, target)
-        for file in on_index:
-            # An sdist, or a wheel that is not named as wheels are now, is from before the farm.
-            is_variant = file.file_name.endswith(".whl") and distribution_of(file.file_name) == name
-            if not is_variant or file.file.is_yanked:
-                continue
-            _, version, _, _ = parse_wheel_filename(file.file_name)
-            requires = file.file.requires_python or ""
-            files.append(VariantFile(minor, str(version), file.file_name, python_tag(file.file_name), requires))
+        _, version, _, _ = parse_wheel_filename(file.file_name)
+        requires = file.file.requires_python or ""
+        files.append(VariantFile(minors[file.name], str(version), file.file_name, python_tag(file.file_name), requires))
     return Published(tuple(files), tuple(strangers))
 
 

@@ -68,6 +68,18 @@ class IndexNames:
         project = self.index.project(name)
         return [self._judged(name, file, project.url) for file in project.files]
 
+    def file(self, name: str, file_name: str) -> IndexFile | None:
+        """One file of a distribution, as the index has it now; None if it does not. Raises PackageIndexError.
+
+        The distribution's other files are not looked at: each may be a download, of an index that states no SHA-256.
+        """
+        name = canonicalize_name(name)
+        project = self.index.project(name)
+        for file in project.files:
+            if file.filename == file_name:
+                return self._judged(name, file, project.url)
+        return None
+
     def _judged(self, name: str, file: DistributionPackage, page: str) -> IndexFile:
         # What nobody here knows by its name need not be downloaded to know that it is not ours.
         may_be_own = file.filename in self.built or self.published.knows(name, file.filename)
@@ -78,16 +90,21 @@ class IndexNames:
         is_own = bool(digest) and (is_built or self.published.has(name, file.filename, digest))
         return IndexFile(name, file, digest, is_own, page)
 
-    def require_own(self, name: str, files: Iterable[IndexFile], target: str) -> None:
-        """Raise PublishError where a file of a distribution that is to be published is not this project's."""
+    def require_own(self, files: Iterable[IndexFile], target: str) -> None:
+        """Raise PublishError where a file of a distribution that is to be published is not this project's.
+
+        The message names every such distribution.
+        """
         foreign = [file for file in files if not file.is_own]
         if foreign:
-            raise self._taken(canonicalize_name(name), foreign, target)
+            raise self._taken(foreign, target)
 
-    def _taken(self, name: str, foreign: list[IndexFile], target: str) -> PublishError:
+    def _taken(self, foreign: list[IndexFile], target: str) -> PublishError:
+        names = list(dict.fromkeys(file.name for file in foreign))
         files = [f"{file.file_name} (sha256 {file.sha256 or 'not stated'})" for file in foreign[:_SHOWN]]
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
-        what = f"{name} has files on the index that this project has not published"
+        verb = "has" if len(names) == 1 else "have"
+        what = f"{', '.join(names)} {verb} files on the index that this project has not published"
         for file in foreign:
             if file.file_name in self.built:
                 what = (
@@ -104,8 +121,8 @@ class IndexNames:
             where=where,
             next_step=f"{next_step}they may be of an earlier publication whose published.json was not merged (merge "
             "it), of yours from before that list (look at them, then once: "
-            f"torch-build-farm adopt {target} {name} --yes), or of a stranger who took the name (take another: name, "
-            "auto-name or select-name in [tool.torch-build-farm])",
+            f"torch-build-farm adopt {target} {' '.join(names)} --yes), or of a stranger who took the name (take "
+            "another: name, auto-name or select-name in [tool.torch-build-farm])",
         )
 
 

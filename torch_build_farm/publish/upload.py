@@ -20,7 +20,6 @@ from torch_build_farm.core.urls import public
 from torch_build_farm.publish.names import IndexFile, IndexNames
 from torch_build_farm.publish.private_copies import PrivateCopy
 from torch_build_farm.publish.publication import Item
-from torch_build_farm.publish.upload_plan import find_file
 
 _TRIES = 6
 _FIRST_PAUSE_S = 1.0  # doubled after every try
@@ -115,7 +114,7 @@ def upload(item: Item, copy: PrivateCopy, target: Target, names: IndexNames, she
     """
     # The plan may be minutes old.
     copy.check()
-    names.require_own(item.name, _listed_now(item, names, shell), target.name)
+    names.require_own(_listed_now(item, names, shell), target.name)
     command = ("twine", "upload", "--non-interactive", "--disable-progress-bar", *target.words)
     pause = _FIRST_PAUSE_S
     for trial in range(_TRIES):
@@ -166,7 +165,7 @@ def _listed_now(item: Item, names: IndexNames, shell: Shell) -> list[IndexFile]:
 def _published(item: Item, names: IndexNames) -> bool:
     """Whether the index lists the file by now. Raises PublishError if it has other bytes under the file's name."""
     try:
-        file = find_file(names.files(item.name), item.path.name)
+        file = names.file(item.name, item.path.name)
     except PackageIndexError:  # busy, or between two states: the caller tries again
         return False
     if file is None:

@@ -7,6 +7,7 @@ wheel whose requirements it lacks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -71,12 +72,15 @@ def plan(
     this project's, PackageIndexError if it cannot be read.
     """
     listed: dict[str, list[IndexFile]] = {}
+    for wheel in (*variants, *behind):
+        name = parse_wheel_filename(wheel.path.name)[0]
+        if name not in listed:  # a variant has a wheel for each CPython
+            listed[name] = names.files(name)
+    names.require_own(chain.from_iterable(listed.values()), target)
+
     items = []
     for wheel in (*variants, *behind):
         name, version, _, _ = parse_wheel_filename(wheel.path.name)
-        if name not in listed:  # a variant has a wheel for each CPython
-            listed[name] = names.files(name)
-            names.require_own(name, listed[name], target)
         published = find_file(listed[name], wheel.path.name)
         digest = wheel.sha256
         state: State = "new"
