@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import Answer
 from tests.index import Index
 from tests.release import Release, with_members
-from torch_build_farm.core.errors import PublishError
+from torch_build_farm.core.errors import PublishError, UploadRefusedError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
-from torch_build_farm.publish import install_check
+from torch_build_farm.publish import install_check, upload
 from torch_build_farm.publish.private_copies import private_folder
 
 Call = Callable[..., Answer]
@@ -71,6 +72,22 @@ def test_the_private_copy_is_what_is_uploaded(release: Release, call: Call, inde
     (line,) = [line for line in log.splitlines() if line.startswith("$ ") and " upload " in line]
     assert line.endswith("work/publishing/demo_torch28-1.0-py3-none-any.whl")
     assert not (release.folder / "work" / "publishing").exists()
+
+
+def test_credentials_are_for_uploads_alone(
+    release: Release, call: Call, index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`twine check` renders descriptions of the wheels' own."""
+    release.proven(release.variant("2.8"))
+    twine = tmp_path / "python"
+    twine.write_text('#!/bin/sh\necho "$4"\n/usr/bin/env\n[ "$4" = check ] || { echo "HTTPError: 400 no"; exit 1; }\n')
+    twine.chmod(0o755)
+    monkeypatch.setattr(upload, "sys", SimpleNamespace(executable=str(twine)))
+    assert publish(call, index).code == UploadRefusedError.exit_code
+    checked, _, uploaded = (release.folder / "work" / "logs" / "publish.log").read_text().partition("\nupload\n")
+    assert "\ncheck\n" in checked
+    assert "TWINE_PASSWORD" not in checked
+    assert "TWINE_PASSWORD=none" in uploaded
 
 
 def test_a_name_that_is_taken_after_the_plan(release: Release, call: Call, index: Index, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.index import Index
 from tests.publish import spy
 from tests.release import Release, with_members
 from torch_build_farm.core import tools
+from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.engines import isolation
 from torch_build_farm.publish import install_check, published_list
@@ -44,6 +45,12 @@ def test_what_was_published_is_installed_and_imported(release: Release, index: I
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert answer.document["installed"] == {"demo[torch29]==1.0": python}
     assert "demo[torch29]==1.0, imports" in answer.err
+
+
+def test_a_version_that_is_none(call: Call, index: Index) -> None:
+    answer = call("check", index.url, "one", "--index-url", index.url)
+    assert answer.code == 2, answer.err
+    assert "one is not a version" in answer.err
 
 
 class Secrets:
@@ -163,6 +170,18 @@ def test_check_imports_beside_itself_only_without_credentials(
 )  # fmt: skip
 def test_variables_that_may_be_credentials(variable: str, counts: bool) -> None:
     assert bool(install_check._SECRET.search(variable)) == counts
+
+
+@pytest.mark.parametrize("user", ["me:word@", "token@", ":word@", ""])
+def test_an_index_url_that_may_have_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: str) -> None:
+    for name in list(os.environ):
+        if install_check._SECRET.search(name):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = install_check.credentials_in_reach(PackageIndex(f"https://{user}index.example/simple/"))
+    assert found == (["the index's URL"] if user else [])
+    (tmp_path / ".netrc").touch()
+    assert "the file ~/.netrc" in install_check.credentials_in_reach(PackageIndex())
 
 
 def published_again(call: Call, index: Index) -> Answer:

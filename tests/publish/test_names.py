@@ -364,6 +364,7 @@ def test_an_index_of_ones_own_that_was_made_anew(release: Release, call: Call, i
 
 def during_the_plan(index: Index, action: Callable[[], object]) -> None:
     """Do something when the index is asked for the last name, when the list was read long ago."""
+
     def before(path: str) -> None:
         if path.strip("/") == "demo":
             action()

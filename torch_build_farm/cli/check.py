@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import Version
+from packaging.version import InvalidVersion
 
 from torch_build_farm.cli.answer import Answer
 from torch_build_farm.cli.arguments import (
@@ -19,6 +19,7 @@ from torch_build_farm.cli.arguments import (
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
+from torch_build_farm.core.requirements import read_version
 from torch_build_farm.pipeline import workfolder
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import install_check, published_list, upload
@@ -53,6 +54,14 @@ def _configure_parser(parser: Parser) -> None:
     add_wait_argument(parser)
 
 
+def _version(text: str) -> str:
+    """A version in its normal form. Raises UsageError for what is none."""
+    try:
+        return str(read_version(text))
+    except InvalidVersion:
+        raise UsageError(f"{text} is not a version", where="VERSION", next_step="such as 1.0") from None
+
+
 def _newest(published: PublishedList, project: Project, target: Target) -> str:
     """The newest version of the one name that was published to the index. Raises UsageError if there is none."""
     name = canonicalize_name(project.settings.name)
@@ -76,7 +85,7 @@ def _check(context: Context, options: CheckOptions) -> int:
     target = Target.of(options.index, options.index_url or "")
     project = context.load_project()
     published = published_list.read(project.root)
-    version = str(Version(options.version)) if options.version else _newest(published, project, target)
+    version = _version(options.version) if options.version else _newest(published, project, target)
     release = install_check.Release(project, version, target.index, published.of(target.name))
     installed = {}
     with (

@@ -324,8 +324,10 @@ def _upload(context: Context, prepared: _Prepared, uploads: Sequence[Item]) -> P
     Raises UploadRefusedError and PublishError.
     """
     project, target, plan = prepared.project, prepared.target, prepared.plan
+    # The check renders descriptions that the wheels bring: no credential is needed for that.
+    without = upload.shell_without_credentials(context.runner, context.work)
+    upload.check([copy.path for copy in prepared.copies.values()], without)
     shell = upload.shell_for(target, context.runner, context.work)
-    upload.check([copy.path for copy in prepared.copies.values()], shell)
     # All of them before the first goes: half a release would be there otherwise.
     for copy in prepared.copies.values():
         copy.check()

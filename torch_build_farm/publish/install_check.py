@@ -170,7 +170,8 @@ def credentials_in_reach(index: PackageIndex) -> list[str]:
     users = home() or Path("/nonexistent")
     reasons = [f"the variable {name}" for name in sorted(os.environ) if _SECRET.search(name) and os.environ[name]]
     reasons += [f"the file ~/{name}" for name in _SECRET_FILES if (users / name).exists()]
-    if urlsplit(index.url).password:
+    parts = urlsplit(index.url)
+    if parts.username or parts.password:  # some indexes take a token as the name
         reasons.append("the index's URL")
     return reasons
 
