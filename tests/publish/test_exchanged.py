@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +13,11 @@ import pytest
 from tests.conftest import Answer
 from tests.index import Index
 from tests.release import Release, with_members
-from torch_build_farm.core.errors import PublishError, UploadRefusedError
+from torch_build_farm.core.errors import DiskError, PublishError, UploadRefusedError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
-from torch_build_farm.publish import install_check, upload
+from torch_build_farm.publish import install_check, private_copies, upload
 from torch_build_farm.publish.private_copies import private_folder
 
 Call = Callable[..., Answer]
@@ -99,6 +101,36 @@ def test_a_name_that_is_taken_after_the_plan(release: Release, call: Call, index
     assert answer.code == 24, answer.err
     assert "demo-torch28 has files on the index that this project has not published" in answer.err
     assert " upload " not in (release.folder / "work" / "logs" / "publish.log").read_text()
+
+
+def test_older_versions_are_not_copied(release: Release, call: Call, index: Index) -> None:
+    """work/dist keeps them, and may have many gigabytes. The last one of a minor that is not built any more is copied."""
+    for minor, version in (("2.9", "0.8"), ("2.9", "0.9"), ("2.8", "0.9"), ("2.8", "1.0")):
+        index.add_wheel(release.proven(release.variant(minor, version)))
+    copied: list[str] = []
+    after_the_plan(
+        index, lambda: copied.extend(path.name for path in (release.folder / "work" / "publishing").iterdir())
+    )
+    answer = call("publish", index.url, "--index-url", index.url)
+    assert answer.code == 0, answer.err
+    assert [name for name in sorted(copied) if "torch" in name] == [
+        "demo_torch28-1.0-py3-none-any.whl",
+        "demo_torch29-0.9-py3-none-any.whl",
+    ]
+    assert "demo_select-1.0.0.0.0.209" in answer.out, "and the others are proven by their records all the same"
+
+
+def test_a_disk_that_is_full(release: Release, call: Call, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was said that the wheel cannot be read."""
+    release.proven(release.variant("2.8"))
+
+    def full(descriptor: int, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(private_copies, "_write", full)
+    answer = publish(call, index)
+    assert answer.code == DiskError.exit_code, answer.err
+    assert "the disk is full" in answer.err
 
 
 def test_a_link_in_place_of_a_wheel(release: Release, call: Call, index: Index, tmp_path: Path) -> None:

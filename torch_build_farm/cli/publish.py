@@ -38,7 +38,7 @@ from torch_build_farm.publish import install_check, inventory, published_list, u
 from torch_build_farm.publish.install_check import Release
 from torch_build_farm.publish.inventory import Published, VariantFile
 from torch_build_farm.publish.names import IndexNames
-from torch_build_farm.publish.private_copies import PrivateCopy, PrivateFolder, private_folder
+from torch_build_farm.publish.private_copies import PrivateCopy, PrivateFolder, digest_of, private_folder
 from torch_build_farm.publish.publication import Item, Publication, PublishPlan
 from torch_build_farm.publish.published_list import PublishedFile, PublishedList
 from torch_build_farm.publish.upload import Target
@@ -126,22 +126,38 @@ def _select_variants(project: Project, options: PublishOptions, wheels: Sequence
 
 @dataclass(frozen=True)
 class _Variants:
-    """The variants in work/dist, each read once: those to publish, and all that are proven, by file name."""
+    """The variants in work/dist: copies of those to publish, those that a family may have, and what is proven.
+
+    All of `family` is proven and copied. `proven` is the SHA-256 of these and of older wheels, by file name.
+    """
 
     selected: tuple[PrivateCopy, ...]
-    proven: Mapping[str, tuple[VariantFile, PrivateCopy]]
+    family: tuple[VariantFile, ...]
+    proven: Mapping[str, str]
 
 
-def _read_variants(context: Context, options: PublishOptions, project: Project, folder: PrivateFolder) -> _Variants:
+def _read_variants(
+    context: Context, options: PublishOptions, project: Project, published: PublishedList, folder: PrivateFolder
+) -> _Variants:
     """Copy the variants in work/dist into a private folder, and look for the proofs of what was copied.
 
     Raises PublishError if one that is to be published is not proven, and as `_select_variants` does.
     """
     wheels = inventory.variant_wheels(project, context.work / "dist")
     selected = {wheel.name for wheel in _select_variants(project, options, wheels)}
-    copies = {wheel.name: folder.copy(wheel.path) for wheel in wheels if wheel.path}
-    doubts = upload_plan.doubts([copy.path for copy in copies.values()], context.work)
-    problems = [doubts[copy.path] for name, copy in copies.items() if name in selected and copy.path in doubts]
+    last = inventory.last_built(wheels, inventory.newest_version(project, wheels))
+    copies: dict[str, PrivateCopy] = {}
+    digests: dict[str, str] = {}
+    for wheel in wheels:
+        assert wheel.path is not None  # they come from a folder
+        if wheel.version == last.get(wheel.minor) or wheel.name in selected:
+            copies[wheel.name] = folder.copy(wheel.path)
+            digests[wheel.name] = copies[wheel.name].sha256
+        # No family has an older one. It only says whose the index's file of that name is, if the list does not say it.
+        elif not published.knows(canonicalize_name(wheel.name.split("-")[0]), wheel.name):
+            digests[wheel.name] = digest_of(wheel.path)
+    doubts = upload_plan.doubts(digests, context.work)
+    problems = [doubts[name] for name in digests if name in selected and name in doubts]
     if problems:
         message = "not everything is proven:"
         for problem in problems:
@@ -152,12 +168,12 @@ def _read_variants(context: Context, options: PublishOptions, project: Project, 
             next_step="build and smoke-test with this work folder, then publish again",
         )
     # Nothing of a wheel is read before it is known to be the farm's.
-    proven = {}
+    family = []
     for wheel in wheels:
-        copy = copies[wheel.name]
-        if copy.path not in doubts:
-            proven[wheel.name] = (inventory.with_metadata(wheel, copy.path), copy)
-    return _Variants(tuple(copies[name] for name in sorted(selected)), proven)
+        if wheel.name in copies and wheel.name not in doubts:
+            family.append(inventory.with_metadata(wheel, copies[wheel.name].path))
+    proven = {name: digest for name, digest in digests.items() if name not in doubts}
+    return _Variants(tuple(copies[name] for name in sorted(selected)), tuple(family), proven)
 
 
 def _reissued(context: Context, copies: Sequence[PrivateCopy], number: int, folder: PrivateFolder) -> list[PrivateCopy]:
@@ -289,18 +305,17 @@ def _prepare(context: Context, options: PublishOptions, folder: PrivateFolder) -
     target = Target.of(options.index, options.index_url or "")
     project = context.load_project()
     published = published_list.read(project.root)
-    variants = _read_variants(context, options, project, folder)
+    variants = _read_variants(context, options, project, published, folder)
 
     # What the index has counts if it is in the list, or has the bytes of a proven wheel.
-    proven = {name: copy.sha256 for name, (_, copy) in variants.proven.items()}
-    names = IndexNames(target.index, published, folder.path, proven)
+    names = IndexNames(target.index, published, folder.path, variants.proven)
     to_publish = {canonicalize_name(copy.path.name.split("-")[0]) for copy in variants.selected}
     on_index = inventory.published(project, names, to_publish, target.name)
 
     # The family: what is published now, and what the index has.
     selected = {copy.path.name for copy in variants.selected}
     there = selected | {file.name for file in on_index.files}
-    built = [file for name, (file, _) in variants.proven.items() if name in there]
+    built = [file for file in variants.family if file.name in there]
     family = inventory.family(project, built, on_index.files)
 
     uploaded = list(variants.selected)
@@ -308,7 +323,7 @@ def _prepare(context: Context, options: PublishOptions, folder: PrivateFolder) -
         uploaded = _reissued(context, uploaded, options.build_number, folder)
     behind = _wheels_behind_name(context, family, folder)
     copies = {copy.path.name: copy for copy in (*uploaded, *behind)}
-    names = replace(names, built={**proven, **{name: copy.sha256 for name, copy in copies.items()}})
+    names = replace(names, built={**variants.proven, **{name: copy.sha256 for name, copy in copies.items()}})
     plan = upload_plan.plan(project, uploaded, behind, names, target.name)
 
     warnings = [*plan.warnings, *on_index.notes]

@@ -56,17 +56,10 @@ class PrivateFolder:
         """Copy a wheel, once. Raises PublishError where it is a link or no file."""
         copy = self.path / original.name
         digest = hashlib.sha256()
-        try:
-            with foreign_files.opened(original) as source, _created(copy) as target:
-                while piece := source.read(_PIECE):
-                    digest.update(piece)
-                    _write(target, piece)
-        except OSError as error:
-            raise PublishError(
-                f"{original.name} cannot be read: {error.strerror}",
-                where=str(original),
-                next_step="work/dist must hold the wheels themselves",
-            ) from None
+        with _readable(original), foreign_files.opened(original) as source, _created(copy) as target:
+            while piece := source.read(_PIECE):
+                digest.update(piece)
+                _write(target, piece)
         return PrivateCopy(original, copy, digest.hexdigest(), copy.stat().st_size)
 
     def made(self, path: Path, original: Path) -> PrivateCopy:
@@ -97,6 +90,27 @@ def private_folder(work: Path) -> Iterator[PrivateFolder]:
         yield PrivateFolder(path)
     finally:
         _remove(path)
+
+
+def digest_of(wheel: Path) -> str:
+    """SHA-256 of a wheel that is not copied. Raises PublishError where it is a link or no file."""
+    with _readable(wheel):
+        return _digest(wheel)
+
+
+@contextmanager
+def _readable(wheel: Path) -> Iterator[None]:
+    """What is raised while a wheel of work/dist is read becomes a PublishError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the copy
+            raise
+        raise PublishError(
+            f"{wheel.name} cannot be read: {error.strerror}",
+            where=str(wheel),
+            next_step="work/dist must hold the wheels themselves",
+        ) from None
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,7 @@ wheel whose requirements it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -31,29 +31,28 @@ def proven(wheels: Iterable[Path], work: Path) -> list[str]:
     A variant needs a record of its SHA-256, and an audit and a full smoke test of the same bytes, each with the seal of
     this user's farm.
     """
-    return list(doubts(wheels, work).values())
+    return list(doubts({wheel.name: sha256(wheel) for wheel in wheels}, work).values())
 
 
-def doubts(wheels: Iterable[Path], work: Path) -> dict[Path, str]:
-    """As `proven`, by wheel: those that are proven have none."""
+def doubts(wheels: Mapping[str, str], work: Path) -> dict[str, str]:
+    """As `proven`, for the SHA-256 of wheels by their names: those that are proven have no doubt."""
     jobs = records.by_wheel(work)
     problems = {}
-    for wheel in wheels:
-        digest = sha256(wheel)
+    for name, digest in wheels.items():
         job = jobs.get(digest)
         if job is None:
             doubt = records.doubt_about(digest, work) or f"no record has its SHA-256 {digest}"
-            problems[wheel] = f"{wheel.name}: {doubt}"
+            problems[name] = f"{name}: {doubt}"
             continue
         # A record may be that of an earlier wheel of the same job. Its inputs decide; records keep digests of them.
         audit = job.read("audit")
         smoke = job.read("smoke")
         if audit is None or audit.inputs.get("wheel") != records.digest(digest):
-            problems[wheel] = f"{wheel.name}: not audited{_because(job, 'audit')}"
+            problems[name] = f"{name}: not audited{_because(job, 'audit')}"
         elif smoke is None or smoke.inputs.get("wheel") != records.digest(digest):
-            problems[wheel] = f"{wheel.name}: not smoke-tested{_because(job, 'smoke')}"
+            problems[name] = f"{name}: not smoke-tested{_because(job, 'smoke')}"
         elif smoke.inputs.get("mode") != records.digest("full"):
-            problems[wheel] = f"{wheel.name}: smoke-tested, but not in full"
+            problems[name] = f"{name}: smoke-tested, but not in full"
     return problems
 
 
