@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path, PurePath, PurePosixPath
 from signal import SIGINT
 
@@ -23,6 +23,7 @@ from packaging.version import Version
 from torch_build_farm.core.errors import BuildError, DiskError, EngineError, FarmError, OutOfMemoryError
 from torch_build_farm.core.files import read_foreign_text, remove_tree
 from torch_build_farm.core.process import Completed, Ending, Shell, to_be_finished
+from torch_build_farm.core.resources import DATA
 from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Site, ccache_of
 from torch_build_farm.engines.diagnosis import diagnose
@@ -39,10 +40,9 @@ from torch_build_farm.wheels import auditwheel
 from torch_build_farm.wheels.auditwheel import without_library
 
 _ENDING = Ending(SIGINT, 20.0)  # on SIGINT cibuildwheel removes its container
-_DATA = files("torch_build_farm").joinpath("data")
-_ASK = _DATA.joinpath("ask-back-end.py")
-_UV = _DATA.joinpath("uv-ready.sh")
-_CIBUILDWHEEL = str(_DATA.joinpath("cibuildwheel-contained.py"))
+_ASK = DATA / "ask-back-end.py"
+_UV = DATA / "uv-ready.sh"
+_CIBUILDWHEEL = DATA / "cibuildwheel-contained.py"
 _ASKED = "asked"  # the note of what the SDK lacked
 _MOST_ASKED = 1_000_000  # bytes of it
 # The build's variables that reach the farm's own uv. A project's `environment` may set others, such as UV_NO_BUILD or
@@ -175,14 +175,26 @@ class ContainerBuild:
             if self.request.reuse and site.shell.run("sh", "-c", "command -v ccache").ok:
                 self.ccache = ccache_of(self.session.project, self.access.store, "docker")
 
-            tree = site.bring(self.request.tree / FARM_FOLDER).parent
+            farm_files = site.bring(self._farm_files(site))
             static = self._static_requirements()
-            self._install(site, tree, static)
+            self._install(site, farm_files, static)
             # A back end may require more, and to tell so it has to run.
             additional = self._ask_back_end(site)
             if set(additional) - set(static):
-                self._install(site, tree, [*static, *additional])
-            self._set_aside(site)
+                self._install(site, farm_files, [*static, *additional])
+            self._set_aside(site, farm_files)
+
+    def _farm_files(self, site: Site) -> Path:
+        """A folder with what containers need of the farm, to be copied as one: the tree's constraints, two scripts."""
+        folder = self.request.scratch / "farm-files"
+        shutil.copytree(self.request.tree / FARM_FOLDER, folder / FARM_FOLDER)
+        shutil.copy(_ASK, folder)
+        text = _UV.read_text("utf-8").replace("@READY@", shlex.quote(str(self.ready)))
+        text = text.replace("@HOME@", shlex.quote(str(self.home))).replace("@UV@", shlex.quote(str(site.uv)))
+        uv = folder / _UV.name
+        uv.write_text(text, "utf-8")
+        uv.chmod(0o755)
+        return folder
 
     def _static_requirements(self) -> list[str]:
         """What [build-system] of the source requires. Raises BuildError."""
@@ -194,20 +206,22 @@ class ContainerBuild:
             raise BuildError(f"{self.request.job.id}: {error}", where=str(self.shell.log)) from error
         return checked_requirements(self.request.job.id, sorted(required))
 
-    def _install(self, site: Site, tree: Path, required: Sequence[str]) -> None:
-        """Make the environment anew, with what is required in it; `tree` has the farm's constraints.
+    def _install(self, site: Site, farm_files: Path, required: Sequence[str]) -> None:
+        """Make the environment anew, with what is required in it, and the script that asks the back end.
 
         uv asks the interpreter of an environment for its folders, which executes .pth files of what is installed there.
         So nothing is ever installed where something is already.
         """
-        variables = build_variables(self.settings, self.request, self._places(tree, self.home))
+        variables = build_variables(self.settings, self.request, self._places(farm_files, self.home))
         assignments = [f"{name}={value}" for name, value in variables.items() if name in _FOR_UV]
         assignments.append(f"UV_LINK_MODE={self.access.link_mode}")
-        done = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
-        if done.ok and required:
-            done = site.shell.run(
-                "env", *assignments, site.uv, "pip", "install", "--python", self.home, "--", *required
-            )
+        install: list[str | Path] = [site.uv, "pip", "install", "--python", self.home, "--", *required]
+        # One command, since each takes a quarter of a second to start in a container.
+        script = '"$1" venv --clear --python "$2" "$3" && cp "$4" "$3" && shift 4 && exec env "$@"'
+        done = site.shell.run(
+            "sh", "-c", script, "sh", site.uv, site.python.path, self.home, farm_files / _ASK.name,
+            *assignments, *(install if required else ["true"]),
+        )  # fmt: skip
         if not done.ok:
             raise diagnose(self.request.job.id, self.shell.log)
 
@@ -215,27 +229,24 @@ class ContainerBuild:
         """What the source's back end requires beside [build-system]. Raises BuildError for what is no requirement."""
         with site.foreign(self.home) as shell:
             tree = site.bring(self.request.tree)
-            script = site.bring(Path(str(_ASK)))
             variables = build_variables(self.settings, self.request, self._places(tree, self.home))
             assignments = [f"{name}={value}" for name, value in variables.items() if name not in _NOT_FOR_ASKING]
-            done = shell.run("env", *assignments, site.python.path, script, tree, self.home)
+            done = shell.run("env", *assignments, site.python.path, "-I", self.home / _ASK.name, tree, self.home)
         if not done.ok:
             raise diagnose(self.request.job.id, self.shell.log)
         return checked_requirements(self.request.job.id, answer_of_back_end(done.last_line))
 
-    def _set_aside(self, site: Site) -> None:
+    def _set_aside(self, site: Site, farm_files: Path) -> None:
         """Leave the environment under the name that the build finds it by, and make the build's own folders."""
-        text = _UV.read_text("utf-8").replace("@READY@", shlex.quote(str(self.ready)))
-        text = text.replace("@HOME@", shlex.quote(str(self.home))).replace("@UV@", shlex.quote(str(site.uv)))
-        uv = self.request.scratch / "uv"
-        uv.write_text(text, "utf-8")
-        uv.chmod(0o755)
-        script = 'mv -T "$1" "$2" && cp "$3" "$4"'
-        done = site.shell.run("sh", "-c", script, "sh", self.home, self.ready, site.bring(uv), self.folder / "uv")
         folders = [self.folder / "tmp", self.objects, self.notes, self.changes / "upper", self.changes / "work"]
         if self.ccache:
             folders.append(Path(self.ccache))
-        if not (done.ok and site.shell.run("mkdir", "-p", *folders).ok):
+        script = 'rm "$1/$5" && mv -T "$1" "$2" && cp "$3" "$4" && shift 5 && exec mkdir -p "$@"'
+        done = site.shell.run(
+            "sh", "-c", script, "sh", self.home, self.ready, farm_files / _UV.name, self.folder / "uv", _ASK.name,
+            *folders,
+        )  # fmt: skip
+        if not done.ok:
             raise diagnose(self.request.job.id, self.shell.log)
 
     # ---- the build

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from torch_build_farm.core.errors import EngineError, FarmError, Interrupted
 from torch_build_farm.core.process import Completed, Shell, to_be_finished
@@ -83,7 +83,7 @@ def _foreign(place: _Place, folders_to_remove: list[Path], home: Path) -> Iterat
     """
     changes = _changes(home)
     folders_to_remove.append(changes)
-    make_changes(place.shells[0], changes)
+    _make_changes(place, changes)
     network = place.session.project.settings.network
     confinement = place.access.foreign([place.access.environment(home, changes)], network)
     shell = place.start(confinement, gpus=place.session.daemon.gpus)
@@ -102,9 +102,15 @@ def _written(access: StoreAccess, home: Path) -> Path:
     return home if access.overlay is None else _changes(home) / "upper"
 
 
-def make_changes(shell: Shell, changes: PurePath) -> None:
+def _make_changes(place: _Place, changes: Path) -> None:
     """Make the folders that an overlay keeps its changes in. Raises DiskError or another error where that fails."""
-    if not shell.run("mkdir", "-p", changes / "upper", changes / "work").ok:
+    folders = [changes / "upper", changes / "work"]
+    if place.access.shared:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        return
+    shell = place.shells[0]
+    if not shell.run("mkdir", "-p", *folders).ok:
         raise diagnose(str(changes), shell.log)
 
 
