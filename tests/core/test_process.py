@@ -191,6 +191,8 @@ def test_a_log_is_read_from_its_end_and_its_lines_are_cut(tmp_path: Path, monkey
     path = tmp_path / "log"
     path.write_bytes(b"start\n" + b"x" * 10_000 + b"\nend \xff")
     assert log.read(path) == f"start\n{'x' * 4000}\nend \N{REPLACEMENT CHARACTER}"
+    monkeypatch.setattr(log, "_MOST_LINES", 2)
+    assert log.read(path) == f"{'x' * 4000}\nend \N{REPLACEMENT CHARACTER}"
     monkeypatch.setattr(log, "_MOST", 5)
     assert log.read(path) == "end \N{REPLACEMENT CHARACTER}"
 

@@ -61,6 +61,7 @@ CASES: list[tuple[str, type[FarmError], str]] = [
     ("g++: internal compiler error: Killed (program cc1plus)", OutOfMemoryError, "Killed"),
     ("clang: error: unable to execute command: Killed", OutOfMemoryError, "Killed"),
     ("Traceback (most recent call last):\nValueError: setup failed", BuildError, "setup failed"),
+    ("10 %\r20 %\rsetup failed: x\r", BuildError, "the build failed: setup failed: x"),
     ("", BuildError, "no output"),
 ]
 

@@ -8,6 +8,7 @@ _HEADING = "#### torch-build-farm: "
 STAGE_MARK = f"\n{_HEADING}"  # what each stage's part of a job's log begins with
 
 _MOST = 32 << 20  # bytes of a log's end that are read
+_MOST_LINES = 500_000  # of these; an empty one costs as much as a long one
 LONGEST_LINE = 4000  # characters of a line that patterns are matched with
 
 
@@ -30,4 +31,5 @@ def read(log: Path) -> str:
         stream.seek(0, 2)
         stream.seek(max(0, stream.tell() - _MOST))
         text = stream.read(_MOST).decode("utf-8", "replace")
-    return "\n".join([line[:LONGEST_LINE] for line in text.split("\n")])
+    lines = text.rsplit("\n", _MOST_LINES)[-_MOST_LINES:]
+    return "\n".join([line[:LONGEST_LINE] for line in lines])

@@ -82,7 +82,8 @@ def _output_of_last_stage(log: Path) -> list[str]:
     """The lines that commands of the last stage printed, without source lines that compilers quote."""
     text = read(log)
     stage = text[text.rfind(STAGE_MARK) + 1 :]
-    lines = stage.splitlines()[1:]  # the first is the stage's heading
+    # The first is the stage's heading. Of a line that is written over (\r), what a terminal shows in the end.
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in stage.split("\n")[1:]]
     # Neither the commands that the log repeats nor quoted source: a source may well have "error:" in a string.
     return [line for line in lines if not line.startswith("$ ") and not _QUOTED.match(line)]
 

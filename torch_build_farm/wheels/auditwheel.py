@@ -56,7 +56,7 @@ def failure(log: Path, tail: Sequence[str]) -> RepairError:
     """Why auditwheel refused the wheel, from the log's last stage; `tail` are the last lines of its output."""
     text = read(log)
     reason = tail[-1] if tail else "no reason given"
-    for line in text[text.rfind(STAGE_MARK) :].splitlines():
+    for line in text[text.rfind(STAGE_MARK) :].split("\n"):
         # cibuildwheel only reports that auditwheel failed.
         if line.startswith("cibuildwheel:"):
             continue
