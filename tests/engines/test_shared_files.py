@@ -280,6 +280,12 @@ def test_a_wheel_elsewhere(machine: Machine, name: str) -> None:
         machine.build(f"name = {name!r}")
 
 
+@pytest.mark.parametrize("name", [None, 5, "ghost.whl"])
+def test_a_back_end_that_names_no_wheel(machine: Machine, name: object) -> None:
+    with pytest.raises(BuildError, match=f"{JOB.id}: the back end (does not say how its wheel|made no 'ghost.whl')"):
+        machine.build(f"name = {name!r}")
+
+
 # ---- compiled modules of torch
 
 

@@ -281,9 +281,9 @@ class _LocalBuild:
         except build.BuildBackendException as error:  # wraps whatever our runner raised
             if isinstance(error.exception, subprocess.CalledProcessError | FarmError):
                 raise error.exception from None
-            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.shell.log)) from error
+            raise self._error(str(error)) from error
         except build.BuildException as error:
-            raise BuildError(f"{self.request.job.id}: {error}", where=str(self.request.shell.log)) from error
+            raise self._error(str(error)) from error
 
     def _run(self, project_builder: type[ProjectBuilder]) -> Path:
         """Build as `build` does: the environment, its requirements, the back end. Raises CalledProcessError."""
@@ -310,7 +310,7 @@ class _LocalBuild:
                 shared = self._install(additional)
             for command in self.settings.before_build:
                 self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
-            wheel = builder.build("wheel", request.out)
+            wheel = self._back_end(builder)
         except BaseException:
             shared.remove_edited()
             raise
@@ -319,8 +319,21 @@ class _LocalBuild:
         # From here on nothing foreign runs. What the build left in the farm's way goes: it may be a link elsewhere.
         remove_tree(request.peak)
         replace_text(request.peak, f"{self.peak_mb:.0f}")
-        # The back end says how the wheel is called.
-        return check_regular(inside(request.out, wheel.removeprefix(f"{request.out}/")))
+        try:
+            return check_regular(inside(request.out, wheel))
+        except FileNotFoundError:
+            raise self._error(f"the back end made no {wheel!r:.200}, though it says so") from None
+
+    def _back_end(self, builder: ProjectBuilder) -> str:
+        """Let the back end make the wheel; returns the name that it says the wheel has."""
+        out = f"{self.request.out}/"
+        try:
+            return builder.build("wheel", out).removeprefix(out)
+        except TypeError as error:  # `build` joins what it says to the folder
+            raise self._error("the back end does not say how its wheel is called") from error
+
+    def _error(self, what: str) -> BuildError:
+        return BuildError(f"{self.request.job.id}: {what}", where=str(self.request.shell.log))
 
 
 def nvcc_release(nvcc: str, env: Mapping[str, str] | None = None) -> str:
