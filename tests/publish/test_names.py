@@ -410,6 +410,8 @@ def test_a_page_that_another_index_answers(release: Release, call: Call, index: 
     to = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: %s%s\r\n\r\n"
     with answering(lambda path: [to % (index.url.encode(), path[1:].encode())]) as url:
         answer = call("publish", url, "--index-url", url, "--yes", "--no-check")
+        shown = call("adopt", url, "demo-torch28", "--index-url", url)
     host = urlsplit(index.url).netloc
+    assert f"demo-torch28: these are files that {host} has, and {url} passes on" in shown.out
     refused(answer, f"where: {url}, which passes on what {host} has", "answer for its own files alone")
     assert "passes on" not in publish(call, index).err

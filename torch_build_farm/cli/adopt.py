@@ -46,20 +46,26 @@ def _configure_parser(parser: Parser) -> None:
     parser.add_argument("--yes", action="store_true", help="record them; without it, in CI too, they are only shown")
 
 
-def _files(target: Target, wanted: Iterable[str], published: PublishedList, scratch: Path) -> list[PublishedFile]:
+def _files(
+    context: Context, target: Target, wanted: Iterable[str], published: PublishedList, scratch: Path
+) -> list[PublishedFile]:
     """The files that the index has of the distributions, and that the list does not have of this index.
 
-    Raises UsageError for a distribution that the index does not have, PackageIndexError if it cannot be read.
+    Says where it passes on those of another index. Raises UsageError for a distribution that the index does not
+    have, PackageIndexError if it cannot be read.
     """
     known = published.of(target.name)
     files = []
     for name in wanted:
-        on_index = target.index.files(name)
-        if not on_index:
+        project = target.index.project(name)
+        if not project.files:
             raise UsageError(
                 f"{target.name} has no file of {name}", next_step="a name that is free needs no adoption: publish"
             )
-        for file in on_index:
+        host = names.passed_on_from(target.index, project.url)
+        if host:
+            context.say(f"{name}: these are files that {host} has, and {target.name} passes on")
+        for file in project.files:
             digest = names.digest_of(file, target.index, scratch)
             if known.get(file.filename) != digest:
                 files.append(PublishedFile(name, file.filename, target.name, digest, adopted=True))
@@ -90,7 +96,7 @@ def _adopt(context: Context, options: AdoptOptions) -> int:
 
     published = published_list.read(project.root)
     with tempfile.TemporaryDirectory() as scratch:
-        files = _files(target, wanted, published, Path(scratch))
+        files = _files(context, target, wanted, published, Path(scratch))
     _check_contradictions(files, published, target)
     for file in files:
         context.say(f"{file.name}: {file.file}  sha256 {file.sha256}")

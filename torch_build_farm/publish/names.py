@@ -112,8 +112,8 @@ class IndexNames:
                     f"{self.built[file.file_name]}, and this project has not published it"
                 )
         where, next_step = public(self.index.url) or target, ""
-        host = urlsplit(foreign[0].page).netloc.rpartition("@")[2]
-        if self.index.url and host != urlsplit(self.index.url).netloc.rpartition("@")[2]:
+        host = passed_on_from(self.index, foreign[0].page)
+        if host:
             where += f", which passes on what {host} has"
             next_step = "have the index answer for its own files alone (pypi-server: --disable-fallback); or "
         return PublishError(
@@ -124,6 +124,12 @@ class IndexNames:
             f"torch-build-farm adopt {target} {' '.join(names)} --yes), or of a stranger who took the name (take "
             "another: name, auto-name or select-name in [tool.torch-build-farm])",
         )
+
+
+def passed_on_from(index: PackageIndex, page: str) -> str:
+    """The host whose page an index answered with, by a redirect; empty where it answered itself."""
+    host = urlsplit(page).netloc.rpartition("@")[2]
+    return host if index.url and host != urlsplit(index.url).netloc.rpartition("@")[2] else ""
 
 
 def distribution_of(file: str) -> str:
