@@ -190,8 +190,29 @@ def test_extras_named_like_variants_are_refused(tmp_path: Path, extra: str) -> N
         one_name.write_plain(family(own, model, {"2.9": "1.0"}), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        b"x = " + b"+".join([b"1"] * 20_000),
+        b"-" * 50_000 + b"1",
+        b"a" + b".b" * 20_000,
+        b"from .a import b\n" * 200_000,
+    ],
+    ids=["sum", "signs", "attributes", "long"],
+)
+def test_sources_that_are_too_much_to_parse_stay(source: bytes) -> None:
+    """Generated ones are like that; the wheel was called damaged, or the machine out of memory."""
+    assert as_stub(source) == source
+
+
 def test_the_lowest_python_of_all() -> None:
     assert one_name.lowest_python([">=3.10,<3.15", ">=3.9,<3.14,!=3.11.0"]) == ">=3.9"
+
+
+@pytest.mark.parametrize("text", [">=3.10.*", "no version", ">=" + "9" * 5000])
+def test_a_python_that_an_index_states_and_nobody_understands(text: str) -> None:
+    """It ended in a traceback, after which nothing could be published beside that file."""
+    assert one_name.lowest_python([">=3.10", text]) == ">=3.9"
 
 
 def test_no_extra_vanishes_between_two_minors(tmp_path: Path) -> None:

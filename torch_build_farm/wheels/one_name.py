@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Self
 
 import jinja2
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import MetaError
-from torch_build_farm.core.requirements import read_requirement
+from torch_build_farm.core.requirements import read_requirement, read_specifiers
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Project
@@ -196,10 +196,17 @@ def _typing_path(name: str, names: Sequence[str], packages: Sequence[str]) -> st
 
 
 def lowest_python(requirements: Iterable[str]) -> str:
-    """A requires-python that admits every Python that one of `requirements` admits, and all later ones."""
+    """A requires-python that admits every Python that one of `requirements` admits, and all later ones.
+
+    One that is not valid, as an index may state it, admits every Python, as for pip.
+    """
     lowest_versions = []
     for text in requirements:
-        bounds = [Version(specifier.version) for specifier in SpecifierSet(text) if specifier.operator == ">="]
+        try:
+            specifiers = read_specifiers(text)
+        except InvalidSpecifier:
+            specifiers = SpecifierSet()
+        bounds = [Version(specifier.version) for specifier in specifiers if specifier.operator == ">="]
         lowest_versions.append(max(bounds, default=Version("3.9")))
     return f">={min(lowest_versions)}"
 

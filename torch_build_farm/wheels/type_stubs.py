@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+_LONGEST = 2_000_000  # bytes of a source that is rewritten; its tree takes a hundred times the memory
+
 
 def as_stub(source: bytes) -> bytes:
     """A module's source as a stub that offers the same names.
@@ -11,9 +13,11 @@ def as_stub(source: bytes) -> bytes:
     A stub re-exports only what it imports `as` itself (PEP 484), whereas a module re-exports whatever it imports: `from
     .a import b` becomes `from .a import b as b`. Everything else, and a source that cannot be parsed, stays as it is.
     """
+    if len(source) > _LONGEST:
+        return source
     try:
         tree = ast.parse(source.decode("utf-8"))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: a sum of thousands, or minus signs
         return source
     lines = source.splitlines(keepends=True)  # bytes, since ast counts columns in bytes
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.end_lineno]
