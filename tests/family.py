@@ -20,7 +20,8 @@ EPOCH = 1_000_000_000
 
 def project(name: str = "demo", *packages: str) -> Project:
     loaded = load(CHECKOUT, CHECKOUT)
-    return replace(loaded, settings=replace(loaded.settings, name=name, packages=packages or (name,)))
+    settings = replace(loaded.settings, name=name, packages=packages or (name,), torch_flavours="cuda")
+    return replace(loaded, settings=settings)
 
 
 def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str | bytes], *fields: str) -> Path:

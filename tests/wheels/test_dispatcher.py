@@ -10,6 +10,7 @@ import sys
 import venv
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -373,6 +374,17 @@ def test_the_guard_knows_torchs_cuda(site: Site, needed: str, torch_version: str
             off = site.run(f"{first}import demo; print(demo.VALUE)", TORCH_BUILD_FARM_GUARD="off")
             assert (off.returncode, off.stdout) == (0, "of 2.9\n")
             assert "RuntimeWarning: demo's variant for torch 2.9 needs" in off.stderr
+
+
+def test_a_wheel_for_every_torch_is_not_refused_for_its_cuda(site: Site) -> None:
+    """Its library for CUDA is loaded where there is a GPU, and the package works without."""
+    settings = replace(site.project.settings, torch_flavours="any")
+    site.project = replace(site.project, settings=settings)
+    site.variants({**FILES, "demo/_gpu.so": elves.library(needed=["libcudart.so.12"])}, "2.9")
+    site.torch("2.9.1")
+    for version, line in (("2.9.1+cpu", NO_CUDA), ("2.9.1+cu130", CUDA_130)):
+        (site.folder / "torch" / "version.py").write_text(version_file(version, line))
+        assert site.says("import demo; print(demo.VALUE)") == "of 2.9"
 
 
 PLANTED = {"__init__.py": "raise SystemExit('it ran')\n", "_variant.txt": "The variant torch29.\n"}

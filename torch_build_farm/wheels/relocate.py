@@ -206,7 +206,8 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
     """
     move = Move(settings.packages, tag)
     libraries = {library.path: library for library in read_wheel(wheel).libraries}
-    cuda = cuda_needed(libraries.values())
+    # Of a wheel that works with every torch some libraries may need CUDA, which it loads where there is one.
+    cuda = "" if settings.torch_flavours == "any" else cuda_needed(libraries.values())
     with opened(wheel) as archive:
         info = dist_info(archive)
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]

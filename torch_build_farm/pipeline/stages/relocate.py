@@ -22,6 +22,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "wheel": step.digest_of(REPAIR),
         "packages": settings.packages,
         "name": settings.name,
+        "torch-flavours": settings.torch_flavours,
         "patchelf": tools.versions()["patchelf"],
     }
 
