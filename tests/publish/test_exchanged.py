@@ -203,6 +203,21 @@ def test_the_index_serves_a_further_file(release: Release, call: Call, index: In
     assert "demo_torch28-1.0-9-py3-none-any.whl was not published by this project" in answer.err
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_file_that_is_not_what_its_page_says(release: Release, call: Call, index: Index, stated: bool) -> None:
+    """Or whose page says nothing: uv compares what it downloads, and does not take what an earlier check has downloaded."""
+    index.digests = stated
+    variant, *_ = release.published(index, release.variant("2.8"))
+    answer = check(call, index)
+    assert answer.code == 0, answer.err
+    if stated:
+        index.stated[variant.name] = f"sha256={sha256(variant)}"
+    index.add_wheel(with_members(variant, CODE))
+    answer = check(call, index)
+    assert answer.code == 24, answer.err
+    assert "demo[torch28]==1.0 does not install" in answer.err
+
+
 LOCK = """
 [[package]]
 name = "{name}"
@@ -218,8 +233,8 @@ wheels = [{{ url = "https://files.example/{file}", hash = "{digest}" }}]
         ({}, ""),
         ({"registry": "https://other.example/simple"}, "demo-torch28 comes from {'registry': 'https://other.example/simple'}"),
         ({"digest": f"sha256:{'b' * 64}"}, f"has the SHA-256 {'b' * 64}, not {'a' * 64}"),
-        ({"digest": f"md5:{'a' * 64}"}, "has the SHA-256 of none"),
-        ({"digest": ""}, "has the SHA-256 of none"),
+        ({"digest": f"md5:{'a' * 64}"}, ""),  # uv gets the SHA-256 to compare the file with
+        ({"digest": ""}, ""),
         ({"file": "demo_torch28-1.0-2-py3-none-any.whl"}, "demo_torch28-1.0-2-py3-none-any.whl was not published"),
     ],
 )  # fmt: skip
@@ -238,3 +253,6 @@ def test_what_a_lock_file_may_have(release: Release, tmp_path: Path, changed: di
     problems = install_check._foreign(tmp_path / "uv.lock", checked, project.variants[Minor.parse("2.8")])
     assert bool(problems) == bool(said)
     assert said in "; ".join(problems)
+    if not said:
+        install_check._write_missing_digests(tmp_path / "uv.lock", checked, project.variants[Minor.parse("2.8")])
+        assert (tmp_path / "uv.lock").read_text().count(f'"sha256:{"a" * 64}"') == len(names)

@@ -147,8 +147,8 @@ def _foreign(lock: Path, release: Release, variant: Variant) -> list[str]:
                 problems.append(f"{file} was not published by this project")
                 continue
             not_seen.discard(name)
-            if digest != release.expected[file]:
-                problems.append(f"{file} has the SHA-256 {digest or 'of none'}, not {release.expected[file]}")
+            if digest and digest != release.expected[file]:
+                problems.append(f"{file} has the SHA-256 {digest}, not {release.expected[file]}")
     for name in sorted(not_seen):
         problems.append(f"{name} is not what was published")
     return problems
@@ -156,13 +156,33 @@ def _foreign(lock: Path, release: Release, variant: Variant) -> list[str]:
 
 def _locked_files(package: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The files of a package in a lock file, each with its SHA-256, empty where the index states none."""
+    for entry in _entries(package):
+        algorithm, _, digest = str(entry.get("hash", "")).partition(":")
+        yield _file_name(entry), digest if algorithm == "sha256" else ""
+
+
+def _entries(package: Mapping[str, Any]) -> list[Any]:
     entries = list(package.get("wheels", ()))
     if "sdist" in package:
         entries.append(package["sdist"])
-    for entry in entries:
-        file = str(entry.get("filename") or entry["url"].rsplit("/", 1)[-1].partition("#")[0])
-        algorithm, _, digest = str(entry.get("hash", "")).partition(":")
-        yield unquote(file), digest if algorithm == "sha256" else ""
+    return entries
+
+
+def _file_name(entry: Mapping[str, Any]) -> str:
+    return unquote(str(entry.get("filename") or entry["url"].rsplit("/", 1)[-1].partition("#")[0]))
+
+
+def _write_missing_digests(lock: Path, release: Release, variant: Variant) -> None:
+    """Write the SHA-256 of the published files into a lock file where the index states none: uv then compares them."""
+    names = [canonicalize_name(name) for name in _farm_names(release.project, variant)]
+    document = tomlkit.parse(lock.read_text("utf-8")).unwrap()
+    for package in document["package"]:
+        if package["name"] not in names:
+            continue
+        for entry in _entries(package):
+            if not str(entry.get("hash", "")).startswith("sha256:"):
+                entry["hash"] = f"sha256:{release.expected[_file_name(entry)]}"
+    lock.write_text(tomlkit.dumps(document), "utf-8")
 
 
 def credentials_in_reach(index: PackageIndex) -> list[str]:
@@ -231,6 +251,7 @@ def check(
         problems = _foreign(home / "uv.lock", release, variant)
         if problems:
             raise PublishError(f"{what} is not what was published: " + "; ".join(problems), where=str(shell.log))
+        _write_missing_digests(home / "uv.lock", release, variant)
 
         # The environment's own interpreter and settings, before a wheel can replace them.
         environment = home / "env"
@@ -238,8 +259,10 @@ def check(
         root = home / "root"
         root.mkdir()
         isolation = Isolation.of(environment, root, replace(shell, cwd=home))
-        # --frozen installs exactly what was checked in the lock file.
-        _do(uv_shell, f"{what} does not install", tools.uv(), "sync", "--frozen", "--python", interpreter.path)
+        # --frozen installs exactly what was checked in the lock file; of the farm's names what the index has by now,
+        # and not what uv's cache has of an earlier check.
+        anew = [f"--refresh-package={name}" for name in _farm_names(release.project, variant)]
+        _do(uv_shell, f"{what} does not install", tools.uv(), "sync", "--frozen", *anew, "--python", interpreter.path)
 
         # Isolated, the package sees all files read-only. Otherwise it must not change those that are the store's too.
         shared = share(store, home, what, shell.log)
