@@ -294,7 +294,8 @@ def main() -> int:
         for number in range(options.jobs):
             folders.put(_copy_of_checkout(Path(scratch) / str(number)))
         first = folders.queue[0]
-        tests = _tests_by_line(first, [name for name in modules if name.endswith(".py")])
+        of_python = [name for name in modules if name.endswith(".py")]
+        tests = _tests_by_line(first, of_python) if of_python else {}
 
         def survives(mutant: Mutant) -> bool:
             folder = folders.get()
