@@ -66,7 +66,7 @@ def test_other_protocols_are_off(tmp_path: Path, client: Client, url: str, monke
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
     with pytest.raises(SourceError, match="not allowed") as caught:
         client.commit_of(url, "main")
-    assert caught.value.next_step.endswith("use https, ssh or a folder")
+    assert caught.value.next_step.startswith("name it by https or ssh")
 
 
 def test_a_submodule_is_no_folder_of_this_machine(tmp_path: Path, client: Client) -> None:

@@ -194,11 +194,15 @@ class Client:
                 if line.startswith(("fatal:", "error:")):
                     reason = line
                     break
+            next_step = "correct git and revision in [tool.torch-build-farm]; try the same with `git clone`"
+            if reason.endswith("not allowed"):
+                next_step = (
+                    "name it by https or ssh; only the repository itself, and no submodule, may be a folder here"
+                )
             raise SourceError(
                 f"git cannot fetch the source: {reason.replace(place.url, place.shown) if place.url else reason}",
                 where=place.shown,
-                next_step="correct git and revision in [tool.torch-build-farm]; "
-                + ("use https, ssh or a folder" if reason.endswith("not allowed") else "try the same with `git clone`"),
+                next_step=next_step,
             )
         return done.tail or ("",)
 
