@@ -1,6 +1,7 @@
 """The store and other folders of the farm belong to their user, and so does the way there."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from torch_build_farm.core import ownership, seals
 from torch_build_farm.core.errors import DiskError
-from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
 from torch_build_farm.pipeline.workplace import work_folder
 
 SOMEBODY = 12345
@@ -196,3 +197,16 @@ def test_what_the_umask_lets_others_do_below_a_closed_store(as_root: Path) -> No
     _of_somebody(store.root / "uv")
     with pytest.raises(DiskError, match="uv belongs to the user"):
         TorchStore.at(store.root, as_root)
+
+
+def test_the_home_folder_of_another_user(as_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sudo leaves it, and a job in a container of a CI system."""
+    _of_somebody(as_root)
+    monkeypatch.setenv("HOME", str(as_root))
+    for name in (STORE_VARIABLE, seals.STATE_VARIABLE, "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    own = pwd.getpwuid(os.geteuid()).pw_dir
+    for ask in (lambda: TorchStore.at(default_folder(), as_root), lambda: seals.seal(b"")):
+        with pytest.raises(DiskError, match="belongs to the user") as caught:
+            ask()
+        assert caught.value.next_step.startswith(f"set HOME to this user's own folder, {own}; or ")

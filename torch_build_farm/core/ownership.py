@@ -120,7 +120,17 @@ def check_owner(path: Path, status: os.stat_result, next_step: str, *, last: boo
     if not last or stat.S_ISLNK(status.st_mode):
         owners |= _system_owners()
     if status.st_uid not in owners:
+        next_step = f"{_advice_on_home(path)}{next_step}"
         raise DiskError(f"{path} belongs to {_user_name(status.st_uid)}", where=_me(), next_step=next_step)
+
+
+def _advice_on_home(path: Path) -> str:
+    """The beginning of a next step where HOME is another user's folder, as sudo and CI systems' containers leave it."""
+    with contextlib.suppress(KeyError):
+        own = pwd.getpwuid(os.geteuid()).pw_dir
+        if str(path) == os.environ.get("HOME") != own:
+            return f"set HOME to this user's own folder, {own}; or "
+    return ""
 
 
 @functools.cache
