@@ -241,6 +241,7 @@ def _network(protocols: str, folder: Path) -> dict[str, str]:
     return env | {
         "GIT_ALLOW_PROTOCOL": protocols,
         "GIT_CEILING_DIRECTORIES": str(folder.parent.resolve()),
+        "GIT_DEFAULT_REF_FORMAT": "files",  # core/git.py reads no other, and a user's default may be one
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "LC_ALL": "C.UTF-8",
