@@ -1,18 +1,22 @@
 """Relocation: paths, run paths, RECORD, METADATA, entry points."""
 
 import importlib.util
+import random
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import lief
 import pytest
 
+from tests import elves
 from tests.family import project, variant
 from tests.pipeline.test_repair import Make, library  # noqa: F401 (a fixture)
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RelocationError
+from torch_build_farm.wheels import relocate
 from torch_build_farm.wheels.relocate import Move
 from torch_build_farm.wheels.wheel import read_wheel, record_problems
 
@@ -96,6 +100,21 @@ def test_a_wheel(tmp_path: Path, library: Make) -> None:  # noqa: F811
     again = variant(tmp_path / "again", own, "2.9", "1.0", files, *fields)
     assert again.read_bytes() == made.read_bytes()
     assert tools.versions()["patchelf"]
+
+
+def test_libraries_are_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as they were and as they become at the same time: a wheel's libraries may have gigabytes."""
+    size = 4 << 20
+    files: dict[str, str | bytes] = {
+        f"demo/_{number}.so": elves.library() + random.Random(number).randbytes(size) for number in range(8)
+    }
+    monkeypatch.setattr(relocate, "_repatch", lambda _, content, *more: bytes(bytearray(content)))
+    tracemalloc.start()
+    try:
+        variant(tmp_path, project("demo"), "2.9", "1.0", files)
+        assert tracemalloc.get_traced_memory()[1] < 12 * size
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

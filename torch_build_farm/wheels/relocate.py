@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 import zipfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,14 +211,14 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
     with opened(wheel) as archive:
         info = dist_info(archive)
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        contents = [archive.read(entry) for entry in entries]
+        contents = deque(archive.read(entry) for entry in entries)
         metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings.name)
     planned = _plan([entry.filename for entry in entries], info, move)
     members = []
-    for entry, original in zip(entries, contents, strict=True):
-        content = original
+    for entry in entries:
+        content = contents.popleft()  # not kept beside what becomes of it: libraries may have gigabytes
         if entry.filename in libraries:
-            content = _repatch(libraries[entry.filename], original, move, scratch, shell)
+            content = _repatch(libraries[entry.filename], content, move, scratch, shell)
         elif entry.filename == f"{info}/METADATA":
             content = metadata.encode("utf-8")
         # Nothing else of the entry changes, so that the same input always gives the same bytes.
