@@ -17,7 +17,7 @@ from torch_build_farm.core.errors import DiskError, PublishError, UploadRefusedE
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
-from torch_build_farm.publish import install_check, private_copies, upload
+from torch_build_farm.publish import install_check, private_copies, published_list, upload
 from torch_build_farm.publish.private_copies import private_folder
 
 Call = Callable[..., Answer]
@@ -131,6 +131,57 @@ def test_a_disk_that_is_full(release: Release, call: Call, index: Index, monkeyp
     answer = publish(call, index)
     assert answer.code == DiskError.exit_code, answer.err
     assert "the disk is full" in answer.err
+
+
+def taking_uploads(index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[str], object]) -> None:
+    """Have an index take uploads, of a stand-in for twine; each is given to `then` by its name before it is listed."""
+    incoming = folder / "incoming"
+    incoming.mkdir()
+    twine = folder / "python"
+    twine.write_text(f'#!/bin/sh\n[ "$4" = check ] && exit\nfor file; do :; done\n/bin/cp "$file" {incoming}/\n')
+    twine.chmod(0o755)
+    monkeypatch.setattr(upload, "sys", SimpleNamespace(executable=str(twine)))
+
+    def before(_: str) -> None:
+        for path in incoming.iterdir():
+            then(path.name)
+            index.add_wheel(path)
+            path.unlink()
+
+    index.before = before
+
+
+@pytest.mark.parametrize("what", ["wheel", "copy", "name"])
+def test_what_changes_between_two_uploads(
+    release: Release, call: Call, index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    """Everything is compared again before each upload; what went before is on the list, and another call goes on."""
+    first, second = (release.proven(release.variant(minor)) for minor in ("2.8", "2.9"))
+    kept = second.read_bytes()
+    foreign = tmp_path / "demo_torch29-0.9-py3-none-any.whl"
+    foreign.write_bytes(kept)
+
+    def change(uploaded: str) -> None:
+        if uploaded == first.name and what == "name":
+            index.add_wheel(foreign)
+        elif uploaded == first.name:
+            with_members(second if what == "wheel" else release.folder / "work" / "publishing" / second.name, CODE)
+
+    taking_uploads(index, tmp_path, monkeypatch, change)
+    answer = publish(call, index)
+    assert answer.code == 24, answer.err
+    said = "has files on the index that this project has not published" if what == "name" else "was exchanged after"
+    assert said in answer.err
+    assert not (index.folder / "demo-torch29" / second.name).exists()
+    assert {entry.file for entry in published_list.read(release.project.root).files} == {first.name}
+
+    second.write_bytes(kept)
+    if what == "name":
+        (index.folder / "demo-torch29" / foreign.name).unlink()
+        index.yank(second.name)  # writes its page anew
+    answer = publish(call, index)
+    assert answer.code == 0, answer.err
+    assert len(published_list.read(release.project.root).files) == 6
 
 
 def test_a_link_in_place_of_a_wheel(release: Release, call: Call, index: Index, tmp_path: Path) -> None:
