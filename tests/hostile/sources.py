@@ -11,7 +11,9 @@ from torch_build_farm.core import toml
 from torch_build_farm.core.errors import FarmError
 from torch_build_farm.project import kept_sources, scaffold, tree
 from torch_build_farm.project.fetch import Origin
+from torch_build_farm.project.settings import Settings
 from torch_build_farm.project.variant import read_variants
+from torch_build_farm.releases.sdk import fallback
 
 _PYPROJECT = """[build-system]
 requires = ["setuptools>=70", "setuptools_scm>=8", "torch==2.9.1"]
@@ -119,6 +121,7 @@ def _bomb(chance: random.Random, name: str) -> str:
             "a0 = 'xx'\n" + "".join(f"a{i + 1} = a{i} + a{i}\n" for i in range(min(many, 500))) + "setup(name=a50, version=a40)",
             "a0 = ['xx']\n" + "".join(f"a{i + 1} = [a{i}, a{i}]\n" for i in range(min(many, 500))) + "setup(version=f'{a40}')",
             "setup(" * many, "lambda: " * many + "1", "[],\n" * many, "x.y" * many, "f'" + "{" * many, "#" * many * 10,
+            "\n" * many, "from torch.utils import (\n" * many, "from torch.utils import " + "x, " * many, " \t" * many,
         ])  # fmt: skip
     return chance.choice([
         "Name: " + "x" * many, "[metadata]\nname" + " " * many + "x", " \t" * many, "[" * many, "Name: a\n b" * many, ":" * many,
@@ -138,6 +141,7 @@ def check(data: dict[str, bytes], folder: Path) -> None:
     # Each reader by itself: one that refuses the tree keeps no other from it.
     with contextlib.suppress(FarmError):
         tree.read(Origin(root)).digest()
+    fallback.reason_for_full_torch(Settings(name="demo", packages=("demo",)), root)
     variants = list(read_variants([Path(__file__).parents[2] / "variants"]).values())
     text = scaffold.project_file(scaffold.look(Origin(root)), {}, variants)
     settings = toml.loads(text)
