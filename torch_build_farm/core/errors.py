@@ -53,7 +53,7 @@ class FarmError(Exception):
 class InternalError(FarmError):
     """A bug in the farm itself.
 
-    Report it, with the traceback in the job's log.
+    Report it, with the traceback: it is in the file that the message names, and of a job in its log.
     """
 
     exit_code = 1
