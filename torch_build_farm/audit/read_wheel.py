@@ -23,6 +23,7 @@ from torch_build_farm.core.archives import zip_entries
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata, read_requirement, read_specifiers
 from torch_build_farm.releases.header_lines import HeaderLine, header_lines_in
+from torch_build_farm.wheels import record
 from torch_build_farm.wheels.elf import library
 from torch_build_farm.wheels.elf.library import Elf
 from torch_build_farm.wheels.record import installed_path, read_record
@@ -36,7 +37,7 @@ _LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
 _LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT(", b"INPUT (", b"GROUP(", b"GROUP (")
 # Sizes in bytes.
 _IN_MEMORY = 32 << 20  # larger libraries are read from a temporary file
-_TEXT_LIMITS = {"METADATA": MOST_METADATA, "RECORD": 64 << 20}
+_TEXT_LIMITS = {"METADATA": MOST_METADATA, "RECORD": record.MOST_BYTES}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from installer.records import RecordEntry
 
-_MOST_ROWS, _MOST_BYTES = 200_000, 64 << 20  # torch's has 12,000 rows in 1.5 MB
+# torch's has 12,000 rows in 1.5 MB.
+MOST_BYTES = 32 << 20
+_MOST_ROWS = 200_000
 _RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
 _DATA = re.compile(r"^[^/]+\.data/(purelib|platlib)/")
 
@@ -36,7 +38,7 @@ def read_record(content: bytes) -> dict[str, RecordEntry]:
     Raises ValueError for a row without three fields, an unknown hash algorithm or a size that is not a number, for two
     rows of one path that differ, and for more rows than a wheel can need.
     """
-    if content.count(b"\n") > _MOST_ROWS or len(content) > _MOST_BYTES:
+    if content.count(b"\n") > _MOST_ROWS or len(content) > MOST_BYTES:
         raise ValueError("RECORD lists more files than a wheel can have")
     from installer.records import (  # noqa: PLC0415 (slow to import)
         InvalidRecordEntry,
@@ -44,7 +46,8 @@ def read_record(content: bytes) -> dict[str, RecordEntry]:
         parse_record_file,
     )
 
-    lines = io.StringIO(content.decode("utf-8"), newline="")
+    # Decoded piece by piece: as one text a long RECORD takes nine times its bytes.
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="")
     entries: dict[str, RecordEntry] = {}
     try:
         for path, digest, size in parse_record_file(line for line in lines if line.strip()):
