@@ -182,6 +182,9 @@ def test_what_changes_between_two_uploads(
     answer = publish(call, index)
     assert answer.code == 0, answer.err
     assert len(published_list.read(release.project.root).files) == 6
+    reminder = f"{release.project.root / 'published.json'} lists what was published: commit it"
+    assert reminder in answer.out
+    assert reminder not in publish(call, index).out, "nothing is new"
 
 
 def test_a_link_in_place_of_a_wheel(release: Release, call: Call, index: Index, tmp_path: Path) -> None:

@@ -358,7 +358,12 @@ def _upload(context: Context, prepared: _Prepared, uploads: Sequence[Item]) -> P
         # At once: a later release may count on the file, also if this one is interrupted.
         new.append(PublishedFile(item.name, item.path.name, target.name, item.sha256))
         _add_to_list(context, project, prepared.names.published, new)
-    return prepared.names.published.with_files(new)
+    published = prepared.names.published.with_files(new)
+    if published != prepared.names.published:
+        context.say(
+            f"{project.root / published_list.NAME} lists what was published: commit it, the next release needs it"
+        )
+    return published
 
 
 def publish_built(context: Context, options: PublishOptions) -> Publication:
