@@ -208,6 +208,13 @@ def test_a_folder_of_somebody_elses_for_the_copies(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_system_that_keeps_no_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", lambda self, **_: make(self, 0o755))
+    with pytest.raises(PublishError, match="somebody else owns it or may enter it"), private_folder(tmp_path):
+        pass
+
+
 def test_a_download_that_is_not_what_the_page_says(release: Release, call: Call, index: Index) -> None:
     """Without a SHA-256 on the page the file is fetched: it must have the digest that the page does state."""
     wheel = release.proven(release.variant("2.8"))

@@ -79,7 +79,7 @@ def private_folder(work: Path) -> Iterator[PrivateFolder]:
         path.mkdir(mode=0o700)
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise OSError(errno.EEXIST, "another has it")
+            raise OSError(errno.EPERM, "somebody else owns it or may enter it")
     except OSError as error:
         raise PublishError(
             f"the folder for what is published cannot be made: {error.strerror}",
