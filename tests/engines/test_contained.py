@@ -206,7 +206,6 @@ def test_an_environment_is_the_lower_layer_of_an_overlay() -> None:
     elsewhere = access(False, ()).environment(Path("/s/a"), Path("/s/c"))
     assert "lowerdir=/var/lib/docker/volumes/v/_data/a,upperdir=/var/lib/docker/volumes/v/_data/c/upper" in elsewhere
     assert access(True, None).environment(Path("/s/a"), Path("/s/c")) == "type=bind,source=/s/a,target=/s/a"
-    assert access(True, None).link_mode == "copy"
 
 
 def test_parts_of_the_store_are_read_only_unless_they_are_the_jobs_own() -> None:

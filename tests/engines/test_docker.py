@@ -128,6 +128,15 @@ def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, t
     assert f"--env=HOME={Path.home()}" not in words
 
 
+def test_without_overlays_environments_are_copies(tmp_path: Path) -> None:
+    """Foreign code writes into them there; this machine's `mv` knows no mount of the engine's."""
+    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", Labels("s", "c", "r"))
+    access = find_access(helper, TorchStore.at(tmp_path / "store", tmp_path), 10**9)
+    assert access.overlay is None
+    assert access.confinement.environment["UV_LINK_MODE"] == "copy"
+    assert "UV_LINK_MODE" not in access.foreign([], network=True).environment
+
+
 def test_farms_that_put_the_same_into_a_volume_wait_for_each_other(tmp_path: Path) -> None:
     (tmp_path / "sdk").mkdir()
     (tmp_path / "sdk" / "torch.whl").write_bytes(b"1" * 1_000_000)

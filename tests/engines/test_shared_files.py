@@ -300,7 +300,7 @@ def use_torch(machine: Machine, code: str) -> str:
     """Run foreign code in an environment with torch, as a smoke test does; returns its last line."""
     home = installed(machine, "home", "torch")
     with machine.engine.site(JOB, machine.shell) as site:
-        torch_bytecode.link(site, home, JOB.python)
+        torch_bytecode.put(site, home, JOB.python)
         with site.foreign(home) as shell:
             return shell.run(home / "bin" / "python", "-I", "-c", code).last_line
 

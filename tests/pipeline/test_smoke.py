@@ -86,6 +86,7 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, lis
         remove=lambda _: None,
         foreign=lambda _: nullcontext(shell),
         written=lambda home: home,
+        links=True,
     )
     project = replace(PROJECT, settings=replace(PROJECT.settings, imports=("demo", "demo.more", "other")))
     return SmokeTest(

@@ -85,7 +85,8 @@ class Site:
     `shell` is for the farm's own commands. `foreign` is a shell for foreign code in the environment that it is called
     with: it may write nothing that others use, or what it changes there fails the job when the `with` block ends
     (BuildError). It is opened once the farm's own commands in that environment are done. `written` is where the new
-    files of an environment lie that foreign code wrote, until the site closes.
+    files of an environment lie that foreign code wrote, until the site closes. `links`: an environment may have hard
+    links to files of the store.
     """
 
     shell: Shell
@@ -96,6 +97,7 @@ class Site:
     remove: Callable[[Path], None]
     foreign: Callable[[Path], AbstractContextManager[Shell]]
     written: Callable[[Path], Path]
+    links: bool
 
 
 class Engine(Protocol):

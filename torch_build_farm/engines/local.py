@@ -95,6 +95,7 @@ class LocalEngine:
             remove=to_be_finished()(remove_tree),
             foreign=lambda home: self._foreign(job, home, shell),
             written=lambda home: home,
+            links=True,
         )
 
     @contextlib.contextmanager

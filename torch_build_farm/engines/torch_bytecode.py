@@ -19,8 +19,9 @@ from torch_build_farm.engines.base import Site
 # Both get the store's folder for bytecode as $1 and site-packages as $2. `kept` is the folder of one release, named
 # after its .dist-info.
 _ENTER_TORCH = 'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$2/torch"'
-# Hard links in place of what is there, which take no room twice; else the name of what the store lacks.
-_LINK = f'{_ENTER_TORCH} && if [ -d "$kept" ]; then cp -alf "$kept/." .; else echo "lacks: $kept"; fi'
+# In place of what is there: hard links, which take no room twice, or copies; else the name of what the store lacks.
+_PUT = f'{_ENTER_TORCH} && if [ -d "$kept" ]; then cp "$3" "$kept/." .; else echo "lacks: $kept"; fi'
+_LINKS, _COPIES = PurePath("-alf"), PurePath("-af")
 # Under a name of its own until it is complete; read-only, so that what shares a file does not change it by accident.
 # $3 is site-packages where torch wrote to it, which in containers is a folder apart.
 _KEEP = (
@@ -31,12 +32,13 @@ _KEEP = (
 _LACKS = re.compile(r"lacks: .*/torch-([\w.+!]+)\.dist-info")
 
 
-def link(site: Site, home: Path, python: CPython) -> None:
-    """Link the bytecode of the torch in the environment `home` into it; made now unless the store has it.
+def put(site: Site, home: Path, python: CPython) -> None:
+    """Put the bytecode of the torch in the environment `home` into it; made now unless the store has it.
 
     No foreign code may have run in that environment. No failure counts: without bytecode an import only takes longer.
     """
-    answer = _run(site, _LINK, home, python)
+    how = _LINKS if site.links else _COPIES
+    answer = _run(site, _PUT, home, python, how)
     lacks = _LACKS.fullmatch(answer.last_line)
     if not lacks:
         return
@@ -44,9 +46,9 @@ def link(site: Site, home: Path, python: CPython) -> None:
     name = f"bytecode-{version}-{python.tag}"
     with site.store.locked(name, site.shell):
         # Another job may have made it meanwhile.
-        if _LACKS.fullmatch(_run(site, _LINK, home, python).last_line):
+        if _LACKS.fullmatch(_run(site, _PUT, home, python, how).last_line):
             _make(site, site.store.environment(name), version, python)
-            _run(site, _LINK, home, python)
+            _run(site, _PUT, home, python, how)
 
 
 def _make(site: Site, home: Path, version: str, python: CPython) -> None:

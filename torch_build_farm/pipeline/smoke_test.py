@@ -69,7 +69,7 @@ class SmokeTest:
             wheels_at_site = [self.site.bring(path) for path in (self.wheel, *self.beside)]
             self._install(wheels_at_site)
             self._no_sdk()
-            torch_bytecode.link(self.site, self.home, self.job.python)
+            torch_bytecode.put(self.site, self.home, self.job.python)
             refuses = self._refusal(wheels_at_site) if self.mode == "full" else None
 
             # The farm's own commands are done: from here on the wheel's code runs.

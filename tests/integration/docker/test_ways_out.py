@@ -10,13 +10,14 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answer, Farm
+from tests.conftest import Answer, Farm, need
 from tests.integration.docker.conftest import Docker, left_behind
 from tests.made_up import Front
 
@@ -54,11 +55,29 @@ def index(docker: Docker, tmp_path: Path) -> Iterator[Front]:
     front.close()
 
 
+@pytest.fixture(params=["overlays", "copies"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A store of which the engine can make overlays; and one that lies on an overlay itself, so that it cannot."""
+    folder = tmp_path / "store"
+    folder.mkdir(mode=0o700)
+    if request.param == "overlays":
+        yield folder
+        return
+    need(os.geteuid() == 0, "needs root, to mount the store")
+    layers = {name: tmp_path / "layers" / name for name in ("lowerdir", "upperdir", "workdir")}
+    for layer in layers.values():
+        layer.mkdir(parents=True, mode=0o700)
+    options = ",".join(f"{name}={layer}" for name, layer in layers.items())
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
 @pytest.fixture
-def farms(make_farm: Callable[..., Farm], docker: Docker, index: Front, tmp_path: Path) -> tuple[Farm, Farm]:
+def farms(make_farm: Callable[..., Farm], store: Path, index: Front, tmp_path: Path) -> tuple[Farm, Farm]:
     """The project that tries to get out, and the next one: a copy of it that tries nothing. One store, one home."""
     env = {
-        "TORCH_BUILD_FARM_STORE": str(tmp_path / "store"),
+        "TORCH_BUILD_FARM_STORE": str(store),
         "HOME": str(tmp_path / "home"),
         "UV_DEFAULT_INDEX": index.url,
         "TORCH_BUILD_FARM_CCACHE": "on",
@@ -138,11 +157,10 @@ def check_outputs(hostile: Farm, answer: Answer) -> None:
         assert len(tried) >= 20, tried
 
 
-def test_no_way_leads_out(farms: tuple[Farm, Farm], docker: Docker, index: Front, tmp_path: Path) -> None:
+def test_no_way_leads_out(farms: tuple[Farm, Farm], store: Path, docker: Docker, index: Front, tmp_path: Path) -> None:
     hostile, harmless = farms
-    store, home = tmp_path / "store", tmp_path / "home"
+    home = tmp_path / "home"
     home.mkdir()
-    store.mkdir(mode=0o700)
     # The next project comes first as well, so that caches are filled and its own work folder is there to be changed.
     answer = harmless("run", "--torch", "2.8", "--json")
     assert answer.code == 0, answer.err

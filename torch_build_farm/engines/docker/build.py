@@ -214,7 +214,6 @@ class ContainerBuild:
         """
         variables = build_variables(self.settings, self.request, self._places(farm_files, self.home))
         assignments = [f"{name}={value}" for name, value in variables.items() if name in _FOR_UV]
-        assignments.append(f"UV_LINK_MODE={self.access.link_mode}")
         install: list[str | Path] = [site.uv, "pip", "install", "--python", self.home, "--", *required]
         # One command, since each takes a quarter of a second to start in a container.
         script = '"$1" venv --clear --python "$2" "$3" && cp "$4" "$3" && shift 4 && exec env "$@"'

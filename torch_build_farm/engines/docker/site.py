@@ -61,6 +61,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                     remove=folders_to_remove.append,
                     foreign=partial(_foreign, place, folders_to_remove),
                     written=partial(_written, access),
+                    links=access.overlay is not None,
                 )
             except Interrupted:
                 raise

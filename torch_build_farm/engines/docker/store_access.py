@@ -56,7 +56,7 @@ _HOST_ONLY = {
 }
 
 # What foreign code does not get: the store's own cache, and without a network what reaches one.
-_STORE_VARIABLES = {"UV_CACHE_DIR"}
+_STORE_VARIABLES = {"UV_CACHE_DIR", "UV_LINK_MODE"}
 _NETWORK_VARIABLES = {*_BUNDLE_VARIABLES, "PIP_CERT", "UV_CONFIG_FILE"}
 
 
@@ -124,11 +124,6 @@ class StoreAccess:
             },
             target=str(home),
         )
-
-    @property
-    def link_mode(self) -> str:
-        """How uv fills the environments of foreign code from its cache (UV_LINK_MODE)."""
-        return "copy" if self.overlay is None else "hardlink"
 
 
 def _overlay(lower: PurePath, changes: PurePath, options: Sequence[str]) -> str:
@@ -223,9 +218,13 @@ def _callers_variables() -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _environment(store: TorchStore, files: Mapping[str, Path], user: str) -> dict[str, str]:
+def _environment(
+    store: TorchStore, files: Mapping[str, Path], user: str, overlay: tuple[str, ...] | None
+) -> dict[str, str]:
     """The variables that a container gets by value; `files` are `_host_files` where the container has them."""
     variables = tools.environment(store.uv_cache, store.root)
+    # Without overlays foreign code writes into an environment itself: no file of it may be one of the cache.
+    variables["UV_LINK_MODE"] = "copy" if overlay is None else "hardlink"
     for name in _HOST_ONLY.union(_callers_variables()):
         variables.pop(name, None)
     if "certificates.pem" in files:
@@ -317,7 +316,7 @@ def _mounted(helper: Helper, store: TorchStore, compilers: int, overlay: tuple[s
     for name, path in _host_files().items():
         files_inside[name] = _FOLDER_INSIDE / name
         mounts.append(mount(type="bind", source=str(path), target=str(files_inside[name]), readonly=""))
-    environment = _environment(store, files_inside, user)
+    environment = _environment(store, files_inside, user, overlay)
     confinement = Confinement(tuple(mounts), user, helper.daemon.userns, compilers, environment, _callers_variables())
     return StoreAccess(store, True, store.free_gb(), store.root, confinement, overlay)
 
@@ -350,10 +349,10 @@ def _in_volume(helper: Helper, store: TorchStore, compilers: int) -> StoreAccess
         ) from None
     mounts = (mount(type="volume", source=helper.volume, target=str(inner.root)),)
     files_inside = {name: inner.root / "settings" / name for name in files}
-    environment = _environment(inner, files_inside, "")
-    confinement = Confinement(mounts, "", False, compilers, environment, _callers_variables())
     on_engine = PurePosixPath(str(volume.attrs["Mountpoint"]))
     overlay = _overlays_of_volume(helper, inner, on_engine)
+    environment = _environment(inner, files_inside, "", overlay)
+    confinement = Confinement(mounts, "", False, compilers, environment, _callers_variables())
     return StoreAccess(inner, False, free_gb, on_engine, confinement, overlay)
 
 
