@@ -338,6 +338,17 @@ def test_bytecode_that_foreign_code_left_runs_nowhere_else(torch: Machine, write
     assert not torch.trace.exists()
 
 
+def test_a_link_among_torchs_bytecode_leads_nowhere(machine: Machine) -> None:
+    victim = machine.folder / "victim"
+    victim.touch(mode=0o640)
+    plant = f"import os, sys\nos.path.lexists(file := __cached__ + '.pyc') or os.symlink({str(victim)!r}, file)\n"
+    files = {"torch/__init__.py": plant.encode(), "torch/version.py": b"", "torch/weights": b"1" * LARGE}
+    write_package(machine.index, "torch", files, "2.9.1")
+    use_torch(machine, "pass")
+    assert list(machine.store.bytecode.rglob("*.pyc"))
+    assert victim.stat().st_mode & 0o777 == 0o640
+
+
 def test_bytecode_of_a_package_that_was_edited_goes_with_it(torch: Machine) -> None:
     with pytest.raises(FarmError, match=r"edited in place: torch/version\.py"):
         use_torch(torch, f"{BYTECODE}; open(v.__file__, 'a').write('value = 2')")

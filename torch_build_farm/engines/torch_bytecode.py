@@ -27,7 +27,7 @@ _LINKS, _COPIES = PurePath("-alf"), PurePath("-af")
 _KEEP = (
     'kept=$1/$(cd "$2" && echo torch-*.dist-info) && cd "$3/torch" && rm -rf "$kept.new" && mkdir -p "$kept.new" '
     '&& find . -name __pycache__ -type d -exec cp -al --parents -t "$kept.new" {} + '
-    '&& find "$kept.new" -name "*.pyc" -exec chmod 444 {} + && mv -T "$kept.new" "$kept"'
+    '&& find "$kept.new" -name "*.pyc" -type f -exec chmod 444 {} + && mv -T "$kept.new" "$kept"'
 )
 _LACKS = re.compile(r"lacks: .*/torch-([\w.+!]+)\.dist-info")
 
