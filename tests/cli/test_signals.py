@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import CHECKOUT, Farm
 from tests.raw_server import answering
+from tests.until import until
 
 LIMIT_S = 10.0  # a loaded machine's two seconds; the network's own limits are 30 and 60
 
@@ -62,6 +64,29 @@ def test_a_command_that_waits_for_the_network(
     assert farm.returncode == 128 + number, out
     assert "interrupted" in out
     assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_short_command_that_does_not_end(
+    make_farm: Callable[..., Farm], tmp_path: Path, number: signal.Signals
+) -> None:
+    """As a git whose repository lies on a network disk that is gone, or here a compiler that is asked for its version."""
+    compiler, group = tmp_path / "compiler", tmp_path / "group"
+    compiler.write_text(f"#!/bin/sh\necho $$ > {group}.new\nmv {group}.new {group}\nsleep 600\n")
+    compiler.chmod(0o755)
+    project = make_farm("tiny")
+    farm = subprocess.Popen(
+        project.command("build", "--torch", "2.8"), cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**project.environment, "CXX": str(compiler)},
+    )  # fmt: skip
+    until(group.exists)
+    running = Path("/proc") / group.read_text().strip()
+    assert running.exists()
+    # One thread reads signals, one counts the time, two read what the command prints.
+    until(lambda: len(list(Path(f"/proc/{farm.pid}/task").iterdir())) >= 5)
+    farm.send_signal(number)
+    assert farm.wait(60) == 128 + number
+    until(lambda: not running.exists(), (running / "cmdline").read_bytes)
 
 
 HANGS = """

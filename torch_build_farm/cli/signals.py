@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from torch_build_farm.core.process import Runner
+from torch_build_farm.core.process import Runner, end_short_commands
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 _GRACE_S = 1.5  # for everything but the commands that run
@@ -78,9 +78,11 @@ class _Watch:
             self.end(number)
         self._first = number
         self._runner.cancel(number)
+        end_short_commands()
 
     def end(self, number: int) -> None:
         """End the farm at once; what it started notices, and ends too."""
+        end_short_commands()
         self._terminal.restore()
         os._exit(128 + number)
 

@@ -250,6 +250,16 @@ class Shell:
         return self.runner.run(command, env=self.env, cwd=self.cwd, log=self.log, on_line=self.say, ending=self.ending)
 
 
+_short_commands: set[int] = set()  # those that run, by their process groups
+
+
+def end_short_commands() -> None:
+    """Kill what `capture` waits for, in all threads: a farm that ends at once leaves nothing behind."""
+    for group in _short_commands.copy():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
 def capture(
     command: Sequence[str | os.PathLike[str]],
     *,
@@ -298,14 +308,18 @@ def capture(
         threading.Thread(target=read, args=("out", process.stdout)),
         threading.Thread(target=read, args=("err", process.stderr)),
     ]
-    with process:
-        for thread in (timer, *threads):
-            thread.daemon = True
-            thread.start()
-        for thread in threads:
-            thread.join()
-        process.wait()
-        timer.cancel()
+    _short_commands.add(process.pid)
+    try:
+        with process:
+            for thread in (timer, *threads):
+                thread.daemon = True
+                thread.start()
+            for thread in threads:
+                thread.join()
+            process.wait()
+            timer.cancel()
+    finally:
+        _short_commands.discard(process.pid)
     if faults:
         return Completed(words, NO_ANSWER, (faults[0],))
     # A command that fails explains itself on standard error; one that succeeds may print warnings there.
