@@ -277,6 +277,7 @@ class TestShelf:
             sdk.wheel.unlink,
             (sdk.folder / torch_sdk.CONSTRAINTS).unlink,
             lambda: note.write_text("{"),
+            lambda: note.write_text("[" * 100_000),
             lambda: note.write_text('{"schema": 0}'),
         ):
             damage()

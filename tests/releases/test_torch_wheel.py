@@ -167,7 +167,7 @@ def test_the_records_of_all_shipped_releases_are_shipped() -> None:
 
 def test_damaged_records_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
-    for number, text in enumerate(("{", "[]", '{"aa": 1}', '{"aa": ["bb"]}')):
+    for number, text in enumerate(("{", "[]", '{"aa": 1}', '{"aa": ["bb"]}', "[" * 100_000)):
         (added_folder() / str(number)).mkdir(parents=True)
         (added_folder() / str(number) / RECORDS_FILE).write_text(text)
     assert torch_wheel.known_record("aa") == ""

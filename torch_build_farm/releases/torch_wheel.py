@@ -43,7 +43,7 @@ def known_record(wheel_sha256: str) -> str:
     for folder in table_folders(added_folder()):
         try:
             digest = json.loads((folder / RECORDS_FILE).read_text("utf-8")).get(wheel_sha256)
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue  # a folder of an older farm, or a damaged one: the wheel is downloaded again
         if isinstance(digest, str):
             return digest

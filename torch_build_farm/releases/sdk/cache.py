@@ -63,7 +63,7 @@ def find(store: TorchStore, release: str, python: CPython, index: PackageIndex) 
         wheel_path = file_in(file_in(store.root / "sdk", note["sha256"]), note["wheel"])
         sdk = Sdk(**{**note, "wheel": wheel_path})
         return sdk if _is_intact(sdk.wheel, sdk.sha256) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UnsafeNameError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UnsafeNameError):
         return None
 
 
