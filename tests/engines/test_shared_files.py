@@ -268,6 +268,15 @@ def test_a_link_that_a_build_planted_for_the_host(machine: Machine, name: str) -
     assert (machine.folder / "project1" / "out" / "peak").read_text().isdigit()
 
 
+def test_a_folder_for_the_wheel_that_is_a_link(machine: Machine) -> None:
+    victim = machine.folder / "victim"
+    victim.mkdir()
+    (victim / "peak").write_text("important")
+    with pytest.raises(BuildError, match="a link in place of the folder for its wheel"):
+        machine.build(f"out.rename({str(machine.folder / 'moved')!r}); out.symlink_to({str(victim)!r})")
+    assert {path.name: path.read_text() for path in victim.iterdir()} == {"peak": "important"}
+
+
 def test_a_wheel_that_is_a_link(machine: Machine) -> None:
     (machine.folder / "secret").write_text("important")
     with pytest.raises((UnsafeNameError, BuildError), match=r"a link"):

@@ -318,6 +318,8 @@ class _LocalBuild:
         shared.compare()
 
         # From here on nothing foreign runs. What the build left in the farm's way goes: it may be a link elsewhere.
+        if request.out.is_symlink():
+            raise self._error("the build put a link in place of the folder for its wheel")
         remove_tree(request.peak)
         replace_text(request.peak, f"{self.peak_mb:.0f}")
         try:
