@@ -186,6 +186,17 @@ def test_an_unproven_wheel_in_work_dist_counts_for_nothing(release: Release, cal
     assert "demo-torch28==" not in metadata(release.dist / "demo-1.0-py3-none-any.whl")
 
 
+def test_a_proven_wheel_counts_that_was_another_on_another_index(release: Release, call: Call, index: Index) -> None:
+    """A rehearsal of an older version is on the list; what this index has of it is proven by its records."""
+    older = release.proven(release.variant("2.8", "0.9"))
+    index.add_wheel(older)
+    rehearsed = PublishedFile("demo-torch28", older.name, "testpypi", "d" * 64)
+    published_list.write(PublishedList().with_files([rehearsed]), release.project.root)
+    release.proven(release.variant("2.8"))
+    answer = call("publish", index.url, "--index-url", index.url)
+    assert answer.code == 0, answer.err
+
+
 def test_an_unproven_wheel_proves_nothing_about_the_index(release: Release, call: Call, index: Index) -> None:
     """A stranger's file is in work/dist too: somebody fetched it to look at it."""
     index.add_wheel(release.variant("2.8", "0.9"))

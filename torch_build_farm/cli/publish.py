@@ -137,11 +137,12 @@ class _Variants:
 
 
 def _read_variants(
-    context: Context, options: PublishOptions, project: Project, published: PublishedList, folder: PrivateFolder
+    context: Context, options: PublishOptions, project: Project, listed: Collection[str], folder: PrivateFolder
 ) -> _Variants:
     """Copy the variants in work/dist into a private folder, and look for the proofs of what was copied.
 
-    Raises PublishError if one that is to be published is not proven, and as `_select_variants` does.
+    `listed` are the files that published.json has of the index. Raises PublishError if one that is to be published is
+    not proven, and as `_select_variants` does.
     """
     wheels = inventory.variant_wheels(project, context.work / "dist")
     selected = {wheel.name for wheel in _select_variants(project, options, wheels)}
@@ -154,7 +155,7 @@ def _read_variants(
             copies[wheel.name] = folder.copy(wheel.path)
             digests[wheel.name] = copies[wheel.name].sha256
         # No family has an older one. It only says whose the index's file of that name is, if the list does not say it.
-        elif not published.knows(canonicalize_name(wheel.name.split("-")[0]), wheel.name):
+        elif wheel.name not in listed:
             digests[wheel.name] = digest_of(wheel.path)
     doubts = upload_plan.doubts(digests, context.work)
     problems = [doubts[name] for name in digests if name in selected and name in doubts]
@@ -305,7 +306,7 @@ def _prepare(context: Context, options: PublishOptions, folder: PrivateFolder) -
     target = Target.of(options.index, options.index_url or "")
     project = context.load_project()
     published = published_list.read(project.root)
-    variants = _read_variants(context, options, project, published, folder)
+    variants = _read_variants(context, options, project, published.of(target.name), folder)
 
     # What the index has counts if it is in the list, or has the bytes of a proven wheel.
     names = IndexNames(target.index, published, folder.path, variants.proven)
