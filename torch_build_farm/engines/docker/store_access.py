@@ -116,14 +116,8 @@ class StoreAccess:
         """
         if self.overlay is None:
             return self.mount(home, writable=True)
-        return mount(
-            {
-                "type": "overlay",
-                "device": "overlay",
-                "o": _overlay(self._where(home), self._where(changes), self.overlay),
-            },
-            target=str(home),
-        )
+        options = _overlay(self._where(home), self._where(changes), self.overlay)
+        return mount({"type": "overlay", "device": "overlay", "o": options}, target=str(home))
 
 
 def _overlay(lower: PurePath, changes: PurePath, options: Sequence[str]) -> str:
@@ -218,13 +212,11 @@ def _callers_variables() -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _environment(
-    store: TorchStore, files: Mapping[str, Path], user: str, overlay: tuple[str, ...] | None
-) -> dict[str, str]:
+def _environment(store: TorchStore, files: Mapping[str, Path], user: str, overlays: bool) -> dict[str, str]:
     """The variables that a container gets by value; `files` are `_host_files` where the container has them."""
     variables = tools.environment(store.uv_cache, store.root)
     # Without overlays foreign code writes into an environment itself: no file of it may be one of the cache.
-    variables["UV_LINK_MODE"] = "copy" if overlay is None else "hardlink"
+    variables["UV_LINK_MODE"] = "hardlink" if overlays else "copy"
     for name in _HOST_ONLY.union(_callers_variables()):
         variables.pop(name, None)
     if "certificates.pem" in files:
@@ -316,7 +308,7 @@ def _mounted(helper: Helper, store: TorchStore, compilers: int, overlay: tuple[s
     for name, path in _host_files().items():
         files_inside[name] = _FOLDER_INSIDE / name
         mounts.append(mount(type="bind", source=str(path), target=str(files_inside[name]), readonly=""))
-    environment = _environment(store, files_inside, user, overlay)
+    environment = _environment(store, files_inside, user, overlays=overlay is not None)
     confinement = Confinement(tuple(mounts), user, helper.daemon.userns, compilers, environment, _callers_variables())
     return StoreAccess(store, True, store.free_gb(), store.root, confinement, overlay)
 
@@ -351,7 +343,7 @@ def _in_volume(helper: Helper, store: TorchStore, compilers: int) -> StoreAccess
     files_inside = {name: inner.root / "settings" / name for name in files}
     on_engine = PurePosixPath(str(volume.attrs["Mountpoint"]))
     overlay = _overlays_of_volume(helper, inner, on_engine)
-    environment = _environment(inner, files_inside, "", overlay)
+    environment = _environment(inner, files_inside, "", overlays=overlay is not None)
     confinement = Confinement(mounts, "", False, compilers, environment, _callers_variables())
     return StoreAccess(inner, False, free_gb, on_engine, confinement, overlay)
 
