@@ -119,7 +119,7 @@ def packed(folder: Path, files: dict[str, str]) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["/{other}", "{other}", "../other", "..", ".", "", "a/b", "-C", "a b", "demo\n /x", "d\x1b[2J", "\u202edemo"],
+    ["/{other}", "{other}", "../other", "..", ".", "", "a/b", "-C", "a b", "demo\n /x", "d\x1b[2J", "\u202edemo", "d" * 129],
 )  # fmt: skip
 def test_a_name_of_an_sdist_that_is_a_path(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

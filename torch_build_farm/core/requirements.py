@@ -11,12 +11,14 @@ from email.parser import HeaderParser
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 MOST_METADATA = 4 << 20  # bytes; torch's has 30 kB, the longest description on the public index 1 MB
 _MOST_FIELDS = 20_000  # lines of METADATA before the description; the most extras of a real one take 2,000
 _LONGEST_REQUIREMENT = 4096  # characters; 30 extras and 20 markers take 1,000
 _LONGEST_VERSION = 256  # characters
+_LONGEST_NAME = 128  # characters; with a version and tags behind it, it is part of a file's name, of 255 at most
 
 
 def parse_metadata(text: str) -> Message:
@@ -37,6 +39,13 @@ def read_requirement(text: str) -> Requirement:
         return Requirement(text)
     except RecursionError:
         raise InvalidRequirement(f"the markers are nested too deep: {text[:60]}...") from None
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidName, a ValueError, for what is no distribution's name (PEP 508), or too long for a file's."""
+    if len(name) > _LONGEST_NAME:
+        raise InvalidName(f"a name has {len(name)} characters: {name[:60]}...")
+    canonicalize_name(name, validate=True)
 
 
 def read_version(text: str) -> Version:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from packaging.utils import InvalidName, canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.utils import InvalidName
+from packaging.version import InvalidVersion
 
 from torch_build_farm.core.archives import EARLIEST
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import sha256, walk
+from torch_build_farm.core.requirements import check_name, read_version
 from torch_build_farm.core.versions import ENGINES
 from torch_build_farm.pipeline.facts import BuildFacts, RenderFacts
 from torch_build_farm.pipeline.records import Record, WheelRecords
@@ -44,8 +45,8 @@ def require_plausible(recorded: WheelRecords) -> None:
         problems.append("it has not one tree")
     for name, version in built.environment:
         try:
-            canonicalize_name(name, validate=True)
-            Version(version)
+            check_name(name)
+            read_version(version)
         except (InvalidName, InvalidVersion):
             problems.append(f"its environment has {name!r} {version!r}")
     if problems:

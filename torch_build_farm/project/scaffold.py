@@ -13,6 +13,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidName, canonicalize_name
 
 from torch_build_farm.core.errors import SourceError, VersionError
+from torch_build_farm.core.requirements import check_name
 from torch_build_farm.core.text import printable
 from torch_build_farm.project import metadata, source_files
 from torch_build_farm.project.fetch import Origin
@@ -106,7 +107,7 @@ def _import_names(names: Iterable[str]) -> tuple[str, ...]:
 def _valid_name(name: str) -> str:
     """A distribution's name, which becomes that of a folder; empty for one that is not valid."""
     try:
-        canonicalize_name(name, validate=True)
+        check_name(name)
     except InvalidName:
         return ""
     return name

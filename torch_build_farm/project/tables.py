@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from packaging.requirements import InvalidRequirement
-from packaging.utils import InvalidName, canonicalize_name
+from packaging.utils import InvalidName
 from packaging.version import InvalidVersion
 from pydantic import (
     AfterValidator,
@@ -30,7 +30,7 @@ from pydantic_core import ErrorDetails
 
 from torch_build_farm.core import toml
 from torch_build_farm.core.errors import nearest
-from torch_build_farm.core.requirements import read_requirement, read_version
+from torch_build_farm.core.requirements import check_name, read_requirement, read_version
 from torch_build_farm.core.versions import CPython, Minor
 
 REFERENCE = "docs/reference/settings.md and docs/reference/variants.md list every key with its type"
@@ -100,7 +100,7 @@ def _upload_url(value: str) -> str:
 
 def _distribution(value: str) -> str:
     try:
-        canonicalize_name(value, validate=True)
+        check_name(value)
     except InvalidName as error:
         raise ValueError(str(error)) from None
     return value
