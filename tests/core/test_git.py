@@ -120,10 +120,11 @@ def test_a_work_tree_is_described_and_nothing_of_its_repository_runs(tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_change_is_seen_and_one_of_a_submodule_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["inner", "b\u00fccher 1"])
+def test_a_change_is_seen_and_one_of_a_submodule_too(tmp_path: Path, name: str) -> None:
     inner = repository(tmp_path / "inner")
     tree = repository(tmp_path / "tree")
-    run(tree, "submodule", "--quiet", "add", str(inner), "inner")
+    run(tree, "submodule", "--quiet", "add", str(inner), name)
     run(tree, "commit", "-qm", "two")
 
     def dirty() -> bool:
@@ -132,10 +133,10 @@ def test_a_change_is_seen_and_one_of_a_submodule_too(tmp_path: Path) -> None:
         return described.dirty
 
     assert not dirty()
-    arm(tree / ".git" / "modules" / "inner", tmp_path / "ran")
-    (tree / "inner" / "setup.py").write_text("two")
+    arm(tree / ".git" / "modules" / name, tmp_path / "ran")
+    (tree / name / "setup.py").write_text("two")
     assert dirty()
-    (tree / "inner" / "setup.py").write_text("one")
+    (tree / name / "setup.py").write_text("one")
     assert not dirty()
     (tree / "setup.py").write_text("two")
     assert dirty()

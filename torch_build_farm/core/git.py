@@ -123,12 +123,11 @@ def _dirty(tree: Path, deep: int) -> bool:
         if changed.tail:
             return True
         nested = deep and foreign_files.is_regular(tree / ".gitmodules")
-        listed = _ask(view, "ls-files", "--stage").tail if nested else ()
-    for line in listed:
-        entry, _, name = line.partition("\t")
-        # A name with other characters is in quotes, and not that of a folder; such a submodule's changes are not seen.
+        listed = entries(_ask(view, "ls-files", "--stage", "-z")) if nested else []
+    for entry in listed:
+        facts, _, name = entry.partition("\t")
         submodule = tree / name
-        if entry.startswith("160000 ") and not submodule.is_symlink() and _dirty(submodule, deep - 1):
+        if facts.startswith("160000 ") and not submodule.is_symlink() and _dirty(submodule, deep - 1):
             return True
     return False
 
@@ -292,6 +291,11 @@ def _ask(view: View, *words: str) -> Completed:
             "[tool.torch-build-farm]",
         )
     return done
+
+
+def entries(listed: Completed) -> list[str]:
+    """What git lists with -z, where names stand as they are, blanks and all; none where git failed."""
+    return "\n".join(listed.tail).split("\0")[:-1] if listed.ok else []
 
 
 def _text(path: Path, limit: int) -> str:

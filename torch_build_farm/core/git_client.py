@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from torch_build_farm.core import foreign_files
 from torch_build_farm.core.archives import LIMITS
 from torch_build_farm.core.errors import SourceError
-from torch_build_farm.core.git import COMMIT, data_of, git_folder, isolated, view_of
+from torch_build_farm.core.git import COMMIT, data_of, entries, git_folder, isolated, view_of
 from torch_build_farm.core.process import Completed, Runner, capture
 from torch_build_farm.core.urls import public
 
@@ -85,16 +85,16 @@ class Client:
         A repository of some kilobytes can check out to more files than any disk holds.
         """
         listed = self._ask(f"--git-dir={bare}", "ls-tree", "-z", "-r", "-l", "--full-tree", commit)
-        entries = _entries(listed)
+        files = entries(listed)
         size, too_deep, submodules = 0, False, {}
-        for entry in entries:
+        for entry in files:
             facts, _, path = entry.partition("\t")
             mode, _, pinned, length = facts.split()
             size += int(length) if length.isdigit() else 0
             too_deep |= path.count("/") > _DEEPEST
             if mode == "160000":
                 submodules[path] = pinned
-        if not listed.ok or too_deep or size > LIMITS.size or len(entries) > LIMITS.members:
+        if not listed.ok or too_deep or size > LIMITS.size or len(files) > LIMITS.members:
             raise SourceError(
                 f"git cannot fetch the source: the commit {commit[:12]} has more files, or larger or deeper ones, than "
                 "the farm unpacks",
@@ -115,7 +115,7 @@ class Client:
         """The files of a tree that `check_out` wrote which only name a file of Git LFS, by their paths."""
         words = ["-C", str(tree), f"--git-dir={bare}", f"--work-tree={tree}", "ls-files", "-z", ":(attr:filter=lfs)"]
         found = []
-        for name in _entries(self._ask(*words)):
+        for name in entries(self._ask(*words)):
             with contextlib.suppress(OSError), foreign_files.opened(tree / name) as stream:
                 if stream.read(len(_POINTER)) == _POINTER:
                     found.append(name)
@@ -135,9 +135,7 @@ class Client:
             return []
         settings: dict[str, dict[str, str]] = {}
         keys = r"^submodule\..*\.(path|url|update)$"
-        for entry in _entries(
-            self._ask(where, "config", "-z", "--blob", f"{commit}:.gitmodules", "--get-regexp", keys)
-        ):
+        for entry in entries(self._ask(where, "config", "-z", "--blob", f"{commit}:.gitmodules", "--get-regexp", keys)):
             key, _, value = entry.partition("\n")
             name, _, field = key.rpartition(".")
             settings.setdefault(name, {})[field] = value
@@ -205,11 +203,6 @@ class Client:
                 next_step=next_step,
             )
         return done.tail or ("",)
-
-
-def _entries(listed: Completed) -> list[str]:
-    """What git lists with -z, where names stand as they are, blanks and all; none where git failed."""
-    return "\n".join(listed.tail).split("\0")[:-1] if listed.ok else []
 
 
 @dataclass(frozen=True)
