@@ -15,7 +15,7 @@ from typing import ClassVar
 import pytest
 
 from torch_build_farm.core import archives
-from torch_build_farm.core.archives import EARLIEST, Limits, unpack
+from torch_build_farm.core.archives import EARLIEST, Limits, unpack, zip_entries
 from torch_build_farm.core.errors import DiskError, SourceError
 from torch_build_farm.core.tar_members import UnsafeArchiveError
 
@@ -255,6 +255,25 @@ def test_a_zip_archive_that_leads_out(tmp_path: Path, name: str, mode: int, reas
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_zip_archive_packed_in_a_rare_way(tmp_path: Path, method: int) -> None:
     refused(zipped(tmp_path / "demo.zip", named("demo/setup.py"), method=method), tmp_path, "DEFLATE")
+
+
+@pytest.mark.parametrize("name", [".", "./", "./a.py", "demo/.", "demo/./a.py", "demo//a.py", "demo//", "a.py//"])
+def test_a_name_of_another_spelling_in_a_wheel(tmp_path: Path, name: str) -> None:
+    """Two spellings of one path are two files to whoever checks them, and one to whoever installs them."""
+    path = zipped(tmp_path / "demo.whl", named("demo/a.py"), named(name))
+    with zipfile.ZipFile(path) as archive, pytest.raises(UnsafeArchiveError, match="has an empty part"):
+        zip_entries(archive, path.stat().st_size)
+
+
+def test_an_entry_that_is_longer_than_the_archive(tmp_path: Path) -> None:
+    """The directory says so, and zipfile would ask for that much memory."""
+    path = zipped(tmp_path / "demo.whl", named("demo/a.py"))
+    content = bytearray(path.read_bytes())
+    entry_of_directory = content.index(b"PK\1\2")
+    content[entry_of_directory + 20 : entry_of_directory + 24] = (0xFFFF0000).to_bytes(4, "little")
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive, pytest.raises(UnsafeArchiveError, match="is longer than the archive"):
+        zip_entries(archive, path.stat().st_size)
 
 
 SMALL = Limits(free_members=10, free_size=1 << 20, links=3)

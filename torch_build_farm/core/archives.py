@@ -137,8 +137,9 @@ def _members(archive: Path, size: int, limits: Limits, stack: ExitStack) -> Iter
 def zip_entries(archive: zipfile.ZipFile, size: int, limits: Limits = LIMITS) -> list[zipfile.ZipInfo]:
     """The entries of a zip archive of `size` bytes, once they are known to be harmless to read.
 
-    Raises UnsafeArchiveError for names that lead out, for two entries of the same name, for links and devices, and for
-    more entries or bytes than an archive of its size can need.
+    Raises UnsafeArchiveError for names that lead out or have more than one spelling, for two entries of the same name,
+    for links and devices, for entries that the archive is too short for, and for more entries or bytes than an archive
+    of its size can need.
     """
     entries = archive.infolist()
     if len(entries) > limits.members_of(size):
@@ -147,7 +148,13 @@ def zip_entries(archive: zipfile.ZipFile, size: int, limits: Limits = LIMITS) ->
     total = 0
     for entry in entries:
         check_entry(entry)
-        name = entry.filename.rstrip("/")
+        name = entry.filename.removesuffix("/")
+        # Installers take "a//b" and "a/./b" for "a/b", which may be there too.
+        if any(part in ("", ".") for part in name.split("/")):
+            raise UnsafeArchiveError(f"the name {shown(name)} has an empty part")
+        # zipfile asks for so much memory before it reads.
+        if entry.compress_size > size:
+            raise UnsafeArchiveError(f"{shown(name)} is longer than the archive")
         if name in names:
             raise UnsafeArchiveError(f"it has {shown(name)} twice")
         names.add(name)
