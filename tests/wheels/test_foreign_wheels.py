@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from torch_build_farm.core.errors import AuditError, RelocationError, RepairErro
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.releases.sdk import fallback
 from torch_build_farm.wheels import compare, one_name, relocate
+from torch_build_farm.wheels.record import MOST_BYTES
 from torch_build_farm.wheels.wheel import members_naming, read_metadata, read_wheel, record_problems, reissued
 
 NAME = "demo_torch29-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
@@ -152,6 +154,13 @@ def test_a_record_that_does_not_vouch(tmp_path: Path, rows: dict[str, str], prob
 def test_a_record_that_cannot_be_read(tmp_path: Path, rows: dict[str, str]) -> None:
     with pytest.raises(RepairError, match="not a wheel, or a damaged one"):
         record_problems(written(tmp_path / "w", {}, rows=rows))
+
+
+def test_a_record_that_is_longer_than_any(tmp_path: Path) -> None:
+    """Refused before it is inflated: two hundred times its compressed size would fill the memory."""
+    wheel = written(tmp_path / "w", {"demo/data": os.urandom(300_000)}, rows={"x": "\n" * MOST_BYTES})
+    with pytest.raises(RepairError, match=r"RECORD has \d+ bytes, more than a wheel can need"):
+        record_problems(wheel)
 
 
 def test_a_good_wheel_is_read_by_all(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from torch_build_farm.cli.arguments import CommonOptions, Parser
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.console import Output, open_standard_streams
 from torch_build_farm.cli.context import Context
-from torch_build_farm.cli.traceback_file import unexpected
 from torch_build_farm.core.errors import (
     FarmError,
     Interrupted,
@@ -161,6 +160,8 @@ def _main(words: Sequence[str], root: Path | None, runner: Runner, output: Outpu
     except ImportError as error:
         return _report_error(_incomplete(error), output)
     except Exception as error:
+        from torch_build_farm.cli.traceback_file import unexpected  # noqa: PLC0415 (seldom needed)
+
         # What comes here is the machine's fault, or a bug of the farm's: the user's mistakes have errors of their own.
         return _report_error(output.failure or of_the_machine(error) or unexpected(error), output)
 

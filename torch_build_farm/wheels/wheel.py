@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -23,7 +23,7 @@ from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata, re
 from torch_build_farm.core.wheel_archive import dist_info, write_wheel
 from torch_build_farm.wheels.elf.headers import MAGIC, Tag, identify
 from torch_build_farm.wheels.elf.image import read_image
-from torch_build_farm.wheels.record import read_record, record_path
+from torch_build_farm.wheels.record import MOST_BYTES, read_record, record_path
 
 if TYPE_CHECKING:
     from installer.records import RecordEntry
@@ -132,12 +132,17 @@ def _files(archive: zipfile.ZipFile) -> list[str]:
     return [info.filename for info in archive.infolist() if not info.is_dir()]
 
 
+def _short_file(archive: zipfile.ZipFile, member: str, limit: int) -> bytes:
+    """The content of a member of at most `limit` bytes. Raises ValueError for a longer one, before it is inflated."""
+    size = archive.getinfo(member).file_size
+    if size > limit:
+        raise ValueError(f"{member} has {size} bytes, more than a wheel can need")
+    return archive.read(member)
+
+
 def _metadata(archive: zipfile.ZipFile) -> Message:
-    member = archive.getinfo(f"{dist_info(archive)}/METADATA")
-    if member.file_size > MOST_METADATA:
-        raise ValueError(f"METADATA has {member.file_size} bytes, more than a distribution can need")
-    text = archive.read(member).decode("utf-8")
-    return parse_metadata(text)
+    content = _short_file(archive, f"{dist_info(archive)}/METADATA", MOST_METADATA)
+    return parse_metadata(content.decode("utf-8"))
 
 
 def read_metadata(path: Path) -> Message:
@@ -228,7 +233,7 @@ def record_problems(path: Path) -> list[str]:
     with opened(path) as archive:
         members = _files(archive)
         record = record_path(members)
-        entries = read_record(archive.read(record))
+        entries = read_record(_short_file(archive, record, MOST_BYTES))
         problems = []
         for member in members:
             if member not in entries:
@@ -239,17 +244,21 @@ def record_problems(path: Path) -> list[str]:
         for member in members:
             # RECORD has no hash of itself or of its signatures (PEP 427).
             if member in entries and member not in (record, f"{record}.jws", f"{record}.p7s"):
-                problems += _entry_problems(member, entries[member], archive.read(member))
+                problems += _entry_problems(archive, member, entries[member])
         return problems
 
 
-def _entry_problems(member: str, entry: RecordEntry, content: bytes) -> list[str]:
-    """Where RECORD's entry of a file and the file disagree."""
+def _entry_problems(archive: zipfile.ZipFile, member: str, entry: RecordEntry) -> list[str]:
+    """Where RECORD's entry of a file and the file disagree. The file is read piece by piece: a library may be large."""
+    from installer.records import RecordEntry  # noqa: PLC0415 (slow to import)
+
     # PEP 427 asks for SHA-256 or better, and every build back end writes SHA-256.
     if entry.hash_ is None or entry.hash_.name != "sha256":
         return [f"RECORD has no SHA-256 for {member}"]
-    if not entry.hash_.validate(content):
-        return [f"RECORD has another hash for {member}"]
-    if entry.size is not None and entry.size != len(content):
+    with archive.open(member) as content:
+        # Without the size, so that the two have messages of their own.
+        if not RecordEntry(member, entry.hash_, None).validate_stream(cast("BinaryIO", content)):
+            return [f"RECORD has another hash for {member}"]
+    if entry.size is not None and entry.size != archive.getinfo(member).file_size:
         return [f"RECORD has another size for {member}"]
     return []
