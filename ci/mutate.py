@@ -47,7 +47,7 @@ INFORM = {
     *("frozen", "kw_only", "parents", "exist_ok", "ignore_errors", "missing_ok", "prefix", "suffix", "next_step"),
     *("where", "name", "reverse", "indent", "default", "maxsplit"),
 }
-RESTRICTS = re.compile(r"--?[a-z]")  # an option of a tool
+RESTRICTS = re.compile(r"--?(?!quiet$)[a-z]")  # an option of a tool
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,20 @@ def test_commits_are_counted_where_no_tag_matches(tmp_path: Path) -> None:
     assert (described.text, described.commits) == ("", 1)
 
 
+def test_a_commit_of_a_bare_repository_that_its_branch_has_left_behind(tmp_path: Path) -> None:
+    """Such as the one that a project pins: what is described is that commit, not the branch."""
+    root = repository(tmp_path / "work")
+    pinned = run(root, "rev-parse", "HEAD").strip()
+    run(root, "commit", "-q", "--allow-empty", "-m", "two")
+    run(root, "tag", "v2.0")
+    bare = tmp_path / "bare"
+    run(tmp_path, "clone", "-q", "--bare", str(root), str(bare))
+    description = git.describe_bare(bare, pinned, OPTIONS)
+    assert description is not None
+    assert (description.text, description.commit, description.branch) == (f"v1.2-0-g{pinned}", pinned, "")
+    assert git.describe_bare(bare, "0" * 40, OPTIONS) is None
+
+
 def test_a_bare_repository_inside_a_tree_is_not_its_repository(tmp_path: Path) -> None:
     tree = repository(tmp_path / "tree")
     bare = tmp_path / "bare"

@@ -108,7 +108,7 @@ class Client:
         Files are as the commit has them: no filter of a user's configuration changes them, such as that of Git LFS.
         """
         tree.mkdir(parents=True, exist_ok=True)
-        words = [f"--git-dir={bare}", f"--work-tree={tree}", "checkout", "--quiet", "--detach", commit]
+        words = [f"--git-dir={bare}", f"--work-tree={tree}", "checkout", "--quiet", commit]
         self._run(self._here(repository), "-c", "core.hooksPath=/dev/null", *words)
 
     def pointers(self, bare: Path, tree: Path) -> list[str]:
