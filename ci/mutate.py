@@ -28,7 +28,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from queue import Queue
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ EXPLAINED = ROOT / "tests" / "mutants.toml"
 # The tests that are asked: those of the rooms, and those of integration that need no torch and no engine.
 TESTS = ("tests/core", "tests/project", "tests/wheels", "tests/releases", "tests/audit", "tests/engines",
          "tests/pipeline", "tests/publish", "tests/cli", "tests/integration/test_publish.py")  # fmt: skip
-MOST_TESTS = 25  # that run against one mutant, the quickest first
+MOST_TESTS = 25  # that run against one mutant, the nearest first
 TIMEOUT_S = 300  # a mutant that hangs is noticed
 # Statements that only inform people protect nothing.
 INFORMS = re.compile(
@@ -242,8 +242,13 @@ def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> lis
         return []
     # What runs while a module is imported belongs to no test.
     reached = reached or sorted({test for names in by_line.values() for test in names})
-    # Integration tests take the longest.
-    return sorted(reached, key=lambda test: ("integration" in test, test))[:MOST_TESTS]
+    return sorted(reached, key=lambda test: _distance(test, PurePosixPath(mutant.path)))[:MOST_TESTS]
+
+
+def _distance(test: str, module: PurePosixPath) -> tuple[bool, bool, bool, str]:
+    """For sorting: tests of the module itself first, then those of its room; integration tests take the longest."""
+    file = PurePosixPath(test.partition("::")[0])
+    return file.stem != f"test_{module.stem}", module.parts[1] not in file.parts, "integration" in file.parts, test
 
 
 # ---- the run
