@@ -37,6 +37,7 @@ EXPLAINED = ROOT / "tests" / "mutants.toml"
 TESTS = ("tests/core", "tests/project", "tests/wheels", "tests/releases", "tests/audit", "tests/engines",
          "tests/pipeline", "tests/publish", "tests/cli", "tests/integration/test_publish.py")  # fmt: skip
 MOST_TESTS = 25  # that run against one mutant, the nearest first
+LONGEST_NAME = 500  # characters of a test's name on a command line
 TIMEOUT_S = 300  # a mutant that hangs is noticed
 # Statements that only inform people protect nothing.
 INFORMS = re.compile(
@@ -227,8 +228,14 @@ def _tests_by_line(folder: Path, modules: Sequence[str]) -> dict[str, dict[int, 
     tests: dict[str, dict[int, list[str]]] = {}
     for name in modules:
         by_line = coverage.contexts_by_lineno(str(folder / name))
-        tests[name] = {line: sorted({c.partition("|")[0] for c in contexts if c}) for line, contexts in by_line.items()}
+        tests[name] = {line: sorted({_test_of(c) for c in contexts if c}) for line, contexts in by_line.items()}
     return tests
+
+
+def _test_of(context: str) -> str:
+    """The test that a context of coverage.py names; all of its examples where one's name is too long for a command."""
+    test = context.partition("|")[0]
+    return test if len(test) < LONGEST_NAME else test.partition("[")[0]
 
 
 def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> list[str]:

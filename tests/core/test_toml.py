@@ -25,7 +25,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("text", BAD)
+@pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
 def test_what_is_refused(text: str) -> None:
     for read in (toml.loads, toml.editable):
         with pytest.raises(toml.TomlError) as caught:
