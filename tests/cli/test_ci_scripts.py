@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from tests.conftest import CHECKOUT, PROJECTS, need
 from torch_build_farm.cli import ci
@@ -239,7 +240,8 @@ def test_evidence_that_was_exchanged_is_not_proposed(machine: Machine) -> None:
 
 
 def entry(file: str, index: str = "pypi") -> PublishedFile:
-    return PublishedFile(file.partition("-")[0], file, index, hashlib.sha256(file.encode()).hexdigest())
+    name = canonicalize_name(file.partition("-")[0])
+    return PublishedFile(name, file, index, hashlib.sha256(file.encode()).hexdigest())
 
 
 def record(machine: Machine, *files: PublishedFile) -> subprocess.CompletedProcess[str]:
