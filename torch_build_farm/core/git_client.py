@@ -114,12 +114,12 @@ class Client:
     def pointers(self, bare: Path, tree: Path) -> list[str]:
         """The files of a tree that `check_out` wrote which only name a file of Git LFS, by their paths."""
         words = ["-C", str(tree), f"--git-dir={bare}", f"--work-tree={tree}", "ls-files", "-z", ":(attr:filter=lfs)"]
-        found = []
+        pointers = []
         for name in entries(self._ask(*words)):
             with contextlib.suppress(OSError), foreign_files.opened(tree / name) as stream:
                 if stream.read(len(_POINTER)) == _POINTER:
-                    found.append(name)
-        return found
+                    pointers.append(name)
+        return pointers
 
     def date(self, repository: str, bare: Path, commit: str) -> int:
         """The committer's date of a commit, in Unix seconds."""

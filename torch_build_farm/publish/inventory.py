@@ -113,11 +113,11 @@ def published(project: Project, names: IndexNames, built_names: Collection[str],
     on_index: list[IndexFile] = []
     strangers = []
     for name in minors:
-        found = names.files(name)
-        if found and name not in built_names and not any(file.is_own for file in found):
+        files_of_name = names.files(name)
+        if files_of_name and name not in built_names and not any(file.is_own for file in files_of_name):
             strangers.append(name)
         else:
-            on_index += found
+            on_index += files_of_name
     names.require_own(on_index, target)
 
     files = []
