@@ -35,6 +35,15 @@ def test_what_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["a" + ".a" * 50 + " = 1", "[a" + " . 'a'" * 50 + "]", 'x = {a."b"' + ".a" * 50 + " = 1}"]
+)
+def test_a_long_key_is_refused_before_it_is_parsed(text: str) -> None:
+    """tomllib's time grows with the square of its parts."""
+    with pytest.raises(toml.TomlError, match="a key has more than 50 parts"):
+        toml.loads(text)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "a = 9223372036854775807", "a.b.c.'d' = 1", "# " + "a.b " * 100 + "\n", f"a = '{'.'.join('a' * 40)}'", "a = true"],
 )  # fmt: skip
