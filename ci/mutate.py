@@ -36,7 +36,7 @@ EXPLAINED = ROOT / "tests" / "mutants.toml"
 # The tests that are asked: those of the rooms, and those of integration that need no torch and no engine.
 TESTS = ("tests/core", "tests/project", "tests/wheels", "tests/releases", "tests/audit", "tests/engines",
          "tests/pipeline", "tests/publish", "tests/cli", "tests/integration/test_publish.py")  # fmt: skip
-MOST_TESTS = 25  # that run against one mutant, the nearest first
+MOST_TESTS = 25  # that run against one mutant beside those of its own module, the nearest first
 LONGEST_NAME = 500  # characters of a test's name on a command line
 TIMEOUT_S = 300  # a mutant that hangs is noticed
 # Statements that only inform people protect nothing.
@@ -249,13 +249,19 @@ def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> lis
         return []
     # What runs while a module is imported belongs to no test.
     reached = reached or sorted({test for names in by_line.values() for test in names})
-    return sorted(reached, key=lambda test: _distance(test, PurePosixPath(mutant.path)))[:MOST_TESTS]
+    module = PurePosixPath(mutant.path)
+    own: list[str] = []
+    others: list[str] = []
+    for test in reached:
+        is_own = _file_of(test).stem == f"test_{module.stem}"
+        (own if is_own else others).append(test)
+    # The room's before those of others. Integration tests take the longest.
+    others.sort(key=lambda test: ("integration" in test, module.parts[1] not in _file_of(test).parts, test))
+    return own + others[:MOST_TESTS]
 
 
-def _distance(test: str, module: PurePosixPath) -> tuple[bool, bool, bool, str]:
-    """For sorting: tests of the module itself first, then those of its room; integration tests take the longest."""
-    file = PurePosixPath(test.partition("::")[0])
-    return file.stem != f"test_{module.stem}", module.parts[1] not in file.parts, "integration" in file.parts, test
+def _file_of(test: str) -> PurePosixPath:
+    return PurePosixPath(test.partition("::")[0])
 
 
 # ---- the run
