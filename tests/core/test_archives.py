@@ -17,7 +17,7 @@ import pytest
 from torch_build_farm.core import archives
 from torch_build_farm.core.archives import EARLIEST, Limits, unpack, zip_entries
 from torch_build_farm.core.errors import DiskError, SourceError
-from torch_build_farm.core.tar_members import UnsafeArchiveError
+from torch_build_farm.core.tar_members import CountedStream, UnsafeArchiveError
 
 DATE = 1_600_000_000
 NOW = 1_700_000_000
@@ -265,6 +265,14 @@ def test_a_name_of_another_spelling_in_a_wheel(tmp_path: Path, name: str) -> Non
         zip_entries(archive, path.stat().st_size)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["demo/a.py", "demo/a.py/"])
+def test_a_name_twice_in_a_wheel(tmp_path: Path, name: str) -> None:
+    path = zipped(tmp_path / "demo.whl", named("demo/a.py"), named(name))
+    with zipfile.ZipFile(path) as archive, pytest.raises(UnsafeArchiveError, match="twice"):
+        zip_entries(archive, path.stat().st_size)
+
+
 def test_an_entry_that_is_longer_than_the_archive(tmp_path: Path) -> None:
     """The directory says so, and zipfile would ask for that much memory."""
     path = zipped(tmp_path / "demo.whl", named("demo/a.py"))
@@ -316,6 +324,14 @@ def bomb(path: Path, kind: str) -> Path:
 )
 def test_bombs(tmp_path: Path, kind: str, reason: str) -> None:
     refused(bomb(tmp_path / "demo", kind), tmp_path, reason, SMALL)
+
+
+def test_what_is_not_unpacked_counts_too() -> None:
+    """Headers and padding, which never become a file."""
+    stream = CountedStream(io.BytesIO(bytes(1000)), 600)
+    assert stream.read(512) == bytes(512)
+    with pytest.raises(UnsafeArchiveError, match="more than an archive of its size"):
+        stream.read(512)
 
 
 def test_copies_of_hard_links_count(tmp_path: Path) -> None:
