@@ -1,5 +1,6 @@
 """The store and other folders of the farm belong to their user, and so does the way there."""
 
+import grp
 import os
 import pwd
 import shutil
@@ -45,6 +46,45 @@ def test_what_the_farm_makes_itself_is_closed_whatever_the_umask(
     made = [path for path in tmp_path.rglob("*") if path.is_dir()]
     assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
     assert len(made) == 5
+
+
+def test_nothing_is_made_where_others_may_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(DiskError, match="every user may write"):
+        ownership.private_folder(tmp_path / "store", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_no_folder_can_have(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="File name too long"):
+        ownership.check_path(tmp_path / ("x" * 256), "")
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "primary", "accepted"),
+    [
+        ("me", [], True, True),
+        ("me", ["me"], True, True),
+        ("me", ["me", "somebody"], True, False),
+        ("staff", [], True, False),
+        ("me", [], False, False),
+    ],
+)
+def test_a_group_may_write_that_is_its_owners_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, members: list[str], primary: bool, accepted: bool
+) -> None:
+    """As distributions make one for each user, whose umask then lets it write."""
+    tmp_path.chmod(0o770)
+    status = tmp_path.lstat()
+    gid = status.st_gid if primary else status.st_gid + 1
+    user = pwd.struct_passwd(("me", "", status.st_uid, gid, "", "", ""))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: user)
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group((group, "", gid, members)))
+    if accepted:
+        ownership.check_status(tmp_path, status, "")
+    else:
+        with pytest.raises(DiskError, match=f"the group {group} may write"):
+            ownership.check_status(tmp_path, status, "")
 
 
 def test_a_store_that_others_may_read_goes_on_working(tmp_path: Path) -> None:

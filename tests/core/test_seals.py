@@ -1,5 +1,6 @@
 """The seals, and the key that they are made with: this user's alone, and made once."""
 
+import errno
 import os
 import pwd
 import re
@@ -130,6 +131,30 @@ def test_what_is_no_key_is_refused(state: Path, tmp_path: Path) -> None:
     refused("is not a file")
     key.mkdir(0o700)
     refused("is not a file")
+
+
+def test_a_key_that_cannot_be_read(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seals.seal(b"")
+    seals._keys.clear()
+    open_file = os.open
+
+    def fail(path: Path, *arguments: int) -> int:
+        if Path(path).name == "seal-key":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return open_file(path, *arguments)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(DiskError, match="cannot be kept: Input/output error"):
+        seals.seal(b"")
+
+
+def test_reading_the_key_leaves_no_file_open(state: Path) -> None:
+    seals.seal(b"")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        seals._keys.clear()
+        seals.seal(b"")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
