@@ -18,9 +18,9 @@ def run(root: Path, *words: str) -> str:
     return subprocess.run(["git", *identity, *words], cwd=root, check=True, capture_output=True, text=True).stdout
 
 
-def repository(root: Path, *, tag: str = "v1.2") -> Path:
+def repository(root: Path, *, tag: str = "v1.2", objects: str = "sha1") -> Path:
     root.mkdir(parents=True)
-    run(root, "init", "-q", "-b", "main")
+    run(root, "init", "-q", "-b", "main", f"--object-format={objects}")
     (root / "setup.py").write_text("one")
     run(root, "add", "-A")
     run(root, "commit", "-qm", "one")
@@ -264,13 +264,7 @@ def test_references_in_folders_without_end(tmp_path: Path) -> None:
 
 
 def test_a_repository_of_sha_256(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    run(tree, "init", "-q", "-b", "main", "--object-format=sha256")
-    (tree / "setup.py").write_text("one")
-    run(tree, "add", "-A")
-    run(tree, "commit", "-qm", "one")
-    run(tree, "tag", "v1.2")
+    tree = repository(tmp_path / "tree", objects="sha256")
     commit = run(tree, "rev-parse", "HEAD").strip()
     assert (described(tree).text, described(tree).dirty) == (f"v1.2-0-g{commit[:40]}", False)
 

@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 def is_regular(path: Path) -> bool:
@@ -23,7 +23,7 @@ def is_regular(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, follow_links: bool = False) -> Iterator[BinaryIO]:
+def opened(path: Path, *, follow_links: bool = False) -> Iterator[BufferedReader]:
     """A regular file, to be read. Raises OSError for anything else, and for a link unless it `follow_links`."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:

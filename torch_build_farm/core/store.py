@@ -173,7 +173,7 @@ class TorchStore:
         A container may leave a program there that has this user's rights, whoever starts it (setuid).
         """
         for folder in (self.root / "envs", self.root / "ccache"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ownership.make_folder(folder)
             if stat.S_IMODE(folder.stat().st_mode) & 0o077:
                 folder.chmod(0o700)
 

@@ -121,11 +121,8 @@ def _remove(path: Path) -> None:
 
 def _digest(path: Path) -> str:
     """SHA-256 of a file that is no link. Raises OSError."""
-    digest = hashlib.sha256()
     with foreign_files.opened(path) as stream:
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager
