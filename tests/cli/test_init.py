@@ -11,6 +11,7 @@ import tomlkit
 
 from tests.conftest import CHECKOUT, PROJECTS
 from tests.index import Index
+from tests.project.test_tree import nested_folders
 from torch_build_farm.cli import main
 from torch_build_farm.project import scaffold
 from torch_build_farm.project.settings import load
@@ -57,6 +58,14 @@ def test_what_cannot_be_told_is_marked(tmp_path: Path) -> None:
     for key in ("name", "version", "packages", "torch"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"{key} = ")]
         assert scaffold.MARK in line
+
+
+def test_folders_too_deep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """rglob recurses up to CPython 3.11; later ones end where a path is too long."""
+    (tmp_path / "setup.py").write_text("from setuptools import setup\nsetup(name='demo', version='1')\n")
+    with nested_folders(tmp_path, 2000):
+        if main.main(["init", str(tmp_path)]):
+            assert "folders of the source lie too deep in one another" in capsys.readouterr().err
 
 
 def test_a_projects_own_file_is_kept_and_added_to(tmp_path: Path) -> None:

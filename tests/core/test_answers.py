@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import socket
+import threading
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
@@ -101,6 +102,50 @@ def test_silence_ends_in_time() -> None:
     for start in ([], [OK, b"\r\n<"]):
         with pytest.raises(PackageIndexError, match="takes longer than 0 s"):
             listed(slowly([*start, b""], 5))
+
+
+def test_silence_within_the_limit_of_an_answer_is_that_of_a_read() -> None:
+    limits = replace(LIMITS, page_seconds=60, answer_seconds=60, read_seconds=0.1)
+    with pytest.raises(PackageIndexError, match="Read timed out"):
+        listed(slowly([OK, b""], 60), limits)
+
+
+def test_without_a_limit_of_a_read_that_of_the_answer_holds() -> None:
+    bounds = Bounds(most=1000, seconds=0.2, slowest=1000, longest=1)
+    with (
+        answering(lambda _: slowly([OK, b""], 60)) as url,
+        session(bounds, secure=False) as client,
+        pytest.raises(RequestException, match="takes longer than 0 s"),
+    ):
+        client.get(url)
+
+
+def test_what_came_in_fast_gives_the_rest_more_time() -> None:
+    """The limit of a read is the index's again after each, and not what was left of a shorter one."""
+    whole = with_length(bytes(1 << 16))
+    limits = replace(LIMITS, slowest=1000, page_seconds=60)
+    assert listed(slowly([whole[:-1], whole[-1:]], 2 * limits.answer_seconds), limits) == []
+
+
+def test_what_is_refused_is_hung_up_on() -> None:
+    """Else a server sends on as long as the session lives."""
+    hung_up = threading.Event()
+
+    def endless(start: bytes) -> Iterable[bytes]:
+        try:
+            yield start
+            yield from repeat(gzip.compress(BOMB, 1))
+        finally:
+            hung_up.set()
+
+    bounds = Bounds(most=1 << 20, seconds=60, slowest=1000, longest=60)
+    for encoding in (b"gzip", b"gzip, gzip"):
+        hung_up.clear()
+        start = b"%sContent-Encoding: %s\r\n\r\n" % (OK, encoding)
+        with answering(lambda _, start=start: endless(start)) as url, session(bounds, secure=False) as client:
+            with pytest.raises(UnboundedAnswerError) as kept:  # with its traceback, and the answer in it
+                client.get(url, stream=True).content  # noqa: B018 (reads it)
+            assert hung_up.wait(20), kept.value
 
 
 def test_what_comes_in_fast_enough_may_take_longer() -> None:

@@ -77,6 +77,7 @@ def link(name: str, **attributes: str) -> bytes:
         (as_json(meta={"api-version": "1." + "1" * 100_000}), JSON, "version of the"),
         (as_json(meta={}), JSON, "version of the"),
         (b'{"files": 1}', JSON, "no files"),
+        (b'["files"]', JSON, "no files"),
         (b"<a>" * 200_000, HTML, "tags"),
         (b"".join(link(f"demo-{n}.zip") for n in range(20_001)), HTML, "20000"),
         (b"<a " + b'"' * 40_000, HTML, "does not end"),
@@ -86,7 +87,7 @@ def link(name: str, **attributes: str) -> bytes:
     ],
     ids=[
         "arrays", "nested arrays", "nested objects", "values", "files of JSON", "a long version", "no version",
-        "no files", "tags", "files of HTML", "quotes", "open tags", "another interface", "no page",
+        "no files", "no object", "tags", "files of HTML", "quotes", "open tags", "another interface", "no page",
     ],
 )  # fmt: skip
 def test_what_is_refused(content: bytes, kind: str, reason: str) -> None:
@@ -107,6 +108,13 @@ def test_names_that_take_long_to_read_are_left_out(name: str) -> None:
     assert [file.filename for file in index_pages.files(link(name).strip() + good, HTML, URL, "demo")] in (
         [WHEEL], [name.strip(), WHEEL],
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [5, None, [WHEEL], {"name": WHEEL}])
+def test_a_name_that_is_no_text(name: object) -> None:
+    good = {"filename": WHEEL, "url": "u", "hashes": {}}
+    (file,) = index_pages.files(as_json({"filename": name, "url": "u", "hashes": {}}, good), JSON, URL, "demo")
+    assert file.filename == WHEEL
 
 
 def test_pages_that_take_beautiful_soup_minutes() -> None:

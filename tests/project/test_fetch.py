@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from tests.core.test_git import arm
 from tests.index import Index
 from tests.project.test_tree import git
 from torch_build_farm.core.archives import EARLIEST
-from torch_build_farm.core.errors import PackageIndexError, SourceError, VersionError
+from torch_build_farm.core.errors import Interrupted, PackageIndexError, SourceError, VersionError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.project import kept_sources, tree
 from torch_build_farm.project.fetch import Fetcher, Origin
@@ -130,6 +131,19 @@ def test_what_the_index_lacks(index: Index, fetcher: Fetcher, asked: str, said: 
     index.add("only-1-py3-none-any.whl", b"", "only")
     with pytest.raises(PackageIndexError, match=said):
         fetcher.sdist(Requirement(asked), "0" * 64)
+
+
+def test_an_interrupt_during_a_download(index: Index, fetcher: Fetcher) -> None:
+    digest = index.add("demo-1.0.tar.gz", sdist("demo-1.0/setup.py"))
+
+    def interrupt(path: str) -> None:
+        if path.endswith(".tar.gz"):
+            fetcher.runner.cancel(signal.SIGINT)
+
+    index.before = interrupt
+    with pytest.raises(Interrupted):
+        fetcher.sdist(Requirement("demo==1.0"), digest)
+    assert not list(fetcher.folder.rglob("setup.py"))
 
 
 def test_a_file_that_is_not_an_archive(index: Index, fetcher: Fetcher) -> None:
@@ -395,13 +409,34 @@ def test_settings_that_are_code_do_not_keep_a_source_from_being_fetched(tmp_path
     assert not (tmp_path / "ran").exists()
 
 
-def test_submodules_are_part_of_the_tree(tmp_path: Path, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    # ssh to this machine's own folders, without a server.
+def ssh_to_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let git's ssh open this machine's own folders, without a server."""
     ssh = tmp_path / "ssh"
     ssh.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
     ssh.chmod(0o755)
     monkeypatch.setenv("GIT_SSH_COMMAND", str(ssh))
     monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
+
+
+def test_submodules_in_submodules(tmp_path: Path, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each commit has the one before it as a submodule, which is a long way down for a repository of one file."""
+    ssh_to_this_machine(tmp_path, monkeypatch)
+    repository = origin_of(tmp_path)
+    (repository / ".gitmodules").write_text('[submodule "s"]\npath = s\nurl = ../origin\n')
+    git(repository, "add", ".gitmodules")
+    for number in range(1, 10):
+        commit = (repository / ".git" / "refs" / "heads" / "main").read_text().strip()
+        git(repository, "update-index", "--add", "--cacheinfo", f"160000,{commit},s")
+        git(repository, "commit", "-qm", "one deeper")
+        git(repository, "tag", f"deep{number}")
+    origin = fetcher.git(f"ssh://host{repository}", "deep8")
+    assert (origin.root / "/".join("s" * 8) / "a.cpp").is_file()
+    with pytest.raises(SourceError, match="submodules lie too deep in one another"):
+        fetcher.git(f"ssh://host{repository}", "deep9")
+
+
+def test_submodules_are_part_of_the_tree(tmp_path: Path, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    ssh_to_this_machine(tmp_path, monkeypatch)
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "b.h").touch()

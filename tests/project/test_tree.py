@@ -2,6 +2,7 @@ import contextlib
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,9 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
     tree(tmp_path / "a", pyproject_dot_toml=STATIC)
     (tmp_path / "b").mkdir()
     link = tmp_path / "a" / "third_party"
-    for target in ("../b", str(tmp_path / "b")):
+    (tmp_path / "a" / "pkg").mkdir()
+    # An absolute one leads into the tree here, and out of every copy of it.
+    for target in ("../b", str(tmp_path / "b"), str(tmp_path / "a" / "pkg")):
         link.symlink_to(target)
         with pytest.raises(SourceError, match="leads out of the source tree"):
             read(tmp_path / "a")
@@ -112,7 +115,8 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (STATIC + 'requires-python = "abc"\n', "requires-python"),
+        (STATIC + 'requires-python = "abc"\n', "cannot be rendered: project.requires-python"),
+        ("[tool.other]\nname = 1\n", "project: Field required"),
         (STATIC + 'dependencies = "torch"\n', "project.dependencies"),
         (STATIC + 'optional-dependencies = ["x"]\n', "project.optional-dependencies"),
         ("[build-system]\n" + STATIC, "build-system.requires"),
@@ -456,6 +460,34 @@ def test_requirements_and_versions_that_nobody_writes(tmp_path: Path, text: str)
         read(tree(tmp_path, pyproject_dot_toml=text))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("install_requires=['torch" + "x" * 5000 + "']", "torchx"),
+        ("install_requires=['torch; " + "(" * 30 + "']", r"torch; \("),
+        ("python_requires='>=" + "3" * 5000 + "'", "requires-python is not valid: '>=3+'... is too long"),
+        ("python_requires='3.9'", "requires-python is not valid: Invalid specifier"),
+    ],
+    ids=["a long requirement", "brackets", "a long specifier", "no specifier"],
+)
+def test_arguments_of_setup_that_nobody_writes(tmp_path: Path, arguments: str, reason: str) -> None:
+    text = f"from setuptools import setup\nsetup(name='demo', version='1.2', {arguments})\n"
+    with pytest.raises(SourceError, match=reason):
+        read(tree(tmp_path, setup_dot_py=text))
+
+
+def test_a_percent_sign_in_setup_cfg(tmp_path: Path) -> None:
+    """setuptools reads the file without interpolation."""
+    text = "[metadata]\nname = demo\nversion = 1.5\ndescription = 100% of %(it)s\n"
+    assert read(tree(tmp_path, setup_dot_py="", setup_dot_cfg=text)).version == "1.5"
+
+
+def test_a_build_system_without_a_backend(tmp_path: Path) -> None:
+    """PEP 517: then it is setuptools' older one."""
+    text = f"{STATIC}[build-system]\nrequires = ['setuptools']\n"
+    assert read(tree(tmp_path, pyproject_dot_toml=text)).version == "1.2"
+
+
 def test_blanks_in_setup_cfg(tmp_path: Path) -> None:
     text = "[metadata]\nname = demo\nversion = 1.5\nx" + " " * 200_000 + "y\n[options]\ninstall_requires =\n    torch\n"
     with pytest.raises(VersionError):  # a line without a value, found in no time
@@ -517,18 +549,24 @@ def test_a_name_that_cannot_be_written_down(tmp_path: Path, name: bytes) -> None
         read(root)
 
 
-def test_folders_too_deep(tmp_path: Path) -> None:
-    root = tree(tmp_path, pyproject_dot_toml=STATIC)
+@contextlib.contextmanager
+def nested_folders(root: Path, levels: int) -> Iterator[None]:
+    """Folders in one another, deeper than a path can name."""
     here = os.open(root, os.O_RDONLY)
-    for _ in range(300):
+    for _ in range(levels):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
     os.close(here)
-    with pytest.raises(SourceError, match="has too many folders"):
+    yield
+    subprocess.run(["rm", "-rf", str(root / "d")], check=True)  # shutil's recurses
+
+
+def test_folders_too_deep(tmp_path: Path) -> None:
+    root = tree(tmp_path, pyproject_dot_toml=STATIC)
+    with nested_folders(root, 300), pytest.raises(SourceError, match="has too many folders"):
         read(root)
-    subprocess.run(["rm", "-rf", str(root / "d")], check=True)
 
 
 def test_a_link_to_a_folder_of_the_tree_may_lead_up_within_it(tmp_path: Path) -> None:
