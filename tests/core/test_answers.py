@@ -9,6 +9,7 @@ import threading
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def test_what_is_refused_is_hung_up_on() -> None:
     """Else a server sends on as long as the session lives."""
     hung_up = threading.Event()
 
-    def endless(start: bytes) -> Iterable[bytes]:
+    def endless(start: bytes, _: str) -> Iterable[bytes]:
         try:
             yield start
             yield from repeat(gzip.compress(BOMB, 1))
@@ -142,7 +143,7 @@ def test_what_is_refused_is_hung_up_on() -> None:
     for encoding in (b"gzip", b"gzip, gzip"):
         hung_up.clear()
         start = b"%sContent-Encoding: %s\r\n\r\n" % (OK, encoding)
-        with answering(lambda _, start=start: endless(start)) as url, session(bounds, secure=False) as client:
+        with answering(partial(endless, start)) as url, session(bounds, secure=False) as client:
             with pytest.raises(UnboundedAnswerError) as kept:  # with its traceback, and the answer in it
                 client.get(url, stream=True).content  # noqa: B018 (reads it)
             assert hung_up.wait(20), kept.value
