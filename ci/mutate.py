@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -250,14 +251,24 @@ def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> lis
     # What runs while a module is imported belongs to no test.
     reached = reached or sorted({test for names in by_line.values() for test in names})
     module = PurePosixPath(mutant.path)
+    own_file = _own_file(module, by_line)
     own: list[str] = []
     others: list[str] = []
     for test in reached:
-        is_own = _file_of(test).stem == f"test_{module.stem}"
+        is_own = _file_of(test).stem == own_file
         (own if is_own else others).append(test)
     # The room's before those of others. Integration tests take the longest.
     others.sort(key=lambda test: ("integration" in test, module.parts[1] not in _file_of(test).parts, test))
     return own + others[:MOST_TESTS]
+
+
+def _own_file(module: PurePosixPath, by_line: dict[int, list[str]]) -> str:
+    """The stem of the test file that is the module's own: by its name, else the one that reaches it most often."""
+    reaching = Counter(_file_of(test).stem for tests in by_line.values() for test in set(tests))
+    by_name = f"test_{module.stem}"
+    if by_name in reaching or not reaching:
+        return by_name
+    return reaching.most_common(1)[0][0]
 
 
 def _file_of(test: str) -> PurePosixPath:

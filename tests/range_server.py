@@ -46,7 +46,7 @@ def serving(content: bytes) -> Iterator[Served]:
             start, end = (int(first), min(int(last) + 1, size)) if first else (max(0, size - int(last)), size)
             changed = self.headers.get("If-Range") not in (None, served.etag)
             body, status = served.content[start:end], 206
-            if fault in ("503", "404"):
+            if fault in ("503", "404", "416"):
                 status, body = int(fault), b"no"
             elif fault == "whole" or changed:
                 status, body = 200, served.content

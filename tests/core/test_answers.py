@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from pypi_simple import DistributionPackage
 from requests import RequestException
+from requests.exceptions import SSLError
 from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection
 
@@ -51,6 +52,11 @@ def test_a_page_is_read() -> None:
     assert listed([with_length(gzip.compress(PAGE), b"Content-Encoding: gzip")]) == ["demo-1.0-py3-none-any.whl"]
     assert listed([OK + b"\r\n" + PAGE]) == ["demo-1.0-py3-none-any.whl"], "an answer without a length"
     assert listed([b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]) == []
+
+
+def test_a_page_that_is_none() -> None:
+    with pytest.raises(PackageIndexError, match=r"the list of demo cannot be read: .* does not end"):
+        listed([with_length(b"<a " + b'"' * 40_000)])
 
 
 BOMB = bytes(64 << 20)
@@ -163,6 +169,8 @@ def test_tls_is_not_left() -> None:
         assert session(bounds, secure=False).get(url).content == b"x"
         with pytest.raises(UnboundedAnswerError, match="leads from https"):
             session(bounds, secure=True).get(url)
+        with pytest.raises(SSLError):  # which asked for TLS, of a server that has none
+            session(bounds, secure=True).get(url.replace("http:", "HTTPS:"))
 
 
 def test_an_index_before_the_default_one_may_have_no_tls(tmp_path: Path) -> None:

@@ -471,6 +471,7 @@ def pax(*records: bytes) -> bytes:
     [
         (pax(b"no record"), "header is damaged"),
         (pax(b"0 path=x\n"), "header is damaged"),
+        (pax(b"10 path=x\n0 path=y\n"), "header is damaged"),  # a record that ends before it starts, and so for ever
         (pax(b"5 path=x\n"), "header is damaged"),
         (pax(b"99 path=x\n"), "header is damaged"),
         (pax(b"10 path=xy"), "header is damaged"),

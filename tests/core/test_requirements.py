@@ -3,6 +3,7 @@
 import pytest
 from packaging.requirements import InvalidRequirement
 from packaging.specifiers import InvalidSpecifier
+from packaging.utils import InvalidName
 from packaging.version import InvalidVersion
 
 from torch_build_farm.core import requirements
@@ -22,6 +23,9 @@ def test_what_is_too_long() -> None:
         requirements.read_requirement("a" * 5000)
     with pytest.raises(InvalidRequirement):
         requirements.read_requirement(f"a; {'(' * 1900}python_version>'3'{')' * 1900}")
+    requirements.check_name("a" * 128)
+    with pytest.raises(InvalidName, match="a name has 129 characters"):
+        requirements.check_name("a" * 129)
     with pytest.raises(InvalidSpecifier, match="specifiers have 6000 characters"):
         requirements.read_specifiers(">=1.0," * 1000)
     for text in ("Requires-Dist: a\n" * 20_002, "Requires-Dist: a\r\n" * 20_002):

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from torch_build_farm.core.text import Markdown, code, fenced, markdown, printable, printable_lines, without_ci_commands
+from torch_build_farm.core.text import (
+    Markdown,
+    code,
+    fenced,
+    is_utf8,
+    markdown,
+    printable,
+    printable_lines,
+    without_ci_commands,
+)
 
 HOSTILE = {
     "escape": "\x1b[2J\x1b]0;title\x07",
@@ -36,6 +45,12 @@ def test_a_hostile_text_is_visible(text: str) -> None:
 
 def test_an_escape_names_its_character() -> None:
     assert printable("\x1b[31m\n\u202e\udcff\U000e0041") == r"\x1b[31m\n\u202e\udcff\U000e0041"
+
+
+@pytest.mark.parametrize("text", ["", "a.cpp", "größer.h", "漢字", "🙂"])
+def test_names_of_any_script_are_text(text: str) -> None:
+    assert is_utf8(text)
+    assert not is_utf8(f"{text}\udce9")
 
 
 def test_ordinary_text_stays() -> None:

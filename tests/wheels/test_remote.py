@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import random
 import sysconfig
@@ -22,8 +23,10 @@ from requests import Session
 from tests.conftest import need
 from tests.range_server import Served, serving
 from tests.torch_like import Library, deflated, names, zipped
+from torch_build_farm.core.answers import Bounds
+from torch_build_farm.core.answers import session as session_with
 from torch_build_farm.core.errors import PackageIndexError
-from torch_build_farm.core.http_ranges import Limits
+from torch_build_farm.core.http_ranges import FileRanges, Limits, Ranges
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.remote_wheel import RemoteWheel
 from torch_build_farm.wheels.elf import remote_exports
@@ -52,6 +55,14 @@ def remote(
 
 def packed(content: bytes) -> tuple[bytes, int, bytes]:
     return content, DEFLATED, deflated(content)
+
+
+def the_file(served: Served) -> DistributionPackage:
+    """What is served, as an index lists it."""
+    sha256 = hashlib.sha256(served.content).hexdigest()
+    return DistributionPackage(
+        "demo-1.0-py3-none-any.whl", served.url, None, None, None, {"sha256": sha256}, None, None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +140,34 @@ class TestWheel:
                 with pytest.raises(PackageIndexError, match=reason):
                     read("a")
 
+    @pytest.mark.parametrize(
+        ("place", "value", "reason"),
+        [
+            (0, b"PK\3\5", "not where the central directory places it"),
+            (28, b"\xff\xff", "longer than the room it has"),  # the length of the extra field
+        ],
+    )
+    def test_a_local_header_that_contradicts(self, place: int, value: bytes, reason: str) -> None:
+        with remote({"a": packed(TEXT), "b": packed(TEXT)}) as (served, wheel):
+            served.content = served.content[:place] + value + served.content[place + len(value) :]
+            with pytest.raises(PackageIndexError, match=reason):
+                wheel.read("a")
+            assert wheel.read("b") == TEXT
+
+    def test_members_closer_than_a_local_header_is_long(self) -> None:
+        content = bytearray(zipped({"a": packed(TEXT), "b": packed(TEXT)}))
+        second = content.rindex(b"PK\1\2")
+        content[second + 42 : second + 46] = (20).to_bytes(4, "little")  # the offset of the local header
+        with serving(bytes(content)) as served, Session() as session:
+            wheel = RemoteWheel(session, served.url, limits=NO_PAUSES)
+            for path in ("a", "b"):
+                with pytest.raises(PackageIndexError, match=f"{path} is not where the central directory places it"):
+                    wheel.read(path)
+
+    def test_a_member_in_chunks_alone(self) -> None:
+        with remote({"a": packed(TEXT)}) as (_, wheel):
+            assert b"".join(wheel.chunks("a")) == TEXT
+
     def test_members_packed_in_a_rare_way(self) -> None:
         with pytest.raises(PackageIndexError, match="not compressed by DEFLATE"), remote({"a": (b"abc", 97, b"abc")}):
             pass
@@ -137,6 +176,15 @@ class TestWheel:
     def test_members_that_lead_out(self, path: str) -> None:
         with pytest.raises(PackageIndexError, match="the name"), remote({path: (b"abc", STORED, b"abc")}):
             pass
+
+    def test_a_directory_that_begins_before_the_file(self) -> None:
+        end = b"PK\5\6" + bytes(8) + (1000).to_bytes(4, "little") + bytes(6)
+        with (
+            serving(end) as served,
+            Session() as session,
+            pytest.raises(PackageIndexError, match="it is not a zip file"),
+        ):
+            RemoteWheel(session, served.url, limits=NO_PAUSES)
 
     @pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\5\6" + bytes(18)])
     def test_what_is_no_zip_file(self, content: bytes) -> None:
@@ -178,7 +226,14 @@ class TestFaults:
 
     @pytest.mark.parametrize(
         ("fault", "reason"),
-        [("whole", "changed"), ("grown", "changed"), ("other", "a range other"), ("cut", "read"), ("503", "503")],
+        [
+            ("whole", "changed"),
+            ("grown", "changed"),
+            ("416", "changed"),
+            ("other", "a range other"),
+            ("cut", "read"),
+            ("503", "503"),
+        ],
     )
     def test_later(self, fault: str, reason: str) -> None:
         with remote({"a": packed(TEXT)}) as (served, wheel):
@@ -235,6 +290,48 @@ class TestBounds:
             with pytest.raises(PackageIndexError, match="more than the requested range"):
                 wheel.read("a")
 
+    def test_a_bound_of_the_connection_is_not_tried_again(self) -> None:
+        bounds = Bounds(most=1000, seconds=60, slowest=1000, longest=60)
+        with serving(zipped({"a": packed(TEXT)})) as served, session_with(bounds, secure=False) as session:
+            with pytest.raises(PackageIndexError, match="more than 1000 bytes"):
+                RemoteWheel(session, served.url, limits=NO_PAUSES)
+            assert len(served.asked) == 1
+
+    def test_a_wheel_that_is_longer_than_any(self, tmp_path: Path) -> None:
+        content = zipped({"a": packed(TEXT)})
+        with serving(content) as served:
+            index = PackageIndex(served.url, limits=replace(NO_PAUSES, file=len(content) - 1))
+            opened = index.open_downloaded(the_file(served), tmp_path)
+            with pytest.raises(PackageIndexError, match=f"it has {len(content)} bytes"):
+                opened.__enter__()
+            assert len(served.asked) == 1
+
+    def test_a_wheel_that_is_downloaded_whole(self, tmp_path: Path) -> None:
+        with serving(zipped({"a": packed(b"a"), "b": packed(b"b")})) as served:
+            index, file = PackageIndex(served.url, limits=NO_PAUSES), the_file(served)
+            with index.open_downloaded(file, tmp_path) as wheel:
+                assert (wheel.read("a"), wheel.read("b")) == (b"a", b"b")
+            served.content = zipped({"a": packed(b"a"), "b": packed(b"c")})
+            with pytest.raises(PackageIndexError, match="not the file whose SHA-256 the index states"):
+                index.open_downloaded(file, tmp_path).__enter__()
+            assert not list(tmp_path.iterdir())
+
+    def test_a_copy_that_lost_its_end(self, tmp_path: Path) -> None:
+        with serving(b"0123456789") as served, Session() as session, (tmp_path / "copy").open("w+b") as copy:
+            remote = Ranges(session, served.url)
+            assert remote.tail(1) == b"9"
+            copy.write(b"0123")
+            copy.flush()
+            with pytest.raises(PackageIndexError, match="it ends too early"):
+                FileRanges(copy, remote).get(0, 10)
+
+    def test_of_a_wheel_with_few_members_little_is_read(self) -> None:
+        noise = random.Random(1).randbytes(1 << 20)
+        members = {"a": (noise, STORED, noise), "demo-1.0.dist-info/METADATA": packed(b"Name: demo\n")}
+        with serving(zipped(members)) as served:
+            assert PackageIndex(served.url).metadata(the_file(served)) == "Name: demo\n"
+            assert served.asked[0] == f"bytes=-{1 << 16}"
+
     def test_a_long_directory_is_not_read(self) -> None:
         members = {f"{number}.h": packed(b"%d" % number) for number in range(300)}
         limits = Limits(directory=1000, longest_directory=4000, pauses=())
@@ -267,10 +364,9 @@ class TestBounds:
         name = "demo-1.0.dist-info/METADATA"
         for members, limit in (({name: packed(TEXT)}, 100), ({name: packed(b"x"), f"a{name}": packed(b"y")}, 100)):
             with serving(zipped(members)) as served:
-                file = DistributionPackage("demo-1.0-py3-none-any.whl", served.url, None, None, None, {}, None, None)
                 index = PackageIndex(served.url, limits=replace(NO_PAUSES, metadata=limit))
                 with pytest.raises(PackageIndexError, match="no METADATA, or more than one, or one of more than 100"):
-                    index.metadata(file)
+                    index.metadata(the_file(served))
 
     def test_a_stretch_in_which_everything_may_be_a_block(self) -> None:
         """Each empty block with codes of its own begins like any other, and none of them ends as the stretch does."""

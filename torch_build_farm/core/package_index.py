@@ -102,8 +102,8 @@ class PackageIndex:
 
     url: str = ""
     first: tuple[str, ...] = ()
-    traffic: Traffic = field(default_factory=Traffic, compare=False)
-    limits: Limits = field(default=DEFAULT_LIMITS, compare=False)
+    traffic: Traffic = field(default_factory=Traffic)
+    limits: Limits = DEFAULT_LIMITS
 
     @classmethod
     def configured(cls) -> Self:

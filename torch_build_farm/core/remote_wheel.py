@@ -210,8 +210,6 @@ class RemoteWheel:
                 while chunk:
                     yield chunk
                     chunk = stream.read(_INFLATED)
-        except NotImplementedError as error:
-            raise self.error(f"{member.filename} cannot be inflated: {error}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise self.error(f"{member.filename} is damaged: {error}") from None
 
