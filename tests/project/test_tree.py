@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import setuptools_scm
 
 from torch_build_farm.core.errors import ConfigError, SourceError, VersionError
+from torch_build_farm.project import scm_version
 from torch_build_farm.project import tree as source
 from torch_build_farm.project.fetch import Origin
 
@@ -268,6 +270,7 @@ def commit(root: Path, tag: str = "v0.4") -> None:
         'git_describe_command = "git log --tags"',
         'git_describe_command = "git describe --match \\u0000"',
         f'git_describe_command = "git describe --match {"x" * 300}"',
+        f'tag = {{{{ prefix = "{"x" * 300}" }}}}',
     ],
 )
 def test_a_version_by_code_of_the_source_is_asked_for(
@@ -307,6 +310,35 @@ def test_settings_of_setuptools_scm_that_are_data(tmp_path: Path, table: str, ta
         git(root, "tag", tag)
     assert read(root).version == version
     assert sorted(path.name for path in root.iterdir()) == [".git", "pyproject.toml"]
+
+
+def test_keys_are_looked_at_before_git_is_asked() -> None:
+    for table in ({"tag_regex": 1}, {"tag": {"regex": 1}}):
+        with pytest.raises(VersionError, match="only code of the source's would tell"):
+            scm_version.question(table)
+
+
+def test_a_version_is_that_of_setuptools_scm_itself(tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree", pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n")
+    commit(root, "v1.0")
+    git(root, "commit", "-qm", "two", "--allow-empty")
+    assert read(root).version == setuptools_scm.get_version(root)
+
+
+def test_a_tag_that_looks_like_two_commits_after_another(tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree", pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\n")
+    commit(root, f"v1.0-2-g{'a' * 40}")
+    with pytest.warns(UserWarning, match="could not be parsed"), pytest.raises(ValueError, match="from tag 'v1"):
+        setuptools_scm.get_version(root)
+    with pytest.raises(VersionError, match="from tag 'v1"):
+        read(root)
+
+
+def test_an_expression_for_tags_matches_from_their_start(tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree", pyproject_dot_toml=DYNAMIC + "[tool.setuptools_scm]\ntag_regex = '([0-9.]+)'\n")
+    commit(root, "v0.5")
+    with pytest.raises(VersionError, match=r"tag_regex does not match the tag v0\.5"):
+        read(root)
 
 
 def test_commits_after_a_tag_and_changed_files_count(tmp_path: Path) -> None:
@@ -589,6 +621,14 @@ def test_a_tag_that_is_no_version_and_a_shallow_repository(tmp_path: Path) -> No
     with pytest.raises(VersionError, match="is shallow") as caught:
         read(tmp_path / "shallow")
     assert "--unshallow" in str(caught.value)
+    git(root, "commit", "-qm", "three", "--allow-empty")
+    git(root, "commit", "-qm", "four", "--allow-empty")
+    git(root, "tag", "v0.4.1", "HEAD~1")
+    git(tmp_path, "clone", "-q", "--depth=2", f"file://{root}", "with-a-tag")
+    with pytest.raises(VersionError, match="is shallow"):
+        read(tmp_path / "with-a-tag")
+    (tmp_path / "with-a-tag" / "pyproject.toml").write_text(DYNAMIC + "[tool.setuptools_scm]\n")
+    assert read(tmp_path / "with-a-tag").version.startswith("0.4.2.dev1+g")
     git(root, "tag", "v0.5")
     git(tmp_path, "clone", "-q", "--depth=1", f"file://{root}", "tagged")
     assert read(tmp_path / "tagged").version == "0.5"

@@ -69,7 +69,7 @@ class KeptSources:
             "options": list(fetched.options),
             "description": asdict(fetched.description) if fetched.description else None,
         }
-        text = json.dumps(content, sort_keys=True)
+        text = json.dumps(content)
         replace_text(self._place(name), json.dumps({"content": text, "seal": seals.seal(text.encode())}))
         home = self.folder / name
         try:
@@ -117,7 +117,7 @@ def digest(folder: Path) -> str:
             name = os.fsencode(entry.path[start:])
             if entry.is_symlink():
                 kind, content = "link", os.fsencode(Path(entry.path).readlink())
-            elif entry.is_dir(follow_symlinks=False):
+            elif entry.is_dir():
                 kind, content = "folder", b""
                 pending.append(entry.path)
             elif stat.S_ISREG(status.st_mode):
