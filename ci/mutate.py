@@ -37,7 +37,7 @@ EXPLAINED = ROOT / "tests" / "mutants.toml"
 # The tests that are asked: those of the rooms, and those of integration that need no torch and no engine.
 TESTS = ("tests/core", "tests/project", "tests/wheels", "tests/releases", "tests/audit", "tests/engines",
          "tests/pipeline", "tests/publish", "tests/cli", "tests/integration/test_publish.py")  # fmt: skip
-MOST_TESTS = 25  # that run against one mutant beside those of its own module, the nearest first
+MOST_TESTS = 25  # of other rooms that run against one mutant; those of its own module and room all do
 LONGEST_NAME = 500  # characters of a test's name on a command line
 TIMEOUT_S = 300  # a mutant that hangs is noticed
 # Statements that only inform people protect nothing.
@@ -251,15 +251,16 @@ def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> lis
     # What runs while a module is imported belongs to no test.
     reached = reached or sorted({test for names in by_line.values() for test in names})
     module = PurePosixPath(mutant.path)
-    own_file = _own_file(module, by_line)
+    room, own_file = module.parts[1], _own_file(module, by_line)
     own: list[str] = []
+    of_room: list[str] = []
     others: list[str] = []
     for test in reached:
-        is_own = _file_of(test).stem == own_file
-        (own if is_own else others).append(test)
-    # The room's before those of others. Integration tests take the longest.
-    others.sort(key=lambda test: ("integration" in test, module.parts[1] not in _file_of(test).parts, test))
-    return own + others[:MOST_TESTS]
+        file = _file_of(test)
+        is_near = room in file.parts and "integration" not in file.parts
+        (own if file.stem == own_file else of_room if is_near else others).append(test)
+    others.sort(key=lambda test: ("integration" in test, test))  # those of integration take the longest
+    return own + of_room + others[:MOST_TESTS]
 
 
 def _own_file(module: PurePosixPath, by_line: dict[int, list[str]]) -> str:
