@@ -36,12 +36,9 @@ def test_a_name_as_people_write_it() -> None:
 
 
 def test_what_is_no_name_of_cpp_stays() -> None:
-    """The C++ library knows types too, and takes long names and any bytes."""
-    part = f"100{'a' * 100}"
-    long = f"_ZN{part * 41}E"
-    for name in ("i", "Pc", "_Z3\N{SNOWMAN}v", long):
+    """The C++ library knows types too, and takes any bytes."""
+    for name in ("i", "Pc", "_Z3\N{SNOWMAN}v"):
         assert demangled(name) == name
-    assert demangled(long.replace(part, "", 2)).startswith("aaa")
 
 
 def test_a_name_that_would_be_long_stays() -> None:
