@@ -166,14 +166,15 @@ def test_no_way_leads_out(farms: tuple[Farm, Farm], store: Path, docker: Docker,
     assert answer.code == 0, answer.err
     clean = answer.document["jobs"][0]["wheel"]["sha256"]
     plant(store, home)
+    abstract = f"\0ways-out-{os.getpid()}"  # the test runs for two engines at a time
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("\0ways-out")
+        listener.bind(abstract)
         listener.listen()
         listener.settimeout(0)
         targets = {
             "where_files_are_read": True,
             "store": str(store), "home": str(home), "work": str(hostile.work), "job": JOB, "build": "/tmp/build",
-            "url": index.url, "socket": "\0ways-out", "pid": os.getpid(),
+            "url": index.url, "socket": abstract, "pid": os.getpid(),
         }  # fmt: skip
         file = hostile.project / "escape" / "targets.json"
         file.write_text(json.dumps(targets))
