@@ -77,7 +77,8 @@ class Secrets:
         threading.Thread(target=self._answer, daemon=True).start()
         text = f"key-{spy.MARK}".encode()
         self.libc = ctypes.CDLL(None)
-        self.libc.syscall(_ADD_KEY, b"user", text, text, len(text), _SESSION)
+        # Its name is no secret: every process of a user sees the names of the user's keys (/proc/keys).
+        self.libc.syscall(_ADD_KEY, b"user", b"maintainer", text, len(text), _SESSION)
         self.shared = self.libc.shmget(0, 4096, _IPC_CREAT | 0o666)
         self.libc.shmat.restype = ctypes.c_void_p
         address = self.libc.shmat(self.shared, None, 0)
