@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import zipfile
 from dataclasses import replace
 from functools import cache
@@ -244,6 +245,47 @@ def test_a_library_that_record_lists_and_the_wheel_lacks(tmp_path: Path) -> None
         read_wheel.read(robbed)
 
 
+def test_a_text_that_record_lists_and_the_wheel_lacks(tmp_path: Path) -> None:
+    """Not the audit's business: what counts are libraries."""
+    good = made(tmp_path, {MINE: library([], ["PyInit__core"])})
+    record = "demo-1.0.dist-info/RECORD"
+    with zipfile.ZipFile(good) as archive:
+        listed = archive.read(record) + b"demo/notes.txt,,\n"
+    assert set(read_wheel.read(changed(good, tmp_path / "changed", record, listed)).libraries) == {MINE}
+
+
+def test_two_files_that_are_installed_to_one_path(tmp_path: Path) -> None:
+    for folder in ("purelib", "platlib"):
+        files = {MINE: library(), f"demo-1.0.data/{folder}/{MINE}": library([SYM_NE])}
+        with pytest.raises(AuditError, match=r"two files are installed to 'demo/_core\."):
+            read_wheel.read(made(tmp_path / folder, files))
+
+
+def test_a_library_that_nothing_can_load(tmp_path: Path) -> None:
+    """An object file under a library's name is a damaged library; under another it is none."""
+    content = library()
+    object_file = content[:16] + b"\x01" + content[17:]
+    with pytest.raises(AuditError, match="not a library, but an object file"):
+        read_wheel.read(made(tmp_path / "named", {MINE: object_file}))
+    assert read_wheel.read(made(tmp_path / "other", {"demo/kernel.o": object_file})).libraries == {}
+
+
+def test_a_hash_of_another_kind_vouches_for_no_library(tmp_path: Path) -> None:
+    good = made(tmp_path, {MINE: library()})
+    record = "demo-1.0.dist-info/RECORD"
+    with zipfile.ZipFile(good) as archive:
+        listed = re.sub(rb"sha256=[^,]+", b"md5=AAAA", archive.read(record))
+    with pytest.raises(AuditError, match="with a hash other than SHA-256"):
+        read_wheel.read(changed(good, tmp_path / "changed", record, listed))
+
+
+def test_a_large_library_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = made(tmp_path, {MINE: library([SYM_NE])})
+    in_memory = read_wheel.read(wheel)
+    monkeypatch.setattr(read_wheel, "_IN_MEMORY", 0)
+    assert read_wheel.read(wheel) == in_memory
+
+
 def test_linker_scripts_are_not_libraries(tmp_path: Path) -> None:
     """A script for the linker may lie in a library's place; what only begins like one may be a damaged library."""
     script = {"demo/libfoo.so": b"INPUT ( libfoo.so.1 )\n"}
@@ -254,6 +296,7 @@ def test_linker_scripts_are_not_libraries(tmp_path: Path) -> None:
 
 def changed(good: Path, folder: Path, name: str, content: bytes, *, record: bool = True) -> Path:
     """A copy of a wheel with another file; without `record` its RECORD says nothing of hashes."""
+    folder.mkdir(exist_ok=True)
     path = folder / good.name
     with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for info in old.infolist():

@@ -35,6 +35,12 @@ def test_a_name_as_people_write_it() -> None:
         assert demangled(plain) == plain
 
 
+def test_what_is_no_name_of_cpp_stays() -> None:
+    """The C++ library knows types too, and takes any bytes."""
+    for name in ("i", "Pc", "_Z3\N{SNOWMAN}v"):
+        assert demangled(name) == name
+
+
 def test_a_name_that_would_be_long_stays() -> None:
     bomb = nested(60)
     assert len(bomb) < 1100

@@ -97,6 +97,9 @@ def test_compatibility(tmp_path: Path) -> None:
     harmless(text)
     rows = [line for line in text.splitlines() if line.startswith("| 2.9")]
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [8]
+    files = [replace(file, python=tag) for tag in ("py3", "cp311", "cp39", "cp310", "cp39")]
+    older = replace(file, version="0.9", python="cp38")
+    assert "| 3.9, 3.10, 3.11, py3 |" in compatibility(family(own, wheel, {"2.9": "1.0"}), [*files, older])
 
 
 def test_markdown_has_no_other_way_out() -> None:

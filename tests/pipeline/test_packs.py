@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.proofs import STAGES, prove
-from torch_build_farm.core.errors import PackError, UnsafeNameError
+from torch_build_farm.core.archives import Limits
+from torch_build_farm.core.errors import Interrupted, LockedError, PackError, UnsafeNameError
 from torch_build_farm.core.files import remove_tree, sha256
+from torch_build_farm.core.process import Runner
 from torch_build_farm.core.seals import STATE_VARIABLE
 from torch_build_farm.pipeline import packs, records, workfolder
 from torch_build_farm.project.settings import load
@@ -191,6 +194,36 @@ def test_a_job_does_not_bring_another_ones_wheel(pack: Callable[..., Path], work
     refused(work, "has a wheel of pymomentum-gpu-torch28", write(tmp_path / "stolen.tar", stolen))
 
 
+def test_a_wheel_whose_name_says_nothing(pack: Callable[..., Path], work: Path, tmp_path: Path) -> None:
+    """The records speak of it, so that only its name is wrong."""
+    content = {name.replace(WHEEL, "nothing.whl"): data for name, data in members(pack(JOB)).items()}
+    name = f"jobs/{JOB}/records/relocate.json"
+    content[name] = content[name].replace(WHEEL.encode(), b"nothing.whl")
+    refused(work, "'nothing.whl' is no wheel's name", write(tmp_path / "bad.tar", content))
+
+
+def test_a_pack_larger_than_any(pack: Callable[..., Path], work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even copied: a file of holes may be said to have terabytes."""
+    file = pack(JOB)
+    size = file.stat().st_size
+    monkeypatch.setattr(packs, "_LIMITS", Limits(members=20_000, size=size))
+    packs.accept([file], sha256(file), PROJECT, work)
+    monkeypatch.setattr(packs, "_LIMITS", Limits(members=20_000, size=size - 1))
+    refused(work, "the pack is too large", file)
+
+
+def test_a_pack_with_more_files_than_any(work: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "bad.tar", {f"dist/{number}": b"" for number in range(20_001)})
+    refused(work, "it has more members than", path)
+
+
+def test_a_link_to_a_pack_is_that_pack(pack: Callable[..., Path], work: Path, tmp_path: Path) -> None:
+    """It is the user's own, on the command line."""
+    (tmp_path / "link.tar").symlink_to(pack(JOB))
+    accepted = packs.accept([tmp_path / "link.tar"], sha256(tmp_path / "link.tar"), PROJECT, work)
+    assert [wheel.job for wheel in accepted] == [JOB]
+
+
 def test_two_packs_with_a_wheel_of_the_same_name(builder: Path, work: Path, tmp_path: Path) -> None:
     """As two CPythons make them where the tag serves both."""
     both = WHEEL.replace("cp312-cp312", "cp310-abi3")
@@ -329,6 +362,10 @@ def test_a_delivery_note_names_wheels_of_the_dist_folder_alone(tmp_path: Path) -
         workfolder.withdraw(tmp_path / "work" / "jobs" / JOB, tmp_path / "work")
         assert all(path.exists() for path in kept), name
         assert not note.exists()
+    (tmp_path / "note").write_text(wheel.name)
+    note.symlink_to(tmp_path / "note")
+    workfolder.withdraw(tmp_path / "work" / "jobs" / JOB, tmp_path / "work")
+    assert wheel.exists()
     os.mkfifo(note)
     workfolder.withdraw(tmp_path / "work" / "jobs" / JOB, tmp_path / "work")
     assert wheel.exists()
@@ -337,3 +374,24 @@ def test_a_delivery_note_names_wheels_of_the_dist_folder_alone(tmp_path: Path) -
     assert not wheel.exists()
     shutil.rmtree(tmp_path / "work")
     workfolder.withdraw(tmp_path / "work" / "jobs" / JOB, tmp_path / "work")
+
+
+def test_one_farm_works_in_a_folder_at_a_time(tmp_path: Path) -> None:
+    runner = Runner()
+    said: list[str] = []
+
+    def interrupt(text: str) -> None:
+        said.append(text)
+        runner.cancel(signal.SIGINT)
+
+    with workfolder.locked(tmp_path, runner, False, said.append):
+        pass
+    with workfolder.locked(tmp_path, runner, False, said.append):
+        with pytest.raises(Interrupted), workfolder.locked(tmp_path, runner, True, interrupt):
+            pass
+        with (
+            pytest.raises(LockedError, match=rf"another farm \(process {os.getpid()}\) works in this folder"),
+            workfolder.locked(tmp_path, runner, False, said.append),
+        ):
+            pass
+    assert said == [f"waiting for process {os.getpid()}, which works in {tmp_path}"]

@@ -75,6 +75,8 @@ def test_the_record_is_found_by_the_wheels_content(tmp_path: Path) -> None:
     assert (found.job, found.rendered.epoch) == (JOB, 315532800)
     assert records.torch_built_against(elsewhere, tmp_path) == "2.9.0"
     elsewhere.unlink()
+    with pytest.raises(UsageError, match="the wheel does not exist"):
+        records.find(elsewhere, tmp_path)
     elsewhere.write_bytes(b"another")
     assert records.torch_built_against(elsewhere, tmp_path) == ""
 

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -126,6 +127,29 @@ def test_no_record_is_sealed_with_a_key_that_builds_see(tmp_path: Path, monkeypa
     assert not (tmp_path / "work").exists()
 
 
+def test_the_order_of_the_keys_in_a_file_says_nothing(tmp_path: Path) -> None:
+    """A record that a tool has formatted, or that another release of the farm writes in another order, is a proof still."""
+    path = path_in(tmp_path)
+    records.write(record(tmp_path), path)
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert records.read(path) == record(tmp_path)
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    """No record is written with one, and whoever wrote one has made no claim."""
+    path = path_in(tmp_path)
+    for number in (math.inf, math.nan):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            records.write(replace(record(tmp_path), seconds=number), path)
+        assert not path.exists()
+    records.write(record(tmp_path), path)
+    whole = path.read_text()
+    for text in ("1e999", "-1e999", "NaN", "Infinity"):
+        path.write_text(whole.replace('"seconds": 1.5', f'"seconds": {text}'))
+        assert path.read_text() != whole
+        assert records.read(path) is records.claim(path) is None
+
+
 def test_a_claim_is_of_its_own_place_too(tmp_path: Path) -> None:
     path = path_in(tmp_path)
     records.write(record(tmp_path), path)
@@ -171,6 +195,14 @@ def test_a_place_that_holds_no_file_is_told_at_once(tmp_path: Path) -> None:
     assert (records.read(path), records.doubt(path)) == (None, "damaged")
 
 
+def test_a_link_to_a_record_is_none(tmp_path: Path) -> None:
+    """What it leads to may be changed without a trace in the folder of records."""
+    path = path_in(tmp_path)
+    records.write(record(tmp_path), path)
+    path.symlink_to(path.rename(tmp_path / "moved.json"))
+    assert (records.read(path), records.claim(path), records.doubt(path)) == (None, None, "damaged")
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "jobs/../../secret", "a\nb.whl", ""])
 def test_a_record_speaks_of_files_in_its_work_folder_alone(tmp_path: Path, name: str) -> None:
     """Also one of another machine, which is a claim: whoever reads it joins these paths to the work folder."""
@@ -209,6 +241,13 @@ def test_every_stages_facts_come_back_typed(tmp_path: Path, facts: Facts | None)
     again = records.read(path)
     assert again is not None
     assert again.details == facts
+
+
+def test_the_facts_of_another_stage_are_not_taken_for_those_of_this_one(tmp_path: Path) -> None:
+    assert record(tmp_path).facts(BuildFacts) is BUILT
+    for one in (record(tmp_path), replace(record(tmp_path), details=None)):
+        with pytest.raises(TypeError, match="the record of build has no RenderFacts"):
+            one.facts(RenderFacts)
 
 
 def test_a_record_of_an_older_farm_counts_as_none(tmp_path: Path) -> None:

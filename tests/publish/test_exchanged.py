@@ -255,6 +255,29 @@ def test_the_plain_wheel_is_served_with_other_code_than_listed(release: Release,
     assert f"{plain.name} cannot be fetched" in answer.err
 
 
+def test_the_plain_wheel_is_another_when_it_is_fetched_again(release: Release, call: Call, index: Index) -> None:
+    """The page states no digest: the file was fetched, and was the one in the list."""
+    release.proven(release.variant("2.8"))
+    call("meta", "--offline")
+    plain = release.dist / "demo-1.0-py3-none-any.whl"
+    earlier = with_members(plain, {"demo/earlier.py": "of an earlier run\n"})
+    release.list(index, earlier)
+    index.digests = False
+    index.add_wheel(earlier)
+    fetched: list[str] = []
+
+    def exchange(path: str) -> None:
+        if path.endswith(plain.name):
+            fetched.append(path)
+        if len(fetched) == 2:
+            with_members(index.folder / "demo" / plain.name, CODE)
+
+    index.before = exchange
+    answer = publish(call, index)
+    assert answer.code == 10, answer.err
+    assert f"the index served another {plain.name} than it lists" in answer.err
+
+
 # ---- what users get
 
 

@@ -82,6 +82,22 @@ def test_meta_ignores_a_strangers_variant(release: Release, call: Call, index: I
     assert "demo-torch215 on the index is not this project's" in again.out
 
 
+@pytest.mark.parametrize("command", ["publish", "meta"])
+def test_a_strangers_file_beside_those_of_a_minor_that_is_not_built(
+    release: Release, call: Call, index: Index, tmp_path: Path, command: str
+) -> None:
+    """It is newer: the minor's rung and extra would lead to it."""
+    retired = release.variant("2.8", "0.9")
+    index.add_wheel(retired)
+    release.list(index, retired)
+    retired.unlink()
+    release.proven(release.variant("2.9"))
+    foreign = stranger(tmp_path, "demo_torch28")
+    index.add_wheel(foreign)
+    answer = publish(call, index) if command == "publish" else call("meta", UV_DEFAULT_INDEX=index.url)
+    refused(answer, "demo-torch28 has files on the index that this project has not published", foreign.name)
+
+
 @pytest.mark.parametrize("kind", ["wheel", "yanked", "sdist", "other name", "without digests", "mixed"])
 def test_a_strangers_files_under_a_name_to_be_published(
     release: Release, call: Call, index: Index, tmp_path: Path, kind: str
@@ -334,12 +350,18 @@ def test_the_list_is_no_part_of_the_source(release: Release) -> None:
     assert [file.path for file in tree.read(origin, tuple(patterns), "1.0").files] == ["pyproject.toml"]
 
 
+def one_entry(**fields: object) -> str:
+    """The text of a list with one line, which has these fields in place of the right ones, or beside them."""
+    entry = {"name": "demo", "file": "demo-1.0.tar.gz", "index": "pypi", "sha256": "a" * 64, **fields}
+    return json.dumps({"schema": 1, "files": [entry]})
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "", "[]", "{", '{"schema": 2, "files": []}', "[" * 100_000, "<<<<<<< HEAD\n", '{"schema": 1, "files": [{}]}', "\xff",
-        '{"schema": 1, "files": [{"name": "demo", "file": "../x", "index": "pypi", "sha256": "' + "a" * 64 + '"}]}',
-        '{"schema": 1, "files": [{"name": "demo", "file": "x", "index": "pypi", "sha256": "md5"}]}',
+        one_entry(file="../x"), one_entry(file=""), one_entry(file="x" * 256), one_entry(index=""), one_entry(sha256="md5"),
+        one_entry(adpted=True), '{"schema": 1, "files": [], "file": []}',
     ],
 )  # fmt: skip
 def test_a_damaged_list(release: Release, call: Call, index: Index, text: str) -> None:
@@ -371,6 +393,16 @@ def test_an_index_of_ones_own_that_was_made_anew(release: Release, call: Call, i
     listed = published_list.read(release.project.root)
     assert listed.of(index.url)[wheel.name] == sha256(wheel)
     assert listed.of("pypi") == {wheel.name: "d" * 64}, "the lines of another index stay"
+
+
+def test_a_variant_that_was_built_anew_after_it_was_published(release: Release, call: Call, index: Index) -> None:
+    """Both wheels are this project's, and an index keeps the first."""
+    wheel = release.proven(release.variant("2.8"))
+    release.published(index, wheel)
+    published = sha256(wheel)
+    release.proven(with_members(wheel, {"demo/more.py": ""}))
+    where = f"sha256 here {sha256(wheel)}, there {published}"
+    refused(publish(call, index), f"the index has another {wheel.name}", where, "raise the version")
 
 
 def during_the_plan(index: Index, action: Callable[[], object]) -> None:

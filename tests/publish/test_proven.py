@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import Answer
 from tests.proofs import prove
 from tests.release import Release
+from torch_build_farm.core.errors import MetaError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.seals import STATE_VARIABLE
 from torch_build_farm.pipeline import records
@@ -114,6 +115,13 @@ def test_the_record_of_one_stage_is_not_that_of_another(work: Path, wheel: Path)
     files["smoke"].write_bytes(files["audit"].read_bytes())
     (problem,) = proven([wheel], work)
     assert problem.startswith(f"{NAME}: not smoke-tested")
+
+
+@pytest.mark.parametrize("words", [("meta", "--offline"), ("publish", "testpypi")])
+def test_nothing_is_built(call: Callable[..., Answer], words: tuple[str, ...]) -> None:
+    answer = call(*words)
+    assert answer.code == MetaError.exit_code, answer.err
+    assert "no variant of demo is built" in answer.err
 
 
 def test_meta_says_what_is_not_proven(release: Release, call: Callable[..., Answer]) -> None:

@@ -322,6 +322,29 @@ class TestShelf:
         assert exported_names.from_tables("2.9.0", TAG, "") == {}
 
 
+class TestContents:
+    @pytest.mark.parametrize("gone", small_torch.LIBRARIES)
+    def test_a_wheel_without_a_library_that_extensions_link(self, gone: str) -> None:
+        """Nothing of an extension would be compared with it: the link would fail, or would be one without torch."""
+        libraries = {name: library for name, library in small_torch.LIBRARIES.items() if name != gone}
+        with pytest.raises(SdkError, match=rf"{FILE} has no libtorch_python\.so or libc10\.so"):
+            wheel.contents(MEMBERS, libraries, FILE)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "__version__ = '2.98.0+cu999'\n",
+            "__version__ = '2.99.0'\n__version__ = '2.99.0'\n",
+            "version = '2.99.0+sdk'\n",
+            "__version__ = read()\n",
+        ],
+    )
+    def test_a_version_module_that_does_not_name_the_release(self, text: str) -> None:
+        members = {**MEMBERS, "torch/version.py": text.encode()}
+        with pytest.raises(SdkError, match=rf"does not name {RELEASE}"):
+            wheel.contents(members, small_torch.LIBRARIES, FILE)
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sdk")

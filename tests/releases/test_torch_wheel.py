@@ -73,6 +73,18 @@ def replaced(front: Front, content: bytes, *, record: bool) -> None:
             archive.writestr(name, text)
 
 
+def with_record(front: Front, content: bytes | None) -> None:
+    """Serve the wheel with another RECORD, or without one."""
+    path, record = front.files[FILE], f"torch-{RELEASE}.dist-info/RECORD"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist() if name != record}
+    if content is not None:
+        members[record] = content
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+
+
 def sdk(front: Front, folder: Path, say: Callable[[str], None] = lambda _: None) -> cache.Sdk:
     store = TorchStore.at(folder / "store", folder / "work")
     return cache.make(store, RELEASE, CPython.parse("3.11"), PackageIndex(front.url, limits=Limits(pauses=(0.0,))), say)
@@ -152,6 +164,27 @@ def test_a_member_that_record_does_not_list(front: Front, true_wheel: Path) -> N
     unlisted = pytest.raises(PackageIndexError, match="not what its RECORD lists")
     with torch_wheel.looked_at(file, index) as wheel, unlisted:
         wheel.read("torch/include/ATen/more.h")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "it has 0 RECORD files"),
+        (b"a,b\n", "RECORD cannot be read"),
+        (b"a,,\na,,1\n", "RECORD lists 'a' twice"),
+        (b"torch/version.py,sha256=AA,1\n", "is not what its RECORD lists"),
+    ],
+)
+def test_a_wheel_whose_record_is_none(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, said: str
+) -> None:
+    """The index means this very file, by its SHA-256; whoever looks at it learns what is wrong with it."""
+    with_record(front, content)
+    stated = hashlib.sha256(front.files[FILE].read_bytes()).hexdigest()
+    monkeypatch.setattr("tests.made_up.digest", lambda _: stated)
+    with pytest.raises(PackageIndexError, match=said):
+        sdk(front, tmp_path)
+    assert not list((tmp_path / "store").glob("sdk/*"))
 
 
 def test_the_records_of_all_shipped_releases_are_shipped() -> None:

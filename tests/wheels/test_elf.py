@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import sysconfig
@@ -15,7 +16,7 @@ from torch_build_farm.releases.header_lines import header_lines_in
 from torch_build_farm.wheels.elf import library as elf
 from torch_build_farm.wheels.elf import partial
 from torch_build_farm.wheels.elf.gnu_hash import gnu_table, sysv_table
-from torch_build_farm.wheels.elf.headers import ElfError
+from torch_build_farm.wheels.elf.headers import ElfError, identify, read_headers
 from torch_build_farm.wheels.elf.library import Undefined
 from torch_build_farm.wheels.elf.partial import Parts
 from torch_build_farm.wheels.elf.sections import sections
@@ -96,6 +97,29 @@ def test_cut_off_anywhere() -> None:
     for length in range(len(MADE)):
         with pytest.raises(ElfError):
             elf.read(MADE[:length])
+
+
+def test_files_that_only_begin_as_one() -> None:
+    other_magic = b"\x7fELG" + MADE[4:]
+    with pytest.raises(ElfError, match="it is not an ELF file"):
+        identify(other_magic)
+    for length in range(64):
+        with pytest.raises(ElfError, match=r"it is not (an|a 64-bit little-endian) ELF file"):
+            read_headers(lambda start, size: MADE[start : start + size], length)
+
+
+def test_a_dynamic_table_that_refers_to_what_is_not_loaded() -> None:
+    headers = read_headers(lambda start, size: MADE[start : start + size], len(MADE))
+    with pytest.raises(ElfError, match="refers to 8 bytes at 0x10000000, which are not loaded"):
+        headers.offset(0x1000_0000, 8)
+
+
+def test_names_that_are_not_utf_8() -> None:
+    """The linker takes any bytes, and patchelf has to get the same."""
+    content = library(needed=["libX.so"], run_path="$ORIGIN/X").replace(b"X", b"\xff")
+    read = read_library("x.so", content)
+    assert read is not None
+    assert [os.fsencode(text) for text in (*read.needed, *read.run_paths)] == [b"lib\xff.so", b"$ORIGIN/\xff"]
 
 
 def test_other_machines_and_programs() -> None:

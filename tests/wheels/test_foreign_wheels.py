@@ -16,9 +16,10 @@ from tests.family import project
 from torch_build_farm.audit import read_wheel as audited
 from torch_build_farm.core.errors import AuditError, RelocationError, RepairError
 from torch_build_farm.core.process import Runner, Shell
+from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.releases.sdk import fallback
 from torch_build_farm.wheels import compare, one_name, relocate
-from torch_build_farm.wheels.record import MOST_BYTES
+from torch_build_farm.wheels.record import MOST_BYTES, read_record
 from torch_build_farm.wheels.wheel import members_naming, read_metadata, read_wheel, record_problems, reissued
 
 NAME = "demo_torch29-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
@@ -121,6 +122,16 @@ def test_a_wheel_with_two_distributions(tmp_path: Path) -> None:
     refused(written(tmp_path / "w", {"other-1.0.dist-info/METADATA": b""}), "2 METADATA files", readers)
 
 
+def test_a_wheel_with_two_records(tmp_path: Path) -> None:
+    wheel = written(tmp_path / "w", {"other-1.0.dist-info/RECORD": b""})
+    refused(wheel, "2 RECORD files, where a wheel has one", {"record": READERS["record"]})
+
+
+def test_a_wheel_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RepairError, match="No such file"):
+        read_metadata(tmp_path / NAME)
+
+
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
@@ -163,6 +174,29 @@ def test_a_record_that_is_longer_than_any(tmp_path: Path) -> None:
         record_problems(wheel)
 
 
+def test_lines_of_record_that_are_longer_than_any() -> None:
+    with pytest.raises(ValueError, match="more files than a wheel can have"):
+        read_record(b" " * (MOST_BYTES + 1))
+
+
+def test_a_line_end_in_a_name_of_record_stays() -> None:
+    """csv reads it so, where nothing before has translated line ends."""
+    assert set(read_record(b'"demo/a\r\nb",,\n')) == {"demo/a\r\nb"}
+
+
+def test_a_wheel_that_would_have_one_path_twice(tmp_path: Path) -> None:
+    members = [(zipfile.ZipInfo(name), b"") for name in ("demo/a.py", "demo/a.py", RECORD)]
+    with pytest.raises(ValueError, match="two members have the same path"):
+        write_wheel(tmp_path / NAME, members)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lines_of_a_new_record_end_as_the_specification_says(tmp_path: Path) -> None:
+    write_wheel(tmp_path / NAME, [(zipfile.ZipInfo(name), b"") for name in ("demo/a.py", RECORD)])
+    with zipfile.ZipFile(tmp_path / NAME) as archive:
+        assert archive.read(RECORD) == f"{row('demo/a.py', b'')}\n{RECORD},,\n".encode()
+
+
 def test_a_good_wheel_is_read_by_all(tmp_path: Path) -> None:
     wheel = written(tmp_path / "w", {"demo/a.py": b"x"})
     (wheel.parent / "out").mkdir()
@@ -170,6 +204,7 @@ def test_a_good_wheel_is_read_by_all(tmp_path: Path) -> None:
         read(wheel)
     assert record_problems(wheel) == []
     assert record_problems(relocated(wheel)) == []
+    assert record_problems(reissued(wheel, 2, tmp_path)) == []
 
 
 @pytest.mark.parametrize("member", ["demo/_variant.txt", "demo/_torch29/a.py"])

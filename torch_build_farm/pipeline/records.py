@@ -174,17 +174,11 @@ def _look(path: Path) -> tuple[Record | None, str]:
 def _document(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where the file is absent, too large, or anything else."""
     try:
-        document = json.loads(
-            foreign_files.content(path, MOST_BYTES, follow_links=False), parse_constant=_refuse_constant
-        )
-        json.dumps(document, allow_nan=False)  # 1e999 is infinite, and no JSON
+        document = json.loads(foreign_files.content(path, MOST_BYTES, follow_links=False))
+        json.dumps(document, allow_nan=False)  # NaN and Infinity are no JSON; 1e999 is infinite too
     except (OSError, ValueError, RecursionError):  # the last of which ends deep nesting
         return None
     return document if isinstance(document, dict) else None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _sealed_content(document: Mapping[str, Any], path: Path) -> bytes:

@@ -41,7 +41,7 @@ class PublishedFile:
     name: Annotated[str, AfterValidator(canonicalize_name)]
     """The distribution's normalized name (PEP 503)."""
 
-    file: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\x00-\x1f]+$")]
+    file: Annotated[str, Field(max_length=255, pattern=r"^[^/\x00-\x1f]+$")]
     """The file's name."""
 
     index: Annotated[str, Field(min_length=1)]
@@ -149,7 +149,7 @@ def _reason(error: ValidationError | RecursionError) -> str:
     """The first problem, with its place."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    problem = error.errors(include_url=False, include_input=False)[0]
+    problem = error.errors()[0]
     place = ".".join(map(str, problem["loc"]))
     return f"{place}: {problem['msg']}" if place else problem["msg"]
 
