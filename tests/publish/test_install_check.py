@@ -82,6 +82,7 @@ class Secrets:
         self.shared = self.libc.shmget(0, 4096, _IPC_CREAT | 0o666)
         self.libc.shmat.restype = ctypes.c_void_p
         address = self.libc.shmat(self.shared, None, 0)
+        assert address != ctypes.c_void_p(-1).value, "System V shared memory"
         ctypes.memmove(address, f"shared-{spy.MARK}".encode(), len(f"shared-{spy.MARK}"))
         self.libc.shmdt(ctypes.c_void_p(address))
 
