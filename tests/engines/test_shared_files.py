@@ -153,6 +153,7 @@ def test_an_edit_that_a_killed_farm_left_is_found_before_it_is_used(machine: Mac
     home = installed(machine, "later", "large")
     share(machine.store, home, "job", machine.log).compare()
     assert file_in(home, "large/__init__.py").read_text() == "value = 1\n"
+    assert not list(machine.store.uv_cache.glob("archive-v*/.edited-*")), "gigabytes that nobody would remove"
 
 
 def test_a_copy_of_the_store_is_no_edit(machine: Machine) -> None:
@@ -189,13 +190,26 @@ def test_an_edit_by_a_job_beside_fails_both(machine: Machine) -> None:
 
 def test_only_large_files_are_shared(machine: Machine) -> None:
     home = installed(machine, "home", "small", "large")
+    own = file_in(home, "small/__init__.py")
+    own.chmod(0o755)
     share(machine.store, home, "job", machine.log)
     assert file_in(home, "large/weights").stat().st_nlink > 1
-    own = file_in(home, "small/__init__.py")
     assert own.stat().st_nlink == 1
     (cached,) = machine.store.uv_cache.glob("archive-v*/*/small/__init__.py")
     assert (own.stat().st_mtime_ns, own.stat().st_mode) == (cached.stat().st_mtime_ns, cached.stat().st_mode)
     assert not list(home.rglob("*.own"))
+
+
+def test_links_in_an_environment_stay_links(machine: Machine) -> None:
+    """Also one to a file with further names, as interpreters have them, and one that leads nowhere."""
+    home = installed(machine, "home", "small")
+    (machine.folder / "python").touch()
+    (machine.folder / "python3").hardlink_to(machine.folder / "python")
+    targets = {"python-here": machine.folder / "python", "nowhere": machine.folder / "nothing"}
+    for name, target in targets.items():
+        (home / "bin" / name).symlink_to(target)
+    share(machine.store, home, "job", machine.log)
+    assert {name: (home / "bin" / name).readlink() for name in targets} == targets
 
 
 # ---- what foreign code learns of the store

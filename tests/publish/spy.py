@@ -88,6 +88,13 @@ for line in read("/proc/keys").decode().splitlines():
     length = libc.syscall(250, 11, int(line.split()[0], 16), content, 4096, 0)
     look("kernel key", content.raw[: max(length, 0)])
 
+# Shared memory (shm_overview(7) is files; this is System V's).
+libc.shmat.restype = ctypes.c_void_p
+for line in read("/proc/sysvipc/shm").decode().splitlines()[1:]:
+    address = libc.shmat(int(line.split()[1]), None, 0o10000)  # SHM_RDONLY
+    if address != ctypes.c_void_p(-1).value:
+        look("shared memory", ctypes.string_at(address, 200))
+
 # Sockets: by path, abstract, and on loopback.
 for line in read("/proc/net/unix").decode("utf-8", "replace").splitlines():
     look("unix socket", line)

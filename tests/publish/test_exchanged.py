@@ -215,6 +215,22 @@ def test_a_file_system_that_keeps_no_permissions(tmp_path: Path, monkeypatch: py
         pass
 
 
+def test_a_file_system_that_gives_folders_to_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS does with what root makes."""
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(PublishError, match="somebody else owns it or may enter it"), private_folder(tmp_path):
+        pass
+
+
+def test_a_copy_leaves_no_file_open(tmp_path: Path) -> None:
+    """A release of many wheels would have more than a process may."""
+    (tmp_path / "demo.whl").write_bytes(b"wheel")
+    with private_folder(tmp_path) as folder:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        folder.copy(tmp_path / "demo.whl")
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_download_that_is_not_what_the_page_says(release: Release, call: Call, index: Index) -> None:
     """Without a SHA-256 on the page the file is fetched: it must have the digest that the page does state."""
     wheel = release.proven(release.variant("2.8"))

@@ -20,14 +20,17 @@ from tests.index import Index
 from tests.publish import spy
 from tests.release import Release, with_members
 from torch_build_farm.core import tools
+from torch_build_farm.core.errors import NoPythonError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.engines import isolation
+from torch_build_farm.engines.shared_files import LARGE
 from torch_build_farm.publish import install_check, published_list
 
 Call = Callable[..., Answer]
 
 _ADD_KEY, _SESSION = 248, -3  # add_key(2)
+_IPC_CREAT, _IPC_RMID = 0o1000, 0  # shmget(2), shmctl(2)
 
 
 def need_name_spaces() -> None:
@@ -74,7 +77,14 @@ class Secrets:
         threading.Thread(target=self._answer, daemon=True).start()
         text = f"key-{spy.MARK}".encode()
         self.libc = ctypes.CDLL(None)
-        self.libc.syscall(_ADD_KEY, b"user", text, text, len(text), _SESSION)
+        # Its name is no secret: every process of a user sees the names of the user's keys (/proc/keys).
+        self.libc.syscall(_ADD_KEY, b"user", b"maintainer", text, len(text), _SESSION)
+        self.shared = self.libc.shmget(0, 4096, _IPC_CREAT | 0o666)
+        self.libc.shmat.restype = ctypes.c_void_p
+        address = self.libc.shmat(self.shared, None, 0)
+        assert address != ctypes.c_void_p(-1).value, "System V shared memory"
+        ctypes.memmove(address, f"shared-{spy.MARK}".encode(), len(f"shared-{spy.MARK}"))
+        self.libc.shmdt(ctypes.c_void_p(address))
 
     @property
     def port(self) -> int:
@@ -90,6 +100,7 @@ class Secrets:
                 connection.sendall(f"agent-{spy.MARK}".encode())
 
     def close(self) -> None:
+        self.libc.shmctl(self.shared, _IPC_RMID, None)
         for each in self.sockets:
             each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -134,30 +145,71 @@ def without_name_spaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setitem(isolation._ENVIRONMENT, "PATH", str(tmp_path / "nothing"))
 
 
+@pytest.fixture
+def without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """A process that has none; the variables for `call`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in list(os.environ):
+        if install_check._SECRET.search(name):
+            monkeypatch.delenv(name)
+    return {"TWINE_USERNAME": "", "TWINE_PASSWORD": ""}
+
+
 @pytest.mark.usefixtures("without_name_spaces")
 def test_check_imports_beside_itself_only_without_credentials(
-    release: Release, index: Index, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    release: Release, index: Index, call: Call, without_credentials: dict[str, str], tmp_path: Path
 ) -> None:
     code = "import os; print('variables', sorted(os.environ))\n"
     release.published(index, release.variant("2.8", files={"demo/__init__.py": code}))
-    monkeypatch.setenv("HOME", str(tmp_path))
     words = ("check", index.url, "--index-url", index.url)
     answer = call(*words)
     assert answer.code == 24, answer.out
     assert "its import would see the variable TWINE_PASSWORD" in answer.err
 
-    for name in list(os.environ):
-        if install_check._SECRET.search(name):
-            monkeypatch.delenv(name)
-    without = {"TWINE_USERNAME": "", "TWINE_PASSWORD": ""}
     (tmp_path / ".pypirc").touch()
-    assert "its import would see the file ~/.pypirc" in call(*words, **without).err
+    assert "its import would see the file ~/.pypirc" in call(*words, **without_credentials).err
     (tmp_path / ".pypirc").unlink()
-    answer = call(*words, **without)
+    answer = call(*words, **without_credentials)
     assert answer.code == 0, answer.err
     log = (release.folder / "work" / "logs" / "publish.log").read_text()
     (line,) = [line for line in log.splitlines() if line.startswith("variables")]
     assert line == "variables ['HOME', 'LANG', 'PATH', 'PYTHONDONTWRITEBYTECODE']"
+
+
+@pytest.mark.usefixtures("without_name_spaces")
+@pytest.mark.parametrize(
+    ("end", "said"), [("", "edited in place: demo/_torch28/weights"), ("raise ImportError('x')", "import demo fails")]
+)
+def test_an_import_that_edits_what_environments_share(
+    release: Release, index: Index, call: Call, without_credentials: dict[str, str], end: str, said: str
+) -> None:
+    """Whatever its end: the next project that installs the package gets it as it was published."""
+    edit = "import pathlib\nwith open(pathlib.Path(__file__).with_name('weights'), 'r+b') as file: file.write(b'2')\n"
+    files: dict[str, str | bytes] = {"demo/__init__.py": edit + end, "demo/weights": b"1" * LARGE}
+    release.published(index, release.variant("2.8", files=files))
+    answer = call("check", index.url, "--index-url", index.url, **without_credentials)
+    assert answer.code != 0, answer.out
+    assert said in answer.err
+    assert not list(release.store.glob("**/archive-v*/*/demo/_torch28/weights"))
+
+
+def test_a_published_package_that_does_not_import(release: Release, index: Index, call: Call) -> None:
+    need_name_spaces()
+    release.published(index, release.variant("2.8", files={"demo/__init__.py": "raise ImportError('no driver')\n"}))
+    answer = call("check", index.url, "--index-url", index.url)
+    assert answer.code == 24, answer.out
+    assert "demo[torch28]==1.0: import demo fails: ImportError: no driver" in answer.err
+
+
+def test_no_interpreter_here_can_install_the_release(
+    release: Release, index: Index, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant, *_ = release.published(index, release.variant("2.8"))
+    monkeypatch.setattr(install_check, "find_interpreters", lambda _: {})
+    answer = call("check", index.url, "--index-url", index.url)
+    assert answer.code == NoPythonError.exit_code, answer.out
+    assert "no CPython here can install demo-torch28" in answer.err
+    assert variant.name in answer.err
 
 
 @pytest.mark.parametrize(
@@ -255,6 +307,35 @@ def test_an_interpreter_that_is_a_link_into_another_folder(tmp_path: Path) -> No
     apart = isolation.Isolation.of(environment, tmp_path / "root", shell)
     done = apart.run(environment / "bin" / "python", "-I", "-c", "import json; print('runs')")
     assert done.last_line == "runs", done.tail
+
+
+@pytest.mark.parametrize(
+    ("user", "tools_here", "used"),
+    [(0, ("unshare", "bwrap"), "unshare"), (1000, ("unshare", "bwrap"), "bwrap"), (1000, ("unshare",), "unshare")],
+)
+def test_which_tool_isolates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: int, tools_here: tuple[str, ...], used: str
+) -> None:
+    """bubblewrap where it is installed, and never for root, whom it leaves root."""
+    for name in tools_here:
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setitem(isolation._ENVIRONMENT, "PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", lambda _: None)
+    assert isolation.Isolation((), tmp_path, shell).run("true").last_line == used
+
+
+def test_who_is_not_root_gets_a_user_name_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whose only user is the caller."""
+    need_name_spaces()
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(isolation, "_uses_unshare", lambda: True)
+    (tmp_path / "root").mkdir()
+    shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", lambda _: None)
+    done = isolation.Isolation((), tmp_path / "root", shell).run("/bin/cat", "/proc/self/uid_map")
+    assert done.last_line.split() == ["0", str(user), "1"], done.tail
 
 
 def test_an_interpreter_in_the_home_folder_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

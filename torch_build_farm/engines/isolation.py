@@ -30,9 +30,7 @@ _SYSTEM = (
 )  # fmt: skip
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
 _MAX_LINKS = 40  # as in the kernel (path_resolution(7))
-_UNSHARE = (
-    "unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", "--propagation", "unchanged",
-)  # fmt: skip
+_UNSHARE = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--kill-child", "--propagation", "unchanged")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _uses_unshare() -> bool:
 def _with_unshare(root: Path, folders: Sequence[Path]) -> list[str]:
     """The words before a command that util-linux isolates; `root` is an empty folder."""
     is_root = os.geteuid() == 0
-    user_name_space = [] if is_root else ["--user", "--map-root-user"]
+    user_name_space = [] if is_root else ["--map-root-user"]
     user = _NOBODY if is_root else ""
     script = ["/bin/sh", str(DATA / "isolated.sh"), str(root), user]
     return [*_UNSHARE, *user_name_space, "--", *script, *_all_folders(folders), "--"]

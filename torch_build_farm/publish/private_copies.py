@@ -9,7 +9,6 @@ import errno
 import hashlib
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def private_folder(work: Path) -> Iterator[PrivateFolder]:
     try:
         path.mkdir(mode=0o700)
         status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:  # a link in its place has mode 0777
             raise OSError(errno.EPERM, "somebody else owns it or may enter it")
     except OSError as error:
         raise PublishError(
