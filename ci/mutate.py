@@ -294,12 +294,18 @@ def _survives(mutant: Mutant, tests: list[str], folder: Path) -> bool:
         path.write_bytes(source)
 
 
-def _explanations() -> dict[tuple[str, str], str]:
-    """Why a mutant may survive, by its module and by what it takes out."""
+def _explanations(modules: Sequence[str], mutants: Sequence[Mutant]) -> dict[tuple[str, str], str]:
+    """Why a mutant of these modules may survive, by its module and by what it takes out. Exits for one that is none."""
     if not EXPLAINED.is_file():
         return {}
-    tables = tomllib.loads(EXPLAINED.read_text("utf-8")).get("mutant", [])
-    return {(table["module"], table["without"]): table["why"] for table in tables}
+    existing = {(mutant.path, mutant.text) for mutant in mutants}
+    explanations = {}
+    for table in tomllib.loads(EXPLAINED.read_text("utf-8")).get("mutant", []):
+        key = (table["module"], table["without"])
+        if key[0] in modules and key not in existing:
+            sys.exit(f"tests/mutants.toml explains what {key[0]} does not have: {key[1]}")
+        explanations[key] = table["why"]
+    return explanations
 
 
 def _guarding_modules() -> list[str]:
@@ -322,7 +328,7 @@ def main() -> int:
             print(f"{mutant.path}:{mutant.line}: {mutant.kind}: {mutant.text}")
         return 0
 
-    explanations = _explanations()
+    explanations = _explanations(modules, mutants)
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         folders: Queue[Path] = Queue()
         for number in range(options.jobs):
