@@ -1,10 +1,12 @@
 """The store: what killed farms left goes, and what live ones use stays."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
-from torch_build_farm.core.errors import LockedError
+from torch_build_farm.core.errors import Interrupted, LockedError
+from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 
@@ -72,3 +74,24 @@ def test_a_release_is_known_as_long_as_its_files_are_there(store: TorchStore) ->
 def test_what_is_free_is_told_of_a_store_that_is_new(store: TorchStore) -> None:
     assert store.free_gb() > 0
     assert store.root.is_dir()
+
+
+def test_a_job_waits_for_another_one_that_fetches_the_same(store: TorchStore, tmp_path: Path) -> None:
+    """Until that is done, or the run is cancelled."""
+    runner = Runner()
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        assert not said, "for ever"
+        said.append(text)
+
+    shell = Shell(runner, {}, tmp_path, tmp_path / "log", say)
+    with store.locked("torch-2.9", shell):
+        with store.locked("torch-2.8", shell):
+            assert said == []
+        runner.cancel(signal.SIGINT)
+        with pytest.raises(Interrupted), store.locked("torch-2.9", shell):
+            pass
+    assert said == ["waiting for another job that fetches torch-2.9"]
+    with store.locked("torch-2.9", shell):
+        pass

@@ -338,6 +338,15 @@ class TestBounds:
         with serving(zipped(members)) as served, Session() as session, pytest.raises(PackageIndexError, match="is too"):
             RemoteWheel(session, served.url, limits=limits)
 
+    def test_neighbours_of_more_than_is_held_in_memory_come_one_by_one(self) -> None:
+        noise = [random.Random(number).randbytes(1000) for number in range(3)]
+        members = {f"{number}.bin": (content, STORED, content) for number, content in enumerate(noise)}
+        limits = replace(NO_PAUSES, directory=300, most=2500)  # what is read ahead has no member
+        with remote(members, limits=limits) as (served, wheel):
+            before = len(served.asked)
+            assert list(wheel.read_many(members).values()) == noise
+            assert len(served.asked) - before == 2
+
     def test_members_that_inflate_to_more_than_is_read_at_once(self) -> None:
         limits = replace(NO_PAUSES, inflated=len(TEXT) + 5)
         with remote({"a": packed(TEXT), "b": packed(b"x" * 6)}, limits=limits) as (_, wheel):
