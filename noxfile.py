@@ -73,7 +73,7 @@ def benchmark(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def mutants(session: nox.Session) -> None:
-    """Take out each protection of the guarding modules in turn, and see that a test notices: an hour on two CPUs."""
+    """Take out each protection of the guarding modules in turn, and see that a test notices: 80 minutes on two CPUs."""
     _install(session, "test", "mutants")
     session.run("python", "ci/mutate.py", *session.posargs)
 

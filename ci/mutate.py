@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Take out the protections of the guarding modules, one at a time, and see whether a test notices.
 
-    python ci/mutate.py                                # all guarding modules; an hour on two CPUs
+    python ci/mutate.py                                # all guarding modules; 80 minutes on two CPUs
     python ci/mutate.py torch_build_farm/core/paths.py # one of them
 
 Each mutant is the checkout with one protection gone: a condition that leads to an error is never true, a check is not
