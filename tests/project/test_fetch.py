@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.core.test_git import arm
+from tests.core.test_git import arm, repository
 from tests.index import Index
 from tests.project.test_tree import git
 from torch_build_farm.core.archives import EARLIEST
@@ -479,12 +479,7 @@ def test_the_log_of_git_is_its_users_alone(tmp_path: Path, fetcher: Fetcher) -> 
 
 
 def test_a_commit_of_sha_256(tmp_path: Path, fetcher: Fetcher) -> None:
-    origin = tmp_path / "origin"
-    origin.mkdir()
-    git(origin, "init", "-q", "-b", "main", "--object-format=sha256")
-    (origin / "setup.py").write_text("")
-    git(origin, "add", "-A")
-    git(origin, "commit", "-qm", "one")
+    origin = repository(tmp_path / "origin", objects="sha256")
     commit = fetcher.git(str(origin), "main").identity.rpartition("@")[2]
     assert len(commit) == 64
     assert (fetcher.git(str(origin), commit).root / "setup.py").is_file()

@@ -241,41 +241,42 @@ def test_a_download_that_is_not_what_the_page_says(release: Release, call: Call,
     assert "cannot be fetched" in answer.err
 
 
-def test_the_plain_wheel_is_served_with_other_code_than_listed(release: Release, call: Call, index: Index) -> None:
-    """The page states the SHA-256 in the list, and the file is another."""
+def listed_plain_wheel(release: Release, call: Call, index: Index) -> Path:
+    """The plain wheel of an earlier run, which the list of published files has."""
     release.proven(release.variant("2.8"))
     call("meta", "--offline")
-    plain = release.dist / "demo-1.0-py3-none-any.whl"
-    earlier = with_members(plain, {"demo/earlier.py": "of an earlier run\n"})
+    earlier = with_members(release.dist / "demo-1.0-py3-none-any.whl", {"demo/earlier.py": "of an earlier run\n"})
     release.list(index, earlier)
-    index.stated[plain.name] = f"sha256={sha256(earlier)}"
+    return earlier
+
+
+def test_the_plain_wheel_is_served_with_other_code_than_listed(release: Release, call: Call, index: Index) -> None:
+    """The page states the SHA-256 in the list, and the file is another."""
+    earlier = listed_plain_wheel(release, call, index)
+    index.stated[earlier.name] = f"sha256={sha256(earlier)}"
     index.add_wheel(with_members(earlier, CODE))
     answer = publish(call, index)
     assert answer.code == 10, answer.err
-    assert f"{plain.name} cannot be fetched" in answer.err
+    assert f"{earlier.name} cannot be fetched" in answer.err
 
 
 def test_the_plain_wheel_is_another_when_it_is_fetched_again(release: Release, call: Call, index: Index) -> None:
     """The page states no digest: the file was fetched, and was the one in the list."""
-    release.proven(release.variant("2.8"))
-    call("meta", "--offline")
-    plain = release.dist / "demo-1.0-py3-none-any.whl"
-    earlier = with_members(plain, {"demo/earlier.py": "of an earlier run\n"})
-    release.list(index, earlier)
+    earlier = listed_plain_wheel(release, call, index)
     index.digests = False
     index.add_wheel(earlier)
     fetched: list[str] = []
 
     def exchange(path: str) -> None:
-        if path.endswith(plain.name):
+        if path.endswith(earlier.name):
             fetched.append(path)
         if len(fetched) == 2:
-            with_members(index.folder / "demo" / plain.name, CODE)
+            with_members(index.folder / "demo" / earlier.name, CODE)
 
     index.before = exchange
     answer = publish(call, index)
     assert answer.code == 10, answer.err
-    assert f"the index served another {plain.name} than it lists" in answer.err
+    assert f"the index served another {earlier.name} than it lists" in answer.err
 
 
 # ---- what users get

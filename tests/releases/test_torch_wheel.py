@@ -8,7 +8,7 @@ import lzma
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from torch_build_farm.releases.table_files import RECORDS_FILE, SHIPPED, added_f
 RELEASE, TAG = "2.99.0", "cp311"
 FILE = small_torch.filename(RELEASE, TAG)
 HEADER = "torch/include/ATen/ATen.h"
+RECORD = f"torch-{RELEASE}.dist-info/RECORD"
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def front(tmp_path: Path, true_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def remember(true_wheel: Path) -> None:
     """Let the farm know the true wheel's RECORD, as `index add` does."""
     with zipfile.ZipFile(true_wheel) as archive:
-        record = archive.read(f"torch-{RELEASE}.dist-info/RECORD")
+        record = archive.read(RECORD)
     text = torch_wheel.records_text(
         {hashlib.sha256(true_wheel.read_bytes()).hexdigest(): hashlib.sha256(record).hexdigest()}
     )
@@ -60,29 +61,31 @@ def remember(true_wheel: Path) -> None:
     (added_folder() / RELEASE / RECORDS_FILE).write_text(text)
 
 
+def members_of(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write(path: Path, members: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
 def replaced(front: Front, content: bytes, *, record: bool) -> None:
     """Serve a wheel with other CMake code; with `record`, its RECORD agrees with it."""
-    path, changed = front.files[FILE], {"torch/share/cmake/Torch/TorchConfig.cmake": content}
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()} | changed
+    path = front.files[FILE]
+    members = members_of(path) | {"torch/share/cmake/Torch/TorchConfig.cmake": content}
     if record:
-        name = f"torch-{RELEASE}.dist-info/RECORD"
-        members[name] = small_torch.record({path: text for path, text in members.items() if path != name})
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in members.items():
-            archive.writestr(name, text)
+        members[RECORD] = small_torch.record({name: text for name, text in members.items() if name != RECORD})
+    write(path, members)
 
 
 def with_record(front: Front, content: bytes | None) -> None:
     """Serve the wheel with another RECORD, or without one."""
-    path, record = front.files[FILE], f"torch-{RELEASE}.dist-info/RECORD"
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist() if name != record}
-    if content is not None:
-        members[record] = content
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in members.items():
-            archive.writestr(name, text)
+    path = front.files[FILE]
+    members = {name: text for name, text in members_of(path).items() if name != RECORD}
+    write(path, members if content is None else {**members, RECORD: content})
 
 
 def sdk(front: Front, folder: Path, say: Callable[[str], None] = lambda _: None) -> cache.Sdk:
