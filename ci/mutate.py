@@ -261,15 +261,19 @@ def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> lis
     others: list[str] = []
     for test in reached:
         file = _file_of(test)
-        is_near = room in file.parts and "integration" not in file.parts
-        (own if file.stem == own_file else of_room if is_near else others).append(test)
+        if file.stem == own_file:
+            own.append(test)
+        elif room in file.parts and "integration" not in file.parts:
+            of_room.append(test)
+        else:
+            others.append(test)
     others.sort(key=lambda test: ("integration" in test, test))  # those of integration take the longest
     return own + of_room + others[:MOST_TESTS]
 
 
 def _own_file(module: PurePosixPath, by_line: dict[int, list[str]]) -> str:
     """The stem of the test file that is the module's own: by its name, else the one that reaches it most often."""
-    reaching = Counter(_file_of(test).stem for tests in by_line.values() for test in set(tests))
+    reaching = Counter(_file_of(test).stem for tests in by_line.values() for test in tests)
     by_name = f"test_{module.stem}"
     if by_name in reaching or not reaching:
         return by_name
