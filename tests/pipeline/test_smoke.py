@@ -82,16 +82,33 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, lis
         uv="uv",
         python=python,
         store=store,
-        bring=str,
+        bring=lambda path: Path("/there", path.name),
         remove=lambda _: None,
         foreign=lambda _: nullcontext(shell),
         written=lambda home: home,
         links=True,
     )
     project = replace(PROJECT, settings=replace(PROJECT.settings, imports=("demo", "demo.more", "other")))
+    beside = tmp_path / "beside"
+    beside.mkdir()
     return SmokeTest(
-        project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, (), tmp_path, tmp_path, "import", bring
+        project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, beside, tmp_path, tmp_path, "import", bring
     ), ran
+
+
+def test_the_wheels_behind_the_one_name_are_installed_with_it_and_refused_with_it(tmp_path: Path) -> None:
+    pin, refused = JOB.variant.pin, neighbour(PROJECT, JOB.variant)
+    assert refused
+    because = Completed((), 1, (f"it depends on torch{pin} and you", "require", "another: unsatisfiable."))
+    test, ran = smoke(tmp_path, {"--dry-run": because, "import demo.more\n": Completed((), 0, (TORCH,))})
+    for name in ("demo_select-1-py3-none-any.whl", "demo-1-py3-none-any.whl"):
+        (test.beside / name).touch()
+    assert replace(test, mode="full").run().refuses == f"torch {refused.torch}"
+    install, dry_run = [command for command in ran if "pip install" in command]
+    beside = "/there/beside/demo-1-py3-none-any.whl /there/beside/demo_select-1-py3-none-any.whl"
+    files = f"/there/{test.wheel.name} {beside}"
+    assert install.endswith(files)
+    assert dry_run.endswith(f"{files} torch{refused.pin}")
 
 
 def test_torch_is_loaded_once_for_each_import_and_no_more(tmp_path: Path) -> None:

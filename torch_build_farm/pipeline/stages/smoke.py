@@ -43,12 +43,10 @@ def _work(step: Step) -> Outcome:
     clear(names)
     minor = step.job.variant.torch
     family = one_name.Family.of(context.project, wheel, {minor: step.job.version}, context.epoch)
-    beside = one_name.write(family, names)
+    one_name.write(family, names)
     try:
         with context.engine.site(step.job, step.shell) as site:
-            test = SmokeTest(
-                context.project, step.job, wheel, tuple(beside), context.source.root, tree, context.smoke, site
-            )
+            test = SmokeTest(context.project, step.job, wheel, names, context.source.root, tree, context.smoke, site)
             return Outcome(facts=test.run())
     finally:
         shutil.rmtree(names, ignore_errors=True)
