@@ -16,6 +16,7 @@ from torch_build_farm.core.files import (
     clear,
     copy_foreign,
     copy_whole,
+    link_or_copy,
     read_foreign,
     remove,
     replace_bytes,
@@ -178,3 +179,18 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(DiskError, match="no locks"), locks.hold(tmp_path / "lock"):
         pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_has_a_second_name_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    source, path = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"content")
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    link_or_copy(source, path)
+    assert path.read_bytes() == b"content"
+    assert path.samefile(source) == links

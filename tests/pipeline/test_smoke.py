@@ -14,6 +14,7 @@ from torch_build_farm.core.errors import SmokeError
 from torch_build_farm.core.process import Completed
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.engines.base import Interpreter, Site
 from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.smoke_test import SmokeTest, metadata_problems, neighbour
 from torch_build_farm.project.plan import Job
@@ -75,12 +76,11 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, lis
     store = TorchStore.at(tmp_path / "store", tmp_path)
     store.uv_cache.mkdir(parents=True)
     store.remember("2.9.*", JOB.python)
-    shell = SimpleNamespace(run=run, say=lambda _: None, log=tmp_path / "log")
-    python = SimpleNamespace(version="3.11.7", path=Path("python"))
-    bring: Any = SimpleNamespace(
+    shell: Any = SimpleNamespace(run=run, say=lambda _: None, log=tmp_path / "log")
+    site = Site(
         shell=shell,
-        uv="uv",
-        python=python,
+        uv=Path("uv"),
+        python=Interpreter("3.11.7", Path("python")),
         store=store,
         bring=lambda path: Path("/there", path.name),
         remove=lambda _: None,
@@ -89,11 +89,10 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, lis
         links=True,
     )
     project = replace(PROJECT, settings=replace(PROJECT.settings, imports=("demo", "demo.more", "other")))
-    beside = tmp_path / "beside"
-    beside.mkdir()
-    return SmokeTest(
-        project, JOB, wheel(tmp_path, {}, metadata=GOOD).path, beside, tmp_path, tmp_path, "import", bring
-    ), ran
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    path = wheel(wheels, {}, metadata=GOOD).path
+    return SmokeTest(project, JOB, path, tmp_path, tmp_path, "import", site), ran
 
 
 def test_the_wheels_behind_the_one_name_are_installed_with_it_and_refused_with_it(tmp_path: Path) -> None:
@@ -102,13 +101,14 @@ def test_the_wheels_behind_the_one_name_are_installed_with_it_and_refused_with_i
     because = Completed((), 1, (f"it depends on torch{pin} and you", "require", "another: unsatisfiable."))
     test, ran = smoke(tmp_path, {"--dry-run": because, "import demo.more\n": Completed((), 0, (TORCH,))})
     for name in ("demo_select-1-py3-none-any.whl", "demo-1-py3-none-any.whl"):
-        (test.beside / name).touch()
+        (test.wheel.parent / name).touch()
     assert replace(test, mode="full").run().refuses == f"torch {refused.torch}"
     install, dry_run = [command for command in ran if "pip install" in command]
-    beside = "/there/beside/demo-1-py3-none-any.whl /there/beside/demo_select-1-py3-none-any.whl"
-    files = f"/there/{test.wheel.name} {beside}"
-    assert install.endswith(files)
-    assert dry_run.endswith(f"{files} torch{refused.pin}")
+    names = sorted(path.name for path in test.wheel.parent.iterdir())
+    assert len(names) == 3
+    files = " ".join(f"/there/wheels/{name}" for name in names)
+    assert install.endswith(f" {files}")
+    assert dry_run.endswith(f" {files} torch{refused.pin}")
 
 
 def test_torch_is_loaded_once_for_each_import_and_no_more(tmp_path: Path) -> None:

@@ -200,6 +200,14 @@ def copy_whole(source: Path, path: Path) -> None:
         shutil.copyfile(source, scratch)
 
 
+def link_or_copy(source: Path, path: Path) -> None:
+    """A second name for a file that nobody changes; a copy where the file system has no hard links. Raises OSError."""
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        copy_whole(source, path)
+
+
 @contextlib.contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which replaces `path` if the block ends without an error; else `path` stays as it was.

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Protocol
 
 from torch_build_farm.core.errors import CudaToolkitError, ToolError
-from torch_build_farm.core.process import Shell
+from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.slots import DEFAULT_GB
@@ -74,6 +74,13 @@ def ccache_of(project: Project, store: TorchStore, engine: str) -> Path:
     return store.ccache(settings.name, source, engine)
 
 
+# Gets uv as $1, an interpreter as $2, the environment's folder as $3, and what is installed.
+_INSTALL = (
+    'uv=$1 home=$3 && "$uv" venv --clear --python "$2" "$home" && shift 3 '
+    '&& exec "$uv" pip install --python "$home" -- "$@"'
+)
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a job's commands run, other than its build: on this machine, or in a container.
@@ -98,6 +105,13 @@ class Site:
     foreign: Callable[[Path], AbstractContextManager[Shell]]
     written: Callable[[Path], Path]
     links: bool
+
+    def install(self, home: Path, *required: str | Path) -> Completed:
+        """Make the environment `home` anew, with what is required in it: requirements, and files as commands see them.
+
+        Both by one command, since each takes a tenth of a second to start in a container.
+        """
+        return self.shell.run("sh", "-c", _INSTALL, "sh", self.uv, self.python.path, home, *required)
 
 
 class Engine(Protocol):

@@ -53,12 +53,8 @@ def put(site: Site, home: Path, python: CPython) -> None:
 
 def _make(site: Site, home: Path, version: str, python: CPython) -> None:
     """Compile what `import torch` imports, in an environment that has torch `version` and what it requires alone."""
-    shell = site.shell
     try:
-        done = shell.run(site.uv, "venv", "--clear", "--python", site.python.path, home)
-        if done.ok:
-            done = shell.run(site.uv, "pip", "install", "--python", home, f"torch=={version}")
-        if done.ok:
+        if site.install(home, f"torch=={version}").ok:
             # torch itself is foreign code as well, and what it requires.
             with site.foreign(home) as foreign:
                 # Isolated (-I), Python also writes bytecode where PYTHONDONTWRITEBYTECODE is set.

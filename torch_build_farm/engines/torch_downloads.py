@@ -36,10 +36,7 @@ def fetch(store: TorchStore, release: str, python: CPython, site: Site) -> None:
         shell.say(f"downloading torch {release} with its CUDA libraries")
         try:
             # Installing fills uv's cache, which is what later environments link from; this one is thrown away.
-            done = shell.run(site.uv, "venv", "--clear", "--python", site.python.path, home)
-            if done.ok:
-                done = shell.run(site.uv, "pip", "install", "--python", home, f"torch=={release}")
-            if not done.ok:
+            if not site.install(home, f"torch=={release}").ok:
                 raise diagnose(f"torch {release}", shell.log)
         finally:
             site.remove(home)

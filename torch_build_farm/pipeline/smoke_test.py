@@ -39,15 +39,14 @@ print(json.dumps({
 class SmokeTest:
     """The smoke test of one wheel at `site`, in a fresh environment that is removed afterwards.
 
-    `beside` is a folder with the wheels behind the one name, which the wheel requires. The index may have other wheels
-    of these names, or none, so they are installed from files.
+    The folder of `wheel` also has the wheels behind the one name, which it requires, and nothing else. The index may
+    have other wheels of these names, or none, so they are installed from files.
     `source` is the project's source tree, `tree` the rendered one that the wheel was built from.
     """
 
     project: Project
     job: Job
     wheel: Path
-    beside: Path
     source: Path
     tree: Path
     mode: Mode
@@ -97,10 +96,9 @@ class SmokeTest:
 
     def _bring_wheels(self) -> list[Path]:
         """The wheels that are installed from files, as the site's commands see them."""
-        wheel = self.site.bring(self.wheel)
-        # The folder as a whole: each copy into a container takes a tenth of a second.
-        beside = self.site.bring(self.beside)
-        return [wheel, *(beside / path.name for path in sorted(self.beside.glob("*.whl")))]
+        # As one folder, since each copy into a container takes a tenth of a second.
+        folder = self.site.bring(self.wheel.parent)
+        return [folder / wheel.name for wheel in sorted(self.wheel.parent.iterdir())]
 
     def _install(self, wheels: list[Path]) -> None:
         """Make the environment, and install `wheels` with all that they require.
@@ -109,10 +107,7 @@ class SmokeTest:
         """
         site = self.site
         torch_downloads.fetch(site.store, self.job.variant.torch.any_release, self.job.python, site)
-        done = site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, self.home)
-        if done.ok:
-            done = site.shell.run(site.uv, "pip", "install", "--python", self.home, *wheels)
-        if not done.ok:
+        if not site.install(self.home, *wheels).ok:
             error = diagnose(self.job.id, self.site.shell.log)
             # A BuildError proper is what remains when nothing more exact, such as a full disk, is found in the log.
             if type(error) is BuildError:

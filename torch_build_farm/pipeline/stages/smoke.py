@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from torch_build_farm import __version__
-from torch_build_farm.core.files import clear, sha256
+from torch_build_farm.core.files import clear, link_or_copy, sha256
 from torch_build_farm.pipeline.smoke_test import SmokeTest, neighbour
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.relocate import RELOCATE
@@ -39,17 +39,20 @@ def _work(step: Step) -> Outcome:
     # The variant requires the plain wheel, and that one two more. Those on the index, if there are any, are of a
     # published version; the test needs them as they will be beside this wheel.
     wheel, tree = step.output(RELOCATE), step.output(RENDER)
-    names = step.folder / "one-name"
-    clear(names)
+    wheels = step.folder / "wheels"
+    clear(wheels)
     minor = step.job.variant.torch
     family = one_name.Family.of(context.project, wheel, {minor: step.job.version}, context.epoch)
-    one_name.write(family, names)
+    one_name.write(family, wheels)
+    link_or_copy(wheel, wheels / wheel.name)
     try:
         with context.engine.site(step.job, step.shell) as site:
-            test = SmokeTest(context.project, step.job, wheel, names, context.source.root, tree, context.smoke, site)
+            test = SmokeTest(
+                context.project, step.job, wheels / wheel.name, context.source.root, tree, context.smoke, site
+            )
             return Outcome(facts=test.run())
     finally:
-        shutil.rmtree(names, ignore_errors=True)
+        shutil.rmtree(wheels, ignore_errors=True)
 
 
 def _smoke_slot(context: RunContext, rank: int) -> AbstractContextManager[None]:
