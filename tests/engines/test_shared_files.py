@@ -132,8 +132,7 @@ def installed(machine: Machine, name: str, *packages: str) -> Path:
     """An environment with packages, of the farm's making."""
     home = machine.store.environment(name)
     with machine.engine.site(JOB, machine.shell) as site:
-        assert site.shell.run(site.uv, "venv", "--clear", "--python", site.python.path, home).ok
-        assert site.shell.run(site.uv, "pip", "install", "--python", home, *packages).ok
+        assert site.install(home, *packages).ok
     return home
 
 

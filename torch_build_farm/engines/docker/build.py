@@ -215,7 +215,7 @@ class ContainerBuild:
         variables = build_variables(self.settings, self.request, self._places(farm_files, self.home))
         assignments = [f"{name}={value}" for name, value in variables.items() if name in _FOR_UV]
         install: list[str | Path] = [site.uv, "pip", "install", "--python", self.home, "--", *required]
-        # One command, since each takes a quarter of a second to start in a container.
+        # One command, since each takes a tenth of a second to start in a container.
         script = '"$1" venv --clear --python "$2" "$3" && cp "$4" "$3" && shift 4 && exec env "$@"'
         done = site.shell.run(
             "sh", "-c", script, "sh", site.uv, site.python.path, self.home, farm_files / _ASK.name,
