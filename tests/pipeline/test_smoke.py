@@ -1,5 +1,8 @@
 """What smoke reads in METADATA, and whose torch it wants refused."""
 
+import os
+import re
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests import family
 from tests.conftest import CHECKOUT
 from tests.pipeline.test_repair import METADATA, wheel
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import SmokeError
-from torch_build_farm.core.process import Completed
+from torch_build_farm.core.process import Completed, Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.engines.base import Interpreter, Site
@@ -19,6 +24,7 @@ from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.smoke_test import SmokeTest, metadata_problems, neighbour
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
+from torch_build_farm.wheels import one_name
 
 PROJECT = load(CHECKOUT, CHECKOUT)
 JOB = Job("demo-torch29", "1.0", PROJECT.variants[Minor(2, 9)], CPython(3, 11))
@@ -95,10 +101,10 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, lis
     return SmokeTest(project, JOB, path, tmp_path, tmp_path, "import", site), ran
 
 
-def test_the_wheels_behind_the_one_name_are_installed_with_it_and_refused_with_it(tmp_path: Path) -> None:
-    pin, refused = JOB.variant.pin, neighbour(PROJECT, JOB.variant)
+def test_the_wheels_behind_the_one_name_are_installed_with_it(tmp_path: Path) -> None:
+    refused = neighbour(PROJECT, JOB.variant)
     assert refused
-    because = Completed((), 1, (f"it depends on torch{pin} and you", "require", "another: unsatisfiable."))
+    because = Completed((), 1, ("demo-torch29==1.0 depends on torch==2.9.* and you", "require", "it: unsatisfiable."))
     test, ran = smoke(tmp_path, {"--dry-run": because, "import demo.more\n": Completed((), 0, (TORCH,))})
     for name in ("demo_select-1-py3-none-any.whl", "demo-1-py3-none-any.whl"):
         (test.wheel.parent / name).touch()
@@ -108,7 +114,57 @@ def test_the_wheels_behind_the_one_name_are_installed_with_it_and_refused_with_i
     assert len(names) == 3
     files = " ".join(f"/there/wheels/{name}" for name in names)
     assert install.endswith(f" {files}")
-    assert dry_run.endswith(f" {files} torch{refused.pin}")
+    assert dry_run.endswith(f"-refused /there/wheels/{test.wheel.name} torch{refused.pin}"), "the wheel alone"
+
+
+@pytest.mark.parametrize("torch", [str(minor) for minor in PROJECT.variants])
+def test_uv_names_the_wheels_own_pin(tmp_path: Path, torch: str) -> None:
+    """In a run of one minor, the plain wheel's bound excludes the minor before, and the rung's pin every other one."""
+    own = family.project("demo")
+    path = family.variant(tmp_path, own, torch, "1.0", {"demo/__init__.py": ""})
+    one_name.write(family.family(own, path, {torch: "1.0"}), path.parent)
+    variant = replace(own.variants[Minor.parse(torch)], cpython=(CPython(3, 14),))
+    answer = TORCH.replace("2.9", torch).replace("12.8", variant.cuda)
+    test, _ = smoke(tmp_path, {"import demo\n": Completed((), 0, (answer,))})
+
+    uv_alone = Shell(
+        Runner(), {**os.environ, "UV_NO_INDEX": "1", "UV_NO_CACHE": "1"}, tmp_path, tmp_path / "log", lambda _: None
+    )
+
+    def run(*command: str | Path) -> Completed:
+        return uv_alone.run(*command) if "--dry-run" in command else Completed((), 0, ())
+
+    shell: Any = SimpleNamespace(run=run, say=lambda _: None, log=tmp_path / "log")
+    python = Interpreter("3.14.0", Path(sys.executable))
+    site = replace(test.site, shell=shell, uv=tools.uv(), python=python, bring=lambda path: path)
+    settings = replace(own.settings, imports=("demo",), smoke_script=None)
+    own = replace(own, settings=settings)
+    job = Job(f"demo-{variant.torch.tag}", "1.0", variant, CPython(3, 14))
+    other = neighbour(own, variant)
+    assert other
+    assert SmokeTest(own, job, path, tmp_path, tmp_path, "full", site).run().refuses == f"torch {other.torch}"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Because demo==1.0 depends on torch==2.9.*, your requirements are unsatisfiable.",
+        "Because not-demo-torch29==1.0 depends on torch==2.9.*, your requirements are unsatisfiable.",
+        "Because demo-torch29==1.0 depends on torch>=2.9, your requirements are unsatisfiable.",
+        "Because demo-torch29==1.0 depends on torch==2.9.*, and the index does not answer",
+    ],
+)
+def test_a_refusal_for_another_reason(tmp_path: Path, reason: str) -> None:
+    test, _ = smoke(tmp_path, {"--dry-run": Completed((), 1, (reason,))})
+    (tmp_path / "log").write_text(f"{reason}\n")
+    with pytest.raises(SmokeError, match=f"for another reason: {re.escape(reason)}"):
+        replace(test, mode="full").run()
+
+
+def test_a_wheel_that_is_accepted_beside_another_torch(tmp_path: Path) -> None:
+    test, _ = smoke(tmp_path, {})
+    with pytest.raises(SmokeError, match=r"accepts it together with torch 2\.10"):
+        replace(test, mode="full").run()
 
 
 def test_torch_is_loaded_once_for_each_import_and_no_more(tmp_path: Path) -> None:

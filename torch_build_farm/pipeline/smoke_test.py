@@ -64,12 +64,13 @@ class SmokeTest:
         if problems:
             raise self._error("METADATA is wrong: " + "; ".join(problems))
         try:
+            # All wheels as one folder, since each copy into a container takes a tenth of a second.
+            folder = self.site.bring(self.wheel.parent)
             # As a user has it: the wheel and what it requires, torch with its CUDA libraries among it.
-            wheels_at_site = self._bring_wheels()
-            self._install(wheels_at_site)
+            self._install([folder / path.name for path in sorted(self.wheel.parent.iterdir())])
             self._no_sdk()
             torch_bytecode.put(self.site, self.home, self.job.python)
-            refuses = self._refusal(wheels_at_site) if self.mode == "full" else None
+            refuses = self._refusal(folder / self.wheel.name) if self.mode == "full" else None
 
             # The farm's own commands are done: from here on the wheel's code runs.
             with self.site.foreign(self.home) as shell:
@@ -93,12 +94,6 @@ class SmokeTest:
     def _python(self, shell: Shell, *arguments: str | Path) -> Completed:
         """Run the environment's interpreter, isolated (-I): no module comes from the current folder or PYTHONPATH."""
         return shell.run(self.home / "bin" / "python", "-I", *arguments)
-
-    def _bring_wheels(self) -> list[Path]:
-        """The wheels that are installed from files, as the site's commands see them."""
-        # As one folder, since each copy into a container takes a tenth of a second.
-        folder = self.site.bring(self.wheel.parent)
-        return [folder / wheel.name for wheel in sorted(self.wheel.parent.iterdir())]
 
     def _install(self, wheels: list[Path]) -> None:
         """Make the environment, and install `wheels` with all that they require.
@@ -203,32 +198,35 @@ class SmokeTest:
             return self.site.bring(self.tree) / script.relative_to(self.source)
         return self.site.bring(script)
 
-    def _refusal(self, wheels: list[Path]) -> str | None:
-        """Check that the resolver refuses the wheel beside another minor's torch, because of its pin.
+    def _refusal(self, wheel: Path) -> str | None:
+        """Check that the resolver refuses the wheel beside another minor's torch, because of the wheel's pin.
 
-        Returns that torch, such as "torch 2.10"; None for a project with one minor.
+        `wheel` is its path at the site. Returns that torch, such as "torch 2.10"; None for a project with one minor.
         """
         other = neighbour(self.project, self.job.variant)
         if other is None:
             return None
         self.site.shell.say(f"torch {other.torch} must be refused")
         site = self.site
+        # Without the wheels behind the one name: their own bounds may refuse the other torch too, and uv names only the
+        # first contradiction that it meets. It meets one between its arguments before it looks for what they require.
         # For an empty folder: uv asks the interpreter of an environment, which executes .pth files of what is installed
         # there.
         empty = site.store.environment(f"{self.job.id}-refused")
         try:
             done = site.shell.run(
                 site.uv, "pip", "install", "--dry-run", "--python", site.python.path, "--target", empty,
-                *wheels, f"torch{other.pin}",
+                wheel, f"torch{other.pin}",
             )  # fmt: skip
         finally:
             site.remove(empty)
         if done.ok:
             raise self._error(f"the resolver accepts it together with torch {other.torch}")
 
-        # An index that is out of reach refuses too; only the wheel's own pin is the reason that counts.
+        # An index that is out of reach refuses too, and so may what the wheel requires.
         text = " ".join(" ".join(done.tail).split())  # uv wraps its lines
-        for_the_pin = re.search(rf"depends on torch{re.escape(self.job.variant.pin)}", text)
+        name, pin = re.escape(canonicalize_name(self.job.distribution)), re.escape(self.job.variant.pin)
+        for_the_pin = re.search(rf"(?<!\S){name}==\S+ depends on torch{pin}", text)
         if not ("unsatisfiable" in text and for_the_pin):
             error = diagnose(self.job.id, self.site.shell.log)
             if type(error) is BuildError:
