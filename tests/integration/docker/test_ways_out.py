@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import Answer, Farm, need
 from tests.integration.docker.conftest import Docker, left_behind
 from tests.made_up import Front
+from torch_build_farm.engines.docker.images import STAND_IN
 
 MARK = b"-".join([b"ways", b"out", b"was", b"here"])
 JOB = "escape-torch28-cp311"
@@ -45,12 +46,10 @@ def torch_wheel(folder: Path) -> Path:
 @pytest.fixture
 def index(docker: Docker, tmp_path: Path) -> Iterator[Front]:
     """The real index with a torch of its own, where containers reach it."""
-    bridge = json.loads(docker("network", "inspect", "bridge"))[0]
-    front = Front(
-        {path.name: path for path in [torch_wheel(tmp_path)]},
-        hidden="torch-",
-        address=bridge["IPAM"]["Config"][0]["Gateway"],
-    )
+    # Not by `docker network inspect`: it names no gateway until the engine's second start (moby#26799).
+    hosts = docker("run", "--rm", "--add-host", "the-host:host-gateway", STAND_IN, "getent", "hosts", "the-host")
+    address, _ = hosts.split()
+    front = Front({path.name: path for path in [torch_wheel(tmp_path)]}, hidden="torch-", address=address)
     yield front
     front.close()
 
