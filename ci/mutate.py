@@ -37,7 +37,7 @@ EXPLAINED = ROOT / "tests" / "mutants.toml"
 # The tests that are asked: those of the rooms, and those of integration that need no torch and no engine.
 TESTS = ("tests/core", "tests/project", "tests/wheels", "tests/releases", "tests/audit", "tests/engines",
          "tests/pipeline", "tests/publish", "tests/cli", "tests/integration/test_publish.py")  # fmt: skip
-MOST_TESTS = 25  # of other rooms that run against one mutant; those of its own module and room all do
+BATCH = 25  # tests of other rooms that run at a time against a mutant, once those of its own module and room pass
 LONGEST_NAME = 500  # characters of a test's name on a command line
 TIMEOUT_S = 300  # a mutant that hangs is noticed
 # Statements that only inform people protect nothing.
@@ -243,10 +243,13 @@ def _test_of(context: str) -> str:
     return test if len(test) < LONGEST_NAME else test.partition("[")[0]
 
 
-def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> list[str]:
-    """The tests to run against a mutant: those that reach its line, else those that reach its module."""
+def _batches(mutant: Mutant, tests: dict[str, dict[int, list[str]]], *, explained: bool) -> list[list[str]]:
+    """The tests to run against a mutant: those that reach its line, else those that reach its module.
+
+    The nearest tests first: a batch runs if those before it pass. A mutant that may survive meets the first one alone.
+    """
     if mutant.path.endswith(".j2"):
-        return ["tests/wheels/test_dispatcher.py"]
+        return [["tests/wheels/test_dispatcher.py"]]
     by_line = tests.get(mutant.path, {})
     lines = range(mutant.line, mutant.line + mutant.old.count("\n") + 1)
     reached = sorted({test for line in lines for test in by_line.get(line, [])})
@@ -268,7 +271,10 @@ def _chosen_tests(mutant: Mutant, tests: dict[str, dict[int, list[str]]]) -> lis
         else:
             others.append(test)
     others.sort(key=lambda test: ("integration" in test, test))  # those of integration take the longest
-    return own + of_room + others[:MOST_TESTS]
+    near = own + of_room
+    far = [others[first : first + BATCH] for first in range(0, len(others), BATCH)]
+    batches = [near, *far] if near else far
+    return batches[:1] if explained else batches
 
 
 def _own_file(module: PurePosixPath, by_line: dict[int, list[str]]) -> str:
@@ -287,13 +293,13 @@ def _file_of(test: str) -> PurePosixPath:
 # ---- the run
 
 
-def _survives(mutant: Mutant, tests: list[str], folder: Path) -> bool:
+def _survives(mutant: Mutant, batches: Sequence[Sequence[str]], folder: Path) -> bool:
     path = folder / mutant.path
     source = path.read_bytes()
     end = mutant.start + len(mutant.old.encode())
     path.write_bytes(source[: mutant.start] + mutant.new.encode() + source[end:])
     try:
-        return not tests or _pytest(folder, *tests, timeout=TIMEOUT_S) == 0
+        return all(_pytest(folder, *batch, timeout=TIMEOUT_S) == 0 for batch in batches)
     finally:
         path.write_bytes(source)
 
@@ -342,9 +348,10 @@ def main() -> int:
         tests = _tests_by_line(first, of_python) if of_python else {}
 
         def survives(mutant: Mutant) -> bool:
+            batches = _batches(mutant, tests, explained=(mutant.path, mutant.text) in explanations)
             folder = folders.get()
             try:
-                return _survives(mutant, _chosen_tests(mutant, tests), folder)
+                return _survives(mutant, batches, folder)
             finally:
                 folders.put(folder)
 
@@ -359,7 +366,7 @@ def main() -> int:
                 counts[mutant.path][1 if why else 2] += 1
                 if not why:
                     survivors.append(mutant)
-                    reached = "survives" if _chosen_tests(mutant, tests) else "no test reaches it"
+                    reached = "survives" if _batches(mutant, tests, explained=False) else "no test reaches it"
                     print(f"{mutant.path}:{mutant.line}: {mutant.kind}: {reached}: {mutant.text}", flush=True)
     for name, (total, explained, open_) in counts.items():
         print(f"{name}: {total} mutants, {total - explained - open_} killed, {explained} explained, {open_} survive")

@@ -99,10 +99,29 @@ def test_cut_off_anywhere() -> None:
             elf.read(MADE[:length])
 
 
-def test_files_that_only_begin_as_one() -> None:
-    other_magic = b"\x7fELG" + MADE[4:]
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(b"\x7fELG" + MADE[4:20], id="another magic"),
+        pytest.param(MADE[:19], id="too short"),
+        pytest.param(MADE[:4] + b"\x03" + MADE[5:20], id="neither 32 nor 64 bits"),
+        pytest.param(MADE[:5] + b"\x00" + MADE[6:20], id="no byte order"),
+    ],
+)
+def test_files_that_only_begin_as_one(start: bytes) -> None:
     with pytest.raises(ElfError, match="it is not an ELF file"):
-        identify(other_magic)
+        identify(start)
+
+
+@pytest.mark.parametrize(("position", "value"), [(4, b"\x01"), (5, b"\x02")], ids=["32 bits", "big-endian"])
+def test_files_of_another_class_or_byte_order(position: int, value: bytes) -> None:
+    other = MADE[:position] + value + MADE[position + 1 :]
+    assert not identify(other[:20]).is_64_bit_little_endian
+    with pytest.raises(ElfError, match="it is not a 64-bit little-endian ELF file"):
+        read_headers(lambda start, size: other[start : start + size], len(other))
+
+
+def test_headers_that_are_cut_off() -> None:
     for length in range(64):
         with pytest.raises(ElfError, match=r"it is not (an|a 64-bit little-endian) ELF file"):
             read_headers(lambda start, size: MADE[start : start + size], length)
