@@ -47,14 +47,14 @@ INFORMS = re.compile(
 # Neither do these options.
 INFORM = {
     *("frozen", "kw_only", "parents", "exist_ok", "ignore_errors", "missing_ok", "prefix", "suffix", "next_step"),
-    *("where", "name", "reverse", "indent", "default", "maxsplit"),
+    *("where", "name", "reverse", "indent", "default", "maxsplit", "use_attribute_docstrings"),
 }
 RESTRICTS = re.compile(r"--?(?!quiet$)[a-z]")  # an option of a tool
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """The text `old` at offset `start` of a file becomes `new`."""
+    """The text `old` at offset `start` of a file becomes `new`. `of_module`: it runs while the module is imported."""
 
     path: str
     line: int
@@ -62,6 +62,7 @@ class Mutant:
     old: str
     new: str
     kind: str
+    of_module: bool = False
 
     @property
     def text(self) -> str:
@@ -84,6 +85,12 @@ class _Protections(ast.NodeVisitor):
         self.source = source
         self.lines = source.splitlines(keepends=True)
         self.mutants: list[Mutant] = []
+        self.functions = 0  # that the node is in
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.functions += 1
+        self.generic_visit(node)
+        self.functions -= 1
 
     def _add(self, node: ast.expr | ast.stmt | ast.keyword, new: str, kind: str) -> None:
         assert node.end_lineno is not None
@@ -94,7 +101,7 @@ class _Protections(ast.NodeVisitor):
             rest = re.match(rb"\s*,", self.source[end:])
             end += rest.end() if rest else 0
         old = self.source[start:end].decode()
-        self.mutants.append(Mutant(self.path, node.lineno, start, old, new, kind))
+        self.mutants.append(Mutant(self.path, node.lineno, start, old, new, kind, self.functions == 0))
 
     def visit_If(self, node: ast.If) -> None:
         last = node.body[-1]
@@ -252,11 +259,12 @@ def _batches(mutant: Mutant, tests: dict[str, dict[int, list[str]]], *, explaine
         return [["tests/wheels/test_dispatcher.py"]]
     by_line = tests.get(mutant.path, {})
     lines = range(mutant.line, mutant.line + mutant.old.count("\n") + 1)
-    reached = sorted({test for line in lines for test in by_line.get(line, [])})
-    if not reached and not any(line in by_line for line in lines):
+    if not any(line in by_line for line in lines):
         return []
-    # What runs while a module is imported belongs to no test.
-    reached = reached or sorted({test for names in by_line.values() for test in names})
+    reached = sorted({test for line in lines for test in by_line.get(line, [])})
+    # What runs while a module is imported belongs to no test, or to the one that happens to import it first.
+    if mutant.of_module or not reached:
+        reached = sorted({test for names in by_line.values() for test in names})
     module = PurePosixPath(mutant.path)
     room, own_file = module.parts[1], _own_file(module, by_line)
     own: list[str] = []
