@@ -281,7 +281,9 @@ def _batches(mutant: Mutant, tests: dict[str, dict[int, list[str]]], *, explaine
     others.sort(key=lambda test: ("integration" in test, test))  # those of integration take the longest
     near = own + of_room
     far = [others[first : first + BATCH] for first in range(0, len(others), BATCH)]
-    batches = [near, *far] if near else far
+    # The module's own test file as a whole: coverage.py does not see what a test's farm does in a process of its own.
+    whole_file = sorted({_file_of(test).as_posix() for test in own})
+    batches = [batch for batch in (near, *far, whole_file) if batch]
     return batches[:1] if explained else batches
 
 
