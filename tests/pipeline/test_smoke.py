@@ -121,8 +121,10 @@ def test_the_wheels_behind_the_one_name_are_installed_with_it(tmp_path: Path) ->
 def test_uv_names_the_wheels_own_pin(tmp_path: Path, torch: str) -> None:
     """In a run of one minor, the plain wheel's bound excludes the minor before, and the rung's pin every other one."""
     own = family.project("demo")
+    own = replace(own, settings=replace(own.settings, imports=("demo",)))
     path = family.variant(tmp_path, own, torch, "1.0", {"demo/__init__.py": ""})
     one_name.write(family.family(own, path, {torch: "1.0"}), path.parent)
+    # The CPython up to which the stand-in's Requires-Python goes.
     variant = replace(own.variants[Minor.parse(torch)], cpython=(CPython(3, 14),))
     answer = TORCH.replace("2.9", torch).replace("12.8", variant.cuda)
     test, _ = smoke(tmp_path, {"import demo\n": Completed((), 0, (answer,))})
@@ -137,8 +139,6 @@ def test_uv_names_the_wheels_own_pin(tmp_path: Path, torch: str) -> None:
     shell: Any = SimpleNamespace(run=run, say=lambda _: None, log=tmp_path / "log")
     python = Interpreter("3.14.0", Path(sys.executable))
     site = replace(test.site, shell=shell, uv=tools.uv(), python=python, bring=lambda path: path)
-    settings = replace(own.settings, imports=("demo",), smoke_script=None)
-    own = replace(own, settings=settings)
     job = Job(f"demo-{variant.torch.tag}", "1.0", variant, CPython(3, 14))
     other = neighbour(own, variant)
     assert other
