@@ -74,7 +74,7 @@ def test_the_wheel_that_all_this_is_about(tmp_path: Path) -> None:
     assert "missing c10::SymInt::sym_ne(c10::SymInt const&) const" in "".join(output.lines(report))
     assert audit(tmp_path / "true", {MINE: core}, "Requires-Dist: torch<2.9").claim == "true"
     assert audit(tmp_path / "none", {MINE: core}).claim == "wider", "who names no torch promises all"
-    narrow = audit(tmp_path / "narrow", {"demo/x.py": b""}, "Requires-Dist: torch==2.8.*")
+    narrow = audit(tmp_path / "narrow", {MINE: library()}, "Requires-Dist: torch==2.8.*")
     assert (narrow.true_range, narrow.claim, narrow.ok) == ("any", "narrower", True)
 
 
@@ -427,11 +427,11 @@ def test_other_platforms_are_refused(tmp_path: Path, platform: str) -> None:
 
 
 def test_claims_of_no_release_that_is_known(tmp_path: Path) -> None:
-    future = audit(tmp_path, {"demo/x.py": b""}, "Requires-Dist: torch==2.99.*")
+    future = audit(tmp_path, {"demo/_C.so": library()}, "Requires-Dist: torch==2.99.*")
     assert (future.claim, future.ok) == ("unknown", False)
-    local = audit(tmp_path / "local", {"demo/x.py": b""}, "Requires-Dist: torch==2.8.0+cu128")
+    local = audit(tmp_path / "local", {"demo/_C.so": library()}, "Requires-Dist: torch==2.8.0+cu128")
     assert (local.declared, local.ok) == ("torch==2.8.0", True)
-    pypy = audit(tmp_path / "pypy", {"demo/x.py": b""}, tag="pp310-pypy310_pp73-linux_x86_64")
+    pypy = audit(tmp_path / "pypy", {"demo/_C.so": library()}, tag="pp310-pypy310_pp73-linux_x86_64")
     assert (pypy.claim, pypy.ok) == ("unknown", False)
 
 

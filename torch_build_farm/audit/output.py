@@ -96,14 +96,20 @@ def cells(rows: Mapping[str, Mapping[str, str]]) -> tuple[list[str], dict[str, l
 
 
 def _rows(reports: Sequence[WheelReport]) -> dict[str, dict[str, str]]:
-    """Verdicts by wheel and release; wheels with the same file name, from different folders, are numbered."""
+    """Verdicts by wheel and release, "-" for a wheel without a library.
+
+    Wheels with the same file name, from different folders, are numbered.
+    """
     rows: dict[str, dict[str, str]] = {}
     seen = Counter[str]()
     for report in reports:
         seen[report.file] += 1
         number = seen[report.file]
         name = report.file if number == 1 else f"{report.file} ({number})"
-        rows[name] = {release: finding.verdict.value for release, finding in report.releases.items()}
+        judged = bool(report.libraries)
+        rows[name] = {}
+        for release, finding in report.releases.items():
+            rows[name][release] = finding.verdict.value if judged else "-"
     return rows
 
 
@@ -131,6 +137,8 @@ def table(console: Console, reports: Sequence[WheelReport]) -> None:
 def _claim(report: WheelReport) -> str:
     """The sentence which compares METADATA's range with the true one."""
     declared = report.declared or "nothing, so any torch"
+    if report.claim == "nothing to judge":
+        return f"declared: {declared}; it has no compiled library: there is nothing to judge"
     words = {
         "true": "as it is",
         "wider": "wider than the truth",
@@ -159,6 +167,8 @@ def lines(report: WheelReport) -> list[str]:
             names += [*finding.missing[:_NAMES], *finding.unknown[:_NAMES]]
     prepare(names)
     text = [_claim(report)]
+    if report.libraries and report.use.kind is not LibraryKind.TORCH:
+        text.append(f"uses {report.use.words}")
     if report.left_out:
         text.append(f"torch {_span(report.left_out)}: no build for this wheel's CPython")
     if report.floors:

@@ -18,6 +18,7 @@ from torch_build_farm.audit.loader import Contents, TorchRelease
 from torch_build_farm.audit.read_wheel import AuditedWheel
 from torch_build_farm.audit.symbol_versions import floors
 from torch_build_farm.audit.tables import AuditTables
+from torch_build_farm.audit.torch_use import TorchUse, torch_use
 from torch_build_farm.audit.verdict import (
     Finding,
     Library,
@@ -35,7 +36,7 @@ _FOR_TORCH = re.compile(r"(?:^|[/_-])(?:py|lib)?torch[_-]?v?(\d+)\.(\d+)(?:\.(\d
 _FOR_TORCH_SHORT = re.compile(r"[/_-]torch(\d)(\d{1,2})(?=[_.-])")
 _TOOLKIT = re.compile(r"(?<=cu|hi|oc)(?:da|p|m)?[_-]?\d+")  # the number in cu12, cuda128, rocm63, hip6
 _EXTENSION = re.compile(r"\.cpython-(\d)(\d+)(t?)-")
-Claim = Literal["true", "wider", "narrower", "wider and narrower", "unknown"]
+Claim = Literal["true", "wider", "narrower", "wider and narrower", "unknown", "nothing to judge"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class WheelReport:
 
     - `declared`: METADATA's requirement on torch, such as "torch>=2.8"; empty without one.
     - `true_range`: a version specifier for the known releases that work, its stretches joined by "or"; "any" or "none".
-    - `claim`: how `declared` differs from `true_range`.
+    - `claim`: how `declared` differs from `true_range`; "nothing to judge" for a wheel without a library.
     - `ok`: false if METADATA promises more than is true.
     - `releases`: the wheel's finding for each release.
     - `left_out`: releases that have no build for any CPython of the wheel.
     - `floors`: the symbol versions that the wheel needs from glibc and the C++ library, such as "GLIBC_2.34".
+    - `use`: what the wheel uses of torch, and from which release on it is there.
     """
 
     file: str
@@ -75,6 +77,7 @@ class WheelReport:
     releases: Mapping[str, Finding]
     left_out: tuple[str, ...]
     floors: tuple[str, ...]
+    use: TorchUse
 
     def works(self, release: str) -> bool:
         """Whether the wheel can be used with a release. Raises KeyError for a release that was not judged."""
@@ -324,7 +327,7 @@ class _Audit:
         for release in judged:
             of_wheel[release] = self.whole(release, libraries)
             verdicts[release] = of_wheel[release].verdict
-        claim = claim_of(self.wheel.declared, verdicts)
+        claim = claim_of(self.wheel.declared, verdicts) if self.libraries else "nothing to judge"
         # Nothing is known of releases after the last: only what does not use torch's C++ interface works with them too.
         open_ended = not builds and self.every[-1:] == judged[-1:]
         return WheelReport(
@@ -332,11 +335,12 @@ class _Audit:
             declared="" if self.wheel.declared is None else f"torch{self.wheel.declared}",
             true_range=true_range(verdicts, open_ended=open_ended, whole=list(releases) == self.every),
             claim=claim,
-            ok=claim in ("true", "narrower"),
+            ok=claim in ("true", "narrower", "nothing to judge"),
             libraries=tuple(libraries),
             releases=of_wheel,
             left_out=tuple(left_out),
             floors=floors(self.wheel),
+            use=torch_use(self.libraries.values(), self.names),
         )
 
 

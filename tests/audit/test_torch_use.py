@@ -1,0 +1,47 @@
+"""What a wheel uses of torch: its C++ interface, the stable ABI alone, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.audit.test_audit import MINE, SINGLETON, TORCH, audit, known
+from tests.elves import library
+from torch_build_farm.audit import output
+from torch_build_farm.audit.verdict import LibraryKind
+
+OLD_SHIM = "aoti_torch_get_dim"  # every release has it
+NEW_SHIM = "torch_call_dispatcher"  # since 2.10
+
+
+def test_nothing_of_torch(tmp_path: Path) -> None:
+    """A linker may note torch's libraries though no name of them is used: one wheel serves every torch."""
+    linked = library(["PyList_New"], ["PyInit__core"], TORCH)
+    use = audit(tmp_path, {MINE: linked}).use
+    assert (use.kind, use.since) == (LibraryKind.NEUTRAL, known().releases[0])
+    assert use.words == "nothing of torch's C++: no variant for each torch is needed"
+
+
+@pytest.mark.parametrize(("shim", "since"), [([OLD_SHIM], "2.6.0"), ([OLD_SHIM, NEW_SHIM], "2.10.0")])
+def test_the_stable_abi_alone(tmp_path: Path, shim: list[str], since: str) -> None:
+    report = audit(tmp_path, {MINE: library(shim, ["PyInit__core"], TORCH), "demo/_two.so": library([OLD_SHIM])})
+    assert (report.use.kind, report.use.since) == (LibraryKind.STABLE_ABI, since)
+    minor = since.removesuffix(".0")
+    expected = f"torch's stable ABI alone: one wheel serves torch {minor} and later"
+    assert report.use.words == expected
+    assert f"uses {expected}" in output.lines(report)
+
+
+def test_one_library_with_the_cxx_interface_decides(tmp_path: Path) -> None:
+    files = {MINE: library([SINGLETON], ["PyInit__core"], TORCH), "demo/_stable.so": library([OLD_SHIM], [], TORCH)}
+    use = audit(tmp_path, files).use
+    assert (use.kind, use.since) == (LibraryKind.TORCH, "")
+
+
+def test_shim_functions_that_no_release_has_together(tmp_path: Path) -> None:
+    """A function that a later release dropped leaves no release from which one wheel serves all."""
+    from torch_build_farm.audit.torch_use import oldest_with_all  # noqa: PLC0415
+
+    assert oldest_with_all({"2.9.0": True, "2.10.0": True, "2.11.0": False}) == ""
+    assert oldest_with_all({"2.9.0": False, "2.10.0": True, "2.11.0": True}) == "2.10.0"
