@@ -188,6 +188,16 @@ def test_a_first_import_that_fails_is_not_blamed_for_torch(tmp_path: Path, alone
         test.run()
 
 
+@pytest.mark.parametrize("missing", ["libc10.so", "libtorch_python.so"])
+def test_the_way_out_where_torchs_libraries_are_not_loaded(tmp_path: Path, missing: str) -> None:
+    """The loader names the first that it needs, which for torch's own setuptools extensions is libc10."""
+    failed = Completed((), 1, (f"ImportError: {missing}: cannot open shared object file: No such file or directory",))
+    test, _ = smoke(tmp_path, {"import demo.more\n": failed, "-I -c": Completed((), 0, (TORCH,))})
+    with pytest.raises(SmokeError) as error:
+        test.run()
+    assert "import-torch-first = true" in error.value.next_step
+
+
 @pytest.mark.parametrize(
     "line",
     [

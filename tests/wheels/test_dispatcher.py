@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from collections.abc import Mapping
@@ -235,6 +237,82 @@ def test_a_single_module(tmp_path: Path) -> None:
     site.torch("2.9.0")
     assert site.says("import demo; print(demo.VALUE)") == "2.9"
     assert site.run("", "-m", "demo").stdout == "main 2.9\n"
+
+
+# A library that only torch's folder has; torch's __init__ loads it, as the real one does with its own.
+TORCHS_LIBRARY = "int torchs_answer(void) { return 42; }\n"
+LOADING_TORCH = """
+import ctypes, os
+from .version import __version__
+ctypes.CDLL(os.path.join(os.path.dirname(__file__), "lib", "libtorch_made.so"), mode=ctypes.RTLD_GLOBAL)
+"""
+MODULE = """
+#include <Python.h>
+int torchs_answer(void);
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "fast", NULL, -1, NULL};
+PyMODINIT_FUNC PyInit_fast(void) {
+    PyObject *self = PyModule_Create(&module);
+    PyModule_AddIntConstant(self, "ANSWER", torchs_answer());
+    return self;
+}
+"""
+
+
+def compiled_for_torch(folder: Path) -> tuple[Path, bytes]:
+    """torch's library, and a module `fast` that needs it and has no run path: it loads after torch alone."""
+    folder.mkdir()
+    (folder / "torch.c").write_text(TORCHS_LIBRARY)
+    (folder / "fast.c").write_text(MODULE)
+    library, module = folder / "libtorch_made.so", folder / "fast.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", folder / "torch.c", "-o", library, f"-Wl,-soname,{library.name}"], check=True
+    )
+    include = f"-I{sysconfig.get_path('include')}"
+    subprocess.run(["gcc", "-shared", "-fPIC", include, folder / "fast.c", "-o", module, library], check=True)
+    return library, module.read_bytes()
+
+
+def with_loading_torch(site: Site, library: Path) -> None:
+    site.torch("2.9.0")
+    (site.folder / "torch" / "__init__.py").write_text(LOADING_TORCH)
+    (site.folder / "torch" / "lib").mkdir()
+    shutil.copy(library, site.folder / "torch" / "lib")
+
+
+def test_a_compiled_module_that_needs_torch_first(tmp_path: Path) -> None:
+    """Two packages, one of them a single compiled module, which cannot import torch before its libraries are needed."""
+    library, module = compiled_for_torch(tmp_path / "compiled")
+    site = Site(tmp_path, "conv", "conv", "fast")
+    name = f"fast{sysconfig.get_config_var('EXT_SUFFIX')}"
+    site.variants({"conv/__init__.py": "import torch, fast\nVALUE = fast.ANSWER\n", name: module}, "2.8", "2.9")
+    with_loading_torch(site, library)
+    assert site.says("import fast; print(fast.ANSWER, 'torch' in sys.modules)") == "42 True"
+    assert site.says("import conv; print(conv.VALUE)") == "42"
+    assert site.says("import torch, fast; print(fast.ANSWER)") == "42"
+    # What the guard refuses loads no torch either.
+    (site.folder / "torch" / "version.py").write_text("__version__ = '2.10.0'\n")
+    refused = (
+        "try:\n  import fast\nexcept ImportError as error:\n  print(str(error).split('.')[0], 'torch' in sys.modules)"
+    )
+    assert site.says(refused) == "fast has no variant for torch 2 False"
+
+
+def test_a_package_whose_own_init_cannot_import_torch_first(tmp_path: Path) -> None:
+    library, module = compiled_for_torch(tmp_path / "compiled")
+    files: dict[str, str | bytes] = {"demo/__init__.py": "from . import fast\n", "demo/fast.so": module}
+    site = Site(tmp_path)
+    site.variants(files, "2.9")
+    with_loading_torch(site, library)
+    assert "libtorch_made.so: cannot open shared object file" in site.run("import demo").stderr
+    site.project = replace(site.project, settings=replace(site.project.settings, import_torch_first=True))
+    site.variants(files, "2.9")
+    assert site.says("import demo; print(demo.fast.ANSWER)") == "42"
+    # A package without __init__.py has nowhere to import it.
+    site = Site(tmp_path / "namespace")
+    site.project = replace(site.project, settings=replace(site.project.settings, import_torch_first=True))
+    site.variants({"demo/fast.so": module}, "2.9")
+    with_loading_torch(site, library)
+    assert site.says("import demo.fast; print(demo.fast.ANSWER)") == "42"
 
 
 def test_what_an_uninstalled_variant_left_behind(site: Site) -> None:

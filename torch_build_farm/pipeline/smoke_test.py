@@ -176,8 +176,8 @@ class SmokeTest:
         reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
         next_step = "the log has the traceback"
         # A wheel does not carry torch's libraries. The loader finds them only once torch itself has been imported.
-        if "libtorch" in reason:
-            next_step = "import torch before the extension, in the package's __init__.py"
+        if re.search(r"\blib(torch|c10)", reason):
+            next_step = "import torch in the package's __init__.py first, or set import-torch-first = true"
         return self._error(f"import {name} fails in a fresh interpreter: {reason}", next_step)
 
     def _script(self, shell: Shell) -> str:

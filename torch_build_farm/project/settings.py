@@ -136,6 +136,10 @@ class Settings:
     imports: tuple[ImportName, ...] = ()
     """Modules that must import, each in a fresh interpreter that has not imported torch. Not set: `packages`."""
 
+    import_torch_first: bool = False
+    """Whether the dispatcher imports torch before the packages, for one that cannot do so in its own `__init__.py`.
+    Before a single compiled module (`NAME.cpython-312-x86_64-linux-gnu.so`) it always does."""
+
     smoke_script: str | None = None
     """Script that the smoke test runs with the installed wheel. An exception fails the test; the last line of the
     output goes into the report."""

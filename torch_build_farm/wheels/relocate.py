@@ -29,7 +29,7 @@ from torch_build_farm.wheels.wheel import Library, opened, read_library, read_wh
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"
 # In each _torchNN/, and in RECORD: an uninstall may leave the folder behind, but not this file. A line "cuda: 12" in it
-# says what the variant needs of torch (`cuda_needed`).
+# says what the variant needs of torch (`cuda_needed`), and "import-torch-first: yes" that the dispatcher imports torch.
 MARKER = "_variant.txt"
 _MAIN = """import os, runpy
 
@@ -123,8 +123,11 @@ def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
     return planned
 
 
-def _added(planned: Mapping[str, str], move: Move, cuda: str) -> dict[str, str]:
-    """Files that the relocated wheel has in addition: markers, and a __main__.py for each single module."""
+def _added(planned: Mapping[str, str], move: Move, cuda: str, *, torch_first: bool) -> dict[str, str]:
+    """Files that the relocated wheel has in addition: markers, and a __main__.py for each single module.
+
+    `torch_first`: the dispatcher imports torch before any package of the wheel.
+    """
     marker = f"The variant {move.tag}. The dispatcher looks for this file.\n"
     if cuda:
         marker += f"cuda: {cuda}\n"
@@ -132,8 +135,11 @@ def _added(planned: Mapping[str, str], move: Move, cuda: str) -> dict[str, str]:
     added = {}
     for package in move.folders:
         folder = f"{package}/_{move.tag}"
-        if any(path.startswith(f"{folder}/") for path in new_paths):
-            added[f"{folder}/{MARKER}"] = marker
+        if not any(path.startswith(f"{folder}/") for path in new_paths):
+            continue
+        # A compiled module's libraries are needed before its first line runs: it cannot import torch by itself.
+        is_compiled = any(re.fullmatch(rf"{re.escape(folder)}/__init__(\.[^/.]+)?\.so", path) for path in new_paths)
+        added[f"{folder}/{MARKER}"] = marker + ("import-torch-first: yes\n" if torch_first or is_compiled else "")
     for name, new_path in planned.items():
         # `python -m MODULE` ran the module itself; now MODULE is a package, which runs by its __main__.py.
         folder = posixpath.dirname(new_path)
@@ -225,7 +231,7 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         entry.filename = planned[entry.filename]
         members.append((entry, content))
     date = members[-1][0].date_time
-    for path, text in _added(planned, move, cuda).items():
+    for path, text in _added(planned, move, cuda, torch_first=settings.import_torch_first).items():
         if path in planned.values():
             raise RelocationError(
                 f"{path} is the farm's own file, and the wheel has one of that name", next_step="name it otherwise"
