@@ -303,7 +303,11 @@ class _LocalBuild:
         # PEP 517 in its order: the environment, what [build-system] requires, and only then the back end, which may ask
         # for more.
         self._uv("venv", "--python", str(python), str(self.home))
-        builder = project_builder(self.tree, python_executable=str(self.home / "bin" / "python"), runner=self._call)
+        builder = project_builder(
+            self.tree / self.settings.subdirectory,
+            python_executable=str(self.home / "bin" / "python"),
+            runner=self._call,
+        )
         shared = self._install(set(builder.build_system_requires))
         try:
             additional = set(builder.get_requires_for_build("wheel"))

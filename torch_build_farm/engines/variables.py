@@ -13,7 +13,7 @@ from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.releases import sdk
 
-FARM_FOLDER = ".torch-build-farm"  # the farm's own files in a rendered tree
+FARM_FOLDER = ".torch-build-farm"  # the farm's own files in a rendered tree, below the project's folder
 PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
 CONSTRAINTS = f"{FARM_FOLDER}/constraints.txt"
 TOOLCHAIN = f"{FARM_FOLDER}/toolchain.cmake"
@@ -53,15 +53,16 @@ def build_variables(settings: Settings, request: BuildRequest, places: Places) -
 def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -> dict[str, str]:
     """The farm's variables, except flags."""
     variant = request.job.variant
+    project = places.tree / settings.subdirectory
     variables = {
         # Else scikit-build-core builds in a temporary folder: its name is random, and ninja's log goes with it.
         "SKBUILD_BUILD_DIR": str(places.build),
         "SOURCE_DATE_EPOCH": str(request.epoch),
         # A setup.py that calls CMake by itself reads these. GNU make before 4.4 would stop at the jobserver's FIFO.
-        "CMAKE_TOOLCHAIN_FILE": str(places.tree / TOOLCHAIN),
+        "CMAKE_TOOLCHAIN_FILE": str(project / TOOLCHAIN),
         "CMAKE_GENERATOR": "Ninja",
         # Requirements that a back end adds while it builds must not bring another torch than the tree was rendered for.
-        "UV_CONSTRAINT": str(places.tree / CONSTRAINTS),
+        "UV_CONSTRAINT": str(project / CONSTRAINTS),
     }
     if places.sdk:
         variables["UV_CONSTRAINT"] += f" {places.sdk / sdk.CONSTRAINTS}"
@@ -109,7 +110,7 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
     prefix_maps = " ".join([f"-ffile-prefix-map={folder}={name}" for folder, name in mapped.items()])
     defines = {
         # CMake includes the prelude at the project's first project(), before any find_package(Torch).
-        "CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(places.tree / PRELUDE),
+        "CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(places.tree / settings.subdirectory / PRELUDE),
         "CMAKE_CXX_STANDARD": str(request.job.variant.cxx_standard),
         **settings.cmake_defines,
     }

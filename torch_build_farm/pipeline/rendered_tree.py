@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jinja2
@@ -72,12 +72,15 @@ def render(project: Project, source: Source, job: Job) -> Tree:
         raise RenderError(
             f"a template cannot be rendered: {error}", where=f"{place}, line {getattr(error, 'lineno', '?')}"
         ) from None
-    return Tree(source, {"pyproject.toml": _pyproject(context), **rendered, **_backend_files(source, job)})
+    rendered = {"pyproject.toml": _pyproject(context), **rendered, **_backend_files(source, job)}
+    # All of them belong to the Python project, which may lie in a folder of the source.
+    folder = PurePosixPath(source.origin.subdirectory)
+    return Tree(source, {str(folder / path): text for path, text in rendered.items()})
 
 
 def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
     """The names that templates can use."""
-    where = str(source.root / "pyproject.toml")
+    where = str(source.project / "pyproject.toml")
     variant = job.variant
 
     # PEP 518: a project without the table builds with setuptools.
@@ -121,7 +124,7 @@ def _project_table_decides(source: Source) -> bool:
         return False
     back_end = _backend(source).partition(".")[0]
     if back_end == "setuptools":
-        return not (source.root / "setup.py").is_file()
+        return not (source.project / "setup.py").is_file()
     return back_end == "scikit_build_core"
 
 
@@ -184,7 +187,8 @@ def _tool(source: Source) -> dict[str, Any]:
 
     # The places in the order in which scikit-build-core looks; the first that has a package counts.
     name = str(source.pyproject["project"]["name"]).replace("-", "_")
-    paths = {file.path for file in source.files}
+    prefix = f"{source.origin.subdirectory}/" if source.origin.subdirectory else ""
+    paths = {file.path.removeprefix(prefix) for file in source.files if file.path.startswith(prefix)}
     for base in ("src/", "python/", ""):
         for package in (name.replace(".", "_"), name.replace(".", "/")):
             folder = f"{base}{package}"

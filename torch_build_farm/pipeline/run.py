@@ -114,17 +114,16 @@ def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> li
     patterns = []
     for folder in folders:
         if folder.is_relative_to(origin.root):
-            patterns.append(f"/{folder.relative_to(origin.root)}/")
+            patterns.append(f"{tree.literal_pattern(str(folder.relative_to(origin.root)))}/")
 
     # By name, one by one: a project may well have folders of its own that are called variants and templates.
     if project.root.is_relative_to(origin.root):
         root = project.root.relative_to(origin.root)
-        for variant in project.variants.values():
-            patterns.append(f"/{root / 'variants' / variant.tag}.toml")
-        for template in project.template_folders[-1].glob("*.j2"):
-            patterns.append(f"/{root / 'templates' / template.name}")
+        own = [root / "variants" / f"{variant.tag}.toml" for variant in project.variants.values()]
+        own += [root / "templates" / template.name for template in project.template_folders[-1].glob("*.j2")]
         # `publish` writes it: a release must not make the next run build everything anew.
-        patterns.append(f"/{root / PUBLISHED_LIST}")
+        own.append(root / PUBLISHED_LIST)
+        patterns += [tree.literal_pattern(str(path)) for path in own]
     return patterns
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import posixpath
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -47,7 +48,8 @@ class Origin:
     `epoch` is the source's own date, in Unix seconds. A path has no date that all its copies share, so its epoch is
     1980: a checkout gives its files new dates, and a commit's date would give different wheels of the same files.
     `sealed` means that the tree is complete as it is, and that no tool has left anything in it.
-    `kept` is what was recorded of a source in the store.
+    `kept` is what was recorded of a source in the store. `subdirectory` is the folder of the Python project in the
+    tree, empty for its top.
     """
 
     root: Path
@@ -55,14 +57,23 @@ class Origin:
     epoch: int = EARLIEST
     sealed: bool = False
     kept: Kept | None = None
+    subdirectory: str = ""
+
+    @property
+    def project(self) -> Path:
+        """The folder of the Python project."""
+        return self.root / self.subdirectory
 
     def answer(self, question: Question) -> Description | None:
         """What git says of the tree's commit; None where it says nothing, as of an sdist."""
         if self.identity == "path":
-            return scm_version.in_work_tree(self.root, question)
-        if self.kept is None or question.repository != "." or question.options != self.kept.options:
+            return scm_version.in_work_tree(self.project, question)
+        if self.kept is None or question.options != self.kept.options:
             return None
-        return self.kept.description
+        # The tree's top is the only repository there: submodules come without theirs.
+        repository = posixpath.normpath(posixpath.join(self.subdirectory, question.repository))
+        below = question.parents and not repository.startswith(("..", "/"))
+        return self.kept.description if repository == "." or below else None
 
 
 @dataclass(frozen=True)
@@ -77,15 +88,16 @@ class Fetcher:
         """The project's source tree. Raises SourceError or PackageIndexError if it cannot be fetched."""
         settings = project.settings
         if settings.sdist:
-            return self.sdist(Requirement(settings.sdist), settings.sdist_sha256)
+            origin = self.sdist(Requirement(settings.sdist), settings.sdist_sha256)
+            return replace(origin, subdirectory=settings.subdirectory)
         if settings.git:
             repository = settings.git
             # A path is relative to the project's file, while git runs in a folder of the store.
             local = project.root / repository
             if local.exists():
                 repository = str(local.resolve())
-            return self.git(repository, settings.revision)
-        return Origin((project.root / settings.source).resolve())
+            return self.git(repository, settings.revision, settings.subdirectory)
+        return Origin((project.root / settings.source).resolve(), subdirectory=settings.subdirectory)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -155,8 +167,10 @@ class Fetcher:
 
     # ---- git
 
-    def git(self, repository: str, revision: str) -> Origin:
+    def git(self, repository: str, revision: str, subdirectory: str = "") -> Origin:
         """The files of `revision` (commit, tag or branch), submodules included, without their history.
+
+        The Python project in `subdirectory` says what git is asked of the commit.
 
         Raises SourceError where git fails or does not know the revision.
         """
@@ -170,21 +184,23 @@ class Fetcher:
                     where="[tool.torch-build-farm] revision",
                     next_step="name a tag, a branch or a commit of 40 hexadecimal digits",
                 )
-            name = f"commit-{hashlib.sha256(repository.encode()).hexdigest()[:12]}-{commit}"
+            # By pip's syntax for such a place. Projects of one repository may ask git for different tags.
+            place = f"{repository}#subdirectory={subdirectory}" if subdirectory else repository
+            name = f"commit-{hashlib.sha256(place.encode()).hexdigest()[:12]}-{commit}"
             kept = self._kept(name)
             # Another farm may have asked git for other tags.
-            if kept is None or kept.options != _options(kept.tree):
+            if kept is None or kept.options != _options(kept.tree / subdirectory):
                 self.say(f"fetching {public(repository)} at {commit[:12]}")
-                kept = self.sources.keep(name, self._fetched(client, repository, commit, scratch))
-        return Origin(kept.tree, f"git {public(repository)}@{commit}", kept.epoch, kept=kept)
+                kept = self.sources.keep(name, self._fetched(client, repository, commit, subdirectory, scratch))
+        return Origin(kept.tree, f"git {public(repository)}@{commit}", kept.epoch, kept=kept, subdirectory=subdirectory)
 
-    def _fetched(self, client: Client, repository: str, commit: str, scratch: Path) -> Kept:
+    def _fetched(self, client: Client, repository: str, commit: str, subdirectory: str, scratch: Path) -> Kept:
         """The tree of a commit in `scratch`, and what git says of it while its repository is at hand."""
         bare, tree = scratch / "repository", scratch / "tree"
         # With its whole history, since versions may be counted from the last tag (setuptools-scm).
         client.clone(repository, commit, bare)
         self._check_out(client, repository, bare, commit, tree, deep=0)
-        options = _options(tree)
+        options = _options(tree / subdirectory)
         description = describe_bare(bare, commit, options) if options else None
         return Kept(tree, max(client.date(repository, bare, commit), EARLIEST), options, description)
 
@@ -220,10 +236,10 @@ class Fetcher:
         return kept
 
 
-def _options(tree: Path) -> tuple[str, ...]:
-    """The options of `git describe` that the version of a tree is counted by; none where it is not counted so."""
+def _options(project: Path) -> tuple[str, ...]:
+    """The options of `git describe` that the version of a project is counted by; none where it is not counted so."""
     try:
-        table = metadata.scm_table(metadata.document(tree))
+        table = metadata.scm_table(metadata.document(project))
         return scm_version.question(table).options if table is not None else ()
     except (SourceError, VersionError):  # told to people when the version is wanted
         return ()

@@ -77,16 +77,11 @@ _PROVIDERS_REGEX = r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<v
 
 
 def document(root: Path) -> dict[str, Any]:
-    """The tree's pyproject.toml, empty for a tree that has a setup.py alone.
+    """The pyproject.toml of the project in folder `root`, empty for one that has a setup.py alone.
 
-    Raises SourceError if the tree holds no Python project, or if its pyproject.toml cannot be used.
+    Raises SourceError if it cannot be used.
     """
     path = root / "pyproject.toml"
-    if not path.is_file() and not (root / "setup.py").is_file():
-        what = "has neither pyproject.toml nor setup.py" if root.is_dir() else "does not exist"
-        raise SourceError(
-            f"the source tree {what}", where=str(root), next_step="set source in [tool.torch-build-farm] to its folder"
-        )
     try:
         pyproject = toml.loads(toml.decoded(source_files.content(root, "pyproject.toml")))
     except toml.TomlError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch_build_farm.core.text import printable
 from torch_build_farm.project import metadata, source_files
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.settings import TABLE, Settings
+from torch_build_farm.project.subdirectories import is_project, project_folder, projects_below
 from torch_build_farm.project.tables import adapter
 from torch_build_farm.project.variant import Variant
 
@@ -39,11 +40,19 @@ class SourceFacts:
     torch: str  # the requirement on torch
     cuda_sources: tuple[str, ...]
     variables: tuple[str, ...]  # environment variables that setup.py reads
+    subdirectory: str  # the folder of the Python project; empty for the top
+    other_projects: tuple[str, ...]  # folders that hold a Python project too
 
 
 def look(origin: Origin) -> SourceFacts:
-    """The facts of a source tree. Raises SourceError where there is no Python project."""
-    root = origin.root
+    """The facts of a source tree. Raises SourceError where there is no Python project.
+
+    Where there is none at the top, the facts are those of the likeliest one below.
+    """
+    projects = () if is_project(origin.root) else projects_below(origin.root)
+    if projects:
+        origin = replace(origin, subdirectory=projects[0])
+    root = project_folder(origin.root, origin.subdirectory)
     document = metadata.document(root)
     try:
         stated = metadata.read(root, document, answers=origin.answer)
@@ -55,9 +64,9 @@ def look(origin: Origin) -> SourceFacts:
     build_system = document.get("build-system", {})
     requirements = [*stated.requires, *map(str, build_system.get("requires", ()))]
     try:
-        cuda_sources = [str(path.relative_to(root)) for path in root.rglob("*.cu")]
+        cuda_sources = [str(path.relative_to(origin.root)) for path in origin.root.rglob("*.cu")]
     except RecursionError:
-        raise SourceError("folders of the source lie too deep in one another", where=str(root)) from None
+        raise SourceError("folders of the source lie too deep in one another", where=str(origin.root)) from None
     variables = set(_VARIABLE.findall(source_files.text(root, "setup.py")))
     return SourceFacts(
         name=_valid_name(stated.name),
@@ -67,6 +76,8 @@ def look(origin: Origin) -> SourceFacts:
         torch=_torch(requirements),
         cuda_sources=tuple(sorted(cuda_sources)),
         variables=tuple(sorted(variables)),
+        subdirectory=origin.subdirectory,
+        other_projects=projects[1:],
     )
 
 
@@ -129,6 +140,9 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
     ]
     for key, value in origin.items():
         lines.append(_line(key, value))
+    if facts.subdirectory:
+        others = ", ".join(facts.other_projects)
+        lines.append(_line("subdirectory", facts.subdirectory, f"or is it {others}?" if others else ""))
     if not facts.version:
         lines.append(_line("version", "0", "the source does not state its version without being run"))
     packages = facts.packages or (name.replace("-", "_"),)

@@ -24,6 +24,7 @@ from torch_build_farm.project.tables import (
     CheckoutOrRequirement,
     CPythonName,
     DistributionName,
+    FolderWithin,
     ImportName,
     MinorName,
     PlainWord,
@@ -115,7 +116,8 @@ class Settings:
     """The second of the two distributions behind the one name. Not set: `NAME-select`."""
 
     source: str = "."
-    """Folder of the project that is built, with a `pyproject.toml` or `setup.py` of its own."""
+    """Folder of the project that is built, with a `pyproject.toml` or `setup.py` of its own at its top or in its
+    `subdirectory`."""
 
     git: str = ""
     """In place of `source`: a git repository, as a URL (https or ssh) or path. Needs `revision` beside it."""
@@ -129,6 +131,10 @@ class Settings:
 
     sdist_sha256: str = ""
     """SHA-256 of the file that `sdist` names, 64 hexadecimal digits; `init` writes it."""
+
+    subdirectory: FolderWithin = ""
+    """Folder within the source that holds the Python project, such as `"bindings/torch"`. The whole source is there
+    while it is built, so the project may compile files above that folder. Not set: the top of the source."""
 
     version: VersionText = ""
     """The version, for a source that does not state its own without being run."""
@@ -170,8 +176,8 @@ class Settings:
     is as new as on the day of the build."""
 
     before_build: tuple[str, ...] = ()
-    """Commands that `/bin/sh` runs in the build's copy of the source, with the build's environment. In a container they
-    run before torch and the build requirements are installed."""
+    """Commands that `/bin/sh` runs at the top of the build's copy of the source, with the build's environment. In a
+    container they run before torch and the build requirements are installed."""
 
     system_packages: SystemPackages = SystemPackages()
     """Packages of the operating system that a build needs, by package manager."""

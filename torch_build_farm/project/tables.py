@@ -6,6 +6,7 @@ editors use.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -30,6 +31,7 @@ from pydantic_core import ErrorDetails
 
 from torch_build_farm.core import toml
 from torch_build_farm.core.errors import nearest
+from torch_build_farm.core.paths import fault, shown
 from torch_build_farm.core.requirements import check_name, read_requirement, read_version
 from torch_build_farm.core.versions import CPython, Minor
 
@@ -106,6 +108,15 @@ def _distribution(value: str) -> str:
     return value
 
 
+def _folder_within(value: str) -> str:
+    name = posixpath.normpath(value)
+    # As paths say it of whatever others chose; "." is the top itself.
+    reason = fault(name)
+    if reason:
+        raise ValueError(f"{shown(value)} {reason}")
+    return "" if name == "." else name
+
+
 def _import_name(value: str) -> str:
     if not all(part.isidentifier() for part in value.split(".")):
         raise ValueError(f"{value!r} is not an import name such as package.module")
@@ -134,6 +145,7 @@ PlainWord = Annotated[str, AfterValidator(_plain_word), WithJsonSchema({**_STRIN
 UploadUrl = Annotated[str, AfterValidator(_upload_url), WithJsonSchema({**_STRING, "pattern": f"^({_UPLOAD_URL})$"})]
 DistributionName = Annotated[str, AfterValidator(_distribution)]
 ImportName = Annotated[str, AfterValidator(_import_name)]
+FolderWithin = Annotated[str, AfterValidator(_folder_within)]
 
 
 # ---- reading

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch_build_farm.core.paths import fault, shown
 from torch_build_farm.project import metadata
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.metadata import Metadata
+from torch_build_farm.project.subdirectories import project_folder
 
 _VERSION_CONTROL = {".git", ".hg", ".svn"}
 # Never part of a source tree, in gitignore's syntax: version control, caches, environments, and what builds leave.
@@ -67,6 +69,11 @@ class Source:
         return self.origin.root
 
     @property
+    def project(self) -> Path:
+        """The folder of the Python project."""
+        return self.origin.project
+
+    @property
     def version(self) -> str:
         """The version that the source states."""
         return self.metadata.version
@@ -87,17 +94,32 @@ def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> So
     `version` is for a source that does not state its own. Raises SourceError for a tree that is missing or not a Python
     project, VersionError for one without a version, ConfigError for an invalid pattern.
     """
-    document = metadata.document(origin.root)
-    stated = metadata.read(origin.root, document, version, origin.answer)
-    patterns = [] if origin.sealed else list(_NEVER)
-    # An sdist's list of files (SOURCES.txt in its .egg-info) decides what setuptools installs as package data.
-    if patterns and (origin.root / "PKG-INFO").is_file():
-        patterns.remove("*.egg-info/")
+    project = project_folder(origin.root, origin.subdirectory)
+    document = metadata.document(project)
+    stated = metadata.read(project, document, version, origin.answer)
+    patterns = [] if origin.sealed else _never(origin)
     try:
         excluded = PathSpec.from_lines("gitignore", [*patterns, *exclude])
     except ValueError as error:
         raise ConfigError(f"invalid pattern in exclude: {error}", where="[tool.torch-build-farm]") from None
     return Source(origin, tuple(_walk(origin.root, excluded)), stated, document)
+
+
+def _never(origin: Origin) -> list[str]:
+    """Patterns for what is never part of a source tree."""
+    patterns = list(_NEVER)
+    if origin.subdirectory:
+        folder = literal_pattern(origin.subdirectory)
+        patterns += [f"{folder}{pattern}" for pattern in _NEVER if pattern.startswith("/")]
+    # An sdist's list of files (SOURCES.txt in its .egg-info) decides what setuptools installs as package data.
+    if (origin.project / "PKG-INFO").is_file():
+        patterns.remove("*.egg-info/")
+    return patterns
+
+
+def literal_pattern(path: str) -> str:
+    """The pattern, in gitignore's syntax, for that one path of the tree."""
+    return "/" + re.sub(r"([\\*?\[\]])", r"\\\1", path)
 
 
 def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:

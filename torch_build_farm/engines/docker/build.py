@@ -187,7 +187,9 @@ class ContainerBuild:
     def _farm_files(self, site: Site) -> Path:
         """A folder with what containers need of the farm, to be copied as one: the tree's constraints, two scripts."""
         folder = self.request.scratch / "farm-files"
-        shutil.copytree(self.request.tree / FARM_FOLDER, folder / FARM_FOLDER)
+        # At the same place as in the source tree, which this folder stands for.
+        place = PurePath(self.settings.subdirectory) / FARM_FOLDER
+        shutil.copytree(self.request.tree / place, folder / place)
         shutil.copy(_ASK, folder)
         text = _UV.read_text("utf-8").replace("@READY@", shlex.quote(str(self.ready)))
         text = text.replace("@HOME@", shlex.quote(str(self.home))).replace("@UV@", shlex.quote(str(site.uv)))
@@ -201,7 +203,7 @@ class ContainerBuild:
         import build  # noqa: PLC0415 (a run with nothing to do builds nothing)
 
         try:
-            required = build.ProjectBuilder(self.request.tree).build_system_requires
+            required = build.ProjectBuilder(self.request.tree / self.settings.subdirectory).build_system_requires
         except build.BuildException as error:
             raise BuildError(f"{self.request.job.id}: {error}", where=str(self.shell.log)) from error
         return checked_requirements(self.request.job.id, sorted(required))
@@ -230,7 +232,8 @@ class ContainerBuild:
             tree = site.bring(self.request.tree)
             variables = build_variables(self.settings, self.request, self._places(tree, self.home))
             assignments = [f"{name}={value}" for name, value in variables.items() if name not in _NOT_FOR_ASKING]
-            done = shell.run("env", *assignments, site.python.path, "-I", self.home / _ASK.name, tree, self.home)
+            project = tree / self.settings.subdirectory
+            done = shell.run("env", *assignments, site.python.path, "-I", self.home / _ASK.name, project, self.home)
         if not done.ok:
             raise diagnose(self.request.job.id, self.shell.log)
         return checked_requirements(self.request.job.id, answer_of_back_end(done.last_line))
@@ -297,9 +300,11 @@ class ContainerBuild:
         temporary.mkdir()
         env = {**self.shell.env, "SOURCE_DATE_EPOCH": str(request.epoch), "TMPDIR": str(temporary)}
         shell: Shell = replace(request.shell, env=env, cwd=request.tree, ending=_ENDING)
+        # The working directory is the source tree, which is copied as a whole; the first argument is the project in it.
+        project = self.settings.subdirectory or "."
         # --only takes the exact identifier: left to requires-python, cibuildwheel also builds for musllinux.
         return shell.run(
-            sys.executable, "-I", _CIBUILDWHEEL, ".", "--only", images.identifiers()[job.python],
+            sys.executable, "-I", _CIBUILDWHEEL, project, "--only", images.identifiers()[job.python],
             "--config-file", configuration, "--output-dir", request.out,
         )  # fmt: skip
 

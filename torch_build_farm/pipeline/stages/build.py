@@ -32,6 +32,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "toolchain": dict(context.engine.toolchain(step.job)),
         "environment": dict(settings.environment),
         "cmake-defines": dict(settings.cmake_defines),
+        "subdirectory": settings.subdirectory,
         "before-build": settings.before_build,
         "system-packages": asdict(settings.system_packages),
         "cuda-arch-list": settings.cuda_arch_list,

@@ -66,7 +66,10 @@ def repair(
 
 def _init_files(context: RunContext) -> list[str]:
     """The __init__.py of each of the project's packages that has one in the source."""
-    paths = [f"/{file.path}" for file in context.source.files]
+    # Of a monorepo, which may have packages of that name in other projects, only those of this project.
+    folder = context.source.origin.subdirectory
+    prefix = f"/{folder}/" if folder else "/"
+    paths = [f"/{file.path}" for file in context.source.files if f"/{file.path}".startswith(prefix)]
     init_files = []
     for package in context.project.settings.packages:
         init = f"{package.replace('.', '/')}/__init__.py"

@@ -34,11 +34,11 @@ _PIECE = 1 << 20  # bytes of a member that are in memory
 
 
 def reason_for_full_torch(settings: Settings, tree: Path) -> str:
-    """Why a build of `tree` needs all of torch from the start, in a few words; empty if the SDK is tried first."""
+    """Why a build of the project in `tree` needs all of torch from the start; empty if the SDK is tried first."""
     if settings.torch_build == "full":
         return 'torch-build = "full"'
     if settings.torch_build == "auto":
-        for path in sorted(tree.glob("*.py")):
+        for path in sorted((tree / settings.subdirectory).glob("*.py")):
             if _runs_torch(path):
                 return f"{path.name} uses torch.utils.cpp_extension, which runs torch"
     return ""
