@@ -150,7 +150,8 @@ def audit_wheel(wheel: AnyPath, *, torch: Words = (), work: AnyPath | None = Non
         tables = _audit_tables(added_folder())
         releases = tables.select(_words("torch", torch))
         built_against = records.torch_built_against(path, Path(work)) if work is not None else ""
-        return wheel_report.audit(read_wheel.read(path), tables, releases, built_against)
+        external = records.external_libraries(path, Path(work)) if work is not None else {}
+        return wheel_report.audit(read_wheel.read(path), tables, releases, built_against, external)
 
 
 @functools.cache

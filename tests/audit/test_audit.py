@@ -418,6 +418,21 @@ def test_names_that_mention_torch_in_a_library_built_upon_it(tmp_path: Path) -> 
     assert without.releases["2.9.1"].verdict is Verdict.BROKEN
 
 
+def test_a_library_that_the_settings_say_a_requirement_brings(tmp_path: Path) -> None:
+    """Its name says nothing of that distribution: without the settings it is the system's to bring."""
+    core = made(tmp_path, {MINE: library(["acme"], [], ["libkernels.so.2"])}, "Requires-Dist: Acme_Core")
+    audited = read_wheel.read(core)
+    alone = wheel_report.audit(audited, known(), ["2.9.1"])
+    assert alone.releases["2.9.1"].verdict is Verdict.ENV
+    stated = wheel_report.audit(audited, known(), ["2.9.1"], external_libraries={"libkernels.so*": "acme_core"})
+    assert stated.releases["2.9.1"].verdict is Verdict.OK
+    assert "  needs libkernels.so.2, which acme-core brings, a requirement of the wheel" in output.lines(stated)
+    of_system = wheel_report.audit(audited, known(), ["2.9.1"], external_libraries={"libkernels.so*": "system"})
+    assert of_system.releases["2.9.1"].libraries == ("libkernels.so.2",)
+    not_required = wheel_report.audit(audited, known(), ["2.9.1"], external_libraries={"libkernels.so*": "other"})
+    assert not_required.releases["2.9.1"].verdict is Verdict.ENV
+
+
 @pytest.mark.parametrize(
     "platform", ["win_amd64", "macosx_11_0_arm64", "manylinux_2_28_aarch64", "musllinux_1_2_x86_64"]
 )

@@ -52,13 +52,15 @@ def test_pins_and_identifiers_are_cibuildwheels_own() -> None:
 
 def test_a_configuration_is_valid_toml_and_keeps_commands_as_they_are() -> None:
     commands = ["echo 'a' && echo \"$HOME\"", "echo {project} {wheel}"]
-    text = cibuildwheel_config.configuration("image:tag", ["--env=A=x y", "--label=a=b"], "/store/env", commands)
+    arguments = ["--env=A=x y", "--label=a=b"]
+    text = cibuildwheel_config.configuration("image:tag", arguments, "/store/env", commands, ["libacme.so*"])
     table = tomllib.loads(text)["tool"]["cibuildwheel"]
     assert table["container-engine"]["disable-host-mount"] is True
     assert table["container-engine"]["create-args"] == ["--env=A=x y", "--label=a=b"]
     assert table["build-frontend"] == {"name": "build[uv]", "args": ["--verbose", "--env-dir=/store/env"]}
     assert "#{project}" in table["before-build"]
     assert "--exclude 'libtorch*.so*'" in table["repair-wheel-command"]
+    assert "--exclude 'libacme.so*'" in table["repair-wheel-command"]
     assert table["repair-wheel-command"].endswith(" {wheel}")
     assert cibuildwheel_config.was_repairing(["Building wheel...", "Repairing wheel...", "x"])
     assert not cibuildwheel_config.was_repairing(["Repairing wheel...", "Copying wheels back to host...", "no space"])

@@ -223,3 +223,14 @@ def test_a_package_that_ends_the_interpreter_does_not_import(tmp_path: Path) -> 
     test, _ = smoke(tmp_path, {"import demo.more\n": Completed((), 0, ()), "-I -c": Completed((), 0, (TORCH,))})
     with pytest.raises(SmokeError, match="the interpreter ended with status 0"):
         test.run()
+
+
+@pytest.mark.parametrize(("owner", "advice"), [("acme-core", "acme-core brings it"), ("system", "install it where")])
+def test_an_external_library_that_is_not_found(tmp_path: Path, owner: str, advice: str) -> None:
+    reason = "ImportError: libacme.so.2: cannot open shared object file: No such file or directory"
+    answers = {"import demo.more\n": Completed((), 1, (reason,)), "-I -c": Completed((), 0, (TORCH,))}
+    test, _ = smoke(tmp_path, answers)
+    settings = replace(test.project.settings, external_libraries={"libacme.so*": owner})
+    with pytest.raises(SmokeError, match=r"libacme\.so\.2") as caught:
+        replace(test, project=replace(test.project, settings=settings)).run()
+    assert advice in caught.value.next_step

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.releases.symbol_table import SymbolIndex, Unit
+from torch_build_farm.wheels.auditwheel import provider
 from torch_build_farm.wheels.elf.library import Elf
 
 _LONGEST_FILE_NAME = 255  # characters of a file name (Linux, NAME_MAX)
@@ -59,25 +60,32 @@ class Reach:
 
     - `units`: torch's libraries, whose exported names the symbol table lists.
     - `others`: sonames of CUDA's and the system's libraries; of most of them no table lists the names.
-    - `companions`: sonames that belong to distributions which the wheel requires.
+    - `companions`: sonames that belong to distributions which the wheel requires, and those distributions.
     - `missing`: sonames that are needed and belong to none of these.
     """
 
     units: frozenset[Unit]
     others: frozenset[str]
-    companions: frozenset[str]
+    companions: Mapping[str, str]
     missing: frozenset[str]
 
 
 class Contents:
     """A wheel's libraries by the paths they are installed to, and the distributions that the wheel requires.
 
-    `requires` are normalized names (PEP 503).
+    `requires` are normalized names (PEP 503); `external_libraries` are patterns of libraries with who brings them, the
+    setting of that name.
     """
 
-    def __init__(self, libraries: Mapping[str, Elf], requires: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        libraries: Mapping[str, Elf],
+        requires: Iterable[str] = (),
+        external_libraries: Mapping[str, str] | None = None,
+    ) -> None:
         self.libraries = libraries
         self.requires = frozenset(requires)
+        self.external_libraries = external_libraries or {}
         self._closures: dict[str, tuple[str, ...]] = {}
         self._steps = 0  # of all closures so far
 
@@ -104,17 +112,24 @@ class Contents:
             return beside
         return self.by_name.get(needed, "")
 
-    def comes_with(self, soname: str) -> bool:
-        """Whether a library's name is that of a distribution which the wheel requires: libtbb.so.12 belongs to tbb.
+    def companion(self, soname: str) -> str:
+        """The distribution that brings a library and that the wheel requires; empty if there is none.
 
-        That distribution is installed together with this wheel, and its library is loaded first (metatensor-torch loads
-        metatensor-core's libmetatensor.so this way).
+        It is known from the project's settings, or by its name: libtbb.so.12 belongs to tbb. It is installed together
+        with this wheel, and its library is loaded first (metatensor-torch loads metatensor-core's libmetatensor.so this
+        way).
         """
+        stated = canonicalize_name(provider(soname, self.external_libraries))
+        if stated:
+            return stated if stated in self.requires else ""
         match = re.match(r"lib([\w-]{3,}?)[\d._-]*\.so", soname[:_LONGEST_FILE_NAME])
         if not match:
-            return False
+            return ""
         stem = canonicalize_name(match[1])
-        return any(name == stem or name.startswith(f"{stem}-") for name in self.requires)
+        for name in sorted(self.requires):
+            if name == stem or name.startswith(f"{stem}-"):
+                return name
+        return ""
 
     @cached_property
     def users(self) -> dict[str, frozenset[str]]:
@@ -217,7 +232,7 @@ class TorchRelease:
         torch: set[str] = set()
         others: set[str] = set()
         missing: set[str] = set()
-        companions: set[str] = set()
+        companions: dict[str, str] = {}
         for inner in contents.closure(path):
             elf = contents.libraries[inner]
             # Run paths into torch's folders also find libraries there that `import torch` has not loaded.
@@ -231,8 +246,8 @@ class TorchRelease:
                     torch |= self.closure(needed)
                 elif needed in policy().system:
                     others.add(needed)
-                elif contents.comes_with(needed):
-                    companions.add(needed)
+                elif contents.companion(needed):
+                    companions[needed] = contents.companion(needed)
                 else:
                     missing.add(needed)
         # Torch needs CUDA's libraries too, which have no unit: they join the others.
@@ -242,7 +257,7 @@ class TorchRelease:
                 units.add(self.units[name])
             else:
                 others.add(name)
-        return Reach(frozenset(units), frozenset(others), frozenset(companions), frozenset(missing))
+        return Reach(frozenset(units), frozenset(others), companions, frozenset(missing))
 
 
 def _required(elf: Elf) -> set[str]:

@@ -149,6 +149,14 @@ def _claim(report: WheelReport) -> str:
     return f"declared: {declared}; true: {report.true_range}: the claim is {words[report.claim]}"
 
 
+def needs_of_others(report: WheelReport) -> list[str]:
+    """What the wheel needs of the distributions that it requires, a sentence for each library."""
+    brought: dict[str, str] = {}
+    for library in report.libraries:
+        brought |= library.companions
+    return [f"needs {soname}, which {distribution} brings" for soname, distribution in sorted(brought.items())]
+
+
 def _by_reason(library: LibraryReport) -> dict[tuple[str, ...], list[str]]:
     """Releases with which a library is not OK, by the verdict followed by its reasons."""
     by_reason: dict[tuple[str, ...], list[str]] = {}
@@ -176,12 +184,14 @@ def lines(report: WheelReport) -> list[str]:
     for library in report.libraries:
         by_reason = _by_reason(library)
         # A wheel may hold dozens of libraries that have nothing to do with torch.
-        if library.kind is LibraryKind.NEUTRAL and not by_reason:
+        if library.kind is LibraryKind.NEUTRAL and not by_reason and not library.companions:
             continue
         heading = f"{library.path}: {library.kind.value}"
         if library.kind is LibraryKind.TORCH:
             heading += f", built against {library.built.words} ({library.built.how})"
         text.append(heading)
+        for soname, distribution in library.companions.items():
+            text.append(f"  needs {soname}, which {distribution} brings, a requirement of the wheel")
         for (verdict, *why), releases in by_reason.items():
             text.append(f"  {verdict} with {', '.join(releases)}: {'; '.join(why)}")
     return text

@@ -44,7 +44,8 @@ class LibraryReport:
     """A library's kind, what it was built against and how that is known, and a finding for each release.
 
     `meant` is the torch minor or release that its path names, and the only one that the wheel uses it with; empty if
-    the path names none.
+    the path names none. `companions` are sonames that it needs and that another distribution brings, which the wheel
+    requires: those of its own and of the libraries that it loads, each with the distribution's name.
     """
 
     path: str
@@ -52,6 +53,7 @@ class LibraryReport:
     built: Built
     meant: str
     releases: Mapping[str, Finding]
+    companions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,13 @@ def meant_for(meant: str, release: str) -> bool:
 class _Audit:
     """One wheel's audit at work: what is known of the wheel, and caches of what its verdicts share."""
 
-    def __init__(self, wheel: AuditedWheel, known: AuditTables, recorded: str) -> None:
+    def __init__(
+        self, wheel: AuditedWheel, known: AuditTables, recorded: str, external_libraries: Mapping[str, str]
+    ) -> None:
         self.wheel = wheel
         self.known = known
         self.recorded = recorded
-        self.contents = Contents(wheel.libraries, wheel.requires)
+        self.contents = Contents(wheel.libraries, wheel.requires, external_libraries)
         self.names = Names.of(known.symbols, wheel.libraries.values())
         self.libraries: dict[str, Library] = {}
         for path in wheel.libraries:
@@ -130,6 +134,7 @@ class _Audit:
         self.meant = _meant(list(wheel.libraries))
         self._releases: dict[tuple[str, str], TorchRelease] = {}
         self._link_findings: dict[tuple[str, str], Finding] = {}
+        self.companions: dict[str, dict[str, str]] = defaultdict(dict)  # of each library, by its path
 
     @cached_property
     def every(self) -> list[str]:
@@ -194,6 +199,7 @@ class _Audit:
             for python in self.pythons(path, release):
                 torch = self._torch(release, python)
                 findings.append(link_finding(self.libraries[path], self.contents, torch, self.names, self.known.ever))
+                self.companions[path].update(torch.reach(self.contents, path).companions)
             self._link_findings[key] = worst(findings)
         return self._link_findings[key]
 
@@ -320,7 +326,8 @@ class _Audit:
         libraries = []
         for path, library in sorted(self.libraries.items()):
             built = builds.get(path, Built((), ""))
-            libraries.append(LibraryReport(path, library.kind, built, self.meant[path], by_library[path]))
+            companions = dict(sorted(self.companions[path].items()))
+            libraries.append(LibraryReport(path, library.kind, built, self.meant[path], by_library[path], companions))
 
         of_wheel: dict[str, Finding] = {}
         verdicts: dict[str, Verdict] = {}
@@ -400,9 +407,16 @@ def claim_of(declared: SpecifierSet | None, verdicts: Mapping[str, Verdict]) -> 
     return "narrower" if working - claimed else "true"
 
 
-def audit(wheel: AuditedWheel, known: AuditTables, releases: Sequence[str], recorded: str = "") -> WheelReport:
+def audit(
+    wheel: AuditedWheel,
+    known: AuditTables,
+    releases: Sequence[str],
+    recorded: str = "",
+    external_libraries: Mapping[str, str] | None = None,
+) -> WheelReport:
     """Judge a wheel against `releases`, oldest first.
 
-    `recorded` is the release that the farm built the wheel against; empty for a wheel of somebody else.
+    `recorded` is the release that the farm built the wheel against; empty for a wheel of somebody else. So are
+    `external_libraries`, the setting of the project that it is of.
     """
-    return _Audit(wheel, known, recorded).report(releases)
+    return _Audit(wheel, known, recorded, external_libraries or {}).report(releases)

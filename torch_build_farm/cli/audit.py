@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +32,13 @@ def _configure_parser(parser: Parser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table and the reasons as Markdown")
 
 
-def _built_against(wheel: Path, work: Path) -> str:
-    """The torch release that a wheel of the farm was built against; empty for other wheels."""
+def _recorded(wheel: Path, work: Path) -> tuple[str, Mapping[str, str]]:
+    """The torch release that a wheel of the farm was built against, and its external-libraries; empty for others."""
     if not (work / "jobs").is_dir():
-        return ""
+        return "", {}
     from torch_build_farm.pipeline import records  # noqa: PLC0415 (slow to import)
 
-    return records.torch_built_against(wheel, work)
+    return records.torch_built_against(wheel, work), records.external_libraries(wheel, work)
 
 
 def _audit(context: Context, options: AuditOptions) -> int:
@@ -52,8 +53,9 @@ def _audit(context: Context, options: AuditOptions) -> int:
     for path in options.wheels:
         context.runner.check()
         try:
-            built_against = _built_against(path, context.records_folder)
-            reports.append(wheel_report.audit(read_wheel.read(path), known, releases, built_against))
+            built_against, external_libraries = _recorded(path, context.records_folder)
+            wheel = read_wheel.read(path)
+            reports.append(wheel_report.audit(wheel, known, releases, built_against, external_libraries))
         except AuditError as error:
             unreadable.append(error)
 

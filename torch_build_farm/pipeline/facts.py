@@ -7,7 +7,7 @@ A record on disk holds these dataclasses. The JSON document of a run has had tex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 from pydantic import ConfigDict
@@ -94,11 +94,15 @@ class BuildFacts:
 
 @dataclass(frozen=True)
 class RepairFacts:
-    """`tag` is the wheel's platform tag as auditwheel wrote it."""
+    """`tag` is the wheel's platform tag as auditwheel wrote it.
+
+    `external_libraries` are patterns of the libraries that the wheel needs and does not carry, with who brings them.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     tag: str
+    external_libraries: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> dict[str, str]:
         """For the JSON document."""

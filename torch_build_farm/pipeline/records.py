@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch_build_farm.core import foreign_files, paths, seals
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
-from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts, SomeFacts
+from torch_build_farm.pipeline.facts import BuildFacts, Facts, RenderFacts, RepairFacts, SomeFacts
 
 SCHEMA = 3  # 1 had the facts as text, 2 no seal
 _SAME_BUT_FOR_THE_SEAL = (2,)
@@ -310,3 +310,12 @@ def torch_built_against(wheel: Path, work: Path) -> str:
     job = by_wheel(work).get(sha256(wheel))
     build = job.read("build") if job else None
     return build.facts(BuildFacts).torch_release if build else ""
+
+
+def external_libraries(wheel: Path, work: Path) -> Mapping[str, str]:
+    """The setting of that name that the farm repaired a wheel by, from the records of a work folder, if it has them."""
+    if not wheel.is_file():
+        return {}
+    job = by_wheel(work).get(sha256(wheel))
+    repair = job.read("repair") if job else None
+    return repair.facts(RepairFacts).external_libraries if repair else {}

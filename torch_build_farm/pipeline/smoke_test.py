@@ -20,10 +20,13 @@ from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Project
+from torch_build_farm.project.settings import SYSTEM, Project
 from torch_build_farm.project.variant import Variant
+from torch_build_farm.wheels.auditwheel import provider
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
+# The loader's message for a library that it does not find (glibc, dl-load.c).
+_UNOPENED = re.compile(r"(\S+): cannot open shared object file")
 # Prints torch's version, CUDA and devices as one line of JSON. It may follow another statement.
 _DESCRIBE_TORCH = """
 import json, torch
@@ -178,6 +181,12 @@ class SmokeTest:
         # A wheel does not carry torch's libraries. The loader finds them only once torch itself has been imported.
         if re.search(r"\blib(torch|c10)", reason):
             next_step = "import torch in the package's __init__.py first, or set import-torch-first = true"
+        unopened = _UNOPENED.search(reason)
+        owner = provider(unopened[1], self.project.settings.external_libraries) if unopened else ""
+        if owner == SYSTEM:
+            next_step = "external-libraries says that the system brings it: install it where the tests run"
+        elif owner:
+            next_step = f"{owner} brings it: import its package first, or link with a run path such as $ORIGIN/../lib"
         return self._error(f"import {name} fails in a fresh interpreter: {reason}", next_step)
 
     def _script(self, shell: Shell) -> str:

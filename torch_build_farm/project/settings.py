@@ -38,6 +38,7 @@ from torch_build_farm.project.tables import (
 from torch_build_farm.project.variant import Variant, collect_variants
 
 TABLE = "torch-build-farm"
+SYSTEM = "system"  # who brings a library of `external-libraries` that no distribution has: the user's system
 # Environment variables of a build that only the farm sets: with other values it would be another build.
 FARMS_OWN = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
              "TORCH_BUILD_FARM_SDK", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD", "VIRTUAL_ENV"}  # fmt: skip
@@ -47,6 +48,15 @@ def _environment(value: Mapping[str, str]) -> Mapping[str, str]:
     taken = sorted(set(value) & FARMS_OWN)
     if taken:
         raise ValueError(f"{', '.join(taken)}: the farm sets this itself")
+    return value
+
+
+def _external_libraries(value: Mapping[str, str]) -> Mapping[str, str]:
+    for pattern in value:
+        if "/" in pattern:
+            raise ValueError(f'{pattern!r} is a path; name the library alone, such as "libfoo.so*"')
+        if ".so" not in pattern:
+            raise ValueError(f"{pattern!r} matches no library that is needed by its name, such as libfoo.so.1")
     return value
 
 
@@ -188,6 +198,13 @@ class Settings:
 
     grafted_libraries: tuple[str, ...] = ()
     """Libraries of the build machine that auditwheel may copy into the wheel, as patterns such as `"libgomp.so*"`."""
+
+    external_libraries: Annotated[Mapping[str, DistributionName], AfterValidator(_external_libraries)] = field(
+        default_factory=dict
+    )
+    """Libraries that the wheel needs and does not carry, as patterns, each with the distribution that brings it and
+    that the wheel requires: `{"libmetatensor.so*" = "metatensor-core"}`. `"system"` in place of a distribution: the
+    user's system has it."""
 
     size_limit_mb: PositiveNumber = 100
     """The largest wheel allowed, in MB (10^6 bytes)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -44,10 +44,21 @@ def matches_any(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def command(auditwheel: str, raw: str, out: str) -> list[str]:
-    """The auditwheel call that gives wheel `raw` its platform tag and writes it into folder `out`."""
+def provider(soname: str, external_libraries: Mapping[str, str]) -> str:
+    """Who brings a library by the setting `external-libraries`; empty for a library that no pattern matches."""
+    for pattern, distribution in external_libraries.items():
+        if fnmatchcase(soname, pattern):
+            return distribution
+    return ""
+
+
+def command(auditwheel: str, raw: str, out: str, external_libraries: Iterable[str] = ()) -> list[str]:
+    """The auditwheel call that gives wheel `raw` its platform tag and writes it into folder `out`.
+
+    `external_libraries` are patterns of libraries that it leaves out beside torch's and CUDA's.
+    """
     words = [auditwheel, "repair", "--wheel-dir", out]
-    for pattern in policy().external:
+    for pattern in (*policy().external, *external_libraries):
         words += ["--exclude", pattern]
     return [*words, raw]
 
@@ -68,7 +79,8 @@ def failure(log: Path, tail: Sequence[str]) -> RepairError:
     return RepairError(
         f"auditwheel cannot repair the wheel: {reason}",
         where=str(log),
-        next_step="a library that it cannot find must be installed, or linked statically",
+        next_step="a library that it cannot find must be installed, or linked statically; one that another wheel or "
+        "the user's system brings is named in external-libraries",
     )
 
 

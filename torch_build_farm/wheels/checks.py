@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels.auditwheel import matches_any, policy
+from packaging.utils import canonicalize_name
+
+from torch_build_farm.project.settings import SYSTEM, Settings
+from torch_build_farm.wheels.auditwheel import matches_any, policy, provider
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Wheel, members_naming, record_problems
 
@@ -28,12 +30,35 @@ def _bundled(wheel: Wheel, settings: Settings) -> list[str]:
         for owner, patterns in (("torch", policy().torch), ("CUDA", policy().cuda)):
             if any(matches_any(name, patterns) for name in names):
                 problems.append(f"{library.path} is a library of {owner}, which must not be in the wheel")
+        for name in sorted(names):
+            owner = provider(name, settings.external_libraries)
+            if owner:
+                problems.append(
+                    f"{library.path} is a library that {'the system' if owner == SYSTEM else owner} brings, by "
+                    "external-libraries; leave it out of the wheel"
+                )
+                break
         grafted = path.parts[0].endswith(".libs")
         allowed = any(matches_any(name, settings.grafted_libraries) for name in names)
         if grafted and not allowed:
             problems.append(
                 f"{library.path} was grafted from the build machine; if that is intended, "
                 f"add {original_name.split('.so')[0]}.so* to grafted-libraries"
+            )
+    return problems
+
+
+def _not_required(wheel: Wheel, settings: Settings) -> list[str]:
+    """Libraries that a distribution brings which the wheel does not require."""
+    problems = []
+    for library in wheel.libraries:
+        for needed in library.needed:
+            distribution = provider(needed, settings.external_libraries)
+            if distribution in ("", SYSTEM) or wheel.requirements(canonicalize_name(distribution)):
+                continue
+            problems.append(
+                f"{library.path} needs {needed}, which {distribution} brings by external-libraries, and the wheel does "
+                f"not require {distribution}; add it to the project's dependencies"
             )
     return problems
 
@@ -102,7 +127,8 @@ def problems(wheel: Wheel, settings: Settings, expected: Iterable[str] = (), bui
                 f"{path} is in the source but not in the wheel, so Python would take the folder for a namespace "
                 "package; name the packages in the build back end's settings (scikit-build-core: wheel.packages)"
             )
-    reasons += [*_bundled(wheel, settings), *_run_paths(wheel), *_top_level(wheel, settings)]
+    reasons += [*_bundled(wheel, settings), *_not_required(wheel, settings), *_run_paths(wheel)]
+    reasons += _top_level(wheel, settings)
     for member, folder in members_naming(wheel.path, builders).items():
         reasons.append(
             f"{member} names {folder}, a folder of the build: users do not have it, and the same sources built "

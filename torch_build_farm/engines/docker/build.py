@@ -291,7 +291,11 @@ class ContainerBuild:
         request, job = self.request, self.request.job
         create_arguments = self._confinement().arguments(self.session.labels.all(job.id), self._variables())
         text = cibuildwheel_config.configuration(
-            self.image, create_arguments, str(self.home) if self._fixed_home else "", self.settings.before_build
+            self.image,
+            create_arguments,
+            str(self.home) if self._fixed_home else "",
+            self.settings.before_build,
+            self.settings.external_libraries,
         )
         # Named on the command line, it takes the place of [tool.cibuildwheel] in the project's pyproject.toml.
         configuration = request.scratch / "cibuildwheel.toml"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tomlkit
@@ -21,12 +21,17 @@ PURE = 5  # cibuildwheel's exit code for a pure Python wheel, which it refuses (
 
 
 def configuration(
-    image: str, create_arguments: Sequence[str], environment_folder: str, before_build: Sequence[str]
+    image: str,
+    create_arguments: Sequence[str],
+    environment_folder: str,
+    before_build: Sequence[str],
+    external_libraries: Iterable[str] = (),
 ) -> str:
     """The configuration file, as TOML.
 
     `environment_folder` is where `build` (1.6) makes its isolated environment; empty lets it pick one. Environment
     variables come with `create_arguments`, since cibuildwheel's own `environment` evaluates its values as shell words.
+    `external_libraries` are patterns of libraries that auditwheel leaves out.
     """
     front_end_arguments = ["--verbose"]  # so that the log shows what uv installs
     if environment_folder:
@@ -41,7 +46,7 @@ def configuration(
         "manylinux-x86_64-image": image,
         "before-build": " && ".join(commands),
         # auditwheel has to run where the libraries are that it may graft.
-        "repair-wheel-command": _repair_command(),
+        "repair-wheel-command": _repair_command(external_libraries),
         "dependency-versions": "latest",  # no constraints file: nothing is installed but the build environment
         # Both are stages of the farm's own.
         "audit-command": "",
@@ -50,10 +55,10 @@ def configuration(
     return tomlkit.dumps({"tool": {"cibuildwheel": settings}})
 
 
-def _repair_command() -> str:
+def _repair_command(external_libraries: Iterable[str]) -> str:
     """The command line of auditwheel, with two of cibuildwheel's placeholders. A shell reads it: it is quoted."""
     words = []
-    for word in auditwheel.command("auditwheel", "{wheel}", "{dest_dir}"):
+    for word in auditwheel.command("auditwheel", "{wheel}", "{dest_dir}", external_libraries):
         words.append(word if word in ("{wheel}", "{dest_dir}") else shlex.quote(word))
     return " ".join(words)
 

@@ -19,6 +19,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "wheel": step.digest_of(RELOCATE),
         "releases": step.job.variant.releases,
         "built": step.facts(BUILD, BuildFacts).torch_release,
+        "external-libraries": dict(step.context.project.settings.external_libraries),
         "knowledge": step.context.audit_tables_sha256.get(),
     }
 
@@ -39,7 +40,8 @@ def _work(step: Step) -> Outcome:
 
     # All known releases are audited, since the record and the report show them; only the minor's own must work.
     path, built_against = step.output(RELOCATE), step.facts(BUILD, BuildFacts).torch_release
-    report = wheel_report.audit(read_wheel.read(path), tables, tables.releases, built_against)
+    external_libraries = step.context.project.settings.external_libraries
+    report = wheel_report.audit(read_wheel.read(path), tables, tables.releases, built_against, external_libraries)
     broken = [release for release in releases_of_minor if release in report.releases and not report.works(release)]
     if broken:
         reasons = []
@@ -52,6 +54,8 @@ def _work(step: Step) -> Outcome:
             next_step=f"build_farm.py audit {path} shows the details",
         )
     step.say(f"works with torch {report.true_range}")
+    for need in output.needs_of_others(report):
+        step.say(need)
     verdicts = {release: on_release.verdict.value for release, on_release in report.releases.items()}
     return Outcome(facts=AuditFacts(report.true_range, verdicts, tuple(report.floors)))
 

