@@ -154,7 +154,10 @@ def needs_of_others(report: WheelReport) -> list[str]:
     brought: dict[str, str] = {}
     for library in report.libraries:
         brought |= library.companions
-    return [f"needs {soname}, which {distribution} brings" for soname, distribution in sorted(brought.items())]
+    return [
+        f"needs {soname}, which its requirement {distribution} brings"
+        for soname, distribution in sorted(brought.items())
+    ]
 
 
 def _by_reason(library: LibraryReport) -> dict[tuple[str, ...], list[str]]:
@@ -181,17 +184,16 @@ def lines(report: WheelReport) -> list[str]:
         text.append(f"torch {_span(report.left_out)}: no build for this wheel's CPython")
     if report.floors:
         text.append(f"needs {', '.join(report.floors)}")
+    text += needs_of_others(report)
     for library in report.libraries:
         by_reason = _by_reason(library)
         # A wheel may hold dozens of libraries that have nothing to do with torch.
-        if library.kind is LibraryKind.NEUTRAL and not by_reason and not library.companions:
+        if library.kind is LibraryKind.NEUTRAL and not by_reason:
             continue
         heading = f"{library.path}: {library.kind.value}"
         if library.kind is LibraryKind.TORCH:
             heading += f", built against {library.built.words} ({library.built.how})"
         text.append(heading)
-        for soname, distribution in library.companions.items():
-            text.append(f"  needs {soname}, which {distribution} brings, a requirement of the wheel")
         for (verdict, *why), releases in by_reason.items():
             text.append(f"  {verdict} with {', '.join(releases)}: {'; '.join(why)}")
     return text
