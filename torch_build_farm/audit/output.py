@@ -154,10 +154,10 @@ def needs_of_others(report: WheelReport) -> list[str]:
     brought: dict[str, str] = {}
     for library in report.libraries:
         brought |= library.companions
-    return [
-        f"needs {soname}, which its requirement {distribution} brings"
-        for soname, distribution in sorted(brought.items())
-    ]
+    sentences = []
+    for soname, distribution in sorted(brought.items()):
+        sentences.append(f"needs {soname}, which its requirement {distribution} brings")
+    return sentences
 
 
 def _by_reason(library: LibraryReport) -> dict[tuple[str, ...], list[str]]:
