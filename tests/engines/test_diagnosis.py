@@ -13,7 +13,7 @@ from torch_build_farm.core.errors import (
     PackageIndexError,
 )
 from torch_build_farm.core.log import STAGE_MARK
-from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.engines.diagnosis import REQUIREMENTS_UNKNOWN, diagnose
 
 CASES: list[tuple[str, type[FarmError], str]] = [
     (
@@ -62,6 +62,11 @@ CASES: list[tuple[str, type[FarmError], str]] = [
     ("clang: error: unable to execute command: Killed", OutOfMemoryError, "Killed"),
     ("Traceback (most recent call last):\nValueError: setup failed", BuildError, "setup failed"),
     ("10 %\r20 %\rsetup failed: x\r", BuildError, "the build failed: setup failed: x"),
+    (
+        "ValueError: setup failed\ncibuildwheel: error: Command ['python', '-m', 'build'] failed with code 1.",
+        BuildError,
+        "setup failed",
+    ),
     ("", BuildError, "no output"),
 ]
 
@@ -85,3 +90,45 @@ def test_the_kernels_count_is_told(tmp_path: Path) -> None:
     assert type(diagnose("job", log, oom_kills=1)) is OutOfMemoryError
     log.write_text(f"{STAGE_MARK}build job\na.cpp:1:1: error: x\n")
     assert type(diagnose("job", log, oom_kills=1)) is CompileError, "another job's compiler was killed"
+
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "setup.py", line 3, in <module>\n    import it\n'
+
+
+@pytest.mark.parametrize(
+    ("message", "what", "next_step"),
+    [
+        ("ModuleNotFoundError: No module named 'psutil'", "the module psutil", 'build-requires = ["psutil"]'),
+        ("ImportError: No module named psutil", "the module psutil", 'build-requires = ["psutil"]'),
+        ("ModuleNotFoundError: No module named 'yaml'", "the module yaml", 'build-requires = ["PyYAML"]'),
+        ("ModuleNotFoundError: No module named 'numpy.core.x'", "numpy.core.x", "build-constraints"),
+        ("ImportError: cannot import name 'f' from 'wheel.x' (/env/x.py)", "f of wheel.x", "build-constraints"),
+        ("ERROR Backend 'poetry.core.masonry.api' is not available.", "the module poetry", "poetry-core"),
+        ("ModuleNotFoundError: No module named 'torch'", "the module torch", "before-build"),
+    ],
+)
+def test_a_module_that_the_back_end_lacks_is_named(tmp_path: Path, message: str, what: str, next_step: str) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"{STAGE_MARK}build job\nerror: one of many\n{TRACEBACK}{message}\n")
+    error = diagnose("job", log)
+    assert type(error) is BuildError
+    assert what in error.what
+    assert next_step in error.next_step
+
+
+def test_what_the_back_end_lacked_before_before_build_is_not_the_reason(tmp_path: Path) -> None:
+    """In a container it is asked first, and asked again by the build itself."""
+    log = tmp_path / "log"
+    asked = f"{TRACEBACK}ModuleNotFoundError: No module named 'generated'\n{REQUIREMENTS_UNKNOWN}: it failed\n"
+    log.write_text(f"{STAGE_MARK}build job\n{asked}$ cibuildwheel\nValueError: setup failed\n")
+    assert "setup failed" in diagnose("job", log).what
+
+
+def test_cmake_that_lacks_a_module_of_python(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    cmake = "CMake Error at /usr/share/FindPackageHandleStandardArgs.cmake:2 (message):\n  Could NOT find Python\n  (missing: NumPy)"
+    log.write_text(f"{STAGE_MARK}build job\n{TRACEBACK}ModuleNotFoundError: No module named 'numpy'\n{cmake}\n")
+    error = diagnose("job", log)
+    assert type(error) is CompileError
+    assert "Could NOT find Python" in error.what
+    assert 'build-requires = ["numpy"]' in error.next_step

@@ -100,6 +100,25 @@ def test_torch_is_added_where_the_project_named_none(tmp_path: Path) -> None:
     assert new["build-system"]["requires"] == ["setuptools", "torch==2.9.0"]
 
 
+def test_what_the_settings_require_joins_what_the_source_does(tmp_path: Path) -> None:
+    """A torch of the settings is pinned as the source's is."""
+    text = PYPROJECT + 'build-requires = ["psutil", "wheel<0.46", "torch>=2.8"]\n'
+    assert document(rendered(tmp_path, text))["build-system"]["requires"] == [
+        "scikit-build-core>=0.11",
+        "torch==2.9.0",
+        'pybind11; python_version > "3"',
+        "psutil",
+        "wheel<0.46",
+    ]
+
+
+def test_what_the_settings_require_is_there_without_pyproject(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("from setuptools import setup\nsetup(name='demo', version='1')\n")
+    text = '[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\nbuild-requires = ["psutil"]\n'
+    requires = document(rendered(tmp_path, text))["build-system"]["requires"]
+    assert requires == ["setuptools", "psutil", "torch==2.9.0", "packaging"]
+
+
 def test_rendering_is_byte_stable_and_leaves_the_source_alone(tmp_path: Path) -> None:
     before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
     first = rendered(tmp_path)

@@ -26,7 +26,7 @@ builder = build.ProjectBuilder(tree, python_executable=str(Path(home, "bin", "py
 required: list[str] = []
 try:
     required = sorted(builder.get_requires_for_build("wheel"))
-except build.BuildException as error:
+except (build.BuildException, build.BuildBackendException) as error:
     # `before-build` has not run yet. If the error stays, the build itself reports it, with more around it.
     sys.stderr.write(f"torch-build-farm: the back end's further requirements are unknown as yet: {error}\n")
 sys.stderr.flush()

@@ -15,6 +15,7 @@ from torch_build_farm.core.errors import (
     PackageIndexError,
 )
 from torch_build_farm.core.log import STAGE_MARK, read
+from torch_build_farm.engines.missing_modules import lacks_module
 
 # gcc's driver prints "Killed signal terminated program cc1plus" when the kernel kills the compiler for lack of memory;
 # the compiler itself prints the others where a limit (ulimit, cgroup without swap) refuses it more.
@@ -30,10 +31,14 @@ _INDEX = re.compile(
     r"|tcp connect error|Could not connect|Failed to download|network (connectivity|is unreachable)"
 )
 _COMPILER = re.compile(r"^\S[^:]*:\d+(:\d+)?: (fatal )?error: |undefined reference to |^CMake Error|: error: ")
+_COMMANDS = ("$ ", "cibuildwheel: error: Command [")
 _QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
 # Folders of the build's copy of the tree: people have the file in their own.
 _COPY = re.compile(r"(?<!\S)(?:/\S*/scratch/source|/project)/")
+# data/ask-back-end.py prints it after a failure that a build may get by: nothing up to here is why the build failed.
+REQUIREMENTS_UNKNOWN = "torch-build-farm: the back end's further requirements are unknown as yet"
 _ANY = re.compile(r"\berror\b|\bfailed\b", re.IGNORECASE)
+_LOG = "the log holds the whole output"
 
 
 def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
@@ -60,8 +65,11 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
     disk = first_match(_DISK, lines)
     if disk:
         return DiskError(f"{what}: the disk is full: {disk}", where=where, next_step="free some space and run again")
+    lacking = lacks_module(what, lines, where)
     if compiler:
-        return CompileError(f"{what}: {compiler}", where=where, next_step="the log holds the whole output")
+        # CMake runs Python to find NumPy and its kin, and then says only that it did not find them.
+        next_step = lacking.next_step if lacking and compiler.startswith("CMake Error") else _LOG
+        return CompileError(f"{what}: {compiler}", where=where, next_step=next_step)
     index = first_match(_INDEX, lines)
     if index:
         return PackageIndexError(
@@ -70,12 +78,15 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
             next_step="check the network, proxy and certificates (`doctor` tries the index), then run again",
         )
 
+    if lacking:
+        return lacking
+
     # No known cause: the first line that mentions an error, else the last line that is not empty.
     reason = first_match(_ANY, lines)
     if not reason:
         nonempty = [line for line in lines if line.strip()]
         reason = nonempty[-1] if nonempty else "no output"
-    return BuildError(f"{what}: the build failed: {reason}", where=where, next_step="the log holds the whole output")
+    return BuildError(f"{what}: the build failed: {reason}", where=where, next_step=_LOG)
 
 
 def _output_of_last_stage(log: Path) -> list[str]:
@@ -84,8 +95,13 @@ def _output_of_last_stage(log: Path) -> list[str]:
     stage = text[text.rfind(STAGE_MARK) + 1 :]
     # The first is the stage's heading. Of a line that is written over (\r), what a terminal shows in the end.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in stage.split("\n")[1:]]
-    # Neither the commands that the log repeats nor quoted source: a source may well have "error:" in a string.
-    return [line for line in lines if not line.startswith("$ ") and not _QUOTED.match(line)]
+    for number in range(len(lines) - 1, -1, -1):
+        if lines[number].startswith(REQUIREMENTS_UNKNOWN):
+            lines = lines[number + 1 :]
+            break
+    # Neither the commands that the log repeats, nor that one of them failed, nor quoted source: a source may well have
+    # "error:" in a string.
+    return [line for line in lines if not line.startswith(_COMMANDS) and not _QUOTED.match(line)]
 
 
 def first_match(pattern: re.Pattern[str], lines: Sequence[str]) -> str | None:

@@ -32,6 +32,7 @@ from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, ccache_of, check_gcc, no_cuda_toolkit
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.interpreters import find_interpreters
+from torch_build_farm.engines.missing_modules import lacks_module
 from torch_build_farm.engines.shared_files import SharedFiles, share
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
 from torch_build_farm.engines.variables import Places, build_variables
@@ -282,7 +283,8 @@ class _LocalBuild:
         except build.BuildBackendException as error:  # wraps whatever our runner raised
             if isinstance(error.exception, subprocess.CalledProcessError | FarmError):
                 raise error.exception from None
-            raise self._error(str(error)) from error
+            lacking = lacks_module(self.request.job.id, [str(error)], str(self.request.shell.log))
+            raise lacking or self._error(str(error)) from error
         except build.BuildException as error:
             raise self._error(str(error)) from error
 

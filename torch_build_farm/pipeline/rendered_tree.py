@@ -87,7 +87,8 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
     projects_build_system = source.pyproject.get("build-system", {"requires": ["setuptools"]})
 
     # Built against exactly one release, though the wheel's own pin takes every release of the minor.
-    requires = _with_torch(projects_build_system["requires"], f"=={variant.release}", where)
+    declared = [*projects_build_system["requires"], *project.settings.build_requires]
+    requires = _with_torch(declared, f"=={variant.release}", where)
     if project.settings.cuda_arch_list:
         requires += variant.cuda_toolkit
     if _project_table_decides(source):

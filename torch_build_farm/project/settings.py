@@ -181,6 +181,10 @@ class Settings:
     cmake_defines: Mapping[str, str] = field(default_factory=dict)
     """CMake cache entries (`-DNAME=value`), passed in `CMAKE_ARGS`."""
 
+    build_requires: tuple[RequirementText, ...] = ()
+    """What the build requires beside what the source declares, such as `["wheel", "numpy"]`: distributions that
+    setup.py imports and `[build-system]` does not name. They are installed before the back end runs."""
+
     build_constraints: tuple[RequirementText, ...] = ()
     """Versions that build requirements are held to, such as `["setuptools==80.9.0"]`. Without one a build requirement
     is as new as on the day of the build."""

@@ -139,6 +139,7 @@ class Watch:
     """Listens to the engine's events about a job's containers while the `with` block lasts.
 
     `oom` and `killed` count containers that ran out of memory or were killed; `lost`: the engine itself went away.
+    `removed` has the names of those that the farm itself removes, which nobody killed.
     """
 
     def __init__(self, client: DockerClient, labels: Labels, job: str, runner: Runner) -> None:
@@ -149,6 +150,7 @@ class Watch:
         self._opened = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._listen, daemon=True)
+        self.removed: set[str] = set()
         self.oom = 0
         self.killed = 0
         self.lost = False
@@ -160,10 +162,11 @@ class Watch:
             self._opened.set()
             for event in self._stream:
                 # A build's container ends with status 0 when cibuildwheel is done with it, however the build went.
-                status = event["Actor"]["Attributes"].get("exitCode", "0")
+                attributes = event["Actor"]["Attributes"]
+                status = attributes.get("exitCode", "0")
                 if event["Action"] == "oom":
                     self.oom += 1
-                elif event["Action"] == "die" and status != "0":
+                elif event["Action"] == "die" and status != "0" and attributes["name"] not in self.removed:
                     self.killed += 1
         # Only the engine, or `__exit__`, ends the stream.
         self.lost = not self._closed

@@ -141,8 +141,10 @@ class _Place:
 
     def stop(self) -> None:
         """Remove the container that was started last; one that is already gone is no error here."""
+        container = self.shells.pop().container
+        self.watch.removed.add(container)
         with contextlib.suppress(EngineError), translated_errors():
-            self.session.client.api.remove_container(self.shells.pop().container, force=True, v=True)
+            self.session.client.api.remove_container(container, force=True, v=True)
 
     def bring(self, path: Path) -> Path:
         """Copy a file or folder into the container that was started last; returns where it lies there."""
