@@ -125,7 +125,9 @@ class hooks:
         return name
 """
 MEMBERS = {
+    ".gitignore": "*\n",
     "demo/__init__.py": "x = 1\n",
+    "demo/.gitignore": "kept\n",
     "demo_pkg-1.0.data/data/share/demo.txt": "",
     "demo_pkg-1.0.dist-info/METADATA": OWN,
     "demo_pkg-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\n",
@@ -161,6 +163,7 @@ def test_the_wheel_of_another_back_end_becomes_the_variants(tmp_path: Path) -> N
     folder = "demo_pkg_torch29-1.0.dist-info"
     assert wheel.members == (
         "demo/__init__.py",
+        "demo/.gitignore",
         "demo_pkg_torch29-1.0.data/data/share/demo.txt",
         f"{folder}/METADATA",
         f"{folder}/WHEEL",

@@ -16,7 +16,7 @@ from torch_build_farm.core import foreign_files, toml
 from torch_build_farm.core.archives import unpack
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
-from torch_build_farm.project import metadata, scaffold
+from torch_build_farm.project import scaffold
 from torch_build_farm.project.fetch import Fetcher, Origin, only_folder
 from torch_build_farm.project.settings import TABLE
 from torch_build_farm.project.variant import read_variants
@@ -108,7 +108,7 @@ def _write_project(context: Context, tree: scaffold.SourceFacts, origin: dict[st
     path = folder / "pyproject.toml"
     try:
         old = toml.decoded(foreign_files.content(path, toml.LARGEST)) if path.is_file() else ""
-        if TABLE in metadata.table_in(toml.loads(old), "tool"):
+        if TABLE in toml.table_in(toml.loads(old), "tool"):
             raise UsageError(f"there is a [tool.{TABLE}] already", where=str(path), next_step="edit it, or remove it")
         # The text of an existing file stays as it is, and so do its line ends.
         new = table_text

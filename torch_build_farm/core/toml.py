@@ -90,3 +90,10 @@ def _too_deep() -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:500]
+
+
+def table_in(value: object, *names: str) -> dict[str, Any]:
+    """The table under `names` in another one; empty where something else, or nothing, is there."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}

@@ -30,6 +30,8 @@ else:
     from wheel_archive import add_field, dist_info, split_metadata, write_wheel
 
 _FOLDER = Path(__file__).resolve().parent
+# pdm-backend 2.5 marks its build folder for git, and where setuptools compiles it packs the mark as well.
+_STRAY = ".gitignore"
 
 
 def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
@@ -72,7 +74,8 @@ def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
 def rewrite_wheel(path: Path, variant: Mapping[str, Any]) -> Path:
     """Make the wheel at `path` the variant's: METADATA, names of file, .dist-info and .data folders, RECORD (PEP 427).
 
-    Members keep their order, dates and permissions. Returns the new path; the wheel at `path` is removed.
+    Members keep their order, dates and permissions; a .gitignore outside of packages is left out. Returns the new path;
+    the wheel at `path` is removed.
     """
     name, version = path.name.split("-")[:2]
     new_name = re.sub(r"[-_.]+", "_", variant["distribution"]).lower()
@@ -82,6 +85,8 @@ def rewrite_wheel(path: Path, variant: Mapping[str, Any]) -> Path:
         info_folder = dist_info(archive)
         stem = info_folder[: -len(".dist-info")]
         for info in archive.infolist():
+            if info.filename == _STRAY:
+                continue
             content = archive.read(info)
             if info.filename == f"{info_folder}/METADATA":
                 content = rewrite_metadata(content.decode("utf-8"), variant).encode("utf-8")

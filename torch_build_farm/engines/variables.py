@@ -17,6 +17,8 @@ FARM_FOLDER = ".torch-build-farm"  # the farm's own files in a rendered tree, be
 PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
 CONSTRAINTS = f"{FARM_FOLDER}/constraints.txt"
 TOOLCHAIN = f"{FARM_FOLDER}/toolchain.cmake"
+# Each replaces what git would say: for setuptools-scm and hatch-vcs, for pdm-backend, for poetry-dynamic-versioning.
+_VERSION_VARIABLES = ("SETUPTOOLS_SCM_PRETEND_VERSION", "PDM_BUILD_SCM_VERSION", "POETRY_DYNAMIC_VERSIONING_BYPASS")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
 
     # The rendered tree has no .git to count commits from.
     if request.version_from_scm:
-        variables["SETUPTOOLS_SCM_PRETEND_VERSION"] = request.job.version
+        variables |= dict.fromkeys(_VERSION_VARIABLES, request.job.version)
     if settings.cuda_arch_list:
         variables["TORCH_CUDA_ARCH_LIST"] = ";".join(settings.cuda_arch_list)
         if "CXX" in settings.environment:  # else nvcc takes the first gcc on PATH

@@ -29,7 +29,7 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.paths import file_in, inside
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.urls import public
-from torch_build_farm.project import metadata, scm_version
+from torch_build_farm.project import dynamic_version, metadata, scm_version
 from torch_build_farm.project.kept_sources import Kept, KeptSources
 from torch_build_farm.project.scm_version import Question
 from torch_build_farm.project.settings import Project
@@ -239,7 +239,7 @@ class Fetcher:
 def _options(project: Path) -> tuple[str, ...]:
     """The options of `git describe` that the version of a project is counted by; none where it is not counted so."""
     try:
-        table = metadata.scm_table(metadata.document(project))
+        table = dynamic_version.scm_table(metadata.document(project))
         return scm_version.question(table).options if table is not None else ()
     except (SourceError, VersionError):  # told to people when the version is wanted
         return ()

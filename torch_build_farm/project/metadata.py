@@ -1,7 +1,8 @@
 """The name, version and requirements that a source tree states, read without running any of it.
 
 The first of these sources that has a value wins: [project] in pyproject.toml (PEP 621), PKG-INFO (an unpacked sdist),
-the build back end's settings for a dynamic version, setup.cfg, and what setup.py passes to setup() as plain values.
+the back end's own table (own_tables.py; for a version, dynamic_version.py), setup.cfg, and what setup.py passes to
+setup() as plain values.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from packaging.version import Version
 from pydantic import StrictStr, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.12 for pydantic
 
-from torch_build_farm.core import regex, toml
+from torch_build_farm.core import toml
 from torch_build_farm.core.errors import SourceError, VersionError
 from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata
-from torch_build_farm.project import scm_version, source_files
+from torch_build_farm.project import dynamic_version, own_tables, scm_version, source_files
 from torch_build_farm.project.scm_version import Answers
-from torch_build_farm.project.setup_script import attribute, setup_arguments
+from torch_build_farm.project.setup_script import setup_arguments
 from torch_build_farm.project.variant_metadata import without_stars
 
 
@@ -72,8 +73,6 @@ _LONGEST_VERSION = 200
 _LONGEST_REQUIREMENT = 2_000
 _LONGEST_SPECIFIER = 500
 _DEEPEST_REQUIREMENT = 20  # brackets
-# The default of scikit-build-core's regex provider.
-_PROVIDERS_REGEX = r'(?i)^(__version__|VERSION)(?: ?\: ?str)? *= *([\'"])v?(?P<value>.+?)\2'
 
 
 def document(root: Path) -> dict[str, Any]:
@@ -108,9 +107,9 @@ def _check_shape(pyproject: Mapping[str, Any], root: Path) -> None:
     except InvalidSpecifier as error:
         problems.append(f"project.requires-python: {error}")
 
-    # [project] may be missing where another file states name and version.
+    # [project] may be missing where another file, or the back end's own table, states name and version.
     other_files = [name for name in ("setup.py", "setup.cfg", "PKG-INFO") if (root / name).is_file()]
-    if "project" not in pyproject and not other_files:
+    if "project" not in pyproject and not other_files and not own_tables.read(root, pyproject).name:
         problems.append("project: Field required")
     if problems:
         raise SourceError(
@@ -159,9 +158,20 @@ def read(
             next_step="write one by PEP 440, such as 1.2.3",
         ) from None
 
-    # The order is the module's: [project], PKG-INFO, setup.cfg and setup.py.
-    requires_python = project.get("requires-python") or info["Requires-Python"] or setup.get("python_requires", "")
-    requires = project.get("dependencies") or info.get_all("Requires-Dist") or setup.get("install_requires", ())
+    # The order is the module's: [project], PKG-INFO, the back end's table, setup.cfg and setup.py.
+    own = own_tables.read(root, pyproject)
+    requires_python = (
+        project.get("requires-python")
+        or info["Requires-Python"]
+        or own.requires_python
+        or setup.get("python_requires", "")
+    )
+    requires = (
+        project.get("dependencies")
+        or info.get_all("Requires-Dist")
+        or own.requires
+        or setup.get("install_requires", ())
+    )
     if isinstance(requires, str):  # setup() also accepts a single requirement as a string
         requires = (requires,)
     requires = tuple(map(str, requires)) if isinstance(requires, (list, tuple)) else ()
@@ -169,7 +179,7 @@ def read(
         for problem in _excess(requirement):
             raise SourceError(problem, where=str(root))
     return Metadata(
-        name=str(project.get("name") or info["Name"] or setup.get("name", "")),
+        name=str(project.get("name") or info["Name"] or own.name or setup.get("name", "")),
         version=normalized,
         version_from_scm=from_scm,
         requires_python=_requires_python(str(requires_python), root),
@@ -181,35 +191,13 @@ def _version(
     root: Path, pyproject: Mapping[str, Any], info: Message, setup: Mapping[str, Any], answers: Answers
 ) -> tuple[str, bool]:
     """The version that the source states, and whether it comes from git; "" where there is none."""
-    project, tool = pyproject.get("project", {}), pyproject.get("tool", {})
+    project = pyproject.get("project", {})
     # PKG-INFO before git: an sdist states its version, and has no history to count it from.
     version = project.get("version") or info["Version"]
     if version:
         return str(version), False
-    table = scm_table(pyproject)
-    if table is not None:
-        return scm_version.version(root, table, answers), True
-    provider = table_in(tool, "scikit-build", "metadata", "version")
-    if str(provider.get("provider", "")).endswith("regex"):
-        matched = _regex_version(root, provider)
-        if matched:
-            return matched, False
-    # A table with one key, such as {attr = "package.__version__"} or {file = ["VERSION"]}.
-    for way, value in table_in(tool, "setuptools", "dynamic", "version").items():
-        first = value[0] if isinstance(value, list) and value else value
-        return _directed(root, way, str(first)), False
-    return str(setup.get("version", "")), False
-
-
-def scm_table(pyproject: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """[tool.setuptools_scm] where git gives the version; None where something else does."""
-    if pyproject.get("project", {}).get("version"):
-        return None
-    tool = pyproject.get("tool", {})
-    provider = str(table_in(tool, "scikit-build", "metadata", "version").get("provider", ""))
-    if "setuptools_scm" in tool or provider.endswith("setuptools_scm"):
-        return table_in(tool, "setuptools_scm")
-    return None
+    version, from_scm = dynamic_version.read(root, pyproject, answers)
+    return version or str(setup.get("version", "")), from_scm
 
 
 def _requires_python(requires_python: str, root: Path) -> str:
@@ -222,32 +210,6 @@ def _requires_python(requires_python: str, root: Path) -> str:
     except InvalidSpecifier as error:
         raise SourceError(f"requires-python is not valid: {error}", where=str(root)) from None
     return specifiers
-
-
-def _regex_version(root: Path, provider: Mapping[str, Any]) -> str | None:
-    """Version by scikit-build-core's regex provider: https://scikit-build-core.readthedocs.io, dynamic metadata."""
-    text = source_files.text(root, str(provider.get("input", "")) or ".")
-    pattern = provider.get("regex")
-    if pattern is None:
-        match = re.search(_PROVIDERS_REGEX, text, re.MULTILINE)
-        return match["value"] if match else None
-    try:
-        found = regex.find(str(pattern), text, "value", flags=re.MULTILINE)
-    except regex.RegexError as error:
-        raise VersionError(
-            "the source's own expression cannot be searched for",
-            where=f"{root}: [tool.scikit-build.metadata.version] regex: {error}",
-            next_step="set version in [tool.torch-build-farm] to what the source computes",
-        ) from None
-    return found[0] if found else None
-
-
-def _directed(root: Path, way: str, value: str) -> str:
-    """The version that a directive of setuptools points to; empty if it is not there.
-
-    `way` is `file`, with a path such as VERSION, or `attr`, with a name such as package.__version__ and a plain value.
-    """
-    return source_files.text(root, value).strip() if way == "file" else attribute(root, value)
 
 
 def _package_info(root: Path) -> Message:
@@ -277,15 +239,8 @@ def _setup_cfg(root: Path) -> dict[str, Any]:
     # `version = file: VERSION` and `version = attr: package.__version__`
     way, colon, value = options.get("version", "").partition(":")
     if colon:
-        arguments["version"] = _directed(root, way.strip(), value.strip())
+        arguments["version"] = dynamic_version.directed(root, way.strip(), value.strip())
     if "install_requires" in options:
         lines = [line.strip() for line in options["install_requires"].splitlines()]
         arguments["install_requires"] = [line for line in lines if line]
     return arguments
-
-
-def table_in(value: object, *names: str) -> dict[str, Any]:
-    """The table under `names` in another one; empty where something else, or nothing, is there."""
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}

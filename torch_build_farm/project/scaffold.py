@@ -12,6 +12,7 @@ import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidName, canonicalize_name
 
+from torch_build_farm.core import toml
 from torch_build_farm.core.errors import SourceError, VersionError
 from torch_build_farm.core.requirements import check_name
 from torch_build_farm.core.text import printable
@@ -94,7 +95,7 @@ def _torch(requirements: Iterable[str]) -> str:
 
 def _packages(root: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
     """Import names of packages: those that scikit-build-core or an sdist of setuptools lists, else likely folders."""
-    listed = metadata.table_in(document, "tool", "scikit-build", "wheel").get("packages")
+    listed = toml.table_in(document, "tool", "scikit-build", "wheel").get("packages")
     if isinstance(listed, (list, dict)):
         return _import_names(Path(str(name)).name for name in listed)
     likely = set()

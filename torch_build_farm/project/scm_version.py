@@ -183,13 +183,17 @@ def _tag_version(table: Mapping[str, Any], tag: str) -> Any:
 # ---- keys of the table
 
 
-def _unknown(key: str, value: object) -> VersionError:
-    shown = repr(value)
+def only_code(table: str, key: str, value: object) -> VersionError:
+    """The error for a key of a back end's table that is code, or leads to some."""
     return VersionError(
-        f"only code of the source's would tell its version: {key} = {shown[:200]}",
-        where=f"[tool.setuptools_scm] {key}",
+        f"only code of the source's would tell its version: {key} = {repr(value)[:200]}",
+        where=f"[{table}] {key}",
         next_step="set version in [tool.torch-build-farm] to what the source computes",
     )
+
+
+def _unknown(key: str, value: object) -> VersionError:
+    return only_code("tool.setuptools_scm", key, value)
 
 
 def _schemes(table: Mapping[str, Any], key: str, known: set[str]) -> None:
