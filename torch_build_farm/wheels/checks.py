@@ -9,9 +9,13 @@ from pathlib import PurePosixPath
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.project.settings import SYSTEM, Settings
+from torch_build_farm.wheels import run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy, provider
+from torch_build_farm.wheels.elf.headers import ElfError
+from torch_build_farm.wheels.elf.library import read as read_elf
 from torch_build_farm.wheels.record import installed_path
-from torch_build_farm.wheels.wheel import Wheel, members_naming, record_problems
+from torch_build_farm.wheels.relocate import Move
+from torch_build_farm.wheels.wheel import Wheel, members_naming, opened, record_problems
 
 # auditwheel keeps a library's name and puts the start of its hash into it: libgomp-24e2ab19.so.1.0.0.
 _GRAFT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.so)")
@@ -38,7 +42,8 @@ def _bundled(wheel: Wheel, settings: Settings) -> list[str]:
                     "external-libraries; leave it out of the wheel"
                 )
                 break
-        grafted = path.parts[0].endswith(".libs")
+        # A folder of that name may be the back end's own, such as meson-python's.
+        grafted = path.parts[0].endswith(".libs") and path.name != original_name
         allowed = any(matches_any(name, settings.grafted_libraries) for name in names)
         if grafted and not allowed:
             problems.append(
@@ -78,11 +83,47 @@ def _run_paths(wheel: Wheel) -> list[str]:
     return problems
 
 
+def _is_module(content: bytes) -> bool:
+    """Whether a library is a Python module; so is one that cannot be read, of which the audit says more."""
+    try:
+        return any(name.startswith("PyInit") for name in read_elf(content).exported)
+    except ElfError:
+        return True
+
+
+def _loaded_by_path(wheel: Wheel, settings: Settings) -> list[str]:
+    """Libraries outside the packages that are no Python modules, and that no run path leads to.
+
+    A package can only load such a library by a path, as torch.ops.load_library does.
+    """
+    move = Move(settings.packages, "variant")
+    linked = run_paths.linked(wheel.libraries)
+    members = []
+    with opened(wheel.path) as archive:
+        for library in wheel.libraries:
+            path = PurePosixPath(installed_path(library.path))
+            new_path = move.member(str(path))
+            # Only a single module at top level gets another name.
+            inside_package = new_path is not None and PurePosixPath(new_path).name == path.name
+            if inside_package or library.path in linked or path.parts[0].endswith((".libs", ".data")):
+                continue
+            if not _is_module(archive.read(library.path)):
+                members.append(library.path)
+    return members
+
+
 def _top_level(wheel: Wheel, settings: Settings) -> list[str]:
-    """Files outside the project's packages, where another distribution may have files of the same name."""
+    """Files outside the project's packages, where another distribution may have files of the same name.
+
+    Libraries that others find by their run paths are moved into the variant's own folder.
+    """
+    by_path = _loaded_by_path(wheel, settings)
+    linked = run_paths.linked(wheel.libraries)
     packages = {name.split(".")[0] for name in settings.packages}
     stray: dict[str, int] = {}  # top-level name -> number of files
     for member in wheel.members:
+        if member in by_path or member in linked:
+            continue
         path = installed_path(member)
         parts = PurePosixPath(path).parts
         # In a .data folder (PEP 427), but installed outside site-packages.
@@ -95,7 +136,12 @@ def _top_level(wheel: Wheel, settings: Settings) -> list[str]:
         module = top.split(".")[0] if len(parts) == 1 else top
         if not (module in packages or top.endswith((".dist-info", ".libs"))):
             stray[top] = stray.get(top, 0) + 1
-    problems = []
+    problems = [
+        f"{member} lies beside the packages, is no Python module, and no library of the wheel is linked to it: it is "
+        "loaded by a path, and relocation moves what the path starts from; install it inside the package, and load it "
+        "from os.path.dirname(__file__)"
+        for member in by_path
+    ]
     for top, count in sorted(stray.items()):
         files = "1 file" if count == 1 else f"{count} files"
         problems.append(f"{top} ({files}) lies outside the packages {', '.join(sorted(packages))}")

@@ -11,8 +11,8 @@ import posixpath
 import re
 import zipfile
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.version import Version
@@ -35,9 +35,6 @@ _MAIN = """import os, runpy
 
 runpy.run_path(os.path.join(os.path.dirname(__file__), "__init__.py"), run_name="__main__")
 """
-# A path of made-up folders in place of site-packages. A run path may lead out of site-packages by "..", and normpath
-# drops a ".." that has nothing to cancel: so there must be more folders than any run path has "..".
-_ROOT = "up/" * 24
 
 
 def outermost(packages: Sequence[str]) -> tuple[str, ...]:
@@ -52,17 +49,25 @@ def outermost(packages: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Move:
-    """Where the members of a wheel go: `packages` are import names, `tag` is the variant's, such as torch29."""
+    """Where the members of a wheel go: `packages` are import names, `tag` is the variant's, such as torch29.
+
+    - `private`: libraries outside the packages that others find by their run paths, by where they are installed.
+    - `libraries_folder`: the variant's folder for them at top level.
+    """
 
     packages: tuple[str, ...]
     tag: str
+    private: frozenset[str] = frozenset()
+    libraries_folder: str = ""
 
     @property
     def folders(self) -> tuple[str, ...]:
         return outermost(self.packages)
 
     def member(self, path: str) -> str | None:
-        """The new path of a file; None for a file outside all packages. A single module becomes a package's own."""
+        """The new path of a file; None for one that is nobody's. A single module becomes a package's own."""
+        if path in self.private:
+            return f"{self.libraries_folder}/{path}"
         for folder in self.folders:
             if path.startswith(f"{folder}/"):
                 return f"{folder}/_{self.tag}/{path[len(folder) + 1 :]}"
@@ -71,7 +76,9 @@ class Move:
         return None
 
     def folder(self, path: str) -> str:
-        """The new path of a folder; a folder outside all packages stays."""
+        """The new path of a folder; one that is neither in a package nor has private libraries stays."""
+        if any(posixpath.dirname(library) == path for library in self.private):
+            return posixpath.normpath(posixpath.join(self.libraries_folder, path))
         for package in self.folders:
             if f"{path}/".startswith(f"{package}/"):
                 return f"{package}/_{self.tag}{path[len(package) :]}"
@@ -79,29 +86,41 @@ class Move:
 
     def run_path(self, entry: str, library: str) -> str:
         """An RPATH or RUNPATH entry of `library` (its old path), so that it leads to the same place after the move."""
-        match = re.fullmatch(r"(?:\$ORIGIN|\$\{ORIGIN\})(?:/(.*))?", entry)
-        if not match:
+        place = run_paths.resolve(entry, posixpath.dirname(library))
+        if place is None:
             return entry
-        old_folder = posixpath.join(_ROOT, posixpath.dirname(library))
-        target = posixpath.normpath(posixpath.join(old_folder, match[1] or ""))
-        if f"{target}/".startswith(_ROOT):
+        if f"{place}/".startswith(run_paths.ROOT):
             # The place is in site-packages, and may move too.
-            target = posixpath.join(_ROOT, self.folder(target[len(_ROOT) :]))
-        new_folder = posixpath.join(_ROOT, posixpath.dirname(self.member(library) or library))
-        relative = posixpath.relpath(target, new_folder)
+            place = posixpath.join(run_paths.ROOT, self.folder(place[len(run_paths.ROOT) :]))
+        new_folder = posixpath.join(run_paths.ROOT, posixpath.dirname(self.member(library) or library))
+        relative = posixpath.relpath(place, new_folder)
         return "$ORIGIN" if relative == "." else f"$ORIGIN/{relative}"
+
+
+def _move(packages: tuple[str, ...], tag: str, info: str, libraries: Collection[Library]) -> Move:
+    """The move of a wheel whose .dist-info folder is `info`, with the libraries that lie outside its packages.
+
+    Back ends put them into folders that each variant would own: meson-python into .NAME.mesonpy.libs, CMake projects
+    into lib.
+    """
+    move = Move(packages, tag, libraries_folder=f"{info.partition('-')[0]}.libs")  # as auditwheel names it
+    private = set()
+    for member in run_paths.linked(libraries):
+        path = installed_path(member)
+        if move.member(path) is None and not path.startswith(f"{move.libraries_folder}/"):
+            private.add(path)
+    return replace(move, private=frozenset(private))
 
 
 def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
     """The new path of each member. Raises RelocationError for a file that two variants would both own."""
     planned: dict[str, str] = {}
     stray = []
-    grafted = f"{info.partition('-')[0]}.libs"  # auditwheel's folder, named after the distribution
     for name in names:
         path = installed_path(name)
         new_path = move.member(path)
         # Both folders have the variant's name in theirs, so no other variant owns them.
-        if path.split("/")[0] in (info, grafted):
+        if path.split("/")[0] in (info, move.libraries_folder):
             new_path = f"{info}/{ENTRY_POINTS}" if name == f"{info}/entry_points.txt" else path
         if new_path is None:
             stray.append(name)
@@ -190,7 +209,6 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
 
     `scratch` is an empty folder. Raises RelocationError, and RepairError for a file that is not a wheel.
     """
-    move = Move(settings.packages, tag)
     libraries = {library.path: library for library in read_wheel(wheel).libraries}
     # Of a wheel that works with every torch some libraries may need CUDA, which it loads where there is one.
     cuda = "" if settings.torch_flavours == "any" else cuda_needed(libraries.values())
@@ -199,6 +217,7 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         contents = deque(archive.read(entry) for entry in entries)
         metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings.name)
+    move = _move(settings.packages, tag, info, libraries.values())
     planned = _plan([entry.filename for entry in entries], info, move)
     members = []
     for entry in entries:

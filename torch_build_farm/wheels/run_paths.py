@@ -1,10 +1,10 @@
-"""RPATH and RUNPATH entries of a wheel's libraries: what is right for users, and patchelf, which changes them."""
+"""RPATH and RUNPATH entries of a wheel's libraries: where they lead, what is right for users, and how they change."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch_build_farm.core import tools
@@ -17,6 +17,39 @@ from torch_build_farm.wheels.wheel import Library, read_library
 
 # Where an environment keeps its packages; Debian's own CPython has dist-packages.
 _SITE_PACKAGES = re.compile(r"/.*/(?:site|dist)-packages(?:/(.*))?")
+# A path of made-up folders in place of site-packages. A run path may lead out of site-packages by "..", and normpath
+# drops a ".." that has nothing to cancel: so there must be more folders than any run path has "..".
+ROOT = "up/" * 24
+
+
+def resolve(entry: str, folder: str) -> str | None:
+    """The folder that an RPATH or RUNPATH entry means, normalized and below ROOT unless it leads out of it.
+
+    `folder` is that of the library, relative to site-packages. None for an entry that does not begin with $ORIGIN.
+    """
+    match = re.fullmatch(r"(?:\$ORIGIN|\$\{ORIGIN\})(?:/(.*))?", entry)
+    if not match:
+        return None
+    return posixpath.normpath(posixpath.join(ROOT, folder, match[1] or ""))
+
+
+def linked(libraries: Collection[Library]) -> set[str]:
+    """The members that another library of the wheel needs and finds by its own run paths.
+
+    Wherever such a library moves, run paths can lead there. Any other one is loaded by a path, which code makes up.
+    """
+    paths = {}
+    for library in libraries:
+        paths[posixpath.join(ROOT, installed_path(library.path))] = library.path
+    members = set()
+    for library in libraries:
+        folder = posixpath.dirname(installed_path(library.path))
+        for entry in library.run_paths:
+            place = resolve(entry, folder)
+            if place is not None:
+                # The loader looks for the file's name, whatever SONAME the file has.
+                members |= {paths[file] for name in library.needed if (file := posixpath.join(place, name)) in paths}
+    return members
 
 
 def for_users(library: Library, external_libraries: Mapping[str, str]) -> tuple[str, ...]:
