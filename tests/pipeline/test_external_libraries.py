@@ -131,3 +131,21 @@ def test_wrong_values(tmp_path: Path, line: str, words: str) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, tmp_path)
+
+
+def test_a_library_of_the_projects_own_that_is_called_after_torch(tmp_path: Path) -> None:
+    """The extension's own libtorchfoo.so stays in the wheel; one from outside it is grafted like any other."""
+    own = linked(tmp_path / "libtorchfoo.so", "int foo(void) { return 40; }", "-Wl,-soname,libtorchfoo.so")
+    link = (f"-L{tmp_path}", "-ltorchfoo", "-Wl,--no-as-needed")
+    source = "int foo(void); int answer(void) { return foo() + 2; }"
+    beside = linked(tmp_path / "_core.so", source, *link, "-Wl,-rpath,$ORIGIN").read_bytes()
+    kept = repaired(tmp_path / "kept", SETTINGS, {"demo/_core.so": beside, "demo/libtorchfoo.so": own.read_bytes()})
+    assert {library.path for library in kept.libraries} == {"demo/_core.so", "demo/libtorchfoo.so"}
+
+    outside = linked(tmp_path / "_core.so", source, *link, f"-Wl,-rpath,{tmp_path}").read_bytes()
+    settings = replace(SETTINGS, grafted_libraries=("libtorchfoo.so*",))
+    grafted = repaired(tmp_path / "grafted", settings, {"demo/_core.so": outside})
+    assert [library.path.partition("-")[0] for library in grafted.libraries] == [
+        "demo/_core.so",
+        "demo_torch29.libs/libtorchfoo",
+    ]

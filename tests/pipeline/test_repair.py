@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pydantic_core
 import pytest
+from packaging.version import Version
 
+from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.pipeline.stages import repair
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import checks
+from torch_build_farm.wheels import checks, relocate
+from torch_build_farm.wheels.auditwheel import policy
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 SETTINGS = Settings(name="demo", packages=("demo",))
@@ -81,6 +84,22 @@ def test_a_good_wheel_has_no_problem(tmp_path: Path, library: Make) -> None:
 def test_bundled_libraries(tmp_path: Path, library: Make, path: str, soname: str, words: str) -> None:
     elf = library(*(["--set-soname", soname] if soname else [])).read_bytes()
     assert words in "\n".join(checks.problems(wheel(tmp_path, {path: elf, "demo/_core.so": elf}), SETTINGS))
+
+
+@pytest.mark.parametrize("name", ["libtorch_c_dlpack_addon_torch28-cuda.so", "libtorchfoo.so", "libc10d_own.so.1"])
+def test_a_library_of_the_projects_own_may_be_called_after_torch(tmp_path: Path, library: Make, name: str) -> None:
+    elf = library("--set-soname", name).read_bytes()
+    core = library("--add-needed", name, "--add-needed", "libtorch_cuda_own.so").read_bytes()
+    found = wheel(tmp_path, {f"demo/{name}": elf, "demo/_core.so": core})
+    assert checks.problems(found, replace(SETTINGS, torch_flavours="any")) == []
+    assert relocate.cuda_needed(found.libraries) == ""
+
+
+def test_torchs_libraries_are_those_of_its_releases() -> None:
+    tables = AuditTables.load(Path("nothing"))
+    names = {unit.library for unit in tables.symbols.units if unit.release and Version(unit.release) >= Version("2.8")}
+    # GCC's, which torch's wheel brings: a project may graft its own.
+    assert set(policy().torch) == names - {"libgomp.so.1", "libgfortran.so.5"}
 
 
 def test_an_allowed_graft(tmp_path: Path, library: Make) -> None:

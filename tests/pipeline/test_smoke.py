@@ -234,3 +234,16 @@ def test_an_external_library_that_is_not_found(tmp_path: Path, owner: str, advic
     with pytest.raises(SmokeError, match=r"libacme\.so\.2") as caught:
         replace(test, project=replace(test.project, settings=settings)).run()
     assert advice in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("library", "advice"),
+    [("libtorch_cpu.so", "import torch in the package's"), ("libtorchfoo.so", "the log has the traceback")],
+)
+def test_only_torchs_libraries_come_with_torch(tmp_path: Path, library: str, advice: str) -> None:
+    reason = f"ImportError: {library}: cannot open shared object file: No such file or directory"
+    answers = {"import demo.more\n": Completed((), 1, (reason,)), "-I -c": Completed((), 0, (TORCH,))}
+    test, _ = smoke(tmp_path, answers)
+    with pytest.raises(SmokeError) as caught:
+        test.run()
+    assert advice in caught.value.next_step

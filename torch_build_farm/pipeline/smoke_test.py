@@ -22,7 +22,7 @@ from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import SYSTEM, Project
 from torch_build_farm.project.variant import Variant
-from torch_build_farm.wheels.auditwheel import provider
+from torch_build_farm.wheels.auditwheel import policy, provider
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 # The loader's message for a library that it does not find (glibc, dl-load.c).
@@ -179,9 +179,9 @@ class SmokeTest:
         reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
         next_step = "the log has the traceback"
         # A wheel does not carry torch's libraries. The loader finds them only once torch itself has been imported.
-        if re.search(r"\blib(torch|c10)", reason):
-            next_step = "import torch in the package's __init__.py first, or set import-torch-first = true"
         unopened = _UNOPENED.search(reason)
+        if unopened and unopened[1] in policy().torch:
+            next_step = "import torch in the package's __init__.py first, or set import-torch-first = true"
         owner = provider(unopened[1], self.project.settings.external_libraries) if unopened else ""
         if owner == SYSTEM:
             next_step = "external-libraries says that the system brings it: install it where the tests run"
