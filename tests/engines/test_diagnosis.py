@@ -132,3 +132,86 @@ def test_cmake_that_lacks_a_module_of_python(tmp_path: Path) -> None:
     assert type(error) is CompileError
     assert "Could NOT find Python" in error.what
     assert 'build-requires = ["numpy"]' in error.next_step
+
+
+CMAKE = """CMake Error at /opt/env/cmake/Modules/FindPython/Support.cmake:4680 (add_library):
+  Cannot find source file:
+
+    {path}
+Call Stack (most recent call first):
+  /opt/env/cmake/Modules/FindPython.cmake:788:EVAL:2 (__Python_add_library)
+  {caller}:4 (Python_add_library)
+
+
+CMake Error at /opt/env/cmake/Modules/FindPython/Support.cmake:4680 (add_library):
+  No SOURCES given to target: _core
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "subdirectory", "words", "outside"),
+    [
+        (
+            CMAKE.format(path="../../cpp/core.cpp", caller="CMakeLists.txt"),
+            "",
+            "job: CMake Error at CMakeLists.txt:4 (Python_add_library): Cannot find source file: ../../cpp/core.cpp",
+            True,
+        ),
+        # Of a folder below, and of a project below, the same words lead to a place within the source.
+        (CMAKE.format(path="../cpp/core.cpp", caller="src/CMakeLists.txt"), "", "file: ../cpp/core.cpp", False),
+        (CMAKE.format(path="../../cpp/core.cpp", caller="CMakeLists.txt"), "packages/ext", "cpp/core.cpp", False),
+        (CMAKE.format(path="../../../cpp/core.cpp", caller="CMakeLists.txt"), "packages/ext", "cpp/core.cpp", True),
+        (CMAKE.format(path="core.cpp", caller="CMakeLists.txt"), "", "Cannot find source file: core.cpp", False),
+        (CMAKE.format(path="a/../core.cpp", caller="CMakeLists.txt"), "", "file: a/../core.cpp", False),
+        (
+            'CMake Error at CMakeLists.txt:4 (add_subdirectory):\n  add_subdirectory given source "../../cpp" which is not an\n'
+            "  existing directory.\n\n\n",
+            "",
+            'given source "../../cpp" which is not an existing directory.',
+            True,
+        ),
+        (
+            "CMake Error at CMakeLists.txt:5 (include):\n  include could not find requested file:\n\n    ../cmake/foo.cmake\n\n",
+            "",
+            "requested file: ../cmake/foo.cmake",
+            True,
+        ),
+        (
+            "CMake Error at CMakeLists.txt:7 (file):\n  file failed to open for reading (No such file or directory):\n\n"
+            "    /w/jobs/x-cp311/scratch/source/../../VERSION\n",
+            "",
+            "../../VERSION",
+            True,
+        ),
+        (
+            "cc1plus: fatal error: ../../cpp/x.cpp: No such file or directory\ncompilation terminated.\n"
+            "error: Command '['g++', '-c', '../../cpp/x.cpp']' returned non-zero exit status 1.\n"
+            "cibuildwheel: error: Command ['python', '-m', 'build', '/project'] failed with code 1.",
+            "",
+            "job: cc1plus: fatal error: ../../cpp/x.cpp: No such",
+            True,
+        ),
+        ("cc1plus: fatal error: ../../cpp/x.cpp: No such file or directory", "packages/ext", "../../cpp/x.cpp", False),
+        ("src/a.cpp:3:10: fatal error: ../cpp/x.h: No such file or directory", "", "../cpp/x.h", False),
+        ("src/a.cpp:3:10: fatal error: ../../cpp/x.h: No such file or directory", "", "../../cpp/x.h", True),
+        ("/project/src/a.cpp:3:10: fatal error: ../../x.h: No such file or directory", "", "src/a.cpp:3:10", True),
+        # Not of the source: a path of a header that another one includes says nothing of it.
+        ("/env/include/a.h:3:10: fatal error: ../../x.h: No such file or directory", "", "../../x.h", False),
+        ("clang++: error: no such file or directory: '../x.cpp'", "", "'../x.cpp'", True),
+        ("a.cpp:1:10: fatal error: '../x.h' file not found", "", "'../x.h' file not found", True),
+        ("ninja: error: '../../cpp/x.cpp', needed by 'x.o', missing and no known rule to make it", "", "x.cpp", True),
+        ("ninja: error: '/cpp/x.cpp', needed by '/project/x.o', missing and no known rule to make it", "", "x.cpp", True),
+        ("ninja: error: '/project/x.cpp', needed by 'x.o', missing and no known rule to make it", "", "x.cpp", False),
+        ("ninja: error: '/usr/lib/libz.so', needed by 'x.so', missing and no known rule to make it", "", "libz", False),
+        ("meson.build:3:3: ERROR: File ../cpp/x.cpp does not exist.", "", "../cpp/x.cpp does not exist", True),
+        ("Traceback:\nFileNotFoundError: [Errno 2] No such file or directory: '../../VERSION'", "", "'../../VERSION'", True),
+    ],
+)  # fmt: skip
+def test_a_missing_file_is_named_and_where_it_lies(
+    tmp_path: Path, text: str, subdirectory: str, words: str, outside: bool
+) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"{STAGE_MARK}build job\n{text}\n")
+    error = diagnose("job", log, subdirectory=subdirectory)
+    assert words in error.what
+    assert ("subdirectory" in str(error)) is outside

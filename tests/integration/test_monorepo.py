@@ -118,3 +118,14 @@ def test_init_then_a_build(tmp_path: Path) -> None:
     source = monorepo(tmp_path / "source", SCIKIT_BUILD)
     assert main.main(["init", str(source)]) == 0
     assert members(Farm(source, tmp_path / "work"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("project", [SCIKIT_BUILD, SETUPTOOLS], ids=["cmake", "setuptools"])
+def test_the_folder_alone_lacks_what_lies_above(tmp_path: Path, project: dict[str, str], engine: str) -> None:
+    monorepo(tmp_path / "source", project)
+    alone = farm(tmp_path, f'source = "../source/{PLACE}"\nversion = "1.0"\n', engine)
+    answer = alone("build", "--torch", "2.9")
+    assert answer.code == 14
+    assert "../../cpp/core.cpp" in answer.out
+    assert "subdirectory" in answer.out

@@ -15,6 +15,7 @@ from torch_build_farm.core.errors import (
     PackageIndexError,
 )
 from torch_build_farm.core.log import STAGE_MARK, read
+from torch_build_farm.engines import missing_files
 from torch_build_farm.engines.missing_modules import lacks_module
 
 # gcc's driver prints "Killed signal terminated program cc1plus" when the kernel kills the compiler for lack of memory;
@@ -30,21 +31,23 @@ _INDEX = re.compile(
     r"error sending request|dns error|Failed to fetch|Connection (refused|reset|timed out)|operation timed out"
     r"|tcp connect error|Could not connect|Failed to download|network (connectivity|is unreachable)"
 )
-_COMPILER = re.compile(r"^\S[^:]*:\d+(:\d+)?: (fatal )?error: |undefined reference to |^CMake Error|: error: ")
+_COMPILER = re.compile(r"undefined reference to |^CMake Error|: (fatal )?error: ")
 _COMMANDS = ("$ ", "cibuildwheel: error: Command [")
 _QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
-# Folders of the build's copy of the tree: people have the file in their own.
-_COPY = re.compile(r"(?<!\S)(?:/\S*/scratch/source|/project)/")
+# Python's own words for a file that a build script opens. Back ends print more errors after them.
+_FILE = re.compile(r"^FileNotFoundError: ")
+_CMAKE_LINES = 30  # of an error of CMake's and its call stack, at most
 # data/ask-back-end.py prints it after a failure that a build may get by: nothing up to here is why the build failed.
 REQUIREMENTS_UNKNOWN = "torch-build-farm: the back end's further requirements are unknown as yet"
 _ANY = re.compile(r"\berror\b|\bfailed\b", re.IGNORECASE)
 _LOG = "the log holds the whole output"
 
 
-def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
+def diagnose(what: str, log: Path, oom_kills: int = 0, subdirectory: str = "") -> FarmError:
     """The error that explains best why the last stage in `log` failed; `what` names the job or the errand.
 
-    `oom_kills` is how often the kernel killed something for lack of memory meanwhile.
+    `oom_kills` is how often the kernel killed something for lack of memory meanwhile; `subdirectory` is the folder of
+    the Python project in the source.
     """
     where = str(log)
     lines = _output_of_last_stage(log)
@@ -67,9 +70,12 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
         return DiskError(f"{what}: the disk is full: {disk}", where=where, next_step="free some space and run again")
     lacking = lacks_module(what, lines, where)
     if compiler:
+        shown = missing_files.without_copy(compiler)
+        next_step = _next_step(compiler, subdirectory)
         # CMake runs Python to find NumPy and its kin, and then says only that it did not find them.
-        next_step = lacking.next_step if lacking and compiler.startswith("CMake Error") else _LOG
-        return CompileError(f"{what}: {compiler}", where=where, next_step=next_step)
+        if lacking and compiler.startswith("CMake Error"):
+            next_step = lacking.next_step
+        return CompileError(f"{what}: {shown}", where=where, next_step=next_step)
     index = first_match(_INDEX, lines)
     if index:
         return PackageIndexError(
@@ -82,11 +88,23 @@ def diagnose(what: str, log: Path, oom_kills: int = 0) -> FarmError:
         return lacking
 
     # No known cause: the first line that mentions an error, else the last line that is not empty.
-    reason = first_match(_ANY, lines)
+    reason = first_match(_FILE, lines) or first_match(_ANY, lines)
     if not reason:
         nonempty = [line for line in lines if line.strip()]
         reason = nonempty[-1] if nonempty else "no output"
-    return BuildError(f"{what}: the build failed: {reason}", where=where, next_step=_LOG)
+    shown = missing_files.without_copy(reason)
+    return BuildError(f"{what}: the build failed: {shown}", where=where, next_step=_next_step(reason, subdirectory))
+
+
+def _next_step(reason: str, subdirectory: str) -> str:
+    """What to do about a build that failed for `reason`."""
+    path = missing_files.outside(reason, subdirectory)
+    if not path:
+        return _LOG
+    return (
+        f"{path} lies outside of the source: let source (or git, sdist) name the folder that holds all of it, and "
+        "subdirectory the project's folder within, in [tool.torch-build-farm]"
+    )
 
 
 def _output_of_last_stage(log: Path) -> list[str]:
@@ -105,11 +123,10 @@ def _output_of_last_stage(log: Path) -> list[str]:
 
 
 def first_match(pattern: re.Pattern[str], lines: Sequence[str]) -> str | None:
-    """The first line that matches, with the next two where CMake explains its error on lines of their own."""
+    """The first line that matches, with the next ones where CMake explains its error on lines of their own."""
     for number, line in enumerate(lines):
         if pattern.search(line):
             if line.startswith("CMake Error"):
-                parts = [part.strip() for part in lines[number : number + 3]]
-                return " ".join(parts).strip()
-            return _COPY.sub("", line.strip())
+                return missing_files.cmake_error(lines[number : number + _CMAKE_LINES])
+            return line.strip()
     return None

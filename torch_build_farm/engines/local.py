@@ -205,7 +205,8 @@ class LocalEngine:
             ninja_log.keep(request.scratch / "build", request.out)
             return wheel
         except subprocess.CalledProcessError:
-            raise diagnose(request.job.id, request.shell.log, oom_kills() - before) from None
+            subdirectory = self.project.settings.subdirectory
+            raise diagnose(request.job.id, request.shell.log, oom_kills() - before, subdirectory) from None
         finally:
             with to_be_finished():
                 remove_tree(home)

@@ -324,7 +324,7 @@ class ContainerBuild:
             return without_library(f"the wheel of {job}", log)
         if cibuildwheel_config.was_repairing(done.tail):
             return auditwheel.failure(log, done.tail)
-        error = diagnose(job, log)
+        error = diagnose(job, log, subdirectory=self.settings.subdirectory)
         # A full disk or memory is the better explanation, whatever the log says about the network.
         blames_network = not isinstance(error, DiskError | OutOfMemoryError) and _missed_network(done.tail)
         if blames_network and not self.settings.network:
