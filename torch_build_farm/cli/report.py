@@ -155,6 +155,8 @@ def _lines(result: JobResult, work: Path) -> list[str]:
         lines.append(f"smoke   {'; '.join(parts)}")
         if smoke.script:
             lines.append(f"        {smoke.script}")
+        for last_line in smoke.tests:
+            lines.append(f"        {last_line}")
     return lines
 
 

@@ -139,7 +139,8 @@ class SmokeFacts:
 
     `torch` and `cuda` are torch's own words for its version and its CUDA, `devices` what it ran on. A test of imports
     alone has neither `script`, the last line of the smoke script ("none" for a project without one), nor `refuses`, the
-    torch that the resolver refused beside the wheel; a project with one minor has no torch to refuse.
+    torch that the resolver refused beside the wheel; a project with one minor has no torch to refuse. `tests` are the
+    last lines of the project's test commands, in their order.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -150,6 +151,7 @@ class SmokeFacts:
     imports: tuple[str, ...]
     script: str | None = None
     refuses: str | None = None
+    tests: tuple[str, ...] = ()
 
     def text(self) -> dict[str, str]:
         """For the JSON document; what was not tested is left out."""
@@ -163,6 +165,8 @@ class SmokeFacts:
             text["script"] = self.script
         if self.refuses is not None:
             text["refuses"] = self.refuses
+        if self.tests:
+            text["tests"] = "; ".join(self.tests)
         return text
 
 

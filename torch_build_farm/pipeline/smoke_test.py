@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
@@ -18,6 +19,7 @@ from torch_build_farm.engines import torch_bytecode, torch_downloads, variables
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.pipeline.facts import SmokeFacts
+from torch_build_farm.pipeline.project_tests import ProjectTests
 from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import SYSTEM, Project
@@ -66,30 +68,51 @@ class SmokeTest:
         problems = metadata_problems(wheel, self.job, self.site.python.version)
         if problems:
             raise self._error("METADATA is wrong: " + "; ".join(problems))
+        # All wheels as one folder, since each copy into a container takes a tenth of a second.
+        folder = self.site.bring(self.wheel.parent)
+        wheels = [folder / path.name for path in sorted(self.wheel.parent.iterdir())]
         try:
-            # All wheels as one folder, since each copy into a container takes a tenth of a second.
-            folder = self.site.bring(self.wheel.parent)
             # As a user has it: the wheel and what it requires, torch with its CUDA libraries among it.
-            self._install([folder / path.name for path in sorted(self.wheel.parent.iterdir())])
-            self._no_sdk()
-            torch_bytecode.put(self.site, self.home, self.job.python)
+            self._install(self.home, wheels)
             refuses = self._refusal(folder / self.wheel.name) if self.mode == "full" else None
 
             # The farm's own commands are done: from here on the wheel's code runs.
             with self.site.foreign(self.home) as shell:
-                return self._use(shell, refuses)
+                facts = replace(self._imports(shell), refuses=refuses)
+                if self.mode == "import":
+                    return facts
+                if not self._tests.need_more:
+                    return self._tested(facts, shell, self.home)
         finally:
             self.site.remove(self.home)
 
-    def _use(self, shell: Shell, refuses: str | None) -> SmokeFacts:
-        """Import the wheel and run the smoke script, all in `shell`; `refuses` is what `_refusal` returned."""
-        # Each import in an interpreter of its own, so that none finds torch loaded by the one before.
+        # Another environment: nothing is installed where foreign code has run, and what only the tests need must not
+        # have helped an import.
+        home = self.site.store.environment(f"{self.job.id}-tests")
+        beside = [path for path in wheels if path.name != self.wheel.name]
+        try:
+            self._install(home, [*beside, *self._tests.required(wheel, folder / self.wheel.name)])
+            with self.site.foreign(home) as shell:
+                return self._tested(facts, shell, home)
+        finally:
+            self.site.remove(home)
+
+    @property
+    def _tests(self) -> ProjectTests:
+        return ProjectTests(self.project, self.job, self.source, self.tree, self.site)
+
+    def _tested(self, facts: SmokeFacts, shell: Shell, home: Path) -> SmokeFacts:
+        """The facts with what the project's own tests say in the environment `home`."""
+        script = self._tests.script(shell, home)
+        return replace(facts, script=script, tests=tuple(self._tests.commands(shell, home)))
+
+    def _imports(self, shell: Shell) -> SmokeFacts:
+        """Import the project's modules, each in an interpreter of its own, so that none finds torch loaded already."""
         first, *others = self._innermost()
         torch = self._first_import(shell, first)
         for name in others:
             self._import(shell, name)
-        script = self._script(shell) if self.mode == "full" else None
-        return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports, script, refuses)
+        return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports)
 
     def _error(self, what: str, next_step: str = "") -> SmokeError:
         return SmokeError(f"{self.job.id}: {what}", where=str(self.site.shell.log), next_step=next_step)
@@ -98,23 +121,25 @@ class SmokeTest:
         """Run the environment's interpreter, isolated (-I): no module comes from the current folder or PYTHONPATH."""
         return shell.run(self.home / "bin" / "python", "-I", *arguments)
 
-    def _install(self, wheels: list[Path]) -> None:
-        """Make the environment, and install `wheels` with all that they require.
+    def _install(self, home: Path, required: Sequence[str | Path]) -> None:
+        """Make the environment `home`, and install what is required with all that it requires, a full torch among it.
 
         Raises SmokeError, or the more exact error that the log explains, such as PackageIndexError.
         """
         site = self.site
         torch_downloads.fetch(site.store, self.job.variant.torch.any_release, self.job.python, site)
-        if not site.install(self.home, *wheels).ok:
+        if not site.install(home, *required).ok:
             error = diagnose(self.job.id, self.site.shell.log)
             # A BuildError proper is what remains when nothing more exact, such as a full disk, is found in the log.
             if type(error) is BuildError:
                 raise self._error(f"the wheel does not install: {error.what}")
             raise error
+        self._no_sdk(home)
+        torch_bytecode.put(site, home, self.job.python)
 
-    def _no_sdk(self) -> None:
+    def _no_sdk(self, home: Path) -> None:
         """Raise SmokeError if torch's SDK, which is for builds alone, was installed in place of torch."""
-        packages = variables.site_packages(self.home, self.job.python)
+        packages = variables.site_packages(home, self.job.python)
         done = self.site.shell.run("find", packages, "-maxdepth", "1", "-name", "*+sdk.dist-info")
         for line in done.tail:
             if line.endswith("+sdk.dist-info"):
@@ -188,24 +213,6 @@ class SmokeTest:
         elif owner:
             next_step = f"{owner} brings it: import its package first, or link with a run path such as $ORIGIN/../lib"
         return self._error(f"import {name} fails in a fresh interpreter: {reason}", next_step)
-
-    def _script(self, shell: Shell) -> str:
-        """Run the project's smoke script; returns its last line, "none" if the project has no script."""
-        script = self.project.smoke_script
-        if script is None:
-            return "none"
-        done = self._python(shell, "-X", "faulthandler", self._script_at_site(script.resolve()))
-        if not done.ok:
-            printed = [line for line in done.tail if line.strip()]
-            last = printed[-1] if printed else f"status {done.returncode}"
-            raise self._error(f"the smoke script {script.name} fails: {last}", "the log has its whole output")
-        return done.tail[-1] if done.tail else "passed"
-
-    def _script_at_site(self, script: Path) -> Path:
-        """The script's path at the site; one of the source tree stays in it, so that it finds its neighbours."""
-        if script.is_relative_to(self.source) and (self.tree / script.relative_to(self.source)).is_file():
-            return self.site.bring(self.tree) / script.relative_to(self.source)
-        return self.site.bring(script)
 
     def _refusal(self, wheel: Path) -> str | None:
         """Check that the resolver refuses the wheel beside another minor's torch, because of the wheel's pin.

@@ -160,6 +160,18 @@ class Settings:
     """Script that the smoke test runs with the installed wheel. An exception fails the test; the last line of the
     output goes into the report."""
 
+    test_requires: tuple[RequirementText, ...] = ()
+    """Requirements of the smoke script and of `test-command`, such as `["pytest", "numpy"]`. Imports are tested before,
+    in an environment without them."""
+
+    test_extras: tuple[DistributionName, ...] = ()
+    """Extras of the wheel that the smoke script and `test-command` need, such as `["test"]`. Imports are tested before,
+    in an environment without them."""
+
+    test_command: tuple[str, ...] = ()
+    """Commands of the smoke test, such as `["pytest {project}/tests"]`. `/bin/sh` runs them beside the installed wheel,
+    in an empty folder. `{project}` stands for a copy of the source tree, `{package}` for `subdirectory` in it."""
+
     torch: tuple[MinorName, ...] = ()
     """The torch minors that are built where `--torch` is not given, such as `["2.8", "2.9"]`."""
 

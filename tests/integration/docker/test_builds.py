@@ -1,6 +1,7 @@
 """Wheels built, repaired and tested in containers."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -194,7 +195,9 @@ def test_the_projects_environment_reaches_the_compiler_as_it_stands(contained: F
 environment = { CXXFLAGS = "-DFROM_ENVIRONMENT=40", ODD = 'a $HOME `b` "c" {project}' }
 cmake-defines = { ONE_MORE = "2" }
 before-build = ["echo before in {project}", "test -f pyproject.toml"]
-smoke-script = "tests/smoke.py\"""",
+smoke-script = "tests/smoke.py"
+test-requires = ["pytest"]
+test-command = ["pytest -q {project}/tests", "ls"]""",
     )
     (contained.project / "tests").mkdir()
     (contained.project / "tests" / "data.txt").write_text("42")
@@ -202,9 +205,14 @@ smoke-script = "tests/smoke.py\"""",
         "from pathlib import Path\nimport tiny\n"
         "assert tiny.answer() == int((Path(__file__).parent / 'data.txt').read_text())\nprint('forty-two')\n"
     )
+    (contained.project / "tests" / "test_answer.py").write_text(
+        "import tiny\n\ndef test_answer():\n    assert tiny.answer() == 42\n"
+    )
     answer = contained("run", "--torch", "2.8", "--json")
     assert answer.code == 0, answer.err
-    assert answer.document["jobs"][0]["stages"][-1]["details"]["script"] == "forty-two"
+    smoke = answer.document["jobs"][0]["stages"][-1]["details"]
+    assert smoke["script"] == "forty-two"
+    assert re.fullmatch(r"1 passed in [\d.]+s; passed", smoke["tests"])
     assert "before in {project}" in contained.log("tiny-torch28-cp311")
 
 

@@ -20,6 +20,7 @@ def _inputs(step: Step) -> dict[str, Any]:
     script = context.project.smoke_script
     other = neighbour(context.project, step.job.variant)
     # A new release of the minor is another torch to test beside, though the wheel is the same; hence "newest".
+    settings = context.project.settings
     return {
         "farm": __version__,
         "wheel": step.digest_of(RELOCATE),
@@ -31,6 +32,11 @@ def _inputs(step: Step) -> dict[str, Any]:
         "imports": context.project.imports,
         "script": sha256(script) if script and script.is_file() else "",
         "pin": step.job.variant.pin,
+        "test-requires": settings.test_requires,
+        "test-extras": settings.test_extras,
+        "test-command": settings.test_command,
+        # Test commands run what the source tree has, which may have changed where the wheel did not.
+        "tree": step.digest_of(RENDER) if settings.test_command else "",
     }
 
 
