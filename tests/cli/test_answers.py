@@ -101,7 +101,12 @@ def test_the_document_of_a_run_keeps_its_keys() -> None:
                     "tag": "manylinux_2_17_x86_64",
                 },
                 "stages": [
-                    {"stage": "repair", "kept": True, "seconds": 2.125, "details": {"tag": "any"}},
+                    {
+                        "stage": "repair",
+                        "kept": True,
+                        "seconds": 2.125,
+                        "details": {"tag": "any", "cpu-level": "x86-64"},
+                    },
                     {"stage": "relocate", "kept": False, "seconds": 1.625, "details": {}},
                 ],
                 "error": None,

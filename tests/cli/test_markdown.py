@@ -102,6 +102,14 @@ def test_compatibility(tmp_path: Path) -> None:
     assert "| 3.9, 3.10, 3.11, py3 |" in compatibility(family(own, wheel, {"2.9": "1.0"}), [*files, older])
 
 
+def test_compatibility_names_the_cpu_that_users_need(tmp_path: Path) -> None:
+    own = project()
+    wheel = variant(tmp_path, own, "2.9", "1.0", {"demo/__init__.py": ""})
+    assert "a CPU of level" not in compatibility(family(own, wheel, {"2.9": "1.0"}), [])
+    fast = replace(own, settings=replace(own.settings, cpu_baseline="x86-64-v3"))
+    assert "needs a CPU of level x86-64-v3" in compatibility(family(fast, wheel, {"2.9": "1.0"}), [])
+
+
 def test_markdown_has_no_other_way_out() -> None:
     """Templates of Markdown are rendered by the environment that escapes."""
     renderers: Mapping[str, str] = {

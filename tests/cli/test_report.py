@@ -11,7 +11,7 @@ from tests.until import until
 from torch_build_farm.cli.console import People
 from torch_build_farm.cli.report import Progress, summary
 from torch_build_farm.core.errors import CompileError
-from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, Facts, SmokeFacts
+from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, Facts, RepairFacts, SmokeFacts
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.pipeline.results import JobResult, RunResult, StageResult
 
@@ -71,13 +71,15 @@ def test_the_summary_has_what_each_stage_found_out() -> None:
     build = BuildFacts("local", "", "torch's SDK 2.9.0", 812, 17.5, ())
     audit = AuditFacts("2.9", {"2.8.0": "BROKEN", "2.9.0": "OK"}, ("GLIBC_2.32", "GLIBCXX_3.4.21"))
     smoke = SmokeFacts("2.9.1", "12.8", ("cpu", "H100"), ("demo", "demo.more"), "gradients agree", "torch 2.10")
-    stages = (ran("build", build), ran("audit", audit), ran("smoke", smoke))
+    repair = RepairFacts("manylinux_2_28_x86_64", cpu_level="x86-64-v3")
+    stages = (ran("build", build), ran("repair", repair), ran("audit", audit), ran("smoke", smoke))
     stream = io.StringIO()
     summary(People(stream, width=100), RunResult((JobResult(JOB, stages, None, None, "log"),), 6.5, Path("/work")))
     lines = stream.getvalue().splitlines()
-    assert lines[1:8] == [
-        "demo-torch29-cp311  6.0 s, 17.5 s of it compiling",
+    assert lines[1:9] == [
+        "demo-torch29-cp311  8.0 s, 17.5 s of it compiling",
         "  built   with torch's SDK 2.9.0",
+        "  cpu     needs x86-64-v3: an older CPU ends the process with SIGILL",
         "  audit   works with torch 2.9; needs GLIBC_2.32, GLIBCXX_3.4.21",
         "  smoke   torch 2.9.1 on cpu, H100; imports demo, demo.more; refuses torch 2.10",
         "          gradients agree",

@@ -13,6 +13,7 @@ import pydantic_core
 import pytest
 from packaging.version import Version
 
+from tests.compiler import compiled
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
@@ -155,6 +156,25 @@ def test_a_cpu_torch_has_no_cuda_libraries(tmp_path: Path, library: Make) -> Non
     said = "\n".join(checks.problems(found, replace(SETTINGS, torch_flavours="any")))
     assert "needs libc10_cuda.so, which a CPU torch does not have" in said
     assert "needs libtorch_cuda.so" in said
+
+
+def test_a_library_for_newer_cpus_needs_leave(tmp_path: Path) -> None:
+    source = 'extern "C" void run(double* a, double* b, int n) { for (int i = 0; i < n; i++) a[i] = a[i] * b[i] + 1; }'
+    raw = wheel(tmp_path, {"demo/_core.so": compiled(tmp_path, source, "-march=haswell")}).path
+    shell = Shell(Runner(), {"PATH": f"{tools.scripts()}:/usr/bin:/bin"}, tmp_path, tmp_path / "log", print)
+
+    def repaired(settings: Settings) -> str:
+        out = tmp_path / "out"
+        out.mkdir(exist_ok=True)
+        scratch = tmp_path / "scratch"
+        _, code = repair.repair(raw, out, scratch, settings=settings, expected=(), builders=(), shell=shell)
+        return code.cpu_level
+
+    with pytest.raises(RepairError, match=r"demo/_core\.so uses instructions of x86-64-v3 .* cpu-baseline = "):
+        repaired(SETTINGS)
+    with pytest.raises(RepairError, match="x86-64-v3"):
+        repaired(replace(SETTINGS, cpu_baseline="x86-64-v2"))
+    assert repaired(replace(SETTINGS, cpu_baseline="x86-64-v3")) == "x86-64-v3"
 
 
 def test_record(tmp_path: Path, library: Make) -> None:

@@ -96,9 +96,10 @@ def repaired(site: Site, raw: Path) -> Path:
     (folder / "repaired").mkdir(exist_ok=True)
     shell = Shell(Runner(), {"PATH": tools.search_path(tools.scripts())}, folder, folder / "log", lambda _: None)
     settings = site.project.settings
-    return repair(
+    wheel, _ = repair(
         raw, folder / "repaired", folder / "scratch", settings=settings, expected=(), builders=(), shell=shell
-    ).path
+    )
+    return wheel.path
 
 
 def install(site: Site, raws: Mapping[str, Path]) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from torch_build_farm.cli.console import People, in_ci
 from torch_build_farm.core.files import size_text
 from torch_build_farm.core.text import printable
-from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, SmokeFacts
+from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, RepairFacts, SmokeFacts
 from torch_build_farm.pipeline.results import JobResult, RunResult, Status, audit_verdicts
 from torch_build_farm.project.plan import Job
 
@@ -142,9 +142,12 @@ def _lines(result: JobResult, work: Path) -> list[str]:
         lines.append(f"wheel   {work}/{result.wheel.path}")
         lines.append(f"tag     {result.tag}    size {size_text(result.wheel.size)}")
         lines.append(f"sha256  {result.wheel.sha256}")
-    build, audit, smoke = result.facts(BuildFacts), result.facts(AuditFacts), result.facts(SmokeFacts)
+    build, repair = result.facts(BuildFacts), result.facts(RepairFacts)
+    audit, smoke = result.facts(AuditFacts), result.facts(SmokeFacts)
     if build:
         lines.append(f"built   with {build.built_with}")
+    if repair and repair.cpu_level != "x86-64":
+        lines.append(f"cpu     needs {repair.cpu_level}: an older CPU ends the process with SIGILL")
     if audit:
         needs = f"; needs {', '.join(audit.symbol_versions)}" if audit.symbol_versions else ""
         lines.append(f"audit   works with torch {audit.true_range}{needs}")

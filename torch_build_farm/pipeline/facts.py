@@ -94,19 +94,21 @@ class BuildFacts:
 
 @dataclass(frozen=True)
 class RepairFacts:
-    """`tag` is the wheel's platform tag as auditwheel wrote it.
+    """What a wheel asks of the user's machine.
 
-    `external_libraries` are patterns of the libraries that the wheel needs and does not carry, with who brings them.
+    `tag` is its platform tag as auditwheel wrote it. `external_libraries` are patterns of the libraries that it needs
+    and does not carry, with who brings them. `cpu_level` is the level of x86-64 that its code takes for granted.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     tag: str
     external_libraries: Mapping[str, str] = field(default_factory=dict)
+    cpu_level: str = "x86-64"
 
     def text(self) -> dict[str, str]:
         """For the JSON document."""
-        return {"tag": self.tag}
+        return {"tag": self.tag, "cpu-level": self.cpu_level}
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,10 @@ class Settings:
     that the wheel requires: `{"libmetatensor.so*" = "metatensor-core"}`. `"system"` in place of a distribution: the
     user's system has it."""
 
+    cpu_baseline: Literal["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4"] = "x86-64"
+    """The oldest x86-64 CPUs that wheels are for, as a level of the x86-64 psABI; `"x86-64-v3"` has AVX2. A wheel whose
+    code needs more without asking the CPU is refused: it would end the user's process with SIGILL."""
+
     size_limit_mb: PositiveNumber = 100
     """The largest wheel allowed, in MB (10^6 bytes)."""
 

@@ -206,6 +206,7 @@ def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
         "",
         f"{name} {family.version}. Written by torch-build-farm; do not edit.",
         "",
+        *_cpu_note(settings.cpu_baseline),
         "| torch | distribution | version | CPython | CUDA of its torch | with a CPU torch | install |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -221,6 +222,17 @@ def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
             f'| {works} | `pip install "{name}[{variant.tag}]"` |'
         )
     return "\n".join(lines) + "\n"
+
+
+def _cpu_note(level: str) -> list[str]:
+    """The lines about the CPU that users need; none for a CPU that everybody has."""
+    if level == "x86-64":
+        return []
+    return [
+        f"It needs a CPU of level {level}; an older one ends the process with SIGILL. "
+        "`/lib64/ld-linux-x86-64.so.2 --help` lists the levels of a machine.",
+        "",
+    ]
 
 
 def _pythons(tags: Iterable[str]) -> str:

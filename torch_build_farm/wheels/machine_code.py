@@ -1,0 +1,57 @@
+"""What the machine code in a wheel's libraries asks of the user's machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch_build_farm.project.settings import Settings
+from torch_build_farm.wheels.cpu_level import LEVELS, CpuLevel, read_cpu_level
+from torch_build_farm.wheels.elf.headers import ElfError
+from torch_build_farm.wheels.wheel import Wheel, opened
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """The machine code in a wheel. `cpu_levels` has the level of each library, `unreadable` why one could not be read.
+
+    Both have the library's path in the wheel as key.
+    """
+
+    cpu_levels: Mapping[str, CpuLevel]
+    unreadable: Mapping[str, str]
+
+    @property
+    def cpu_level(self) -> str:
+        """The level of x86-64 that the wheel as a whole takes for granted."""
+        return LEVELS[max((level.number for level in self.cpu_levels.values()), default=0)]
+
+
+def read_machine_code(wheel: Wheel) -> MachineCode:
+    """Read the libraries of a wheel one by one. Raises RepairError for a damaged wheel."""
+    cpu_levels = {}
+    unreadable = {}
+    with opened(wheel.path) as archive:
+        for library in wheel.libraries:
+            content = archive.read(library.path)
+            try:
+                cpu_levels[library.path] = read_cpu_level(content)
+            except ElfError as error:
+                unreadable[library.path] = str(error)
+    return MachineCode(cpu_levels, unreadable)
+
+
+def machine_code_problems(code: MachineCode, settings: Settings) -> list[str]:
+    """Why users' machines cannot run the code as the settings promise, one sentence each; empty for a good wheel."""
+    problems = []
+    for path, why in code.unreadable.items():
+        problems.append(f"{path} cannot be read: {why}")
+    promised = LEVELS.index(settings.cpu_baseline)
+    for path, cpu in code.cpu_levels.items():
+        if cpu.number > promised:
+            problems.append(
+                f"{path} uses instructions of {cpu.level} {cpu.reason}: an older CPU ends the process with SIGILL; "
+                "build without -march=native, -mavx2 and the like (an option of the project's may add them), or, if "
+                f'users need such a CPU, set cpu-baseline = "{cpu.level}"'
+            )
+    return problems
