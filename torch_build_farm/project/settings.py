@@ -117,7 +117,8 @@ class Settings:
     """Base name of the distributions; a variant is called `NAME-torchNN`."""
 
     packages: Annotated[tuple[ImportName, ...], Field(min_length=1)]
-    """The packages that a wheel may contain at top level."""
+    """The packages that a wheel may contain at top level. A dotted name such as `"acme.geometry"` is a package in a
+    namespace, or in a package of another distribution."""
 
     auto_name: DistributionName | None = None
     """The first of the two distributions behind the one name. Not set: `NAME-auto`."""

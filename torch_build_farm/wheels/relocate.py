@@ -21,7 +21,7 @@ from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import run_paths
+from torch_build_farm.wheels import namespaces, run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Library, opened, read_wheel
@@ -216,6 +216,7 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         info = dist_info(archive)
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         contents = deque(archive.read(entry) for entry in entries)
+        namespaces.check(outermost(settings.packages), archive)
         metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings.name)
     move = _move(settings.packages, tag, info, libraries.values())
     planned = _plan([entry.filename for entry in entries], info, move)
