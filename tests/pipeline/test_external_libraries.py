@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,12 +48,29 @@ def shell(folder: Path) -> Shell:
     return Shell(Runner(), environment(folder, folder), folder, folder / "log", print)
 
 
-def repaired(folder: Path, settings: Settings, files: Mapping[str, str | bytes], *fields: str) -> Wheel:
+def repaired(
+    folder: Path,
+    settings: Settings,
+    files: Mapping[str, str | bytes],
+    *fields: str,
+    interpreter_run_paths: Sequence[str] = (),
+    linked_by: Sequence[str] = (),
+) -> Wheel:
     raw = make_wheel(folder / "raw", "demo-torch29", "1.0", files, *fields or REQUIRES)
     raw = raw.rename(raw.with_name("demo_torch29-1.0-cp311-cp311-linux_x86_64.whl"))
     out = folder / "repaired"
     out.mkdir()
-    wheel, _ = repair(raw, out, folder / "scratch", settings=settings, expected=(), builders=(), shell=shell(folder))
+    wheel, _ = repair(
+        raw,
+        out,
+        folder / "scratch",
+        settings=settings,
+        expected=(),
+        builders=(),
+        shell=shell(folder),
+        interpreter_run_paths=interpreter_run_paths,
+        linked_by=linked_by,
+    )
     return wheel
 
 
@@ -150,3 +167,35 @@ def test_a_library_of_the_projects_own_that_is_called_after_torch(tmp_path: Path
         "demo/_core.so",
         "demo_torch29.libs/libtorchfoo",
     ]
+
+
+def test_run_paths_of_the_interpreters_linker_flags_are_left_out(tmp_path: Path, acme: Path) -> None:
+    """Of three entries, the one that only CPython's flags added goes; nothing is left of a library without others."""
+    flags = ("-Wl,-rpath,/opt/python/lib/", "-Wl,-rpath,$ORIGIN/../acme/lib")
+    files = {
+        "demo/_core.so": extension(acme, tmp_path / "_core.so", *flags),
+        "demo/_alone.so": linked(tmp_path / "_alone.so", "int alone;", "-Wl,-rpath,/opt/python/lib").read_bytes(),
+    }
+    settings = replace(SETTINGS, external_libraries=BROUGHT)
+    wheel = repaired(tmp_path, settings, files, interpreter_run_paths=["/opt/python/lib"])
+    assert {library.path: library.run_paths for library in wheel.libraries} == {
+        "demo/_core.so": ("$ORIGIN/../acme/lib",),
+        "demo/_alone.so": (),
+    }
+
+
+@pytest.mark.parametrize(
+    ("linked_by", "advice"),
+    [
+        (["setuptools"], "leave runtime_library_dirs out of the extension"),
+        (["meson"], "set install_rpath of the target"),
+        (["cmake"], "set CMAKE_INSTALL_RPATH"),
+        (["setuptools", "cmake"], "LDFLAGS; or set CMAKE_INSTALL_RPATH"),
+        ([], "leave -Wl,-rpath out of the linker's flags"),
+    ],
+)
+def test_advice_fits_what_linked_the_library(tmp_path: Path, linked_by: list[str], advice: str) -> None:
+    files = {"demo/_core.so": linked(tmp_path / "_core.so", "int x;", "-Wl,-rpath,/opt/other/lib").read_bytes()}
+    with pytest.raises(RepairError, match=r"RUNPATH entry /opt/other/lib") as caught:
+        repaired(tmp_path, SETTINGS, files, interpreter_run_paths=["/opt/python/lib"], linked_by=linked_by)
+    assert advice in caught.value.what

@@ -13,6 +13,8 @@ except PackageNotFoundError:
 headers = os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h"))
 if platform.python_implementation() == "CPython" and folder.endswith("-" + tag) and headers and front_end:
     print("python", tag, platform.python_version(), sys.argv[1], front_end, sep="\t")
+    flags = [sysconfig.get_config_var(name) or "" for name in ("LDFLAGS", "LDSHARED", "LDCXXSHARED")]
+    print("linker-flags", tag, " ".join(" ".join(flags).split()), sep="\t")
 ' "$python"
 done
 for name in bash tar which mktemp auditwheel patchelf c++; do

@@ -160,6 +160,12 @@ class Engine(Protocol):
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """What identifies the compiler and interpreter of a job; a change means another wheel."""
 
+    def interpreter_run_paths(self, job: Job) -> Sequence[str]:
+        """Folders that the linker flags of the job's CPython put into what is linked by them, though nothing asks it.
+
+        A CPython with a shared libpython, such as pyenv's, names its own folder of libraries there.
+        """
+
     def build(self, request: BuildRequest) -> Path:
         """Build the wheel and return its path. Raises BuildError or one of its kinds.
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from torch_build_farm.core import tools
@@ -13,6 +16,33 @@ from torch_build_farm.core.home import home
 from torch_build_farm.core.process import capture
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
+
+# Prints the flags by which a CPython's own build system, and setuptools after it, links extensions.
+ASK_LINKER_FLAGS = (
+    "import sysconfig; names = ('LDFLAGS', 'LDSHARED', 'LDCXXSHARED'); "
+    "print(*(sysconfig.get_config_var(name) or '' for name in names))"
+)
+
+
+def run_paths_of(linker_flags: str) -> tuple[str, ...]:
+    """The folders that flags of a compiler put into the run path of what it links (ld's manual, -rpath and -R)."""
+    try:
+        words = shlex.split(linker_flags)
+    except ValueError:  # a quote without its end
+        return ()
+    for_linker: list[str] = []
+    for word, following in pairwise([*words, ""]):
+        if word.startswith("-Wl,"):
+            for_linker += word.split(",")[1:]
+        elif word == "-Xlinker":
+            for_linker.append(following)
+    folders: dict[str, None] = {}  # an ordered set
+    for word, following in pairwise([*for_linker, ""]):
+        match = re.fullmatch(r"(?:--?rpath(?:=(.*))?|-R(.*))", word)
+        if match:
+            value = match[1] or match[2] or following
+            folders |= dict.fromkeys(folder for folder in value.split(":") if folder)
+    return tuple(folders)
 
 
 def find_interpreters(environment: Mapping[str, str]) -> dict[CPython, Interpreter]:

@@ -31,7 +31,7 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import ninja_log, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, ccache_of, check_gcc, no_cuda_toolkit
 from torch_build_farm.engines.diagnosis import diagnose
-from torch_build_farm.engines.interpreters import find_interpreters
+from torch_build_farm.engines.interpreters import ASK_LINKER_FLAGS, find_interpreters, run_paths_of
 from torch_build_farm.engines.missing_modules import lacks_module
 from torch_build_farm.engines.shared_files import SharedFiles, share
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
@@ -140,6 +140,11 @@ class LocalEngine:
             **cuda,
             **used_by_builds,
         }
+
+    def interpreter_run_paths(self, job: Job) -> Sequence[str]:
+        """By the flags that the interpreter itself states."""
+        answer = capture([self._interpreters[job.python].path, "-I", "-c", ASK_LINKER_FLAGS], env=self._environment)
+        return run_paths_of(answer.tail[-1]) if answer.ok and answer.tail else ()
 
     def check(self, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (needs none)
         """Compiler, Python headers, system packages and, for CUDA sources, the toolkit."""

@@ -123,13 +123,14 @@ def _project_table_decides(source: Source) -> bool:
         return False
     if {"dependencies", "optional-dependencies", "requires-python"} & set(project.get("dynamic", ())):
         return False
-    back_end = _backend(source).partition(".")[0]
-    if back_end == "setuptools":
+    module = back_end(source).partition(".")[0]
+    if module == "setuptools":
         return not (source.project / "setup.py").is_file()
-    return back_end == "scikit_build_core"
+    return module == "scikit_build_core"
 
 
-def _backend(source: Source) -> str:
+def back_end(source: Source) -> str:
+    """The source's own build back end, as [build-system] names it."""
     return str(source.pyproject.get("build-system", {}).get("build-backend", _DEFAULT_BACKEND))
 
 
@@ -180,7 +181,7 @@ def _tool(source: Source) -> dict[str, Any]:
     tool = dict(source.pyproject.get("tool", {}))
     tool.pop(TABLE, None)
     settings = tool.get("scikit-build", {})
-    searches = _backend(source).startswith("scikit_build_core") and "packages" not in settings.get("wheel", {})
+    searches = back_end(source).startswith("scikit_build_core") and "packages" not in settings.get("wheel", {})
 
     # Where [project] does not decide, the back end sees the project's own name, and finds its packages by itself.
     if not (searches and _project_table_decides(source)):
@@ -222,7 +223,7 @@ def _backend_files(source: Source, job: Job) -> dict[str, str]:
         "distribution": job.distribution,
         "pin": job.variant.pin,
         "cpython": python_bounds(job.variant),
-        "build-backend": _backend(source),
+        "build-backend": back_end(source),
         "backend-path": source.pyproject.get("build-system", {}).get("backend-path", []),
     }
     rendered = {f"{FARM_FOLDER}/variant.json": json.dumps(facts, indent=2) + "\n"}

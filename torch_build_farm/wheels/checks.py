@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from packaging.utils import canonicalize_name
@@ -68,18 +68,24 @@ def _not_required(wheel: Wheel, settings: Settings) -> list[str]:
     return problems
 
 
-def _run_paths(wheel: Wheel) -> list[str]:
+# How to link without a run path, by what links.
+_WITHOUT_RUN_PATH = {
+    "cmake": "set CMAKE_INSTALL_RPATH, or CMAKE_SKIP_INSTALL_RPATH=ON in cmake-defines",
+    "setuptools": "leave runtime_library_dirs out of the extension, and -Wl,-rpath out of extra_link_args and LDFLAGS",
+    "meson": "set install_rpath of the target, and leave -Wl,-rpath out of link_args and LDFLAGS",
+}
+
+
+def _run_paths(wheel: Wheel, linked_by: Sequence[str]) -> list[str]:
     """RPATH and RUNPATH entries that mean nothing, or something else, on the user's machine."""
+    advice = "; or ".join(_WITHOUT_RUN_PATH[tool] for tool in linked_by) or "leave -Wl,-rpath out of the linker's flags"
     problems = []
     for library in wheel.libraries:
         for entry in library.run_paths:
             if not entry:
                 problems.append(f"{library.path} has an empty RUNPATH entry, which means the current folder")
             elif not entry.startswith(("$ORIGIN", "${ORIGIN}")):
-                problems.append(
-                    f"{library.path} has the RUNPATH entry {entry}, a place on the build machine; "
-                    "set CMAKE_INSTALL_RPATH, or CMAKE_SKIP_INSTALL_RPATH=ON in cmake-defines"
-                )
+                problems.append(f"{library.path} has the RUNPATH entry {entry}, a place on the build machine; {advice}")
     return problems
 
 
@@ -161,10 +167,17 @@ def _cuda_needed(wheel: Wheel) -> list[str]:
     return problems
 
 
-def problems(wheel: Wheel, settings: Settings, expected: Iterable[str] = (), builders: Iterable[str] = ()) -> list[str]:
+def problems(
+    wheel: Wheel,
+    settings: Settings,
+    expected: Iterable[str] = (),
+    builders: Iterable[str] = (),
+    linked_by: Sequence[str] = (),
+) -> list[str]:
     """Every reason why the wheel is unfit for users, one sentence each; empty for a good wheel.
 
     `expected` are members that the wheel must have, `builders` folders of the build that no member may name.
+    `linked_by` are the tools that may have linked it ("cmake", "setuptools", "meson"), which advice speaks of.
     """
     reasons = []
     for path in expected:
@@ -173,7 +186,7 @@ def problems(wheel: Wheel, settings: Settings, expected: Iterable[str] = (), bui
                 f"{path} is in the source but not in the wheel, so Python would take the folder for a namespace "
                 "package; name the packages in the build back end's settings (scikit-build-core: wheel.packages)"
             )
-    reasons += [*_bundled(wheel, settings), *_not_required(wheel, settings), *_run_paths(wheel)]
+    reasons += [*_bundled(wheel, settings), *_not_required(wheel, settings), *_run_paths(wheel, linked_by)]
     reasons += _top_level(wheel, settings)
     for member, folder in members_naming(wheel.path, builders).items():
         reasons.append(

@@ -52,18 +52,28 @@ def linked(libraries: Collection[Library]) -> set[str]:
     return members
 
 
-def for_users(library: Library, external_libraries: Mapping[str, str]) -> tuple[str, ...]:
+def for_users(
+    library: Library, external_libraries: Mapping[str, str], interpreters: Collection[str] = ()
+) -> tuple[str, ...]:
     """The run paths of a library as they are right for users.
 
+    `interpreters` are folders that the linker flags of CPython itself add. They are left out: after auditwheel, what a
+    library needs comes with the wheel, its requirements or the user's system, and none of that lies there.
     An entry into the build environment's packages becomes one into those of the user, where a requirement of the wheel
     brings a library that is needed. All others stay.
     """
-    if not _needs_a_requirement(library, external_libraries):
-        return library.run_paths
-    entries: dict[str, None] = {}  # an ordered set
+    added_by_interpreters = {posixpath.normpath(folder) for folder in interpreters}
+    needs_a_requirement = _needs_a_requirement(library, external_libraries)
+    entries = []
     for entry in library.run_paths:
-        match = _SITE_PACKAGES.fullmatch(posixpath.normpath(entry)) if entry else None
-        entries[_from_origin(match[1] or ".", library) if match else entry] = None
+        place = posixpath.normpath(entry) if entry else ""
+        match = _SITE_PACKAGES.fullmatch(place)
+        if place in added_by_interpreters:
+            continue
+        if match and needs_a_requirement:
+            entries.append(_from_origin(match[1] or ".", library))
+        else:
+            entries.append(entry)
     return tuple(entries)
 
 

@@ -22,6 +22,7 @@ from torch_build_farm.engines.docker.client import Daemon, same_engine, translat
 from torch_build_farm.engines.docker.images import Base
 from torch_build_farm.engines.docker.session import DockerSession
 from torch_build_farm.engines.docker.site import open_site
+from torch_build_farm.engines.interpreters import run_paths_of
 from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
@@ -111,6 +112,12 @@ class DockerEngine:
             "auditwheel": contents.auditwheel,
             "nvcc": contents.nvcc,
         }
+
+    @translated_errors()
+    def interpreter_run_paths(self, job: Job) -> Sequence[str]:
+        """By the flags that the image's interpreter states."""
+        contents = self.session.contents(self.session.base(job.variant))
+        return run_paths_of(contents.linker_flags.get(job.python.tag, ""))
 
     @translated_errors()
     def check(self, jobs: Sequence[Job], shell: Shell) -> None:

@@ -177,8 +177,10 @@ def _reason(error: APIError | ImageError) -> str:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in an image. `pythons` maps tags such as cp311 to [version, path, version of build]; `lacking` are names
-    of programs that cibuildwheel or the farm needs and that are not there.
+    """What is in an image.
+
+    `pythons` maps tags such as cp311 to [version, path, version of build], `linker_flags` to the flags by which that
+    CPython links extensions. `lacking` are names of programs that cibuildwheel or the farm needs and that are absent.
     """
 
     pythons: Mapping[str, tuple[str, str, str]]
@@ -186,6 +188,7 @@ class Contents:
     auditwheel: str
     nvcc: str
     lacking: tuple[str, ...]
+    linker_flags: Mapping[str, str]
 
     def interpreters(self) -> dict[CPython, Interpreter]:
         """The CPythons that cibuildwheel can build for."""
@@ -237,15 +240,18 @@ def _parse(text: str) -> Contents:
     pythons: dict[str, tuple[str, str, str]] = {}
     facts = {"compiler": "", "auditwheel": "", "nvcc": ""}
     lacking = []
+    linker_flags = {}
     for line in text.splitlines():
         key, *values = line.split("\t")
         if key == "python" and len(values) == 4:
             pythons[values[0]] = (values[1], values[2], values[3])
+        elif key == "linker-flags" and len(values) == 2:
+            linker_flags[values[0]] = values[1]
         elif key == "lacking":
             lacking.append(values[0])
         elif key in facts and values:
             facts[key] = values[0]
-    return Contents(pythons, lacking=tuple(lacking), **facts)
+    return Contents(pythons, lacking=tuple(lacking), linker_flags=linker_flags, **facts)
 
 
 def _context(dockerfile: str) -> bytes:

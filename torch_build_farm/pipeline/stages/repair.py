@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch_build_farm import __version__
@@ -15,6 +15,7 @@ from torch_build_farm.core.files import clear
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.pipeline.facts import RepairFacts
+from torch_build_farm.pipeline.rendered_tree import back_end
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.project.settings import Settings
@@ -35,11 +36,14 @@ def repair(
     expected: Iterable[str],
     builders: Iterable[str],
     shell: Shell,
+    linked_by: Sequence[str] = (),
+    interpreter_run_paths: Sequence[str] = (),
     already_repaired: bool = False,
 ) -> tuple[Wheel, MachineCode]:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
-    `expected` and `builders` are as in `problems`. `already_repaired`: the engine has run auditwheel.
+    `expected`, `builders` and `linked_by` are as in `problems`, `interpreter_run_paths` as the engine states them.
+    `already_repaired`: the engine has run auditwheel.
 
     Returns the wheel, and what its code asks of users' machines.
     Raises RepairError with every reason why the wheel is unfit.
@@ -59,10 +63,10 @@ def repair(
                 raise failure(shell.log, done.tail)
         # Its name has the tag that auditwheel granted, so it is not known before.
         (repaired,) = scratch.glob("*.whl")
-        _mend_run_paths(repaired, settings, scratch, shell)
+        _mend_run_paths(repaired, settings, interpreter_run_paths, scratch, shell)
         wheel = read_wheel(repaired)
         code = read_machine_code(wheel)
-        reasons = problems(wheel, settings, expected, builders) + machine_code_problems(code, settings)
+        reasons = problems(wheel, settings, expected, builders, linked_by) + machine_code_problems(code, settings)
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise RepairError(f"{raw.name} is not fit for users:\n{listed}", where=str(raw))
@@ -74,11 +78,13 @@ def repair(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _mend_run_paths(path: Path, settings: Settings, scratch: Path, shell: Shell) -> None:
+def _mend_run_paths(
+    path: Path, settings: Settings, interpreter_run_paths: Sequence[str], scratch: Path, shell: Shell
+) -> None:
     """Write the wheel anew where a library has run paths that are right only in the build environment."""
     entries = {}
     for library in read_wheel(path).libraries:
-        right = for_users(library, settings.external_libraries)
+        right = for_users(library, settings.external_libraries, interpreter_run_paths)
         if right != library.run_paths:
             entries[library.path] = (library, right)
     if not entries:
@@ -90,7 +96,7 @@ def _mend_run_paths(path: Path, settings: Settings, scratch: Path, shell: Shell)
             if info.filename in entries:
                 library, right = entries[info.filename]
                 content = patched(library, content, right, scratch=scratch, shell=shell, error=RepairError)
-                shell.say(f"the run paths of {library.path} become {':'.join(right)}")
+                shell.say(f"the run paths of {library.path} become {':'.join(right) or 'none'}")
             members.append((info, content))
     write_wheel(path, members)
 
@@ -109,6 +115,18 @@ def _init_files(context: RunContext) -> list[str]:
         if in_source:
             init_files.append(init)
     return init_files
+
+
+def _linked_by(context: RunContext) -> list[str]:
+    """The tools that may have linked the libraries, as `problems` knows them."""
+    module = back_end(context.source).partition(".")[0]
+    tools_of_back_ends = {"setuptools": "setuptools", "scikit_build_core": "cmake", "mesonpy": "meson"}
+    linked_by = [tools_of_back_ends[module]] if module in tools_of_back_ends else []
+    # Whatever the back end, setup.py or a plug-in of it may run CMake.
+    has_cmake = any(PurePosixPath(file.path).name == "CMakeLists.txt" for file in context.source.files)
+    if has_cmake and "cmake" not in linked_by:
+        linked_by.append("cmake")
+    return linked_by
 
 
 def _build_folders(context: RunContext) -> list[str]:
@@ -154,6 +172,8 @@ def _work(step: Step) -> Outcome:
         expected=_init_files(context),
         builders=_build_folders(context),
         shell=shell,
+        linked_by=_linked_by(context),
+        interpreter_run_paths=context.engine.interpreter_run_paths(step.job),
         already_repaired=context.engine.repairs_itself,
     )
     facts = RepairFacts(wheel.platform, dict(context.project.settings.external_libraries), code.cpu_level)
