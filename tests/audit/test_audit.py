@@ -22,6 +22,8 @@ from tests.elves import library
 from tests.family import make_wheel
 from torch_build_farm.audit import built_against, output, read_wheel, wheel_report
 from torch_build_farm.audit.built_against import Evidence
+from torch_build_farm.audit.lines import lines
+from torch_build_farm.audit.reasons import reasons
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import LibraryKind, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport
@@ -71,7 +73,7 @@ def test_the_wheel_that_all_this_is_about(tmp_path: Path) -> None:
     assert (found.kind, found.built.releases) == (LibraryKind.TORCH, ("2.8.0",))
     assert found.releases["2.9.1"].missing == (SYM_NE,)
     assert found.releases["2.9.1"].layout == ()
-    assert "missing c10::SymInt::sym_ne(c10::SymInt const&) const" in "".join(output.lines(report))
+    assert "missing c10::SymInt::sym_ne(c10::SymInt const&) const" in "".join(lines(report))
     assert audit(tmp_path / "true", {MINE: core}, "Requires-Dist: torch<2.9").claim == "true"
     assert audit(tmp_path / "none", {MINE: core}).claim == "wider", "who names no torch promises all"
     narrow = audit(tmp_path / "narrow", {MINE: library()}, "Requires-Dist: torch==2.8.*")
@@ -95,7 +97,7 @@ def test_what_it_was_built_against_is_not_known(tmp_path: Path) -> None:
     assert report.libraries[0].built.how == "no evidence"
     assert report.releases["2.8.0"].verdict is Verdict.UNKNOWN
     oldest, *_, newest = known().releases
-    assert output.reasons(report.releases["2.8.0"]) == [
+    assert reasons(report.releases["2.8.0"]) == [
         "different layout of c10::TensorImpl, c10::intrusive_ptr_target",
         f"it depends on the torch that it was built against, one of {oldest} to {newest} (no evidence)",
     ]
@@ -357,7 +359,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert document["errors"][0]["file"] == bad.name
     (one,) = document["wheels"]
     assert one["libraries"][0]["releases"]["2.9.1"] == {
-        "verdict": "BROKEN", "missing": [SYM_NE], "libraries": [], "layout": [], "unknown": [], "note": "",
+        "verdict": "BROKEN", "missing": [SYM_NE], "libraries": [], "layout": [], "unknown": [], "newer_cxx": [],
+        "note": "",
     }  # fmt: skip
     assert main(["audit", path, "--torch", "2.99"], CHECKOUT) == 4
     assert "index add 2.99.0" in capsys.readouterr().err
@@ -426,7 +429,7 @@ def test_a_library_that_the_settings_say_a_requirement_brings(tmp_path: Path) ->
     assert alone.releases["2.9.1"].verdict is Verdict.ENV
     stated = wheel_report.audit(audited, known(), ["2.9.1"], external_libraries={"libkernels.so*": "acme_core"})
     assert stated.releases["2.9.1"].verdict is Verdict.OK
-    assert "needs libkernels.so.2, which its requirement acme-core brings" in output.lines(stated)
+    assert "needs libkernels.so.2, which its requirement acme-core brings" in lines(stated)
     of_system = wheel_report.audit(audited, known(), ["2.9.1"], external_libraries={"libkernels.so*": "system"})
     assert of_system.releases["2.9.1"].libraries == ("libkernels.so.2",)
     not_required = wheel_report.audit(audited, known(), ["2.9.1"], external_libraries={"libkernels.so*": "other"})

@@ -8,7 +8,7 @@ import pytest
 
 from tests.audit.test_audit import MINE, SINGLETON, TORCH, audit, known
 from tests.elves import library
-from torch_build_farm.audit import output
+from torch_build_farm.audit.lines import lines
 from torch_build_farm.audit.verdict import LibraryKind
 
 OLD_SHIM = "aoti_torch_get_dim"  # every release has it
@@ -30,7 +30,7 @@ def test_the_stable_abi_alone(tmp_path: Path, shim: list[str], since: str) -> No
     minor = since.removesuffix(".0")
     expected = f"torch's stable ABI alone: one wheel serves torch {minor} and later"
     assert report.use.words == expected
-    assert f"uses {expected}" in output.lines(report)
+    assert f"uses {expected}" in lines(report)
 
 
 def test_one_library_with_the_cxx_interface_decides(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # typing.TypedDict would need Python 3.
 from torch_build_farm.audit import read_wheel, wheel_report
 from torch_build_farm.audit.demangle import demangled, prepare
 from torch_build_farm.audit.layout_rules import harmless
-from torch_build_farm.audit.output import reasons
+from torch_build_farm.audit.reasons import reasons
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Finding, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport

@@ -35,6 +35,7 @@ class Policy:
 
     system: frozenset[str]
     driver: frozenset[str]
+    compilers: frozenset[str]
     interpreter: re.Pattern[str]
     shim: re.Pattern[str]
     cuda: re.Pattern[str]
@@ -51,7 +52,13 @@ def policy() -> Policy:
     table = tomllib.loads((DATA / "loader.toml").read_text("utf-8"))
     patterns = {name: re.compile(text) for name, text in table["patterns"].items()}
     functions = {library: re.compile(text) for library, text in table["functions"].items()}
-    return Policy(frozenset(table["system"]), frozenset(table["driver"]), functions=functions, **patterns)
+    return Policy(
+        system=frozenset(table["system"]),
+        driver=frozenset(table["driver"]),
+        compilers=frozenset(table["compilers"]),
+        functions=functions,
+        **patterns,
+    )
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,17 @@ class Reach:
     others: frozenset[str]
     companions: Mapping[str, str]
     missing: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A soname that a library requires and the wheel lacks.
+
+    `searches_torch` tells whether the library's run paths lead to torch's folders.
+    """
+
+    soname: str
+    searches_torch: bool
 
 
 class Contents:
@@ -88,6 +106,8 @@ class Contents:
         self.external_libraries = external_libraries or {}
         self._closures: dict[str, tuple[str, ...]] = {}
         self._steps = 0  # of all closures so far
+        self._paths: dict[tuple[str, str], str] = {}  # by the user's folder and the soname
+        self._outside: dict[str, tuple[Outside, ...]] = {}
 
     @cached_property
     def by_name(self) -> dict[str, str]:
@@ -106,11 +126,13 @@ class Contents:
 
         A library in the same folder comes first, then any other of that name.
         """
-        # Called for every name of every library: making a Path would cost more than all the rest.
-        beside = posixpath.join(posixpath.dirname(user), needed)
-        if beside in self.libraries:
-            return beside
-        return self.by_name.get(needed, "")
+        # Called for every name of every library: two hundred libraries that need each other ask half a million times.
+        folder = user.rpartition("/")[0]
+        key = (folder, needed)
+        if key not in self._paths:
+            beside = posixpath.join(folder, needed)
+            self._paths[key] = beside if beside in self.libraries else self.by_name.get(needed, "")
+        return self._paths[key]
 
     def companion(self, soname: str) -> str:
         """The distribution that brings a library and that the wheel requires; empty if there is none.
@@ -163,6 +185,19 @@ class Contents:
                         queue.append(inner)
             self._closures[path] = tuple(seen)
         return self._closures[path]
+
+    def outside(self, path: str) -> tuple[Outside, ...]:
+        """What a library and those of the wheel that it needs require from outside: the same for every release."""
+        if path not in self._outside:
+            outside: dict[Outside, None] = {}  # an ordered set
+            for inner in self.closure(path):
+                elf = self.libraries[inner]
+                searches_torch = _leads_to_torch(elf.run_paths)
+                for soname in sorted(required(elf)):
+                    if not self.find(inner, soname):
+                        outside[Outside(soname, searches_torch)] = None
+            self._outside[path] = tuple(outside)
+        return self._outside[path]
 
 
 class TorchRelease:
@@ -233,23 +268,17 @@ class TorchRelease:
         others: set[str] = set()
         missing: set[str] = set()
         companions: dict[str, str] = {}
-        for inner in contents.closure(path):
-            elf = contents.libraries[inner]
+        for needed in contents.outside(path):
+            soname = needed.soname
             # Run paths into torch's folders also find libraries there that `import torch` has not loaded.
-            available = self.loaded
-            if _leads_to_torch(elf.run_paths):
-                available |= self.brought
-            for needed in sorted(_required(elf)):
-                if contents.find(inner, needed):  # part of the closure that this loop walks
-                    continue
-                if needed in available:
-                    torch |= self.closure(needed)
-                elif needed in policy().system:
-                    others.add(needed)
-                elif contents.companion(needed):
-                    companions[needed] = contents.companion(needed)
-                else:
-                    missing.add(needed)
+            if soname in self.loaded or (needed.searches_torch and soname in self.brought):
+                torch |= self.closure(soname)
+            elif soname in policy().system:
+                others.add(soname)
+            elif contents.companion(soname):
+                companions[soname] = contents.companion(soname)
+            else:
+                missing.add(soname)
         # Torch needs CUDA's libraries too, which have no unit: they join the others.
         units = set()
         for name in torch:
@@ -260,7 +289,7 @@ class TorchRelease:
         return Reach(frozenset(units), frozenset(others), companions, frozenset(missing))
 
 
-def _required(elf: Elf) -> set[str]:
+def required(elf: Elf) -> set[str]:
     """The sonames without which a library does not load."""
     required = set(elf.needed)
     # A file that symbol versions refer to must be loaded too, or the loader ends the process (glibc, dl-version.c).

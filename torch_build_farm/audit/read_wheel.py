@@ -121,6 +121,8 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             raise _refuse(path, f"RECORD lists {name}, which is not there")
     libraries: dict[str, Elf] = {}
     marks: dict[str, frozenset[HeaderLine]] = {}
+    # A wheel has no links: libfoo.so, libfoo.so.1 and libfoo.so.1.2 are three copies, of which one is read.
+    path_by_digest: dict[str, str] = {}
     for info in archive.infolist():
         # A library that others need may have any name.
         named_library = bool(_LIBRARY_NAME.search(info.filename))
@@ -131,6 +133,10 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             if content[:16].startswith(_LINKER_SCRIPTS):
                 continue
             target = installed_path(info.filename)
+            copied = path_by_digest.setdefault(digest, target)
+            if copied in libraries:
+                libraries[target], marks[target] = libraries[copied], marks[copied]
+                continue
             try:
                 libraries[target] = library.read(content)
                 marks[target] = header_lines_in(content)

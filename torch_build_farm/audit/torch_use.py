@@ -7,7 +7,7 @@ uses neither is the same for every torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch_build_farm.audit.verdict import Library, LibraryKind, Names
@@ -41,11 +41,15 @@ class TorchUse:
         return f"torch's stable ABI alone: one wheel serves torch {self.since.removesuffix('.0')} and later"
 
 
+def most_dependent(kinds: Iterable[LibraryKind]) -> LibraryKind:
+    """The kind that depends on torch most; neutral for none."""
+    return max(kinds, key=_BY_DEPENDENCE.index, default=LibraryKind.NEUTRAL)
+
+
 def torch_use(libraries: Collection[Library], names: Names) -> TorchUse:
     """What these libraries of a wheel use of torch; `names` has who exports what they leave undefined."""
     releases = [release.name for release in names.index.releases]
-    kinds = {library.kind for library in libraries} or {LibraryKind.NEUTRAL}
-    kind = max(kinds, key=_BY_DEPENDENCE.index)
+    kind = most_dependent(library.kind for library in libraries)
     if kind is LibraryKind.TORCH:
         return TorchUse(kind, "")
     functions: set[str] = set()

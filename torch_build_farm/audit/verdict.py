@@ -15,8 +15,8 @@ from functools import cached_property
 
 from torch_build_farm.audit.built_against import Built
 from torch_build_farm.audit.layout_rules import TypesByName, harmless, types_of
-from torch_build_farm.audit.loader import Contents, TorchRelease, policy
-from torch_build_farm.releases.symbol_table import CXX_LIBRARY, SymbolIndex, Unit, mask_of
+from torch_build_farm.audit.loader import Contents, TorchRelease, policy, required
+from torch_build_farm.releases.symbol_table import SymbolIndex, Unit, mask_of
 from torch_build_farm.releases.type_layouts import Layouts
 from torch_build_farm.wheels.elf.library import Elf, Undefined
 
@@ -59,6 +59,7 @@ class Finding:
     - `libraries`: sonames that the release does not bring (BROKEN), or that neither wheel nor torch brings (ENV).
     - `layout`: full names of types that differ from those the library was built with.
     - `unknown`: mangled names that no table has.
+    - `newer_cxx`: mangled names that only a C++ library newer than manylinux promises has (ENV).
     - `note`: what the lists do not explain.
     """
 
@@ -67,20 +68,27 @@ class Finding:
     libraries: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    newer_cxx: tuple[str, ...] = ()
     note: str = ""
 
 
 def worst(findings: Iterable[Finding]) -> Finding:
-    """Findings taken together: the worst verdict, and the reasons of all. OK if there are no findings."""
-    verdict = Verdict.OK
-    missing, libraries, layout, unknown = set[str](), set[str](), set[str](), set[str]()
+    """Findings taken together: the worst verdict, and the reasons of all. OK if there are no findings.
+
+    Where the wheel does not work, what the system would have to bring is no reason.
+    """
+    findings = list(findings)
+    verdict = max((finding.verdict for finding in findings), key=_ORDER.index, default=Verdict.OK)
+    missing, libraries, layout, unknown, newer_cxx = set[str](), set[str](), set[str](), set[str](), set[str]()
     notes: dict[str, None] = {}  # an ordered set
     for finding in findings:
-        verdict = max(verdict, finding.verdict, key=_ORDER.index)
+        if finding.verdict.works and not verdict.works:
+            continue
         missing.update(finding.missing)
         libraries.update(finding.libraries)
         layout.update(finding.layout)
         unknown.update(finding.unknown)
+        newer_cxx.update(finding.newer_cxx)
         if finding.note:
             notes[finding.note] = None
     return Finding(
@@ -89,6 +97,7 @@ def worst(findings: Iterable[Finding]) -> Finding:
         libraries=tuple(sorted(libraries)),
         layout=tuple(sorted(layout)),
         unknown=tuple(sorted(unknown)),
+        newer_cxx=tuple(sorted(newer_cxx)),
         note="; ".join(notes),
     )
 
@@ -121,6 +130,18 @@ class Names:
         """The bits of torch's own libraries, without those that come with it, such as libgomp."""
         units = self.index.units
         return mask_of(units, [unit for unit in units if unit.library.startswith(_TORCHS_LIBRARIES)])
+
+    @cached_property
+    def _bits(self) -> Mapping[Unit, int]:
+        """The bit of each unit."""
+        return {unit: 1 << number for number, unit in enumerate(self.index.units)}
+
+    def bits_of(self, units: Iterable[Unit]) -> int:
+        """The bits of these units."""
+        bits = 0
+        for unit in units:
+            bits |= self._bits[unit]
+        return bits
 
     def is_torchs(self, name: str, *, beside_strangers: bool = False) -> bool:
         """Whether a name is torch's: some release exports it, or it mentions a namespace of torch.
@@ -226,12 +247,10 @@ class _Reached:
 
 def _reached(library: Library, contents: Contents, release: TorchRelease, names: Names) -> _Reached:
     # Names are found in the scope of every library that it is loaded with; for the rest its own needs count.
-    units: set[Unit] = set()
-    for user in library.users:
-        units |= release.reach(contents, user).units
+    units: frozenset[Unit] = frozenset().union(*(release.reach(contents, user).units for user in library.users))
     itself = release.reach(contents, library.path)
     return _Reached(
-        exporters=mask_of(names.index.units, units) | names.system,
+        exporters=names.bits_of(units) | names.system,
         unlisted=itself.others,
         absent=itself.missing,
         strangers=bool(itself.missing or itself.companions),
@@ -305,7 +324,10 @@ def link_finding(
 
     # What only torch can bring, and this release does not, breaks the wheel whatever else is true.
     stems_ever = {stem(soname) for soname in ever}
-    torchs_libraries = [soname for soname in reached.absent if stem(soname) in stems_ever]
+    # What libraries of the wheel that it needs lack is their own finding.
+    absent = reached.absent & required(library.elf)
+    of_compilers = {stem(soname) for soname in policy().compilers}
+    torchs_libraries = [soname for soname in absent if stem(soname) in stems_ever - of_compilers]
     torchs_names = missing[_Missing.TORCH]
     if torchs_libraries or torchs_names:
         return Finding(
@@ -324,10 +346,23 @@ def link_finding(
         return Finding(Verdict.UNKNOWN, missing=tuple(sorted(missing[_Missing.WEAK_TORCH])), note=note)
 
     # The rest is for the system to bring.
-    if missing[_Missing.CXX]:
-        note = "a newer C++ library than manylinux promises"
-        return Finding(Verdict.ENV, libraries=tuple(sorted([CXX_LIBRARY, *reached.absent])), note=note)
-    return Finding(Verdict.ENV if reached.absent else Verdict.OK, libraries=tuple(sorted(reached.absent)))
+    newer_cxx = tuple(sorted(missing[_Missing.CXX]))
+    return Finding(
+        Verdict.ENV if absent or newer_cxx else Verdict.OK,
+        libraries=tuple(sorted(absent)),
+        newer_cxx=newer_cxx,
+        note="; ".join(_renamed(absent, release.brought)),
+    )
+
+
+def _renamed(absent: Iterable[str], brought: Iterable[str]) -> list[str]:
+    """Sentences for the absent libraries that torch brings under the name that auditwheel gave a copy: NAME-HASH.so."""
+    sentences = []
+    for soname in sorted(absent):
+        pattern = re.compile(rf"{re.escape(stem(soname))}-[0-9a-f]{{8}}\.so[.0-9]*")
+        for copy in filter(pattern.fullmatch, sorted(brought)):
+            sentences.append(f"torch's own {soname} is named {copy}, which the loader takes for another library")
+    return sentences
 
 
 # ---- whether types have the layout that the library was compiled with

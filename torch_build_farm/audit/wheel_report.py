@@ -7,18 +7,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
-
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 
 from torch_build_farm.audit import built_against
 from torch_build_farm.audit.built_against import Built, Evidence
+from torch_build_farm.audit.claim import Claim, claim_of, true_range
 from torch_build_farm.audit.loader import Contents, TorchRelease
 from torch_build_farm.audit.read_wheel import AuditedWheel
 from torch_build_farm.audit.symbol_versions import floors
 from torch_build_farm.audit.tables import AuditTables
-from torch_build_farm.audit.torch_use import TorchUse, torch_use
+from torch_build_farm.audit.torch_use import TorchUse, most_dependent, torch_use
 from torch_build_farm.audit.verdict import (
     Finding,
     Library,
@@ -36,22 +33,29 @@ _FOR_TORCH = re.compile(r"(?:^|[/_-])(?:py|lib)?torch[_-]?v?(\d+)\.(\d+)(?:\.(\d
 _FOR_TORCH_SHORT = re.compile(r"[/_-]torch(\d)(\d{1,2})(?=[_.-])")
 _TOOLKIT = re.compile(r"(?<=cu|hi|oc)(?:da|p|m)?[_-]?\d+")  # the number in cu12, cuda128, rocm63, hip6
 _EXTENSION = re.compile(r"\.cpython-(\d)(\d+)(t?)-")
-Claim = Literal["true", "wider", "narrower", "wider and narrower", "unknown", "nothing to judge"]
 
 
 @dataclass(frozen=True)
 class LibraryReport:
-    """A library's kind, what it was built against and how that is known, and a finding for each release.
+    """A library of a wheel, with a finding for each release.
 
-    `meant` is the torch minor or release that its path names, and the only one that the wheel uses it with; empty if
-    the path names none. `companions` are sonames that it needs and that another distribution brings, which the wheel
-    requires: those of its own and of the libraries that it loads, each with the distribution's name.
+    - `kind`: how it depends on torch, itself or through libraries of the wheel that it needs.
+    - `built`: what it was built against, and how that is known.
+    - `meant`: the torch minor or release that its path names, and the only one that the wheel uses it with; empty if
+      the path names none.
+    - `needs`: paths of the libraries of the wheel that it needs, directly or not, in the order of the loader's search.
+    - `own`: the findings without those of the libraries that it needs.
+    - `releases`: the findings with them.
+    - `companions`: sonames that it needs and that another distribution brings, which the wheel requires: those of its
+      own and of the libraries that it loads, each with the distribution's name.
     """
 
     path: str
     kind: LibraryKind
     built: Built
     meant: str
+    needs: tuple[str, ...]
+    own: Mapping[str, Finding]
     releases: Mapping[str, Finding]
     companions: Mapping[str, str]
 
@@ -267,19 +271,22 @@ class _Audit:
         laid_out = layout_finding(self.libraries[path].types, built, release, self.known.layouts)
         return worst([linked, laid_out])
 
-    def findings(self, builds: Mapping[str, Built], release: str) -> dict[str, Finding]:
-        """The findings, by path, of all libraries that some CPython loads with a release."""
-        alone = {}
+    def own_findings(self, builds: Mapping[str, Built], release: str) -> dict[str, Finding]:
+        """The findings, by path, of all libraries that some CPython loads with a release, each for itself."""
+        own = {}
         for path in self.libraries:
             if self.pythons(path, release):
-                alone[path] = self.own_finding(path, builds.get(path), release)
-        # A library fails if one that it needs fails. Its closure includes the library itself.
+                own[path] = self.own_finding(path, builds.get(path), release)
+        return own
+
+    def with_needed(self, own: Mapping[str, Finding]) -> dict[str, Finding]:
+        """A release's findings, by path, with those of the libraries that each needs: it fails if one of them fails."""
         with_needed = {}
-        for path in alone:
+        for path in own:
             together = []
-            for inner in self.contents.closure(path):
-                if inner in alone:
-                    together.append(alone[inner])
+            for inner in self.contents.closure(path):  # the library itself is part of it
+                if inner in own:
+                    together.append(own[inner])
             with_needed[path] = worst(together)
         return with_needed
 
@@ -302,10 +309,31 @@ class _Audit:
         findings = []
         for library in used:
             finding = library.releases[release]
-            replaced = library.kind is LibraryKind.NEUTRAL and _TOOLKIT.sub("#", library.path) in working
+            uses_nothing_itself = self.libraries[library.path].kind is LibraryKind.NEUTRAL
+            replaced = uses_nothing_itself and _TOOLKIT.sub("#", library.path) in working
             if not (replaced and finding.verdict is Verdict.BROKEN):
                 findings.append(finding)
         return worst(findings)
+
+    def _library_report(
+        self, path: str, builds: Mapping[str, Built], own: Mapping[str, Finding], findings: Mapping[str, Finding]
+    ) -> LibraryReport:
+        closure = self.contents.closure(path)
+        built = Built((), "")
+        for inner in closure:
+            if inner in builds:
+                built = builds[inner]
+                break
+        return LibraryReport(
+            path=path,
+            kind=most_dependent(self.libraries[inner].kind for inner in closure),
+            built=built,
+            meant=self.meant[path],
+            needs=closure[1:],
+            own=own,
+            releases=findings,
+            companions=dict(sorted(self.companions[path].items())),
+        )
 
     def report(self, releases: Sequence[str]) -> WheelReport:
         """The wheel's report for these releases, oldest first."""
@@ -319,15 +347,16 @@ class _Audit:
 
         # What a library was built against follows from all known releases, whichever of them are to be judged.
         builds = self.builds()
+        own: dict[str, dict[str, Finding]] = {path: {} for path in self.libraries}
         by_library: dict[str, dict[str, Finding]] = {path: {} for path in self.libraries}
         for release in judged:
-            for path, finding in self.findings(builds, release).items():
+            own_of_release = self.own_findings(builds, release)
+            for path, finding in self.with_needed(own_of_release).items():
+                own[path][release] = own_of_release[path]
                 by_library[path][release] = finding
         libraries = []
-        for path, library in sorted(self.libraries.items()):
-            built = builds.get(path, Built((), ""))
-            companions = dict(sorted(self.companions[path].items()))
-            libraries.append(LibraryReport(path, library.kind, built, self.meant[path], by_library[path], companions))
+        for path in sorted(self.libraries):
+            libraries.append(self._library_report(path, builds, own[path], by_library[path]))
 
         of_wheel: dict[str, Finding] = {}
         verdicts: dict[str, Verdict] = {}
@@ -349,62 +378,6 @@ class _Audit:
             floors=floors(self.wheel),
             use=torch_use(self.libraries.values(), self.names),
         )
-
-
-def true_range(verdicts: Mapping[str, Verdict], open_ended: bool, whole: bool = True) -> str:
-    """A version specifier for the releases that work; "none" if none does. `verdicts` are by release, oldest first.
-
-    Stretches of successive releases are joined by "or". Releases that were not judged do not count: the last stretch
-    has no upper end only if `open_ended`, and the range can be "any" only if the `whole` list of releases was judged.
-    """
-    stretches: list[list[str]] = []
-    before_works = False
-    for release, verdict in verdicts.items():
-        if verdict.works and not before_works:
-            stretches.append([])
-        if verdict.works:
-            stretches[-1].append(release)
-        before_works = verdict.works
-    if not stretches:
-        return "none"
-    # A wheel may work with every release that was judged without a reason why it should work with later ones.
-    if len(stretches[0]) == len(verdicts) and open_ended and whole:
-        return "any"
-
-    newest = list(verdicts)[-1]
-    specifiers = []
-    for stretch in stretches:
-        specifiers.append(_stretch(stretch, open_ended and stretch[-1] == newest))
-    return " or ".join(specifiers)
-
-
-def _stretch(releases: Sequence[str], open_ended: bool) -> str:
-    if open_ended:
-        return f">={releases[0]}"
-    if len(releases) == 1:
-        return f"=={releases[0]}"
-    return f">={releases[0]},<={releases[-1]}"
-
-
-def claim_of(declared: SpecifierSet | None, verdicts: Mapping[str, Verdict]) -> Claim:
-    """How the range that METADATA declares differs from the truth; `verdicts` are by release.
-
-    A wheel that does not require torch (`declared` is None) claims every release. The claim is "unknown" if it covers
-    none of these releases.
-    """
-    claimed = set()
-    working = set()
-    for release, verdict in verdicts.items():
-        # A specifier rejects pre-releases by default, but the claim is judged for all releases the audit was given.
-        if declared is None or declared.contains(Version(release), prereleases=True):
-            claimed.add(release)
-        if verdict.works:
-            working.add(release)
-    if not claimed:
-        return "unknown"
-    if claimed - working:
-        return "wider and narrower" if working - claimed else "wider"
-    return "narrower" if working - claimed else "true"
 
 
 def audit(

@@ -23,6 +23,7 @@ class AuditOptions(CommonOptions):
     wheels: tuple[Path, ...]
     torch: tuple[str, ...]
     markdown: bool
+    verbose: bool
 
 
 def _configure_parser(parser: Parser) -> None:
@@ -30,6 +31,7 @@ def _configure_parser(parser: Parser) -> None:
     parser.add_argument("wheels", type=Path, nargs="+", metavar="WHEEL", help="wheels for x86-64 Linux")
     add_list_argument(parser, "--torch", "RELEASE", "releases (2.9.1), minors (2.8), or all (default: all)")
     parser.add_argument("--markdown", action="store_true", help="print the table and the reasons as Markdown")
+    parser.add_argument("--verbose", action="store_true", help="print every library and every name, however many")
 
 
 def _recorded(wheel: Path, work: Path) -> tuple[str, Mapping[str, str]]:
@@ -66,10 +68,10 @@ def _audit(context: Context, options: AuditOptions) -> int:
             unread.append(output.Unread(Path(problem.where).name, problem.what))
         context.answer(output.Document(tuple(reports), tuple(unread)).as_json())
     if options.markdown:
-        context.say(output.markdown(reports))
+        context.say(output.markdown(reports, verbose=options.verbose))
     elif reports:
         output.table(context.console, reports)
-        output.details(context.console, reports)
+        output.details(context.console, reports, verbose=options.verbose)
     for problem in unreadable:
         context.console.say(f"error: {problem}", "red")
     if unreadable:

@@ -26,7 +26,7 @@ def _inputs(step: Step) -> dict[str, Any]:
 
 def _work(step: Step) -> Outcome:
     # Imported here: a run with nothing to do audits nothing, and this room takes a sixth of its time to import.
-    from torch_build_farm.audit import output, read_wheel, wheel_report  # noqa: PLC0415
+    from torch_build_farm.audit import lines, read_wheel, reasons, wheel_report  # noqa: PLC0415
 
     tables = step.context.audit_tables.get()
     releases_of_minor = step.job.variant.releases
@@ -44,17 +44,17 @@ def _work(step: Step) -> Outcome:
     report = wheel_report.audit(read_wheel.read(path), tables, tables.releases, built_against, external_libraries)
     broken = [release for release in releases_of_minor if release in report.releases and not report.works(release)]
     if broken:
-        reasons = []
+        sentences = []
         for release in broken:
-            reasons_of_release = ", ".join(output.reasons(report.releases[release]))
-            reasons.append(f"torch {release}: {reasons_of_release}")
+            reasons_of_release = ", ".join(reasons.reasons(report.releases[release]))
+            sentences.append(f"torch {release}: {reasons_of_release}")
         raise AbiError(
-            f"{step.job.id}: the wheel does not work with every release of its torch minor: {'; '.join(reasons)}",
+            f"{step.job.id}: the wheel does not work with every release of its torch minor: {'; '.join(sentences)}",
             where=str(path),
             next_step=f"build_farm.py audit {path} shows the details",
         )
     step.say(f"works with torch {report.true_range}")
-    for need in output.needs_of_others(report):
+    for need in lines.needs_of_others(report):
         step.say(need)
     verdicts = {release: on_release.verdict.value for release, on_release in report.releases.items()}
     return Outcome(facts=AuditFacts(report.true_range, verdicts, tuple(report.floors)))
