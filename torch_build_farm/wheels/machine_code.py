@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels.cpu_level import LEVELS, CpuLevel, read_cpu_level
 from torch_build_farm.wheels.elf.headers import ElfError
+from torch_build_farm.wheels.elf.library import NotLoadedError, read
 from torch_build_farm.wheels.wheel import Wheel, opened
+
+# A name of CPython's C API, or of its insides.
+_PYTHON_NAME = re.compile(r"_?Py[A-Z_]")
 
 
 @dataclass(frozen=True)
 class MachineCode:
-    """The machine code in a wheel. `cpu_levels` has the level of each library, `unreadable` why one could not be read.
+    """The machine code in a wheel; the mappings have the library's path in the wheel as key.
 
-    Both have the library's path in the wheel as key.
+    `cpu_levels` has the level that each library takes for granted, `python_names` the names of CPython's C API that it
+    cannot do without, `unreadable` why one could not be read. `exported` are the names of that kind that the libraries
+    bring.
     """
 
     cpu_levels: Mapping[str, CpuLevel]
+    python_names: Mapping[str, frozenset[str]]
+    exported: frozenset[str]
     unreadable: Mapping[str, str]
 
     @property
@@ -30,15 +39,24 @@ class MachineCode:
 def read_machine_code(wheel: Wheel) -> MachineCode:
     """Read the libraries of a wheel one by one. Raises RepairError for a damaged wheel."""
     cpu_levels = {}
+    python_names = {}
+    exported: set[str] = set()
     unreadable = {}
     with opened(wheel.path) as archive:
         for library in wheel.libraries:
             content = archive.read(library.path)
             try:
                 cpu_levels[library.path] = read_cpu_level(content)
+                elf = read(content)
+            except NotLoadedError:  # a program, or code for a GPU
+                continue
             except ElfError as error:
                 unreadable[library.path] = str(error)
-    return MachineCode(cpu_levels, unreadable)
+                continue
+            required = [symbol.name for symbol in elf.undefined if not symbol.weak]
+            python_names[library.path] = frozenset(name for name in required if _PYTHON_NAME.match(name))
+            exported |= {name for name in elf.exported if _PYTHON_NAME.match(name)}
+    return MachineCode(cpu_levels, python_names, frozenset(exported), unreadable)
 
 
 def machine_code_problems(code: MachineCode, settings: Settings) -> list[str]:

@@ -22,6 +22,7 @@ from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.checks import problems
+from torch_build_farm.wheels.limited_api import limited_api_problems
 from torch_build_farm.wheels.machine_code import MachineCode, machine_code_problems, read_machine_code
 from torch_build_farm.wheels.run_paths import for_users, patched
 from torch_build_farm.wheels.wheel import Wheel, opened, read_wheel
@@ -66,7 +67,8 @@ def repair(
         _mend_run_paths(repaired, settings, interpreter_run_paths, scratch, shell)
         wheel = read_wheel(repaired)
         code = read_machine_code(wheel)
-        reasons = problems(wheel, settings, expected, builders, linked_by) + machine_code_problems(code, settings)
+        reasons = problems(wheel, settings, expected, builders, linked_by)
+        reasons += machine_code_problems(code, settings) + limited_api_problems(wheel, code)
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise RepairError(f"{raw.name} is not fit for users:\n{listed}", where=str(raw))

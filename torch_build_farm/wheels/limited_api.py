@@ -1,0 +1,62 @@
+"""Whether a wheel for several CPythons keeps to their limited API (PEP 384).
+
+abi3info has the names of the limited API with the release that each joined in. A library that uses another name loads
+only with the CPythons that happen to export it, and crashes where the name's meaning has changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from packaging.utils import parse_wheel_filename
+
+from torch_build_farm.wheels.machine_code import MachineCode
+from torch_build_farm.wheels.wheel import Wheel
+
+_SHOWN = 8  # names in a message
+
+
+def limited_api_problems(wheel: Wheel, code: MachineCode) -> list[str]:
+    """What a library uses beyond the limited API that its tag or file name promises, one sentence a library."""
+    _, _, _, tags = parse_wheel_filename(wheel.path.name)
+    for_all_libraries = any(tag.abi in ("abi3", "none") for tag in tags)
+    lowest = min((_version(tag.interpreter) for tag in tags), default=(3, 2))
+    problems = []
+    for path, names in code.python_names.items():
+        # The loader of CPython takes a file with this suffix, whichever its own version is.
+        if not (for_all_libraries or path.endswith(".abi3.so")):
+            continue
+        beyond = _beyond(names - code.exported, lowest)
+        if beyond:
+            api = f"Python {lowest[0]}.{lowest[1]}" if lowest > (3, 2) else "Python 3"
+            others = f" and {len(beyond) - _SHOWN} others" if len(beyond) > _SHOWN else ""
+            problems.append(
+                f"{path} is for several CPythons, by its name or the wheel's tag, and uses names outside the limited "
+                f"API of {api}: {', '.join(beyond[:_SHOWN])}{others}; define Py_LIMITED_API where it is compiled "
+                "(pybind11 does not keep to it), or have the back end tag the wheel for one CPython"
+            )
+    return problems
+
+
+def _version(interpreter: str) -> tuple[int, int]:
+    """The version of a Python tag such as cp39; (3, 2), which the limited API began with, for one such as py3."""
+    match = re.fullmatch(r"cp(\d)(\d+)", interpreter)
+    return (int(match[1]), int(match[2])) if match else (3, 2)
+
+
+def _beyond(names: Iterable[str], lowest: tuple[int, int]) -> list[str]:
+    """Those of the names that the limited API of a version lacks, each with the version that brings it, if one does."""
+    # Imported here: only wheels for several CPythons need it.
+    from abi3info import DATAS, FUNCTIONS  # noqa: PLC0415
+    from abi3info.models import Symbol  # noqa: PLC0415
+
+    beyond = []
+    for name in sorted(names):
+        entry = FUNCTIONS.get(Symbol(name)) or DATAS.get(Symbol(name))
+        if entry is None:
+            beyond.append(name)
+        # A wheel that does not say its oldest CPython is not measured by one.
+        elif (3, 2) < lowest < (entry.added.major, entry.added.minor):
+            beyond.append(f"{name} (from {entry.added.major}.{entry.added.minor} on)")
+    return beyond
