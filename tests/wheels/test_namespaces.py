@@ -41,7 +41,11 @@ class Environment:
         self._run(tools.uv(), "pip", "uninstall", "--quiet", "--no-config", "--python", self.python, *names)
 
     def says(self, code: str) -> str:
-        done = subprocess.run([self.python, "-I", "-c", code], capture_output=True, text=True, check=False)
+        return self.output(self.python, "-I", "-c", code)
+
+    def output(self, *command: str | Path) -> str:
+        """What a command prints, or the last line of its errors."""
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
         return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
     def distribution(self, name: str, files: Mapping[str, str | bytes], minor: str, *packages: str) -> list[Path]:

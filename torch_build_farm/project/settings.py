@@ -150,6 +150,11 @@ class Settings:
     version: VersionText = ""
     """The version, for a source that does not state its own without being run."""
 
+    plain_files: tuple[str, ...] = ()
+    """Files outside the packages that are the same for every variant and go into the plain wheel, as patterns. A path
+    begins with the kind of folder that the file is installed into: `"scripts/tool"`, `"data/share/*"`, `"headers/*"`;
+    `"purelib/..."` is for site-packages. `*` matches `/` too."""
+
     imports: tuple[ImportName, ...] = ()
     """Modules that must import, each in a fresh interpreter that has not imported torch. Not set: `packages`."""
 

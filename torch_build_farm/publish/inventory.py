@@ -19,8 +19,9 @@ from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import published_list
 from torch_build_farm.publish.names import IndexFile, IndexNames, distribution_of
-from torch_build_farm.wheels.one_name import Family, lowest_python, read_model
-from torch_build_farm.wheels.wheel import read_metadata
+from torch_build_farm.wheels import plain_files
+from torch_build_farm.wheels.one_name import Family, Model, lowest_python, read_model
+from torch_build_farm.wheels.wheel import opened, read_metadata
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,22 @@ def family(project: Project, built_files: Sequence[VariantFile], published_files
     newest = max(of_version, key=lambda file: (file.minor, file.name))
     assert newest.path is not None  # only files on the index have none
     model = read_model(newest.path, project.settings.packages)
+    for file in of_version:
+        _require_same_plain_files(model, newest, file)
     return Family(project, model, last, lowest_python(requires_python), _date(newest.path))
+
+
+def _require_same_plain_files(model: Model, newest: VariantFile, other: VariantFile) -> None:
+    """Raise MetaError where another variant has other files for the plain wheel than the model, which is `newest`."""
+    assert other.path is not None  # it is built here
+    with opened(other.path) as archive:
+        difference = plain_files.first_difference(model.plain_files, plain_files.read(archive))
+    if difference:
+        raise MetaError(
+            f"plain-files: {newest.name} and {other.name} differ in {difference}",
+            where=str(other.path),
+            next_step="the plain wheel has one file for all variants: make it the same, or install it inside a package",
+        )
 
 
 def compatibility(family: Family, files: Sequence[VariantFile]) -> str:

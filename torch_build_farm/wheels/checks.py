@@ -13,6 +13,7 @@ from torch_build_farm.wheels import run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy, provider
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import read as read_elf
+from torch_build_farm.wheels.plain_files import is_plain
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.relocate import Move
 from torch_build_farm.wheels.wheel import Wheel, members_naming, opened, record_problems
@@ -128,7 +129,7 @@ def _top_level(wheel: Wheel, settings: Settings) -> list[str]:
     packages = {name.split(".")[0] for name in settings.packages}
     stray: dict[str, int] = {}  # top-level name -> number of files
     for member in wheel.members:
-        if member in by_path or member in linked:
+        if member in by_path or member in linked or is_plain(member, settings.plain_files):
             continue
         path = installed_path(member)
         parts = PurePosixPath(path).parts
@@ -150,7 +151,10 @@ def _top_level(wheel: Wheel, settings: Settings) -> list[str]:
     ]
     for top, count in sorted(stray.items()):
         files = "1 file" if count == 1 else f"{count} files"
-        problems.append(f"{top} ({files}) lies outside the packages {', '.join(sorted(packages))}")
+        problems.append(
+            f"{top} ({files}) lies outside the packages {', '.join(sorted(packages))}; what is the same for every "
+            "variant can go into the plain wheel, by plain-files"
+        )
     return problems
 
 

@@ -35,12 +35,14 @@ from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant_metadata import rename_own
+from torch_build_farm.wheels import plain_files
 from torch_build_farm.wheels.relocate import ENTRY_POINTS, MARKER, outermost
 from torch_build_farm.wheels.type_stubs import as_stub
 from torch_build_farm.wheels.wheel import opened
 
 _DISPATCHER = "dispatcher.py.j2"
-INFO = "*.dist-info/"  # stands for a wheel's .dist-info folder
+# These stand for a wheel's .dist-info and .data folders.
+INFO, DATA = "*.dist-info/", "*.data/"
 _SEGMENTS = 4  # the longest release that a rung's version has room for
 # Extras declared ahead of torch's releases: pip only warns of an extra that a published wheel lacks, and then installs
 # the wrong thing.
@@ -57,6 +59,7 @@ class Model:
     metadata: str
     entry_points: str
     files: Mapping[str, bytes]  # stubs, py.typed and licences, by their paths in the plain wheel (see INFO)
+    plain_files: Mapping[str, bytes]  # what the setting `plain-files` names, by `plain_files.scheme_path`
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def read_model(wheel: Path, packages: Sequence[str]) -> Model:
             metadata,
             archive.read(entry_points).decode("utf-8") if entry_points in names else "",
             files,
+            plain_files.read(archive),
         )
 
 
@@ -317,7 +321,7 @@ def _write(out: Path, name: str, version: str, files: Mapping[str, bytes], epoch
     date = time.gmtime(epoch)[:6]
     entries = []
     for member, content in members.items():
-        entry = zipfile.ZipInfo(member.replace(INFO, f"{info}/", 1), date)
+        entry = zipfile.ZipInfo(member.replace(INFO, f"{info}/", 1).replace(DATA, f"{stem}.data/", 1), date)
         entry.external_attr = 0o100644 << 16
         entry.compress_type = zipfile.ZIP_DEFLATED
         entries.append((entry, content))
@@ -326,10 +330,16 @@ def _write(out: Path, name: str, version: str, files: Mapping[str, bytes], epoch
 
 
 def write_plain(family: Family, out: Path) -> Path:
-    """Write the wheel that users name: dispatcher and guard, entry points, stubs. The rungs bring a variant."""
+    """Write the wheel that users name: dispatcher and guard, entry points, stubs, and the files of `plain-files`.
+
+    The rungs bring a variant.
+    """
     dispatcher = _dispatcher(family)
     folders = outermost(family.project.settings.packages)
-    files: dict[str, bytes] = {f"{folder}/__init__.py": dispatcher for folder in folders}
+    files: dict[str, bytes] = {}
+    for path, content in family.model.plain_files.items():
+        files[path.removeprefix("purelib/") if path.startswith("purelib/") else f"{DATA}{path}"] = content
+    files.update(dict.fromkeys((f"{folder}/__init__.py" for folder in folders), dispatcher))
     files.update(family.model.files)
     files[f"{INFO}METADATA"] = _plain_metadata(family).encode()
     if family.model.entry_points:

@@ -21,7 +21,7 @@ from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import namespaces, run_paths
+from torch_build_farm.wheels import namespaces, plain_files, run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Library, opened, read_wheel
@@ -112,8 +112,11 @@ def _move(packages: tuple[str, ...], tag: str, info: str, libraries: Collection[
     return replace(move, private=frozenset(private))
 
 
-def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
-    """The new path of each member. Raises RelocationError for a file that two variants would both own."""
+def _plan(names: Sequence[str], info: str, move: Move, plain_patterns: Sequence[str]) -> dict[str, str]:
+    """The new path of each member. Raises RelocationError for a file that two variants would both own.
+
+    `plain_patterns` are the setting `plain-files`.
+    """
     planned: dict[str, str] = {}
     stray = []
     for name in names:
@@ -122,16 +125,20 @@ def _plan(names: Sequence[str], info: str, move: Move) -> dict[str, str]:
         # Both folders have the variant's name in theirs, so no other variant owns them.
         if path.split("/")[0] in (info, move.libraries_folder):
             new_path = f"{info}/{ENTRY_POINTS}" if name == f"{info}/entry_points.txt" else path
+        if new_path is None and plain_files.is_plain(name, plain_patterns):
+            new_path = f"{info}/{plain_files.FOLDER}/{plain_files.scheme_path(name)}"
         if new_path is None:
             stray.append(name)
         else:
             planned[name] = new_path
     if stray:
+        first = plain_files.scheme_path(min(stray))
         raise RelocationError(
             f"every variant would own {', '.join(sorted(stray)[:5])}{' and more' if len(stray) > 5 else ''}, and "
             "uninstalling one would take it from the others",
             where=f"packages is {', '.join(move.packages)}",
-            next_step="install it inside a package; in place of a script use an entry point ([project.scripts])",
+            next_step="install it inside a package; in place of a script use an entry point ([project.scripts]); what "
+            f'is the same for every variant can go into the plain wheel: plain-files = ["{first}"]',
         )
     for new_path, count in Counter(planned.values()).items():
         if count > 1:
@@ -219,11 +226,13 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         namespaces.check(outermost(settings.packages), archive)
         metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings.name)
     move = _move(settings.packages, tag, info, libraries.values())
-    planned = _plan([entry.filename for entry in entries], info, move)
+    planned = _plan([entry.filename for entry in entries], info, move, settings.plain_files)
     members = []
     for entry in entries:
         content = contents.popleft()  # not kept beside what becomes of it: libraries may have gigabytes
-        if entry.filename in libraries:
+        if planned[entry.filename].startswith(f"{info}/{plain_files.FOLDER}/"):
+            content = plain_files.content_for_all(entry.filename, content)
+        elif entry.filename in libraries:
             content = _repatch(libraries[entry.filename], content, move, scratch, shell)
         elif entry.filename == f"{info}/METADATA":
             content = metadata.encode("utf-8")

@@ -22,6 +22,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "wheel": step.digest_of(REPAIR),
         "packages": settings.packages,
         "name": settings.name,
+        "plain-files": settings.plain_files,
         "torch-flavours": settings.torch_flavours,
         "import-torch-first": settings.import_torch_first,
         "patchelf": tools.versions()["patchelf"],

@@ -150,6 +150,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "name": step.output(BUILD).name,
         "policy": asdict(auditwheel.policy()),
         "packages": settings.packages,
+        "plain-files": settings.plain_files,
         "grafted-libraries": settings.grafted_libraries,
         "external-libraries": dict(settings.external_libraries),
         "cpu-baseline": settings.cpu_baseline,
