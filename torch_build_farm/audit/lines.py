@@ -7,6 +7,7 @@ share a line, and torch's findings come first.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -41,6 +42,7 @@ def lines(report: WheelReport, width: int = _WIDTH, *, verbose: bool = False) ->
         text.append(f"uses {report.use.words}")
     if report.left_out:
         text.append(f"torch {span(report.left_out)}: no build for this wheel's CPython")
+    text += _without_library(report)
     if report.floors:
         text.append(f"needs {', '.join(report.floors)}")
     text += needs_of_others(report)
@@ -73,6 +75,18 @@ def needs_of_others(report: WheelReport) -> list[str]:
     for soname, distribution in sorted(brought.items()):
         sentences.append(f"needs {soname}, which its requirement {distribution} brings")
     return sentences
+
+
+def _without_library(report: WheelReport) -> list[str]:
+    """The releases with which the wheel uses none of its libraries: a line for successive ones with the same note."""
+    text: list[str] = []
+    ordered = list(report.releases.items())
+    for (verdict, note), stretch in itertools.groupby(ordered, key=lambda entry: (entry[1].verdict, entry[1].note)):
+        releases = [release for release, _ in stretch]
+        uses_some = any(meant_for(library.meant, releases[0]) for library in report.libraries)
+        if note and not uses_some:
+            text.append(f"torch {span(releases)}: {verdict.value}: {note}")
+    return text
 
 
 def _kind(library: LibraryReport) -> str:

@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from torch_build_farm.audit.optional_loads import mentions_load, optional_load
 from torch_build_farm.core.archives import zip_entries
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata, read_requirement, read_specifiers
@@ -37,6 +38,7 @@ _LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
 _LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT(", b"INPUT (", b"GROUP(", b"GROUP (")
 # Sizes in bytes.
 _IN_MEMORY = 32 << 20  # larger libraries are read from a temporary file
+_MODULES_LIMIT = 32 << 20  # of all Python modules that are read
 _TEXT_LIMITS = {"METADATA": MOST_METADATA, "RECORD": record.MOST_BYTES}
 
 
@@ -48,6 +50,7 @@ class AuditedWheel:
     - `requires`: the normalized names of all distributions that it requires (PEP 503).
     - `libraries`: each library, by the path it is installed to.
     - `marks`: the lines of torch's headers in each library, by the same paths.
+    - `optional_load`: where its Python code loads a library that it does without, such as "a/b.py, line 3"; else empty.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class AuditedWheel:
     requires: frozenset[str]
     libraries: dict[str, Elf]
     marks: dict[str, frozenset[HeaderLine]]
+    optional_load: str = ""
 
 
 def _refuse(path: Path, what: str) -> AuditError:
@@ -148,6 +152,20 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
     return libraries, marks
 
 
+def _modules(archive: zipfile.ZipFile) -> dict[str, bytes]:
+    """The Python modules that mention a load of a library, by the path that they are installed to."""
+    modules = {}
+    left = _MODULES_LIMIT
+    for info in archive.infolist():
+        if not info.filename.endswith(".py") or info.file_size > left:
+            continue
+        content = archive.read(info)
+        left -= len(content)
+        if mentions_load(content):
+            modules[installed_path(info.filename)] = content
+    return modules
+
+
 def _check_hash(path: Path, name: str, digest: str, entry: RecordEntry | None) -> None:
     """Raise AuditError if RECORD has another hash for a file; without a hash there is nothing to compare."""
     if entry is None or entry.hash_ is None:
@@ -209,7 +227,17 @@ def read(path: Path) -> AuditedWheel:
             required = _required(metadata, tags)
             names = frozenset(canonicalize_name(requirement.name) for requirement in required)
             libraries, marks = _libraries(archive, path)
-            return AuditedWheel(path, name, str(version), tags, _declared(required), names, libraries, marks)
+            return AuditedWheel(
+                path=path,
+                name=name,
+                version=str(version),
+                tags=tags,
+                declared=_declared(required),
+                requires=names,
+                libraries=libraries,
+                marks=marks,
+                optional_load=optional_load(_modules(archive)) if libraries else "",
+            )
     except AuditError:
         raise
     except (InvalidWheelFilename, InvalidRequirement, OSError, ValueError, RuntimeError, NotImplementedError) as error:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from packaging.version import Version
+
 from torch_build_farm.audit import built_against
 from torch_build_farm.audit.built_against import Built, Evidence
 from torch_build_farm.audit.claim import Claim, claim_of, true_range
@@ -290,11 +292,20 @@ class _Audit:
             with_needed[path] = worst(together)
         return with_needed
 
+    def _without_library(self, minors: Collection[str], release: str) -> Finding:
+        """The wheel's finding for a release for which it has no library, while it has some for `minors`."""
+        declared = self.wheel.declared
+        promised = declared is None or declared.contains(Version(release), prereleases=True)
+        if self.wheel.optional_load and promised:
+            place = self.wheel.optional_load
+            return Finding(Verdict.OK, note=f"no library of the wheel is for it, and {place}, goes on without one")
+        return Finding(Verdict.BROKEN, note=f"it only has libraries for torch {', '.join(sorted(minors, key=Version))}")
+
     def whole(self, release: str, libraries: Sequence[LibraryReport]) -> Finding:
         """The wheel's finding for a release: the findings of all libraries that it uses with it, taken together."""
         minors = set(self.meant.values()) - {""}
         if minors and not any(meant_for(minor, release) for minor in minors):
-            return Finding(Verdict.BROKEN, note=f"it only has libraries for torch {', '.join(sorted(minors))}")
+            return self._without_library(minors, release)
         used = []
         for library in libraries:
             if meant_for(library.meant, release) and release in library.releases:
