@@ -15,7 +15,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from torch_build_farm.core import foreign_files
 from torch_build_farm.core.errors import SourceError
@@ -29,6 +29,7 @@ _LOOKS = r"^core\.(filemode|autocrlf|eol|symlinks|ignorecase)$"
 _LOOKS_VALUES = {"true", "false", "input", "lf", "crlf", "native"}
 _SMALL = 4096  # bytes of a file with one reference
 _LARGE = 64 << 20  # bytes of a file with all references
+_SUBMODULE = "160000 "  # the mode of a submodule's commit, as git lists it
 _SUBMODULES_DEEP = 8
 _REFERENCES_DEEP = 20
 _ALIASES_DEEP = 5  # symbolic references that lead to one another, as git follows them
@@ -127,9 +128,57 @@ def _dirty(tree: Path, deep: int) -> bool:
     for entry in listed:
         facts, _, name = entry.partition("\t")
         submodule = tree / name
-        if facts.startswith("160000 ") and not submodule.is_symlink() and _dirty(submodule, deep - 1):
+        if facts.startswith(_SUBMODULE) and not submodule.is_symlink() and _dirty(submodule, deep - 1):
             return True
     return False
+
+
+def tracked(tree: Path) -> tuple[str, ...]:
+    """The files that the repository at the top of `tree` knows, those of submodules included, by their paths.
+
+    Without those that `git archive` leaves out (gitattributes, "export-ignore"). Empty where there is no repository.
+    Raises SourceError where git does not answer, and for a repository that the farm cannot read.
+    """
+    return tuple(_tracked(tree, _SUBMODULES_DEEP))
+
+
+def _tracked(tree: Path, deep: int) -> Iterator[str]:
+    data = data_of(git_folder(tree))
+    if data is None or not foreign_files.is_regular(data.folder / "index"):
+        return
+    with view_of(data, tree) as view:
+        facts_and_names = [entry.partition("\t") for entry in entries(_ask(view, "ls-files", "--stage", "-z"))]
+        exported = _exported(view, tree, [name for _, _, name in facts_and_names])
+    for facts, _, name in facts_and_names:
+        if name not in exported:
+            continue
+        if not facts.startswith(_SUBMODULE):
+            yield name
+        elif deep and not (tree / name).is_symlink():
+            for below in _tracked(tree / name, deep - 1):
+                yield f"{name}/{below}"
+
+
+def exported(tree: Path) -> tuple[str, ...]:
+    """The files of a commit's tree, which is no repository, without those that `git archive` leaves out."""
+    names = [path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_symlink() or path.is_file()]
+    none = tree / ".git"
+    with view_of(Data(none, none, "", "", (), ""), tree) as view:
+        kept = _exported(view, tree, names)
+    return tuple(sorted(kept))
+
+
+def _exported(view: View, tree: Path, names: Sequence[str]) -> set[str]:
+    """Those of the names that neither have the attribute export-ignore nor lie in a folder that has it."""
+    folders = {f"{parent}/" for name in names for parent in PurePosixPath(name).parents if parent.name}
+    asked = "".join(f"{path}\0" for path in sorted({*names, *folders}))
+    fields = entries(_ask(view, "-C", str(tree), "check-attr", "-z", "--stdin", "export-ignore", stdin=asked))
+    ignored = {path for path, value in zip(fields[::3], fields[2::3], strict=True) if value == "set"}
+    exported = set()
+    for name in names:
+        if name not in ignored and not any(f"{parent}/" in ignored for parent in PurePosixPath(name).parents):
+            exported.add(name)
+    return exported
 
 
 def git_folder(tree: Path) -> Path:
@@ -277,12 +326,12 @@ def _looks(config: Path) -> str:
     return "".join(lines)
 
 
-def _ask(view: View, *words: str) -> Completed:
+def _ask(view: View, *words: str, stdin: str = "") -> Completed:
     """Ask git about a repository on this disk. Raises SourceError where there is no answer in time, or no git.
 
     That must not pass for "no tag matches": the version would be another one, and nobody would know.
     """
-    done = capture(["git", *words], env=view.variables, cwd=view.folder, timeout_s=_SECONDS)
+    done = capture(["git", *words], env=view.variables, cwd=view.folder, stdin=stdin, timeout_s=_SECONDS)
     if done.returncode == NO_ANSWER:
         raise SourceError(
             f"git does not answer: {done.last_line}",

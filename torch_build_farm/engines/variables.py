@@ -60,6 +60,8 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         # Else scikit-build-core builds in a temporary folder: its name is random, and ninja's log goes with it.
         "SKBUILD_BUILD_DIR": str(places.build),
         "SOURCE_DATE_EPOCH": str(request.epoch),
+        # A build that asks git must not get an answer of the repository that a work folder may lie in.
+        "GIT_CEILING_DIRECTORIES": str(places.tree.parent),
         # A setup.py that calls CMake by itself reads these. GNU make before 4.4 would stop at the jobserver's FIFO.
         "CMAKE_TOOLCHAIN_FILE": str(project / TOOLCHAIN),
         "CMAKE_GENERATOR": "Ninja",

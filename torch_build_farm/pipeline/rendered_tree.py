@@ -72,7 +72,12 @@ def render(project: Project, source: Source, job: Job) -> Tree:
         raise RenderError(
             f"a template cannot be rendered: {error}", where=f"{place}, line {getattr(error, 'lineno', '?')}"
         ) from None
-    rendered = {"pyproject.toml": _pyproject(context), **rendered, **_backend_files(source, job)}
+    rendered = {
+        "pyproject.toml": _pyproject(context),
+        **source.substitutes,
+        **rendered,
+        **_backend_files(source, job),
+    }
     # All of them belong to the Python project, which may lie in a folder of the source.
     folder = PurePosixPath(source.origin.subdirectory)
     return Tree(source, {str(folder / path): text for path, text in rendered.items()})

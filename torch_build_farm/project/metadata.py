@@ -35,7 +35,8 @@ class Metadata:
     """What the source states; a field is empty if the source does not state it.
 
     `version_from_scm` means that no file of the tree has the version: git tags, or the farm's settings, give it.
-    `requires_python` and `requires` are written as Requires-Python and Requires-Dist are in METADATA.
+    `requires_python` and `requires` are written as Requires-Python and Requires-Dist are in METADATA;
+    `build_requires` are of [build-system] and of setup().
     """
 
     name: str
@@ -43,6 +44,7 @@ class Metadata:
     version_from_scm: bool
     requires_python: str
     requires: tuple[str, ...]
+    build_requires: tuple[str, ...] = ()
 
 
 # The keys of [project] and [build-system] that the farm reads, and their types (PEP 621, PEP 518); others pass through.
@@ -167,24 +169,28 @@ def read(
         or setup.get("python_requires", "")
     )
     requires = (
-        project.get("dependencies")
-        or info.get_all("Requires-Dist")
-        or own.requires
-        or setup.get("install_requires", ())
+        project.get("dependencies") or info.get_all("Requires-Dist") or own.requires or setup.get("install_requires")
     )
-    if isinstance(requires, str):  # setup() also accepts a single requirement as a string
-        requires = (requires,)
-    requires = tuple(map(str, requires)) if isinstance(requires, (list, tuple)) else ()
+    requires = _requirements(requires)
     for requirement in requires:
         for problem in _excess(requirement):
             raise SourceError(problem, where=str(root))
+    build_system = pyproject.get("build-system", {})
     return Metadata(
         name=str(project.get("name") or info["Name"] or own.name or setup.get("name", "")),
         version=normalized,
         version_from_scm=from_scm,
         requires_python=_requires_python(str(requires_python), root),
         requires=requires,
+        build_requires=(*build_system.get("requires", ()), *_requirements(setup.get("setup_requires"))),
     )
+
+
+def _requirements(value: object) -> tuple[str, ...]:
+    """Requirements as setup() takes them: a list, or a single one as a string."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else ()
 
 
 def _version(
@@ -240,7 +246,8 @@ def _setup_cfg(root: Path) -> dict[str, Any]:
     way, colon, value = options.get("version", "").partition(":")
     if colon:
         arguments["version"] = dynamic_version.directed(root, way.strip(), value.strip())
-    if "install_requires" in options:
-        lines = [line.strip() for line in options["install_requires"].splitlines()]
-        arguments["install_requires"] = [line for line in lines if line]
+    for name in ("install_requires", "setup_requires"):
+        if name in options:
+            lines = [line.strip() for line in options[name].splitlines()]
+            arguments[name] = [line for line in lines if line]
     return arguments

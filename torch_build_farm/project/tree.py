@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pathspec import PathSpec
 from torch_build_farm.core.errors import ConfigError, SourceError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.paths import fault, shown
-from torch_build_farm.project import metadata
+from torch_build_farm.project import metadata, version_control
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.metadata import Metadata
 from torch_build_farm.project.subdirectories import project_folder
@@ -62,6 +62,8 @@ class Source:
     files: tuple[SourceFile, ...]
     metadata: Metadata
     pyproject: Mapping[str, Any]  # as the project wrote it: foreign metadata, passed through
+    # Files that stand in for what version control says (version_control.py), by their paths in the project's folder.
+    substitutes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -102,7 +104,9 @@ def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> So
         excluded = PathSpec.from_lines("gitignore", [*patterns, *exclude])
     except ValueError as error:
         raise ConfigError(f"invalid pattern in exclude: {error}", where="[tool.torch-build-farm]") from None
-    return Source(origin, tuple(_walk(origin.root, excluded)), stated, document)
+    files = tuple(_walk(origin.root, excluded))
+    said = version_control.substitutes(origin, document, stated, {file.path for file in files})
+    return Source(origin, files, stated, document, said)
 
 
 def _never(origin: Origin) -> list[str]:
