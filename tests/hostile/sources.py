@@ -146,4 +146,6 @@ def check(data: dict[str, bytes], folder: Path) -> None:
     text = scaffold.project_file(scaffold.look(Origin(root)), {}, variants)
     settings = toml.loads(text)
     assert list(settings) == ["tool"]
-    assert set(settings["tool"]["torch-build-farm"]) <= {"name", "version", "packages", "torch", "environment"}
+    assert set(settings["tool"]["torch-build-farm"]) <= {
+        "name", "version", "subdirectory", "packages", "torch", "environment",
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A Python project in a folder of its source, which compiles files that lie above that folder."""
+"""A Python project in a folder of its source, which compiles files that lie above that folder; a source that is changed."""
 
 from __future__ import annotations
 
@@ -129,3 +129,45 @@ def test_the_folder_alone_lacks_what_lies_above(tmp_path: Path, project: dict[st
     assert answer.code == 14
     assert "../../cpp/core.cpp" in answer.out
     assert "subdirectory" in answer.out
+
+
+PATCH = """diff --git a/cpp/core.cpp b/cpp/core.cpp
+--- a/cpp/core.cpp
++++ b/cpp/core.cpp
+@@ -1,4 +1,5 @@
+ #include "core.h"
++#include "new.h"
+ #include <Python.h>
+ \n #include <cstdlib>
+diff --git a/cpp/new.h b/cpp/new.h
+new file mode 100644
+--- /dev/null
++++ b/cpp/new.h
+@@ -0,0 +1 @@
++static_assert(true, "a new header");
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_source_with_a_patch_and_another_pyproject(tmp_path: Path, engine: str) -> None:
+    source = monorepo(tmp_path / "source", SCIKIT_BUILD)
+    (source / PLACE / "pyproject.toml").rename(source / PLACE / "pyproject-gpu.toml")
+    core = source / "cpp/core.cpp"
+    lines = (
+        f'source = "../source"\nsubdirectory = "{PLACE}"\npyproject = "pyproject-gpu.toml"\npatches = ["fix.diff"]\n'
+    )
+    built = farm(tmp_path, lines, engine)
+    (built.project / "fix.diff").write_text(PATCH)
+    assert members(built)
+    (wheel,) = (built.work / "dist").glob("*.whl")
+    assert "nothing to do" in built("build", "--torch", "2.9").out
+    assert built("verify", str(wheel)).code == 0
+    # Another patch is another source; the source on disk was never changed.
+    (built.project / "fix.diff").write_text(PATCH.replace("static_assert(true,", "static_assert(false,"))
+    answer = built("verify", str(wheel))
+    assert answer.code != 0
+    assert "changed: cpp/new.h" in answer.err
+    answer = built("build", "--torch", "2.9")
+    assert answer.code == 14
+    assert "cpp/new.h:1" in answer.out
+    assert "new.h" not in core.read_text()

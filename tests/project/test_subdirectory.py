@@ -20,6 +20,7 @@ from torch_build_farm.project import scaffold, tree
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project, load
+from torch_build_farm.project.tree import Source
 from torch_build_farm.releases.sdk import fallback
 
 PROJECT = '[build-system]\nrequires = ["{back_end}"]\nbuild-backend = "{back_end}"\n[project]\nname = "demo"\n'
@@ -55,8 +56,7 @@ def fetcher(folder: Path) -> Fetcher:
     return Fetcher(folder / "sources", Runner(), lambda _: None)
 
 
-def rendered(project: Project, origin: Origin) -> Tree:
-    source = tree.read(origin)
+def rendered(project: Project, source: Source) -> Tree:
     variant = project.variants[Minor(2, 9)]
     return render(project, source, Job("demo-torch29", source.version, variant, CPython(3, 12)))
 
@@ -65,7 +65,7 @@ def test_the_whole_source_is_carried_and_the_project_is_rendered_in_its_folder(t
     monorepo(tmp_path / "source")
     project = farm(tmp_path / "farm", 'source = "../source"\nsubdirectory = "./bindings/torch/"\n')
     origin = fetcher(tmp_path).obtain(project)
-    new = rendered(project, origin)
+    new = rendered(project, tree.read(origin))
     write(new, tmp_path / "tree", origin.epoch)
     files = {
         path.relative_to(tmp_path / "tree").as_posix() for path in (tmp_path / "tree").rglob("*") if path.is_file()
@@ -86,7 +86,7 @@ def test_the_back_end_of_a_variant_lies_in_the_projects_folder(tmp_path: Path) -
     (tmp_path / "source/bindings/torch/pyproject.toml").write_text(legacy)
     (tmp_path / "source/bindings/torch/setup.py").write_text("from setuptools import setup\nsetup()\n")
     project = farm(tmp_path / "farm", 'source = "../source"\nsubdirectory = "bindings/torch"\n')
-    new = rendered(project, fetcher(tmp_path).obtain(project))
+    new = rendered(project, tree.read(fetcher(tmp_path).obtain(project)))
     document = tomllib.loads(new.rendered["bindings/torch/pyproject.toml"])
     assert document["build-system"]["backend-path"] == [".torch-build-farm"]
     assert "bindings/torch/.torch-build-farm/variant_backend.py" in new.rendered

@@ -81,7 +81,7 @@ def _tools() -> list[Finding]:
         findings.append(Finding(name, state, location or "not found", purpose, "pip install ."))
     # These two do not come with the farm, and many projects need neither.
     git = shutil.which("git")
-    findings.append(Finding("git", "ok" if git else "absent", git or "not found", "versions from git tags"))
+    findings.append(Finding("git", "ok" if git else "absent", git or "not found", "versions from git tags, patches"))
     nvcc = shutil.which("nvcc")
     cuda_release = nvcc_release(nvcc) if nvcc else ""
     purpose = "projects with CUDA sources only (cuda-arch-list)"

@@ -130,7 +130,7 @@ def _project_table_decides(source: Source) -> bool:
         return False
     module = back_end(source).partition(".")[0]
     if module == "setuptools":
-        return not (source.project / "setup.py").is_file()
+        return not source.has("setup.py")
     return module == "scikit_build_core"
 
 
@@ -245,7 +245,10 @@ def write(tree: Tree, folder: Path, epoch: int) -> None:
         if file.link:
             target.symlink_to(file.link)
         elif file.path not in tree.rendered:
-            _copy(tree.source.root / file.path, target, file.sha256)
+            if file.content is None:
+                _copy(tree.source.root / file.path, target, file.sha256)
+            else:
+                target.write_bytes(file.content)
             # As git keeps modes: the umask of whoever checked the source out would be in the wheel otherwise.
             target.chmod(0o755 if file.executable else 0o644)
             os.utime(target, (epoch, epoch))

@@ -77,7 +77,7 @@ def prepare(
     # The farm's own files may lie within the source tree. A change to them must not count as a change of the source.
     farm_folders = (place.work, *not_source, project.root / "work", place.store.root)
     exclude = (*_farm_files(project, origin, farm_folders), *project.settings.exclude)
-    source = tree.read(origin, exclude, project.settings.version)
+    source = tree.read(origin, exclude, project.settings.version, project.changes)
     if project.smoke_script and not project.smoke_script.is_file():
         raise SourceError(
             "the smoke script does not exist",

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import ConfigError, nearest
 from torch_build_farm.core.versions import Minor
+from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.tables import (
     REFERENCE,
     TABLE_CONFIG,
@@ -147,6 +148,14 @@ class Settings:
     """Folder within the source that holds the Python project, such as `"bindings/torch"`. The whole source is there
     while it is built, so the project may compile files above that folder. Not set: the top of the source."""
 
+    patches: tuple[str, ...] = ()
+    """Unified diffs that are applied to the source, in this order, before anything of it is read, such as
+    `["patches/fix.diff"]`. Paths in a diff begin with `a/` and `b/` and are relative to the top of the source."""
+
+    pyproject: FolderWithin = ""
+    """A file of the source that takes the place of its `pyproject.toml`, such as `"pyproject-gpu.toml"`. It lies in the
+    folder of the Python project."""
+
     version: VersionText = ""
     """The version, for a source that does not state its own without being run."""
 
@@ -269,6 +278,11 @@ class Project:
     def smoke_script(self) -> Path | None:
         """The absolute path of the smoke script; None for a project without one."""
         return self.root / self.settings.smoke_script if self.settings.smoke_script else None
+
+    @property
+    def changes(self) -> Changes:
+        """What is changed of the source before anything of it is read."""
+        return Changes(tuple(self.root / patch for patch in self.settings.patches), self.settings.pyproject)
 
     @property
     def auto_name(self) -> str:

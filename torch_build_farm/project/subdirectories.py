@@ -25,11 +25,7 @@ def project_folder(tree: Path, subdirectory: str) -> Path:
     Raises SourceError where there is no such tree, folder or project, with those projects that are there.
     """
     if not tree.is_dir():
-        raise SourceError(
-            "the source tree does not exist",
-            where=str(tree),
-            next_step="set source in [tool.torch-build-farm] to its folder",
-        )
+        raise no_such_tree(tree)
     folder = _without_links(tree, subdirectory)
     if is_project(folder):
         return folder
@@ -54,6 +50,15 @@ def project_folder(tree: Path, subdirectory: str) -> Path:
         return folder
     raise SourceError(
         "the source tree has neither pyproject.toml nor setup.py",
+        where=str(tree),
+        next_step="set source in [tool.torch-build-farm] to its folder",
+    )
+
+
+def no_such_tree(tree: Path) -> SourceError:
+    """The error for a source that is not there."""
+    return SourceError(
+        "the source tree does not exist",
         where=str(tree),
         next_step="set source in [tool.torch-build-farm] to its folder",
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pathspec import PathSpec
@@ -15,10 +15,11 @@ from pathspec import PathSpec
 from torch_build_farm.core.errors import ConfigError, SourceError
 from torch_build_farm.core.files import sha256
 from torch_build_farm.core.paths import fault, shown
-from torch_build_farm.project import metadata, version_control
+from torch_build_farm.project import metadata, source_files, version_control
+from torch_build_farm.project.changes import NONE, ChangedCopy, Changes, changed_copy
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.metadata import Metadata
-from torch_build_farm.project.subdirectories import project_folder
+from torch_build_farm.project.subdirectories import no_such_tree, project_folder
 
 _VERSION_CONTROL = {".git", ".hg", ".svn"}
 # Never part of a source tree, in gitignore's syntax: version control, caches, environments, and what builds leave.
@@ -46,12 +47,16 @@ _NEVER = [
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of the source tree, by its path relative to the root. A link to a folder keeps its target instead."""
+    """A file of the source tree, by its path relative to the root. A link to a folder keeps its target instead.
+
+    `content` is what a change makes of the file; None for one that is as it lies in the root.
+    """
 
     path: str
     sha256: str
     executable: bool
     link: str = ""
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ class Source:
         """The version that the source states."""
         return self.metadata.version
 
+    def has(self, name: str) -> bool:
+        """Whether the folder of the Python project has a file of that name."""
+        path = str(PurePosixPath(self.origin.subdirectory) / name)
+        return any(file.path == path for file in self.files)
+
     def digest(self, without: Container[str] = ()) -> str:
         """SHA-256 over the version, which may be git's, and names, modes and contents of the files except `without`."""
         total = hashlib.sha256(self.version.encode())
@@ -90,23 +100,68 @@ class Source:
         return total.hexdigest()
 
 
-def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "") -> Source:
-    """The source tree of `origin`; `exclude` holds further patterns in gitignore's syntax.
+def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "", changes: Changes = NONE) -> Source:
+    """The source tree of `origin`, with `changes`; `exclude` holds further patterns in gitignore's syntax.
 
     `version` is for a source that does not state its own. Raises SourceError for a tree that is missing or not a Python
-    project, VersionError for one without a version, ConfigError for an invalid pattern.
+    project and for a change that cannot be made, VersionError for one without a version, ConfigError for an invalid
+    pattern.
     """
-    project = project_folder(origin.root, origin.subdirectory)
+    if not origin.root.is_dir():
+        raise no_such_tree(origin.root)
+    excluded = _excluded(origin, exclude)
+    if not changes:
+        # What is no project is not read file by file: its metadata first.
+        document, stated = _metadata(origin, origin.root, version)
+        files = tuple(_walk(origin.root, excluded))
+        return _source(origin, origin.root, files, document, stated)
+
+    files = tuple(_walk(origin.root, excluded))
+    # What a repository keeps for itself is never changed, even where a sealed source has brought it.
+    plain = [file.path for file in files if not file.link and not _VERSION_CONTROL & set(file.path.split("/"))]
+    links = [file.path for file in files if file.link]
+    with changed_copy(origin.root, origin.project, plain, links, changes) as copy:
+        document, stated = _metadata(origin, copy.folder, version)
+        return _source(origin, copy.folder, _with_changes(files, copy), document, stated)
+
+
+def _source(
+    origin: Origin, root: Path, files: tuple[SourceFile, ...], document: Mapping[str, Any], stated: Metadata
+) -> Source:
+    """The source of `files`, which are to be read in `root`."""
+    paths = {file.path for file in files}
+    manifest = source_files.text(root / origin.subdirectory, "MANIFEST.in")
+    said = version_control.substitutes(origin, document, stated, paths, manifest)
+    return Source(origin, files, stated, document, said)
+
+
+def _metadata(origin: Origin, root: Path, version: str) -> tuple[dict[str, Any], Metadata]:
+    """The pyproject.toml of the project in the tree `root`, and what the tree states."""
+    project = project_folder(root, origin.subdirectory)
     document = metadata.document(project)
-    stated = metadata.read(project, document, version, origin.answer)
+    return document, metadata.read(project, document, version, origin.answer)
+
+
+def _with_changes(files: Sequence[SourceFile], copy: ChangedCopy) -> tuple[SourceFile, ...]:
+    """`files` as a copy has them after its changes; those that it lacks are as they were."""
+    before = {file.path: file for file in files}
+    result = [file for file in files if file.path not in copy.names]
+    for file in _walk(copy.folder, PathSpec.from_lines("gitignore", [])):
+        if file == before.get(file.path):
+            result.append(file)
+        else:
+            content = None if file.link else (copy.folder / file.path).read_bytes()
+            result.append(replace(file, content=content))
+    return tuple(sorted(result, key=lambda file: file.path))
+
+
+def _excluded(origin: Origin, exclude: tuple[str, ...]) -> PathSpec[Any]:
+    """The patterns for what is not part of the source. Raises ConfigError for an invalid one."""
     patterns = [] if origin.sealed else _never(origin)
     try:
-        excluded = PathSpec.from_lines("gitignore", [*patterns, *exclude])
+        return PathSpec.from_lines("gitignore", [*patterns, *exclude])
     except ValueError as error:
         raise ConfigError(f"invalid pattern in exclude: {error}", where="[tool.torch-build-farm]") from None
-    files = tuple(_walk(origin.root, excluded))
-    said = version_control.substitutes(origin, document, stated, {file.path for file in files})
-    return Source(origin, files, stated, document, said)
 
 
 def _never(origin: Origin) -> list[str]:

@@ -34,11 +34,12 @@ _HEADER = "# What version control, or the sdist's list of files, names to setupt
 
 
 def substitutes(
-    origin: Origin, pyproject: Mapping[str, Any], stated: Metadata, files: Container[str]
+    origin: Origin, pyproject: Mapping[str, Any], stated: Metadata, files: Container[str], manifest: str
 ) -> Mapping[str, str]:
     """The files that say to the source's back end what version control would, by their paths in the project's folder.
 
-    `files` are the source's, by their paths in its tree. Raises SourceError where git does not answer.
+    `files` are the source's, by their paths in its tree; `manifest` is the text of its MANIFEST.in. Raises SourceError
+    where git does not answer.
     """
     if back_end(pyproject) == "hatchling":
         return _gitignore(origin)
@@ -52,7 +53,7 @@ def substitutes(
     lines = [f"include {_pattern(path)}\n" for path in sorted(set(listed)) if prefix + path in files]
     if not lines:
         return {}
-    return {"MANIFEST.in": "".join([_HEADER, *lines, source_files.text(origin.project, "MANIFEST.in")])}
+    return {"MANIFEST.in": "".join([_HEADER, *lines, manifest])}
 
 
 def _has_file_finder(build_requires: Iterable[str]) -> bool:
