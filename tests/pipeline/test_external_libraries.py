@@ -129,6 +129,12 @@ def test_the_wheel_has_to_require_who_brings_it(tmp_path: Path, acme: Path) -> N
         repaired(tmp_path, replace(SETTINGS, external_libraries=BROUGHT), {"demo/_core.so": core}, REQUIRES[0])
 
 
+def test_a_requirement_of_the_settings_counts(tmp_path: Path, acme: Path) -> None:
+    core = extension(acme, tmp_path / "_core.so")
+    settings = replace(SETTINGS, external_libraries=BROUGHT, requires=("acme_core>=1",))
+    assert repaired(tmp_path, settings, {"demo/_core.so": core}, REQUIRES[0]).libraries[0].needed[0] == "libacme.so.2"
+
+
 def test_a_copy_in_the_wheel_is_refused(tmp_path: Path, acme: Path) -> None:
     files = {"demo/_core.so": extension(acme, tmp_path / "_core.so"), "demo/libacme.so.2": acme.read_bytes()}
     with pytest.raises(RepairError, match=r"demo/libacme\.so\.2 is a library that Acme_Core brings"):

@@ -6,17 +6,18 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import lief
 import pytest
 
 from tests import elves
-from tests.family import project, variant
+from tests.family import family, project, variant
 from tests.pipeline.test_repair import Make, library  # noqa: F401 (a fixture)
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RelocationError
-from torch_build_farm.wheels import relocate
+from torch_build_farm.wheels import one_name, relocate
 from torch_build_farm.wheels.relocate import Move
 from torch_build_farm.wheels.wheel import read_wheel, record_problems
 
@@ -154,6 +155,31 @@ def test_run_paths_that_patchelf_cannot_tell_apart(tmp_path: Path, library: Make
 def test_a_version_that_a_requirement_cannot_name(tmp_path: Path) -> None:
     made = variant(tmp_path, project("demo"), "2.9", "1.0rc1+cu128", {"demo/__init__.py": ""})
     assert (read_wheel(made).metadata.get_all("Requires-Dist") or [])[0] == "demo>=1.0rc1"
+
+
+def test_what_the_source_forgets_to_require(tmp_path: Path) -> None:
+    """Requirements of the settings are in every variant as they are written, those of extras in the plain wheel too."""
+    own = project("demo")
+    requires = (
+        "numpy[tests]>=1.26",
+        'matplotlib ; extra == "plot"',
+        "tqdm; python_version < '3.9' and 'More_Bars' == extra",
+        "rich",
+        "png; extra == 'Images'",
+    )
+    own = replace(own, settings=replace(own.settings, requires=requires))
+    fields = ("Requires-Dist: rich", 'Requires-Dist: pillow ; extra == "images"', "Provides-Extra: images")
+    made = variant(tmp_path, own, "2.9", "1.0", {"demo/__init__.py": ""}, *fields)
+    metadata = read_wheel(made).metadata
+    assert metadata.get_all("Requires-Dist") == [
+        "demo>=1.0", "numpy[tests]>=1.26", 'matplotlib ; extra == "plot"', "tqdm; python_version < '3.9' and 'More_Bars' == extra",
+        "png; extra == 'Images'", "torch==2.9.*", "rich", 'pillow ; extra == "images"',
+    ]  # fmt: skip
+    assert metadata.get_all("Provides-Extra") == ["plot", "more-bars", "images"]
+    plain = read_wheel(one_name.write_plain(family(own, made, {"2.9": "1.0"}), tmp_path)).metadata
+    assert {"plot", "images"} <= set(plain.get_all("Provides-Extra") or [])
+    assert 'matplotlib ; extra == "plot"' in (plain.get_all("Requires-Dist") or [])
+    assert not any("numpy" in line for line in plain.get_all("Requires-Dist") or []), "the variant brings it"
 
 
 def test_a_compiled_module_of_its_own(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 from pydantic import AfterValidator, ConfigDict, Field
 
 from torch_build_farm import __version__
@@ -49,6 +50,16 @@ def _environment(value: Mapping[str, str]) -> Mapping[str, str]:
     taken = sorted(set(value) & FARMS_OWN)
     if taken:
         raise ValueError(f"{', '.join(taken)}: the farm sets this itself")
+    return value
+
+
+def _requires(value: tuple[str, ...]) -> tuple[str, ...]:
+    for text in value:
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) == "torch":
+            raise ValueError(f"{text!r}: the farm pins torch itself")
+        if requirement.url:
+            raise ValueError(f"{text!r} names a URL, which package indexes refuse in what a wheel requires")
     return value
 
 
@@ -163,6 +174,10 @@ class Settings:
     """Files outside the packages that are the same for every variant and go into the plain wheel, as patterns. A path
     begins with the kind of folder that the file is installed into: `"scripts/tool"`, `"data/share/*"`, `"headers/*"`;
     `"purelib/..."` is for site-packages. `*` matches `/` too."""
+
+    requires: Annotated[tuple[RequirementText, ...], AfterValidator(_requires)] = ()
+    """Requirements of every variant in addition to what the source declares, such as `["numpy>=1.26"]`, for somebody
+    else's source that forgets them. One with a marker such as `extra == "plot"` belongs to that extra."""
 
     imports: tuple[ImportName, ...] = ()
     """Modules that must import, each in a fresh interpreter that has not imported torch. Not set: `packages`."""

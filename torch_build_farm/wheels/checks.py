@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from packaging.utils import canonicalize_name
 
+from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.project.settings import SYSTEM, Settings
 from torch_build_farm.wheels import run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy, provider
@@ -57,14 +58,19 @@ def _bundled(wheel: Wheel, settings: Settings) -> list[str]:
 def _not_required(wheel: Wheel, settings: Settings) -> list[str]:
     """Libraries that a distribution brings which the wheel does not require."""
     problems = []
+    added = {canonicalize_name(read_requirement(text).name) for text in settings.requires}  # by relocation
     for library in wheel.libraries:
         for needed in library.needed:
             distribution = provider(needed, settings.external_libraries)
-            if distribution in ("", SYSTEM) or wheel.requirements(canonicalize_name(distribution)):
+            if (
+                distribution in ("", SYSTEM)
+                or canonicalize_name(distribution) in added
+                or wheel.requirements(canonicalize_name(distribution))
+            ):
                 continue
             problems.append(
                 f"{library.path} needs {needed}, which {distribution} brings by external-libraries, and the wheel does "
-                f"not require {distribution}; add it to the project's dependencies"
+                f"not require {distribution}; add it to the project's dependencies, or to requires"
             )
     return problems
 

@@ -15,10 +15,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.process import Shell
+from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import namespaces, plain_files, run_paths
@@ -192,16 +194,34 @@ def cuda_needed(libraries: Iterable[Library]) -> str:
     return "any" if any(matches_any(name, of_cuda) for name in needed) else ""
 
 
-def _require(metadata: str, name: str) -> str:
-    """METADATA with a requirement on the plain wheel of this version or later, which has the dispatcher.
+def _require(metadata: str, settings: Settings) -> str:
+    """METADATA with the setting `requires`, and with the plain wheel of this version or later, for its dispatcher.
 
     An older one may be a single wheel of the time before the farm, whose code would be imported silently.
     """
     fields, newline, rest = split_metadata(metadata)
     (version_field,) = [field for field in fields if field.lower().startswith("version:")]
     version = version_field.partition(":")[2].strip()
-    add_field(fields, f"Requires-Dist: {name}>={Version(version).public}")  # PEP 440: no local version after >=
+    plain_wheel = f"{settings.name}>={Version(version).public}"  # PEP 440: no local version after >=
+    for requirement in reversed([plain_wheel, *settings.requires]):  # each goes before those that are there
+        if f"Requires-Dist: {requirement}" not in fields:
+            add_field(fields, f"Requires-Dist: {requirement}")
+    pairs = [field.partition(":") for field in fields]
+    declared = {canonicalize_name(value.strip()) for name, _, value in pairs if name == "Provides-Extra"}
+    for extra in reversed(_extras_of(settings.requires)):
+        if extra not in declared:
+            add_field(fields, f"Provides-Extra: {extra}")
     return newline.join(fields) + rest
+
+
+def _extras_of(requirements: Iterable[str]) -> list[str]:
+    """The extras that markers of requirements name, normalized (PEP 685), in their order."""
+    extras: dict[str, None] = {}  # an ordered set
+    for requirement in requirements:
+        marker = str(read_requirement(requirement).marker or "")
+        for name, reversed_name in re.findall(r'extra == "([^"]+)"|"([^"]+)" == extra', marker):
+            extras[canonicalize_name(name or reversed_name)] = None
+    return list(extras)
 
 
 def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell: Shell) -> bytes:
@@ -224,7 +244,7 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         contents = deque(archive.read(entry) for entry in entries)
         namespaces.check(outermost(settings.packages), archive)
-        metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings.name)
+        metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings)
     move = _move(settings.packages, tag, info, libraries.values())
     planned = _plan([entry.filename for entry in entries], info, move, settings.plain_files)
     members = []

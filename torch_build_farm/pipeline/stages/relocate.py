@@ -23,6 +23,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "packages": settings.packages,
         "name": settings.name,
         "plain-files": settings.plain_files,
+        "requires": settings.requires,
         "torch-flavours": settings.torch_flavours,
         "import-torch-first": settings.import_torch_first,
         "patchelf": tools.versions()["patchelf"],

@@ -153,6 +153,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "plain-files": settings.plain_files,
         "grafted-libraries": settings.grafted_libraries,
         "external-libraries": dict(settings.external_libraries),
+        "requires": settings.requires,
         "cpu-baseline": settings.cpu_baseline,
         "size-limit-mb": settings.size_limit_mb,
         "torch-flavours": settings.torch_flavours,
