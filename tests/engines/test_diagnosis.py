@@ -92,6 +92,21 @@ def test_the_kernels_count_is_told(tmp_path: Path) -> None:
     assert type(diagnose("job", log, oom_kills=1)) is CompileError, "another job's compiler was killed"
 
 
+def test_headers_of_torch_that_want_a_newer_standard(tmp_path: Path) -> None:
+    """However many sources say so, and whatever else comes first."""
+    log = tmp_path / "log"
+    refused = "torch/include/ATen/ATen.h:9:2: error: #error C++20 or later compatible compiler is required to use ATen."
+    log.write_text(
+        f"{STAGE_MARK}build job\n/env/c10/a.h:4:5: error: 'bit_width' is not a member of 'std'\n"
+        f"/env/lib/python3.12/site-packages/{refused}\n/env/lib/python3.12/site-packages/{refused}\n"
+    )
+    error = diagnose("job", log)
+    assert type(error) is CompileError
+    assert error.what == f"job: {refused}"
+    assert "[[tool.torch-build-farm.overrides]]" in error.next_step
+    assert "-std=c++20" in error.next_step
+
+
 TRACEBACK = 'Traceback (most recent call last):\n  File "setup.py", line 3, in <module>\n    import it\n'
 
 

@@ -53,7 +53,8 @@ def test_pins_and_identifiers_are_cibuildwheels_own() -> None:
 def test_a_configuration_is_valid_toml_and_keeps_commands_as_they_are() -> None:
     commands = ["echo 'a' && echo \"$HOME\"", "echo {project} {wheel}"]
     arguments = ["--env=A=x y", "--label=a=b"]
-    text = cibuildwheel_config.configuration("image:tag", arguments, "/store/env", commands, ["libacme.so*"])
+    settings = replace(PROJECT.settings, before_build=tuple(commands), external_libraries={"libacme.so*": "acme"})
+    text = cibuildwheel_config.configuration("image:tag", arguments, "/store/env", settings)
     table = tomllib.loads(text)["tool"]["cibuildwheel"]
     assert table["container-engine"]["disable-host-mount"] is True
     assert table["container-engine"]["create-args"] == ["--env=A=x y", "--label=a=b"]

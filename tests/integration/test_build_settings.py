@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -81,3 +83,143 @@ def test_what_a_back_end_requires_in_vain_is_the_error(scripted: Farm, engine: s
     answer = scripted("build", "--torch", "2.9", "--json")
     assert error(answer)["kind"] == "BuildError", error(answer)
     assert "no requirement at all" in error(answer)["what"]
+
+
+RECORDING_BACK_END = """
+import json
+import re
+from setuptools.build_meta import *
+from setuptools import build_meta
+
+
+def get_requires_for_build_wheel(config_settings=None):
+    print("\\nasked with", json.dumps(config_settings, sort_keys=True), flush=True)
+    return []
+
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    print("\\nbuilt with", json.dumps(config_settings, sort_keys=True), flush=True)
+    return build_meta.build_wheel(wheel_directory)
+"""
+
+
+@IN_BOTH_ENGINES
+def test_every_hook_gets_the_config_settings_as_they_are(scripted: Farm, engine: str) -> None:
+    scripted.engine = engine
+    (scripted.project / "back_end.py").write_text(RECORDING_BACK_END)
+    build_system = 'requires = ["setuptools"]\nbuild-backend = "back_end"\nbackend-path = ["."]'
+    scripted.edit("pyproject.toml", "[tool.", f"[build-system]\n{build_system}\n[tool.")
+    given = {
+        "--build-option": ["--cpp_ext", "--with space"],
+        "a.b": 'it\'s "quoted" [and] {package} $HOME \\\\ `x` #; =',
+        "empty": "",
+        "lines": "one\ntwo",
+        "single": ["alone"],
+    }
+    keys = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in given.items()]
+    settings(scripted, "config-settings = { " + ", ".join(keys) + " }")
+    answer = scripted("build", "--torch", "2.9", "--json")
+    assert answer.code == 0, answer.err
+    log = scripted.log(answer.document["jobs"][0]["job"])
+    # Front ends have no way to pass a list of one.
+    expected = json.dumps({**given, "single": "alone"}, sort_keys=True)
+    assert f"\nasked with {expected}\n" in log
+    assert f"\nbuilt with {expected}\n" in log
+
+
+@IN_BOTH_ENGINES
+def test_an_option_of_setup_py(scripted: Farm, engine: str) -> None:
+    """As apex's setup.py has them. Another option is another build."""
+    scripted.engine = engine
+    option = "if '--answer-7' in sys.argv:\n    sys.argv.remove('--answer-7')\n    extension.define_macros = [('ANSWER', '7')]"
+    scripted.edit("setup.py", "# settings of a test", f"import sys\n{option}")
+    settings(scripted, 'config-settings = { "--build-option" = "--answer-7" }')
+    smoke = "import scripted._core\nprint(scripted._core.answer())\n"
+    (scripted.project / "smoke.py").write_text(smoke)
+    answer = scripted("build", "--torch", "2.9", "--json")
+    assert answer.code == 0, answer.err
+    assert "-DANSWER=7" in scripted.log(answer.document["jobs"][0]["job"])
+    assert scripted("build", "--torch", "2.9", "--json").document["jobs"][0]["status"] == "kept"
+    scripted.edit("pyproject.toml", "--answer-7", "--verbose")
+    answer = scripted("build", "--torch", "2.9", "--json")
+    assert answer.document["jobs"][0]["status"] == "done"
+    assert "-DANSWER=7" not in scripted.log(answer.document["jobs"][0]["job"])
+
+
+@IN_BOTH_ENGINES
+def test_a_define_for_scikit_build_core(make_farm: Callable[..., Farm], engine: str) -> None:
+    farm = make_farm("tiny")
+    farm.engine = engine
+    farm.edit("CMakeLists.txt", "install(", 'message(STATUS "X is [${X}], C++ ${CMAKE_CXX_STANDARD}")\ninstall(')
+    settings(farm, 'config-settings = { "cmake.define.X" = "a b", "cmake.define.CMAKE_CXX_STANDARD" = "20" }')
+    answer = farm("build", "--torch", "2.9", "--json")
+    assert answer.code == 0, answer.err
+    assert "X is [a b], C++ 20\n" in farm.log(answer.document["jobs"][0]["job"])
+
+
+MESON_BUILD = """
+project('scripted', 'c', version: '1.0')
+py = import('python').find_installation(pure: false)
+py.extension_module('_core', 'core.c', subdir: 'scripted', install: true,
+                    c_args: '-DANSWER=' + get_option('answer').to_string())
+py.install_sources('scripted/__init__.py', subdir: 'scripted')
+"""
+
+
+@IN_BOTH_ENGINES
+def test_arguments_of_meson(scripted: Farm, engine: str) -> None:
+    scripted.engine = engine
+    (scripted.project / "setup.py").unlink()
+    (scripted.project / "meson.build").write_text(MESON_BUILD)
+    (scripted.project / "meson_options.txt").write_text("option('answer', type: 'integer', value: 1)\n")
+    tables = """
+[build-system]
+requires = ["meson-python"]
+build-backend = "mesonpy"
+[project]
+name = "scripted"
+version = "1.0"
+[tool.torch-build-farm]
+config-settings = { setup-args = ["-Danswer=7", "-Dbuildtype=debugoptimized"] }
+"""
+    scripted.edit("pyproject.toml", "[tool.torch-build-farm]\n", tables)
+    answer = scripted("build", "--torch", "2.9", "--json")
+    assert answer.code == 0, answer.err
+    assert re.search("answer +: 7\n", scripted.log(answer.document["jobs"][0]["job"]))
+
+
+HEADERS = """
+import torch
+extension.sources = ["core.cpp"]
+extension.include_dirs = [f"{torch.__path__[0]}/include"]
+extension.extra_compile_args = ["-std=c++17", "-O0", "-g0"]
+extension.library_dirs = [f"{torch.__path__[0]}/lib"]
+extension.libraries = ["c10", "torch_cpu"]
+"""
+
+
+@IN_BOTH_ENGINES
+def test_an_override_gives_one_minor_another_standard(scripted: Farm, engine: str) -> None:
+    """torch 2.15's headers want C++20, and setup.py says C++17. The record of the other minor stays as it was."""
+    scripted.engine = engine
+    scripted.edit("setup.py", "# settings of a test", HEADERS)
+    source = scripted.project / "core.c"
+    source.with_suffix(".cpp").write_text(f"#include <ATen/ATen.h>\n{source.read_text()}")
+    source.unlink()
+    answer = scripted("build", "--torch", "2.9", "2.15", "--json")
+    nine, fifteen = answer.document["jobs"]
+    assert nine["status"] == "done", answer.err
+    assert fifteen["error"]["kind"] == "CompileError"
+    assert "C++20 or later compatible compiler is required" in fifteen["error"]["what"]
+    assert "[[tool.torch-build-farm.overrides]]" in fifteen["error"]["next"]
+
+    override = """
+[[tool.torch-build-farm.overrides]]
+torch = ">=2.15"
+before-build = ["sed -i s/-std=c++17/-std=c++20/ setup.py"]
+"""
+    with (scripted.project / "pyproject.toml").open("a") as stream:
+        stream.write(override)
+    answer = scripted("build", "--torch", "2.9", "2.15", "--json")
+    assert [job["status"] for job in answer.document["jobs"]] == ["kept", "done"], answer.err
+    assert answer.document["jobs"][0]["wheel"]["sha256"] == nine["wheel"]["sha256"]

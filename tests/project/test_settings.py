@@ -68,6 +68,13 @@ def test_an_unknown_key_below_names_its_own_neighbours(tmp_path: Path) -> None:
         ("requires = ['numpy', 'Torch>=2']", "'Torch>=2': the farm pins torch itself"),
         ("requires = ['numpy @ https://example.org/numpy.whl']", "package indexes refuse"),
         ("requires = ['numpy>>1']", "requires[0]"),
+        ("config-settings = { setup-args = 1 }", "must be a string or a list of strings"),
+        ("config-settings = { setup-args = ['-Da=b', 1] }", "must be a string or a list of strings"),
+        ("config-settings = { setup-args = [] }", "must name something"),
+        ("config-settings = { 'a b' = '1' }", "'a b' is no name of a config setting"),
+        ("config-settings = { 'a=b' = '1' }", "'a=b' is no name of a config setting"),
+        ('config-settings = { a = "\\u0000" }', "a NUL"),
+        ("config-settings = { build-dir = 'b' }", "build-dir: the farm sets this itself"),
     ],
 )
 def test_wrong_types_are_named(tmp_path: Path, line: str, words: str) -> None:

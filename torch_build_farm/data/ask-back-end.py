@@ -1,7 +1,7 @@
 """Ask a source's back end what more it requires to build a wheel (PEP 517, get_requires_for_build_wheel).
 
-An interpreter of the container that has `build` runs this with the arguments TREE ENVIRONMENT, where nothing of the
-farm's can be written. The last line that it prints is the answer, as JSON.
+An interpreter of the container that has `build` runs this with the arguments TREE ENVIRONMENT CONFIG_SETTINGS, the last
+as JSON, where nothing of the farm's can be written. The last line that it prints is the answer, as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import build
 
-tree, home = sys.argv[1:]
+tree, home, config_settings = sys.argv[1:]
 
 
 def call(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
@@ -25,7 +25,7 @@ def call(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str,
 builder = build.ProjectBuilder(tree, python_executable=str(Path(home, "bin", "python")), runner=call)
 required: list[str] = []
 try:
-    required = sorted(builder.get_requires_for_build("wheel"))
+    required = sorted(builder.get_requires_for_build("wheel", json.loads(config_settings)))
 except (build.BuildException, build.BuildBackendException) as error:
     # `before-build` has not run yet. If the error stays, the build itself reports it, with more around it.
     sys.stderr.write(f"torch-build-farm: the back end's further requirements are unknown as yet: {error}\n")

@@ -32,6 +32,8 @@ _INDEX = re.compile(
     r"|tcp connect error|Could not connect|Failed to download|network (connectivity|is unreachable)"
 )
 _COMPILER = re.compile(r"undefined reference to |^CMake Error|: (fatal )?error: ")
+# What torch's headers say to a compiler of an older standard (ATen/ATen.h, torch/all.h, c10/util/C++17.h).
+_STANDARD = re.compile(r"error: #error .*\bC\+\+(?P<year>\d\d) (?:or later compatible compiler is required|to compile)")
 _COMMANDS = ("$ ", "cibuildwheel: error: Command [")
 _QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
 # Python's own words for a file that a build script opens. Back ends print more errors after them.
@@ -68,14 +70,8 @@ def diagnose(what: str, log: Path, oom_kills: int = 0, subdirectory: str = "") -
     disk = first_match(_DISK, lines)
     if disk:
         return DiskError(f"{what}: the disk is full: {disk}", where=where, next_step="free some space and run again")
-    lacking = lacks_module(what, lines, where)
     if compiler:
-        shown = missing_files.without_copy(compiler)
-        next_step = _next_step(compiler, subdirectory)
-        # CMake runs Python to find NumPy and its kin, and then says only that it did not find them.
-        if lacking and compiler.startswith("CMake Error"):
-            next_step = lacking.next_step
-        return CompileError(f"{what}: {shown}", where=where, next_step=next_step)
+        return _compile_error(what, compiler, lines, where, subdirectory)
     index = first_match(_INDEX, lines)
     if index:
         return PackageIndexError(
@@ -84,6 +80,7 @@ def diagnose(what: str, log: Path, oom_kills: int = 0, subdirectory: str = "") -
             next_step="check the network, proxy and certificates (`doctor` tries the index), then run again",
         )
 
+    lacking = lacks_module(what, lines, where)
     if lacking:
         return lacking
 
@@ -105,6 +102,25 @@ def _next_step(reason: str, subdirectory: str) -> str:
         f"{path} lies outside of the source: let source (or git, sdist) name the folder that holds all of it, and "
         "subdirectory the project's folder within, in [tool.torch-build-farm]"
     )
+
+
+def _compile_error(what: str, first: str, lines: Sequence[str], where: str, subdirectory: str) -> CompileError:
+    """The error for a compiler's or CMake's first complaint, which something else in `lines` may explain."""
+    standard = first_match(_STANDARD, lines)
+    match = _STANDARD.search(standard or "")
+    if standard and match:
+        # Code of a newer standard in front of that line is complained of before it.
+        first, flag = standard.rpartition("/site-packages/")[2], f"-std=c++{match['year']}"
+        next_step = (
+            f"compile with {flag}; where the source sets an older standard that other minors want, change it for "
+            "this minor alone by an entry of [[tool.torch-build-farm.overrides]], such as "
+            f'before-build = ["sed -i s/-std=c++17/{flag}/ setup.py"]'
+        )
+    else:
+        # CMake runs Python to find NumPy and its kin, and then says only that it did not find them.
+        lacking = lacks_module(what, lines, where) if first.startswith("CMake Error") else None
+        next_step = lacking.next_step if lacking else _next_step(first, subdirectory)
+    return CompileError(f"{what}: {missing_files.without_copy(first)}", where=where, next_step=next_step)
 
 
 def _output_of_last_stage(log: Path) -> list[str]:

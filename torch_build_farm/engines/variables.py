@@ -112,12 +112,12 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
         packages = site_packages(places.environment, request.job.python)
         mapped |= {str(places.environment): "environment", str(packages): "site-packages"}
     prefix_maps = " ".join([f"-ffile-prefix-map={folder}={name}" for folder, name in mapped.items()])
-    defines = {
-        # CMake includes the prelude at the project's first project(), before any find_package(Torch).
-        "CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(places.tree / settings.subdirectory / PRELUDE),
-        "CMAKE_CXX_STANDARD": str(request.job.variant.cxx_standard),
-        **settings.cmake_defines,
-    }
+    # CMake includes the prelude at the project's first project(), before any find_package(Torch).
+    defines = {"CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(places.tree / settings.subdirectory / PRELUDE)}
+    # CMAKE_ARGS would win over scikit-build-core's own way to say it.
+    if "cmake.define.CMAKE_CXX_STANDARD" not in settings.config_settings:
+        defines["CMAKE_CXX_STANDARD"] = str(request.job.variant.cxx_standard)
+    defines |= settings.cmake_defines
     # scikit-build-core takes CMAKE_ARGS apart as a shell does.
     cmake_arguments = [f"-D{name}={value}" for name, value in defines.items()]
     flags = {"CFLAGS": prefix_maps, "CXXFLAGS": prefix_maps, "CMAKE_ARGS": shlex.join(cmake_arguments)}

@@ -87,14 +87,15 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
     """The names that templates can use."""
     where = str(source.project / "pyproject.toml")
     variant = job.variant
+    settings = project.settings.for_job(variant, job.python)
 
     # PEP 518: a project without the table builds with setuptools.
     projects_build_system = source.pyproject.get("build-system", {"requires": ["setuptools"]})
 
     # Built against exactly one release, though the wheel's own pin takes every release of the minor.
-    declared = [*projects_build_system["requires"], *project.settings.build_requires]
+    declared = [*projects_build_system["requires"], *settings.build_requires]
     requires = _with_torch(declared, f"=={variant.release}", where)
-    if project.settings.cuda_arch_list:
+    if settings.cuda_arch_list:
         requires += variant.cuda_toolkit
     if _project_table_decides(source):
         build_system = {**projects_build_system, "requires": requires}
@@ -110,7 +111,7 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
     return {
         "job": job,
         "variant": variant,
-        "settings": project.settings,
+        "settings": settings,
         "build_system": build_system,
         "metadata": metadata,
         "tool": _tool(source),

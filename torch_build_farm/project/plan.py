@@ -1,4 +1,4 @@
-"""Variants x selection -> jobs. Pure: this module runs, reads and writes nothing."""
+"""Variants x selection -> jobs. Pure: this module runs and writes nothing, and reads nothing but the farm's own data."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from torch_build_farm import __version__
 from torch_build_farm.core import errors
 from torch_build_farm.core.errors import FarmError
 from torch_build_farm.core.files import replace_text
+from torch_build_farm.project.overrides import Override
 from torch_build_farm.project.settings import TABLE, Ci, Settings, SystemPackages
 from torch_build_farm.project.tables import adapter
 from torch_build_farm.project.variant import Variant, deprecated_keys
@@ -78,10 +79,12 @@ def _type_text(node: Mapping[str, Any]) -> str:
         return " or ".join(values)
     if "$ref" in node:
         return "table"
+    if "anyOf" in node:
+        return " or ".join(_type_text(alternative) for alternative in node["anyOf"])
     if node["type"] == "array":
-        return f"list of {node['items']['type']}s"
+        return "array of tables" if "$ref" in node["items"] else f"list of {node['items']['type']}s"
     if node["type"] == "object":
-        return "table of strings"
+        return "table of strings" if "type" in node["additionalProperties"] else "table of strings or lists of strings"
     return str(node["type"])
 
 
@@ -167,7 +170,12 @@ def _with_generated(text: str, name: str, generated: str, page: Path) -> str:
 def generated_files(docs: Path = DOCS) -> dict[Path, str]:
     """Every generated file, by path, as it should be."""
     tables = {
-        "settings.md": {"settings": table(Settings), "system-packages": table(SystemPackages), "ci": table(Ci)},
+        "settings.md": {
+            "settings": table(Settings),
+            "system-packages": table(SystemPackages),
+            "overrides": table(Override),
+            "ci": table(Ci),
+        },
         "variants.md": {"variants": table(Variant)},
         "errors.md": {"errors": error_table()},
     }

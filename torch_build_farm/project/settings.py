@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,12 +18,15 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import ConfigError, nearest
-from torch_build_farm.core.versions import Minor
+from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.changes import Changes
+from torch_build_farm.project.overrides import Override
 from torch_build_farm.project.tables import (
     REFERENCE,
     TABLE_CONFIG,
+    BuildEnvironment,
     CheckoutOrRequirement,
+    ConfigSettings,
     CPythonName,
     DistributionName,
     FolderWithin,
@@ -41,16 +44,6 @@ from torch_build_farm.project.variant import Variant, collect_variants
 
 TABLE = "torch-build-farm"
 SYSTEM = "system"  # who brings a library of `external-libraries` that no distribution has: the user's system
-# Environment variables of a build that only the farm sets: with other values it would be another build.
-FARMS_OWN = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
-             "TORCH_BUILD_FARM_SDK", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD", "VIRTUAL_ENV"}  # fmt: skip
-
-
-def _environment(value: Mapping[str, str]) -> Mapping[str, str]:
-    taken = sorted(set(value) & FARMS_OWN)
-    if taken:
-        raise ValueError(f"{', '.join(taken)}: the farm sets this itself")
-    return value
 
 
 def _requires(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -216,7 +209,7 @@ class Settings:
     network: bool = False
     """Whether a build in a container may use the network. Build requirements are fetched before it in any case."""
 
-    environment: Annotated[Mapping[str, str], AfterValidator(_environment)] = field(default_factory=dict)
+    environment: BuildEnvironment = field(default_factory=dict)
     """Environment variables of the build. `CFLAGS`, `CXXFLAGS` and `CMAKE_ARGS` are joined with the farm's; `PATH` and
     a few others only the farm sets."""
 
@@ -226,6 +219,10 @@ class Settings:
     build_requires: tuple[RequirementText, ...] = ()
     """What the build requires beside what the source declares, such as `["wheel", "numpy"]`: distributions that
     setup.py imports and `[build-system]` does not name. They are installed before the back end runs."""
+
+    config_settings: ConfigSettings = field(default_factory=dict)
+    """Settings for the back end, passed to each of its hooks (PEP 517), such as `{ "--build-option" = "--cpp_ext" }` of
+    setuptools or `{ setup-args = ["-Dcuda=disabled"] }` of meson-python."""
 
     build_constraints: tuple[RequirementText, ...] = ()
     """Versions that build requirements are held to, such as `["setuptools==80.9.0"]`. Without one a build requirement
@@ -267,8 +264,23 @@ class Settings:
     exclude: tuple[str, ...] = ()
     """Files that are not part of the source, as patterns in gitignore's syntax; `!pattern` includes them again."""
 
+    overrides: tuple[Override, ...] = ()
+    """What differs between jobs, by torch, CPython or CUDA: an array of tables,
+    `[[tool.torch-build-farm.overrides]]`."""
+
     ci: Ci = Ci()
     """Keys for the workflows that `ci` writes; a table of its own."""
+
+    def for_job(self, variant: Variant, python: CPython) -> Settings:
+        """The settings of the variant's job for that CPython: each override that selects it applied, in their order.
+
+        Equal for two jobs that the same overrides select: the result has none left.
+        """
+        resolved = replace(self, overrides=())
+        for override in self.overrides:
+            if override.selects(variant, python):
+                resolved = replace(resolved, **override.changes(resolved))
+        return resolved
 
 
 # The list of what was published, beside pyproject.toml (publish/published_list.py). No part of the source tree.
@@ -334,6 +346,9 @@ def load(root: Path, builtin: Path) -> Project:
             "remove it"
         )
     variants = collect_variants((root / "variants", builtin / "variants"), problems)
+    if settings:
+        for number, override in enumerate(settings.overrides):
+            problems += [f"{path}: [tool.{TABLE}]: overrides[{number}]{it}" for it in override.problems(variants)]
     if problems or settings is None:
         raise ConfigError("\n".join(problems), next_step=REFERENCE)
     templates = tuple(folder for folder in (root / "templates", builtin / "templates") if folder.is_dir())

@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from packaging.requirements import InvalidRequirement
+from packaging.specifiers import InvalidSpecifier
 from packaging.utils import InvalidName
 from packaging.version import InvalidVersion
 from pydantic import (
@@ -21,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     StrictFloat,
     StrictInt,
     TypeAdapter,
@@ -32,7 +34,7 @@ from pydantic_core import ErrorDetails
 from torch_build_farm.core import toml
 from torch_build_farm.core.errors import nearest
 from torch_build_farm.core.paths import fault, shown
-from torch_build_farm.core.requirements import check_name, read_requirement, read_version
+from torch_build_farm.core.requirements import check_name, read_requirement, read_specifiers, read_version
 from torch_build_farm.core.versions import CPython, Minor
 
 REFERENCE = "docs/reference/settings.md and docs/reference/variants.md list every key with its type"
@@ -123,18 +125,65 @@ def _import_name(value: str) -> str:
     return value
 
 
+def _specifiers(value: object) -> str:
+    text = _text(value)
+    try:
+        read_specifiers(text)
+    except InvalidSpecifier:
+        raise ValueError(f'{text!r} is no version specifier such as ">=2.12" or "==2.9.*"') from None
+    return text
+
+
+def _minors(value: object) -> str | tuple[Minor, ...]:
+    return tuple(_minor(text) for text in value) if isinstance(value, list) else _specifiers(value)
+
+
+def _build_environment(value: Mapping[str, str]) -> Mapping[str, str]:
+    taken = sorted(set(value) & _FARMS_VARIABLES)
+    if taken:
+        raise ValueError(f"{', '.join(taken)}: the farm sets this itself")
+    return value
+
+
+def _config_setting(value: object) -> str | tuple[str, ...]:
+    values: list[str] = []
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
+            raise ValueError("must be a string or a list of strings")
+        values.append(text)
+    if not values:
+        raise ValueError("must name something, or be left out")
+    if any("\0" in text for text in values):
+        raise ValueError("has a NUL, which no command line can carry")
+    # Front ends have no way to pass a list of one.
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _config_settings(value: Mapping[str, str | tuple[str, ...]]) -> Mapping[str, str | tuple[str, ...]]:
+    for name in value:
+        if not re.fullmatch(r"[^\s='\"\\]+", name):
+            raise ValueError(f"{name!r} is no name of a config setting: it may hold no space, quote, backslash or =")
+        if name in _FARMS_CONFIG_SETTINGS:
+            raise ValueError(f"{name}: the farm sets this itself")
+    return value
+
+
+# Environment variables of a build that only the farm sets: with other values it would be another build.
+_FARMS_VARIABLES = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
+                    "TORCH_BUILD_FARM_SDK", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD", "VIRTUAL_ENV"}  # fmt: skip
+# The build folder, as scikit-build-core and meson-python call it.
+_FARMS_CONFIG_SETTINGS = {"build-dir", "builddir", "skbuild.build-dir"}
 # Text that `ci` writes into workflows, where quotes, spaces and $ have a meaning of their own.
 _PLAIN_WORD = r"[A-Za-z0-9][\w.-]*"
 _UPLOAD_URL = r"pypi|testpypi|https?://[\w.:/~%-]+"
 _STRING = {"type": "string"}
+_MINOR = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)$"
 
 PositiveNumber = Annotated[
     StrictInt | StrictFloat, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
 ]
 NumberFromZero = Annotated[StrictInt | StrictFloat, Field(ge=0), WithJsonSchema({"type": "number", "minimum": 0})]
-MinorName = Annotated[
-    Minor, BeforeValidator(_minor), WithJsonSchema({**_STRING, "pattern": r"^(0|[1-9]\d*)\.(0|[1-9]\d*)$"})
-]
+MinorName = Annotated[Minor, BeforeValidator(_minor), WithJsonSchema({**_STRING, "pattern": _MINOR})]
 CPythonName = Annotated[
     CPython, BeforeValidator(_cpython), WithJsonSchema({**_STRING, "pattern": r"^(\d\.\d+t?|cp\d\d+t?)$"})
 ]
@@ -143,6 +192,24 @@ RequirementText = Annotated[str, AfterValidator(_requirement)]
 CheckoutOrRequirement = Annotated[str, AfterValidator(_checkout_or_requirement)]
 PlainWord = Annotated[str, AfterValidator(_plain_word), WithJsonSchema({**_STRING, "pattern": f"^{_PLAIN_WORD}$"})]
 UploadUrl = Annotated[str, AfterValidator(_upload_url), WithJsonSchema({**_STRING, "pattern": f"^({_UPLOAD_URL})$"})]
+SpecifierText = Annotated[str, BeforeValidator(_specifiers)]
+MinorSelector = Annotated[
+    str | tuple[Minor, ...],
+    PlainValidator(_minors),
+    WithJsonSchema({"anyOf": [_STRING, {"type": "array", "items": {**_STRING, "pattern": _MINOR}}]}),
+]
+BuildEnvironment = Annotated[Mapping[str, str], AfterValidator(_build_environment)]
+ConfigSettings = Annotated[
+    Mapping[
+        str,
+        Annotated[
+            str | tuple[str, ...],
+            PlainValidator(_config_setting),
+            WithJsonSchema({"anyOf": [_STRING, {"type": "array", "items": _STRING, "minItems": 1}]}),
+        ],
+    ],
+    AfterValidator(_config_settings),
+]
 DistributionName = Annotated[str, AfterValidator(_distribution)]
 ImportName = Annotated[str, AfterValidator(_import_name)]
 FolderWithin = Annotated[str, AfterValidator(_folder_within)]
@@ -206,8 +273,8 @@ def _problem_text(shape: type, problem: ErrorDetails) -> str:
 def _keys_of(shape: type, path: list[int | str]) -> list[str]:
     """The keys of a table, or of one of its tables, which lies under `path`."""
     for key in path:
-        # From each table to the dataclass of the table below it.
-        shape = get_type_hints(shape)[str(key).replace("-", "_")]
+        # From each table to the dataclass of the table below it, or of the tables in a list.
+        shape = get_args(shape)[0] if isinstance(key, int) else get_type_hints(shape)[str(key).replace("-", "_")]
     return [kebab(field.name) for field in fields(shape)]
 
 

@@ -9,6 +9,7 @@ names, all read as files that foreign code wrote.
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import shutil
 import sys
@@ -76,7 +77,7 @@ class ContainerBuild:
         self.session, self.image, self.access = session, image, access
         # No FIFO reaches an engine elsewhere: there each build gets its share of the compilers.
         self.request = request if access.shared else replace(request, makeflags="")
-        self.settings = session.project.settings
+        self.settings = session.project.settings.for_job(request.job.variant, request.job.python)
         self.folder, self.changes, self.objects, self.notes = [
             access.store.environment(f"{request.job.id}-{name}") for name in ("build", "changes", "objects", "notes")
         ]
@@ -232,8 +233,9 @@ class ContainerBuild:
             tree = site.bring(self.request.tree)
             variables = build_variables(self.settings, self.request, self._places(tree, self.home))
             assignments = [f"{name}={value}" for name, value in variables.items() if name not in _NOT_FOR_ASKING]
-            project = tree / self.settings.subdirectory
-            done = shell.run("env", *assignments, site.python.path, "-I", self.home / _ASK.name, project, self.home)
+            script, project = self.home / _ASK.name, tree / self.settings.subdirectory
+            config_settings = json.dumps(dict(self.settings.config_settings))
+            done = shell.run("env", *assignments, site.python.path, "-I", script, project, self.home, config_settings)
         if not done.ok:
             raise diagnose(self.request.job.id, self.shell.log)
         return checked_requirements(self.request.job.id, answer_of_back_end(done.last_line))
@@ -291,11 +293,7 @@ class ContainerBuild:
         request, job = self.request, self.request.job
         create_arguments = self._confinement().arguments(self.session.labels.all(job.id), self._variables())
         text = cibuildwheel_config.configuration(
-            self.image,
-            create_arguments,
-            str(self.home) if self._fixed_home else "",
-            self.settings.before_build,
-            self.settings.external_libraries,
+            self.image, create_arguments, str(self.home) if self._fixed_home else "", self.settings
         )
         # Named on the command line, it takes the place of [tool.cibuildwheel] in the project's pyproject.toml.
         configuration = request.scratch / "cibuildwheel.toml"

@@ -161,7 +161,7 @@ class DockerEngine:
                 next_step="choose another with --python, or name another image with --base-image",
             )
         check_gcc(job, contents.compiler, "name another image with --base-image")
-        if self.project.settings.cuda_arch_list:
+        if self.project.settings.for_job(job.variant, job.python).cuda_arch_list:
             self._check_cuda(job, base)
 
     def _check_cuda(self, job: Job, base: Base) -> None:

@@ -22,7 +22,8 @@ _PEAK_BYTES = 20  # a number of the engine's
 
 
 def _inputs(step: Step) -> dict[str, Any]:
-    context, settings = step.context, step.context.project.settings
+    context = step.context
+    settings = context.project.settings.for_job(step.job.variant, step.job.python)
     # Everything by which two builds of the same tree may differ: what is forgotten here keeps a wheel that is outdated.
     inputs = {
         "tree": step.digest_of(RENDER),
@@ -33,6 +34,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "environment": dict(settings.environment),
         "cmake-defines": dict(settings.cmake_defines),
         "subdirectory": settings.subdirectory,
+        "config-settings": dict(settings.config_settings),
         "before-build": settings.before_build,
         "system-packages": asdict(settings.system_packages),
         "cuda-arch-list": settings.cuda_arch_list,
