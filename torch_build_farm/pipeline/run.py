@@ -29,7 +29,7 @@ from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
 from torch_build_farm.project import tree
 from torch_build_farm.project.fetch import Fetcher, Origin
-from torch_build_farm.project.plan import Job, Plan, Selection, plan
+from torch_build_farm.project.plan import Job, Plan, Selection, check_architectures, plan
 from torch_build_farm.project.settings import PUBLISHED_LIST, Project
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant import Variant
@@ -100,6 +100,7 @@ def prepare(
         engine=pythons,
         running=CPython.running(),
     )
+    check_architectures(project, planned.jobs)
     return Prepared(project, source, chosen, why, planned, place)
 
 

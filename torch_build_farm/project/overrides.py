@@ -19,6 +19,7 @@ from torch_build_farm.project.tables import (
     BuildEnvironment,
     ConfigSettings,
     CPythonName,
+    CudaArchitectures,
     MinorSelector,
     RequirementText,
     SpecifierText,
@@ -60,7 +61,7 @@ class Override:
     before_build: tuple[str, ...] | None = None
     """In place of the project's `before-build`."""
 
-    cuda_arch_list: tuple[str, ...] | None = None
+    cuda_arch_list: CudaArchitectures | None = None
     """In place of the project's `cuda-arch-list`."""
 
     def selects(self, variant: Variant, python: CPython) -> bool:

@@ -9,8 +9,9 @@ from typing import Literal, Self
 
 from packaging.specifiers import SpecifierSet
 
-from torch_build_farm.core.errors import NoPythonError, UnknownTorchError, UsageError, nearest
+from torch_build_farm.core.errors import ConfigError, NoPythonError, UnknownTorchError, UsageError, nearest
 from torch_build_farm.core.versions import CPython, parse_pythons
+from torch_build_farm.project import cuda_architectures
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 
@@ -155,6 +156,36 @@ def plan(
             next_step="`plan` lists the jobs; patterns may hold * and ?",
         )
     return Plan(tuple(matching), tuple(notes))
+
+
+def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
+    """Raise ConfigError for jobs whose `cuda-arch-list` their torch's CUDA toolkit does not compile for.
+
+    nvcc would say so too, after minutes.
+    """
+    minors: dict[tuple[str, tuple[str, ...]], dict[str, Job]] = {}  # by what is refused and by which toolkit
+    for job in jobs:
+        names = project.settings.for_job(job.variant, job.python).cuda_arch_list
+        wrong = cuda_architectures.refused(names, job.variant.cuda)
+        if wrong:
+            minors.setdefault((job.variant.cuda, tuple(wrong)), {})[str(job.variant.torch)] = job
+
+    problems, hints = [], {}
+    for (cuda, names), of_minor in minors.items():
+        taken = ", ".join(cuda_architectures.architectures().of_toolkit(cuda))
+        problems.append(
+            f"cuda-arch-list: CUDA {cuda} of torch {', '.join(of_minor)} does not compile for {', '.join(names)}; "
+            f"it takes {taken}"
+        )
+        hints.update(cuda_architectures.refused(names, cuda))
+    if problems:
+        raise ConfigError(
+            "\n".join(problems),
+            where=str(project.root / "pyproject.toml"),
+            next_step=" ".join(f"{name}: did you mean {other!r}?" for name, other in hints.items())
+            + " An entry of [[tool.torch-build-farm.overrides]] gives a minor a list of its own, as in "
+            'cuda = ">=13" with cuda-arch-list = ["7.5"]',
+        )
 
 
 def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, ...]:

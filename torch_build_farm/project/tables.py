@@ -36,6 +36,7 @@ from torch_build_farm.core.errors import nearest
 from torch_build_farm.core.paths import fault, shown
 from torch_build_farm.core.requirements import check_name, read_requirement, read_specifiers, read_version
 from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.project.cuda_architectures import normalised
 
 REFERENCE = "docs/reference/settings.md and docs/reference/variants.md list every key with its type"
 
@@ -190,6 +191,7 @@ CPythonName = Annotated[
 VersionText = Annotated[str, BeforeValidator(_version)]
 RequirementText = Annotated[str, AfterValidator(_requirement)]
 CheckoutOrRequirement = Annotated[str, AfterValidator(_checkout_or_requirement)]
+CudaArchitectures = Annotated[tuple[str, ...], AfterValidator(normalised)]
 PlainWord = Annotated[str, AfterValidator(_plain_word), WithJsonSchema({**_STRING, "pattern": f"^{_PLAIN_WORD}$"})]
 UploadUrl = Annotated[str, AfterValidator(_upload_url), WithJsonSchema({**_STRING, "pattern": f"^({_UPLOAD_URL})$"})]
 SpecifierText = Annotated[str, BeforeValidator(_specifiers)]

@@ -1,0 +1,85 @@
+"""cuda-arch-list against what torch reads and what each torch's toolkit compiles for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from torch_build_farm.cli import main
+from torch_build_farm.core.errors import ConfigError
+from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.project.cuda_architectures import architectures, normalised, refused
+from torch_build_farm.project.settings import load
+
+PROJECT = '[project]\nname = "demo"\nversion = "1"\n[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
+
+
+@pytest.mark.parametrize(
+    ("items", "names"),
+    [
+        (["8.0", "9.0"], ("8.0", "9.0")),
+        (["8.0;9.0+PTX"], ("8.0", "9.0+PTX")),
+        ([" 8.0 8.6;", "9.0a"], ("8.0", "8.6", "9.0a")),
+        (["Ampere", "8.0", "Hopper"], ("8.0", "8.6+PTX", "9.0+PTX")),
+        ([], ()),
+    ],
+)
+def test_what_torch_reads_is_taken_and_made_one_form(items: list[str], names: tuple[str, ...]) -> None:
+    assert normalised(items) == names
+
+
+@pytest.mark.parametrize(
+    ("item", "hint"),
+    [
+        ("banana", "is no CUDA architecture that torch reads"),
+        ("hopper", "did you mean 'Hopper'?"),
+        ("sm_90", "did you mean '9.0'?"),
+        ("compute_120a", "did you mean '12.0a'?"),
+        ("90-real", "did you mean '9.0'?"),
+        ("8.8", "the nearest is '8.7'"),
+        ("10.0f", "the nearest is '10.0'"),
+        ("native", "is no CUDA architecture that torch reads"),
+        ("9.0+ptx", "did you mean '9.0'?"),
+        ("", "is no CUDA architecture that torch reads"),
+    ],
+)
+def test_what_torch_does_not_read_fails_where_it_is_written(tmp_path: Path, item: str, hint: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(f'{PROJECT}cuda-arch-list = ["8.0", "{item}"]\n')
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, CHECKOUT)
+    assert "cuda-arch-list" in caught.value.what
+    assert hint in caught.value.what
+
+
+def test_what_a_toolkit_compiles_for() -> None:
+    assert refused(["7.0", "9.0a", "10.1", "12.0+PTX"], "12.8") == {}
+    assert refused(["7.0", "8.9", "10.1+PTX", "11.0"], "13.0") == {"7.0": "7.5", "10.1+PTX": "10.0"}
+    assert refused(["10.3", "12.1+PTX"], "12.8") == {"10.3": "10.1", "12.1+PTX": "12.0"}
+    assert refused(["7.0"], "13.9") == {"7.0": "7.5"}, "as the release before it"
+    assert refused(["7.0"], "99.0") == {}, "nothing is known of it"
+
+
+def test_every_torch_that_the_farm_knows_has_its_toolkit() -> None:
+    for variant in load(CHECKOUT, CHECKOUT).variants.values():
+        assert architectures().of_toolkit(variant.cuda), variant.cuda
+
+
+def test_the_plan_names_the_minors_whose_toolkit_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What one minor takes another does not; an override gives each its own list."""
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(f'{PROJECT}cuda-arch-list = ["7.0", "9.0"]\n')
+    words = ["plan", "--project", str(tmp_path), "--engine", "local", "--torch", "2.10", "2.11", "2.13"]
+    assert main.main(words) == ConfigError.exit_code
+    said = capsys.readouterr().err
+    assert "cuda-arch-list: CUDA 13.0 of torch 2.11, 2.13 does not compile for 7.0" in said
+    assert "it takes 7.5, 8.0, 8.6, 8.7, 8.9, 9.0" in said
+    assert "did you mean '7.5'?" in said
+    assert "[[tool.torch-build-farm.overrides]]" in said
+
+    pyproject.write_text(
+        f'{pyproject.read_text()}[[tool.torch-build-farm.overrides]]\ncuda = ">=13"\ncuda-arch-list = ["7.5;Hopper"]\n'
+    )
+    assert main.main(words) == 0
+    project = load(tmp_path, CHECKOUT)
+    found = project.settings.for_job(project.variants[Minor(2, 13)], CPython(3, 12))
+    assert found.cuda_arch_list == ("7.5", "9.0+PTX")
