@@ -1,4 +1,4 @@
-"""Variants x selection -> jobs. Pure: this module runs and writes nothing, and reads nothing but the farm's own data."""
+"""Variants x selection -> jobs. Pure: this module runs and writes nothing, and reads the farm's own data alone."""
 
 from __future__ import annotations
 

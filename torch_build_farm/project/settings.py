@@ -238,8 +238,8 @@ class Settings:
 
     cuda_arch_list: CudaArchitectures = ()
     """CUDA architectures to compile for, as in torch's `TORCH_CUDA_ARCH_LIST`: `["8.0", "9.0+PTX"]`, or
-    `["Ampere", "Hopper"]`. `plan` refuses what the toolkit of a torch does not compile for. Set it where the project has
-    CUDA sources: it then needs a toolkit of torch's CUDA major. `[]`: the project is C++ only."""
+    `["Ampere", "Hopper"]`. `plan` refuses what the toolkit of a torch does not compile for. Set it where the project
+    has CUDA sources: it then needs a toolkit of torch's CUDA major. `[]`: the project is C++ only."""
 
     grafted_libraries: tuple[str, ...] = ()
     """Libraries of the build machine that auditwheel may copy into the wheel, as patterns such as `"libgomp.so*"`."""
