@@ -82,6 +82,7 @@ class Bench:
             store=TorchStore.at(self.work / "store", self.work),
             runner=Runner(),
             work=self.work,
+            minors=frozenset({JOB.variant.torch}),
             smoke="none",
             force=force,
             epoch=315532800,
@@ -92,6 +93,7 @@ class Bench:
             trees={},
             audit_tables=Once(lambda: pytest.fail("no stage asks for them")),
             audit_tables_sha256=Once(list),
+            announce=print,
         )
         (result,) = runner.run(context, [JOB], [self.carve, self.weigh], Quiet())
         return result

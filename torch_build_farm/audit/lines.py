@@ -38,8 +38,8 @@ def lines(report: WheelReport, width: int = _WIDTH, *, verbose: bool = False) ->
     length.
     """
     text = [_claim(report)]
-    if report.libraries and report.use.kind is not LibraryKind.TORCH:
-        text.append(f"uses {report.use.words}")
+    if report.libraries and report.fewer_variants:
+        text.append(f"uses {report.fewer_variants}")
     if report.left_out:
         text.append(f"torch {span(report.left_out)}: no build for this wheel's CPython")
     text += _without_library(report)

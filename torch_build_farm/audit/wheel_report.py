@@ -87,6 +87,16 @@ class WheelReport:
     floors: tuple[str, ...]
     use: TorchUse
 
+    @property
+    def fewer_variants(self) -> str:
+        """What the wheel uses of torch, if its project needs fewer variants than one for each minor; else empty."""
+        if self.use.kind is LibraryKind.TORCH or not self.use.since:
+            return ""
+        # Of a wheel for one CUDA, say, not every torch brings the libraries.
+        if self.use.kind is LibraryKind.NEUTRAL and self.true_range != "any":
+            return f"nothing of torch's C++: one wheel serves torch {self.true_range}"
+        return self.use.words
+
     def works(self, release: str) -> bool:
         """Whether the wheel can be used with a release. Raises KeyError for a release that was not judged."""
         return self.releases[release].verdict.works

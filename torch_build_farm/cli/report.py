@@ -114,6 +114,7 @@ def summary(console: People, run: RunResult) -> None:
             for line in _lines(result, run.work):
                 say(f"  {line}")
     _audit_table(console, run.jobs)
+    _fewer_variants(console, run.jobs)
 
     statuses = Counter(result.status for result in run.jobs)
     if statuses["kept"] == len(run.jobs):
@@ -171,6 +172,16 @@ def _audit_table(console: People, results: Sequence[JobResult]) -> None:
 
         console.print()
         output.matrix_table(console, rows, "audit")
+
+
+def _fewer_variants(console: People, results: Sequence[JobResult]) -> None:
+    """Say what the wheels use of torch, if their project needs fewer variants than it has."""
+    audits = [audit for audit in (result.facts(AuditFacts) for result in results) if audit]
+    minors = {result.job.variant.torch for result in results}
+    words = {audit.fewer_variants for audit in audits}
+    # One wheel that does use torch's C++ interface needs its variant.
+    if len(minors) > 1 and len(words) == 1 and "" not in words:
+        console.say(f"\nthe wheels use {words.pop()}", "bold")
 
 
 def plan_table(console: People, jobs: Sequence[Job]) -> None:

@@ -117,6 +117,7 @@ class AuditFacts:
 
     `true_range` is the range of releases as text for people; `releases` has the verdict on each release, oldest first;
     `symbol_versions` are the highest versions of glibc and the C++ library that the wheel needs, one line per family.
+    `fewer_variants` says what the wheel uses of torch if its project needs fewer variants than one for each minor.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -124,15 +125,19 @@ class AuditFacts:
     true_range: str
     releases: Mapping[str, str]
     symbol_versions: tuple[str, ...]
+    fewer_variants: str = ""
 
     def text(self) -> dict[str, str]:
         """For the JSON document."""
         verdicts = [f"{release}={verdict}" for release, verdict in self.releases.items()]
-        return {
+        text = {
             "range": self.true_range,
             "releases": " ".join(verdicts),
             "asks-for": "; ".join(self.symbol_versions),
         }
+        if self.fewer_variants:
+            text["fewer-variants"] = self.fewer_variants
+        return text
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from torch_build_farm.project import tree
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, check_architectures, plan
 from torch_build_farm.project.settings import PUBLISHED_LIST, Project
+from torch_build_farm.project.torch_in_source import TorchInSource, torch_in_source
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.sdk import fallback
@@ -101,7 +102,26 @@ def prepare(
         running=CPython.running(),
     )
     check_architectures(project, planned.jobs)
+    planned = replace(planned, notes=(*planned.notes, *_notes_on_variants(source, planned.jobs)))
     return Prepared(project, source, chosen, why, planned, place)
+
+
+def _notes_on_variants(source: Source, jobs: Sequence[Job]) -> list[str]:
+    """What the source says of a project that may need fewer variants than this plan has, before they are all built."""
+    if len({job.variant.torch for job in jobs}) < 2:
+        return []
+    shown = torch_in_source(source.root, [file.path for file in source.files if not file.link])
+    if shown is TorchInSource.NOTHING:
+        return [
+            "perhaps no variants are needed: the source includes no header of torch and links none of its libraries. "
+            "A wheel without torch's C++ serves every torch; the audit of the first one says whether it is so"
+        ]
+    if shown is TorchInSource.STABLE:
+        return [
+            "perhaps fewer variants are needed: of torch's headers the source includes the stable ones alone. "
+            "One wheel then serves every torch from a release on; the audit of the first one says from which"
+        ]
+    return []
 
 
 def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> list[str]:
@@ -182,6 +202,7 @@ def execute(
             store=place.store,
             runner=place.runner,
             work=place.work,
+            minors=frozenset(job.variant.torch for job in jobs),
             smoke=smoke,
             force=force,
             epoch=epoch,
@@ -192,6 +213,7 @@ def execute(
             trees=trees,
             audit_tables=Once(_audit_tables),
             audit_tables_sha256=Once(_audit_tables_sha256),
+            announce=place.say,
         )
 
         # What would fail after minutes of building is found out before it, but only where something has to be built.

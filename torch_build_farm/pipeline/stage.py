@@ -13,6 +13,7 @@ from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
+from torch_build_farm.core.versions import Minor
 from torch_build_farm.engines.base import Engine
 from torch_build_farm.pipeline.facts import Facts, SomeFacts
 from torch_build_farm.pipeline.jobserver import Jobserver
@@ -35,7 +36,7 @@ class RunContext:
     """What all jobs and stages of a run share.
 
     `trees` has each job's rendered tree by the job's id; `audit_tables` take about 80 MB once an audit has used
-    them, and `audit_tables_sha256` is over their files.
+    them, and `audit_tables_sha256` is over their files. `announce` shows people a line that concerns all jobs.
     """
 
     project: Project
@@ -44,6 +45,7 @@ class RunContext:
     store: TorchStore
     runner: Runner
     work: Path
+    minors: frozenset[Minor]  # of the run's jobs
     smoke: Mode
     force: bool
     epoch: int  # SOURCE_DATE_EPOCH, Unix seconds
@@ -54,6 +56,8 @@ class RunContext:
     trees: Mapping[str, Once[Tree]]
     audit_tables: Once[AuditTables]
     audit_tables_sha256: Once[list[str]]
+    announce: Callable[[str], None]
+    announced: set[str] = field(default_factory=set)
     claimed: dict[str, str] = field(default_factory=dict)  # file name in dist -> job
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -82,6 +86,14 @@ class RunContext:
                 where="the wheel's tag serves both CPythons (abi3 or py3)",
                 next_step="build one of them: --python, or --only",
             )
+
+    def announce_once(self, topic: str, line: str) -> None:
+        """Show people a line, unless another job has announced the same topic."""
+        with self.lock:
+            is_new = topic not in self.announced
+            self.announced.add(topic)
+        if is_new:
+            self.announce(line)
 
     def log(self, job: Job) -> Path:
         """The job's log."""

@@ -57,7 +57,12 @@ def _work(step: Step) -> Outcome:
     for need in lines.needs_of_others(report):
         step.say(need)
     verdicts = {release: on_release.verdict.value for release, on_release in report.releases.items()}
-    return Outcome(facts=AuditFacts(report.true_range, verdicts, tuple(report.floors)))
+    if report.fewer_variants and len(step.context.minors) > 1:
+        words = f"{step.job.id}: the wheel uses {report.fewer_variants}"
+        step.context.announce_once(
+            "fewer variants", f"{words}. The other minors are built all the same; Ctrl-C ends it"
+        )
+    return Outcome(facts=AuditFacts(report.true_range, verdicts, tuple(report.floors), report.fewer_variants))
 
 
 AUDIT = Stage("audit", _inputs, _work)

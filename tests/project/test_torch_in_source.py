@@ -1,0 +1,74 @@
+"""What a source shows of torch before anything is built: its C++ interface, the stable headers alone, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torch_build_farm.project.torch_in_source import TorchInSource, torch_in_source
+
+SETUP = "from setuptools import setup, Extension\nsetup(ext_modules=[Extension('demo._core', ['core.cpp'])])\n"
+
+
+def tree(folder: Path, files: dict[str, str]) -> tuple[Path, list[str]]:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder, list(files)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"core.cpp": "#include <torch/extension.h>\n"},
+        {"src/kernel.cu": '#  include "ATen/ATen.h"\n'},
+        {"core.hpp": "#include <c10/core/Device.h>\n"},
+        {"core.cpp": "#include <Python.h>\n", "CMakeLists.txt": "find_package(Torch REQUIRED)\n"},
+        {"core.c": "", "setup.py": "from torch.utils.cpp_extension import CppExtension\n"},
+        {"core.pyx": 'cdef extern from "torch/torch.h":\n    pass\n'},
+        {"core.cpp": "", "meson.build": "torch = dependency('torch')\n"},
+        {"core.cpp": "#include <torch/csrc/stable/library.h>\n#include <torch/library.h>\n"},
+    ],
+)
+def test_the_cxx_interface(tmp_path: Path, files: dict[str, str]) -> None:
+    assert torch_in_source(*tree(tmp_path, files)) is TorchInSource.CXX
+
+
+@pytest.mark.parametrize(
+    "build_file",
+    [
+        {"setup.py": "from torch.utils.cpp_extension import CppExtension\n"},
+        {"CMakeLists.txt": "find_package(Torch REQUIRED)\n"},
+        {},
+    ],
+)
+def test_the_stable_headers_alone(tmp_path: Path, build_file: dict[str, str]) -> None:
+    """Their users build with torch's own helpers, as everybody does: it is the includes that count."""
+    files = {
+        "core.cpp": "#include <torch/csrc/stable/tensor.h>\n#include <torch/headeronly/core/ScalarType.h>\n",
+        "shim.cpp": "#include <torch/csrc/inductor/aoti_torch/c/shim.h>\n",
+    }
+    assert torch_in_source(*tree(tmp_path, files | build_file)) is TorchInSource.STABLE
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"core.cpp": "#include <Python.h>\n#include <vector>\n", "setup.py": SETUP},
+        {"core.pyx": "def f(): return 1\n", "pyproject.toml": '[build-system]\nrequires = ["cython"]\n'},
+        # Python code that uses torch runs with any torch.
+        {"core.cpp": "", "demo/__init__.py": "import torch\n", "demo/ops.py": "torch.utils.cpp_extension\n"},
+        {"core.cpp": '#include "my_torch/torch_like.h"\n// #include <torch/extension.h>\n', "setup.py": SETUP},
+        {"README.md": "#include <torch/extension.h>\n", "core.cpp": ""},
+    ],
+)
+def test_nothing(tmp_path: Path, files: dict[str, str]) -> None:
+    assert torch_in_source(*tree(tmp_path, files)) is TorchInSource.NOTHING
+
+
+@pytest.mark.parametrize("files", [{}, {"demo/__init__.py": "import torch\n"}])
+def test_a_source_without_compiled_code_shows_nothing_either_way(tmp_path: Path, files: dict[str, str]) -> None:
+    """Its code may come from elsewhere: FetchContent, a submodule, a generator."""
+    assert torch_in_source(*tree(tmp_path, files)) is None

@@ -1,0 +1,74 @@
+"""What a source shows of torch before anything is built: its C++ interface, the stable headers alone, or nothing.
+
+Read from the text of includes and build files, so it is a first guess: the audit of the first wheel knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum, auto
+from pathlib import Path, PurePosixPath
+
+from torch_build_farm.core.errors import SourceError
+from torch_build_farm.project import source_files
+
+_COMPILED = {".c", ".cc", ".cpp", ".cxx", ".cu", ".cuh", ".h", ".hh", ".hpp", ".hxx", ".inl", ".pyx", ".pxd"}
+_BUILD_FILES = {"CMakeLists.txt", "meson.build", "setup.py"}
+_MOST_FILES = 2000
+_LARGEST = 1 << 20  # bytes of a file that is read; generated sources are longer
+
+_INCLUDE = re.compile(
+    r"""
+    ^[ \t]* (?: \#[ \t]*include[ \t]*[<"] | cdef[ \t]+extern[ \t]+from[ \t]+["'] )
+    ( (?:torch|ATen|c10|caffe2) / [^>"'\n]{1,200} )
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
+# Headers that promise a stable ABI (torch/csrc/stable/README.md), or call no function of torch.
+_STABLE = re.compile(r"torch/(csrc/stable|headeronly|csrc/inductor/aoti_torch/c)/")
+_BUILT_WITH_TORCH = re.compile(
+    r"find_package\s*\(\s*Torch\b|cpp_extension|CppExtension|CUDAExtension|dependency\(\s*['\"]torch\b|\btorch_python\b",
+    re.IGNORECASE,
+)
+
+
+class TorchInSource(Enum):
+    """Whose headers of torch a source includes."""
+
+    CXX = auto()
+    STABLE = auto()
+    NOTHING = auto()
+
+
+def torch_in_source(root: Path, names: Iterable[str]) -> TorchInSource | None:
+    """What the files of a tree show; None where they show nothing either way.
+
+    That is a tree without sources that are compiled, whose code comes from elsewhere, and one that is too large to be
+    read as a whole.
+    """
+    includes: set[str] = set()
+    built_with_torch = compiled = False
+    read = 0
+    for name in names:
+        path = PurePosixPath(name)
+        is_build_file = path.name in _BUILD_FILES or path.suffix == ".cmake"
+        if path.suffix not in _COMPILED and not is_build_file:
+            continue
+        read += 1
+        if read > _MOST_FILES:
+            return None
+        try:
+            text = source_files.text(root, name, _LARGEST)
+        except SourceError:  # too large, or none of the tree's own
+            return None
+        if is_build_file:
+            built_with_torch = built_with_torch or bool(_BUILT_WITH_TORCH.search(text))
+        else:
+            compiled = True
+            includes.update(_INCLUDE.findall(text))
+    if includes:
+        return TorchInSource.STABLE if all(map(_STABLE.match, includes)) else TorchInSource.CXX
+    if built_with_torch:
+        return TorchInSource.CXX
+    return TorchInSource.NOTHING if compiled else None
