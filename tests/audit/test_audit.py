@@ -213,6 +213,22 @@ def test_floors(tmp_path: Path) -> None:
     assert report.floors == ("GLIBC_2.34, beyond what the tag promises: 2.34",)
 
 
+def test_versions_of_its_own_cxx_library_are_not_asked_of_the_system(tmp_path: Path) -> None:
+    versioned = {"a": ("libc.so.6", "GLIBC_2.17"), "b": ("libstdc++-0a1b2c3d.so.6", "GLIBCXX_3.4.33")}
+    files = {
+        MINE: library([], [], ["libstdc++-0a1b2c3d.so.6"], versioned=versioned),
+        "demo.libs/libstdc++-0a1b2c3d.so.6.0.33": library([], ["b"], soname="libstdc++-0a1b2c3d.so.6"),
+    }
+    report = audit(tmp_path, files, tag="cp312-cp312-manylinux_2_28_x86_64")
+    assert report.floors == (
+        "GLIBC_2.17",
+        "its own libstdc++-0a1b2c3d.so.6 (two C++ runtimes in one process are a risk)",
+    )
+    lone = library([], [], versioned={"b": ("libstdc++.so.6", "GLIBCXX_3.4.33")})
+    of_system = audit(tmp_path / "lone", {MINE: lone}, tag="cp312-cp312-manylinux_2_28_x86_64")
+    assert of_system.floors == ("GLIBCXX_3.4.33, beyond what the tag promises: 3.4.33",)
+
+
 def test_damaged_wheels_are_named(tmp_path: Path) -> None:
     core = library([SYM_NE], ["PyInit__core"], TORCH, more=BUILT_ON_28)
     good = made(tmp_path / "good", {MINE: core})

@@ -87,6 +87,34 @@ def test_bundled_libraries(tmp_path: Path, library: Make, path: str, soname: str
     assert words in "\n".join(checks.problems(wheel(tmp_path, {path: elf, "demo/_core.so": elf}), SETTINGS))
 
 
+def test_many_grafts_are_one_line_with_few_patterns(tmp_path: Path, library: Make) -> None:
+    elf = library().read_bytes()
+    names = [f"libabsl_{part}-0a1b2c3d.so.2301.0.0" for part in ("base", "cord", "hash", "time")]
+    names += ["libre2-0a1b2c3d.so.9", "libboost_python3-0a1b2c3d.11.so.1.74.0", "libboost_chrono-0a1b2c3d.so.1.74.0"]
+    files = {f"demo_torch29.libs/{name}": elf for name in names}
+    found = wheel(tmp_path, {**files, "demo/_core.so": elf})
+    (problem,) = checks.problems(found, SETTINGS)
+    assert problem.startswith("7 libraries (libabsl_base.so.2301.0.0, libabsl_cord.so.2301.0.0, ")
+    assert " and 4 more) were grafted from the build machine" in problem
+    proposed = ("libabsl_*.so*", "libboost_chrono.so*", "libboost_python3.11.so*", "libre2.so*")
+    assert f"add {', '.join(proposed)} to grafted-libraries" in problem
+    assert checks.problems(found, replace(SETTINGS, grafted_libraries=proposed)) == []
+    assert checks.problems(found, replace(SETTINGS, grafted_libraries=("lib*",))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "risk"),
+    [
+        ("libgomp-0a1b2c3d.so.1.0.0", 'external-libraries = { "libgomp.so.1" = "torch" }'),
+        ("libstdc++-0a1b2c3d.so.6.0.33", "two C++ runtimes are a risk"),
+    ],
+)
+def test_grafts_of_what_torch_uses_too(tmp_path: Path, library: Make, name: str, risk: str) -> None:
+    elf = library().read_bytes()
+    (problem,) = checks.problems(wheel(tmp_path, {f"demo_torch29.libs/{name}": elf, "demo/_core.so": elf}), SETTINGS)
+    assert risk in problem
+
+
 @pytest.mark.parametrize("name", ["libtorch_c_dlpack_addon_torch28-cuda.so", "libtorchfoo.so", "libc10d_own.so.1"])
 def test_a_library_of_the_projects_own_may_be_called_after_torch(tmp_path: Path, library: Make, name: str) -> None:
     elf = library("--set-soname", name).read_bytes()

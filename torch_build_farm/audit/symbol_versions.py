@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from functools import cache
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any
 
 from packaging.version import Version
@@ -45,18 +47,13 @@ def _promised(wheel: AuditedWheel) -> dict[str, list[str]]:
 def floors(wheel: AuditedWheel) -> tuple[str, ...]:
     """The highest symbol version of each family that the wheel needs, and which versions its tag does not promise.
 
-    A text for each family, such as "GLIBC_2.34, beyond what the tag promises: 2.33, 2.34".
+    A text for each family, such as "GLIBC_2.34, beyond what the tag promises: 2.33, 2.34", and one for each C++ library
+    that the wheel brings.
     """
-    by_family: dict[str, set[str]] = {family: set() for family in _FAMILIES}
-    for elf in wheel.libraries.values():
-        for _, version in elf.versions:
-            # Only numbers can be compared: CXXABI_TM_1 and the like are options, not levels.
-            family, _, number = version.rpartition("_")
-            if family in by_family and re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,9}", number):
-                by_family[family].add(number)
+    own_files = _own_files(wheel)
     promised = _promised(wheel)
     lines = []
-    for family, numbers in by_family.items():
+    for family, numbers in _of_system(wheel, own_files).items():
         if not numbers:
             continue
         ascending = sorted(numbers, key=Version)
@@ -66,4 +63,25 @@ def floors(wheel: AuditedWheel) -> tuple[str, ...]:
             if beyond:
                 line += f", beyond what the tag promises: {', '.join(beyond)}"
         lines.append(line)
+    for file in sorted(own_files):
+        if file.startswith("libstdc++"):
+            lines.append(f"its own {file} (two C++ runtimes in one process are a risk)")
     return tuple(lines)
+
+
+def _own_files(wheel: AuditedWheel) -> set[str]:
+    """The names by which the wheel's libraries need each other: the sonames, or file names of those without one."""
+    return {elf.soname or PurePosixPath(path).name for path, elf in wheel.libraries.items()}
+
+
+def _of_system(wheel: AuditedWheel, own_files: Collection[str]) -> dict[str, set[str]]:
+    """The versions of each family that the wheel asks of the system: of all libraries but its own."""
+    by_family: dict[str, set[str]] = {family: set() for family in _FAMILIES}
+    for elf in wheel.libraries.values():
+        for file, version in elf.versions:
+            # Only numbers can be compared: CXXABI_TM_1 and the like are options, not levels.
+            family, _, number = version.rpartition("_")
+            is_number = re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,9}", number)
+            if file not in own_files and family in by_family and is_number:
+                by_family[family].add(number)
+    return by_family

@@ -242,7 +242,8 @@ class Settings:
     has CUDA sources: it then needs a toolkit of torch's CUDA major. `[]`: the project is C++ only."""
 
     grafted_libraries: tuple[str, ...] = ()
-    """Libraries of the build machine that auditwheel may copy into the wheel, as patterns such as `"libgomp.so*"`."""
+    """Libraries of the build machine that auditwheel may copy into the wheel, as patterns such as `"libabsl_*.so*"`;
+    `"lib*"` stands for all."""
 
     external_libraries: Annotated[Mapping[str, DistributionName], AfterValidator(_external_libraries)] = field(
         default_factory=dict

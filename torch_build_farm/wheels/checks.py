@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
@@ -10,7 +9,7 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.project.settings import SYSTEM, Settings
-from torch_build_farm.wheels import run_paths
+from torch_build_farm.wheels import grafts, run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy, provider
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import read as read_elf
@@ -19,16 +18,14 @@ from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.relocate import Move
 from torch_build_farm.wheels.wheel import Wheel, members_naming, opened, record_problems
 
-# auditwheel keeps a library's name and puts the start of its hash into it: libgomp-24e2ab19.so.1.0.0.
-_GRAFT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.so)")
-
 
 def _bundled(wheel: Wheel, settings: Settings) -> list[str]:
     """Shared libraries in the wheel that belong to torch or CUDA, or that were grafted without permission."""
     problems = []
+    grafted_without_leave = []
     for library in wheel.libraries:
         path = PurePosixPath(library.path)
-        original_name = _GRAFT_HASH.sub("", path.name)
+        original_name = grafts.original_name(path.name)
         # A renamed copy of torch's library is torch's all the same, so every name it goes by counts.
         names = {path.name, original_name}
         if library.soname:
@@ -48,10 +45,9 @@ def _bundled(wheel: Wheel, settings: Settings) -> list[str]:
         grafted = path.parts[0].endswith(".libs") and path.name != original_name
         allowed = any(matches_any(name, settings.grafted_libraries) for name in names)
         if grafted and not allowed:
-            problems.append(
-                f"{library.path} was grafted from the build machine; if that is intended, "
-                f"add {original_name.split('.so')[0]}.so* to grafted-libraries"
-            )
+            grafted_without_leave.append(library.path)
+    if grafted_without_leave:
+        problems.append(grafts.not_allowed(grafted_without_leave))
     return problems
 
 
