@@ -231,6 +231,15 @@ def test_an_image_is_probed_once(tmp_path: Path) -> None:
     assert engine.started == 2
 
 
+def test_a_build_knows_that_it_is_for_others() -> None:
+    """Projects test for these before they compile for the machine at hand alone. The settings may say otherwise."""
+    places = Places(None, Path("/t"), Path("/b"), {})
+    found = build_variables(PROJECT.settings, request("2.13"), places)
+    assert (found["CIBUILDWHEEL"], found["CI"]) == ("1", "true")
+    settings = replace(PROJECT.settings, environment={"CI": ""})
+    assert build_variables(settings, request("2.13"), places)["CI"] == ""
+
+
 def test_build_variables_map_folders_and_join_the_projects_flags() -> None:
     settings = replace(PROJECT.settings, environment={"CXXFLAGS": "-DX", "CXX": "g++-13"}, cuda_arch_list=("9.0",))
     places = Places(Path("/e"), Path("/project"), Path("/tmp/b"), {"/project": "."})

@@ -87,17 +87,20 @@ def test_what_a_back_end_requires_in_vain_is_the_error(scripted: Farm, engine: s
 
 RECORDING_BACK_END = """
 import json
+import os
 import re
 from setuptools.build_meta import *
 from setuptools import build_meta
 
 
 def get_requires_for_build_wheel(config_settings=None):
+    print("\\nfor others:", os.environ["CIBUILDWHEEL"], os.environ["CI"], flush=True)
     print("\\nasked with", json.dumps(config_settings, sort_keys=True), flush=True)
     return []
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    print("\\nbuilt for others:", os.environ["CIBUILDWHEEL"], os.environ["CI"], flush=True)
     print("\\nbuilt with", json.dumps(config_settings, sort_keys=True), flush=True)
     return build_meta.build_wheel(wheel_directory)
 """
@@ -125,6 +128,8 @@ def test_every_hook_gets_the_config_settings_as_they_are(scripted: Farm, engine:
     expected = json.dumps({**given, "single": "alone"}, sort_keys=True)
     assert f"\nasked with {expected}\n" in log
     assert f"\nbuilt with {expected}\n" in log
+    assert "\nfor others: 1 true\n" in log
+    assert "\nbuilt for others: 1 true\n" in log
 
 
 @IN_BOTH_ENGINES

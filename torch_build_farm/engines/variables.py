@@ -57,6 +57,9 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
     variant = request.job.variant
     project = places.tree / settings.subdirectory
     variables = {
+        # Projects test for these before they compile for the machine at hand alone (-march=native).
+        "CIBUILDWHEEL": "1",
+        "CI": "true",
         # Else scikit-build-core builds in a temporary folder: its name is random, and ninja's log goes with it.
         "SKBUILD_BUILD_DIR": str(places.build),
         "SOURCE_DATE_EPOCH": str(request.epoch),
