@@ -3,7 +3,7 @@
 A linker takes from a shared library its SONAME and, of each name, type, binding and, for executables, size (gABI,
 "Symbol Table"); its output is the same whether code stands behind the names or not. A stub needs a library that does
 not exist, so that no loader ever takes the stub for the real library: the name of the missing library is the sentence
-that people then read.
+that people then read. Only a stub that is meant to be loaded has no such need, and code behind its functions.
 """
 
 from __future__ import annotations
@@ -17,24 +17,35 @@ from torch_build_farm.wheels.elf.headers import MAGIC, ElfError, Tag
 from torch_build_farm.wheels.elf.partial import Missing, Parts, exported
 from torch_build_farm.wheels.elf.symbol import Kind, kinds_by_name
 
-_STRTAB, _DYNSYM, _DYNAMIC, _NOBITS, _GNU_HASH = 3, 11, 6, 8, 0x6FFFFFF6  # SHT_
+_PROGBITS, _STRTAB, _DYNSYM, _DYNAMIC, _NOBITS, _GNU_HASH = 1, 3, 11, 6, 8, 0x6FFFFFF6  # SHT_
 _WRITE, _ALLOC, _EXEC, _TLS = 1, 2, 4, 1 << 10  # SHF_
-_PT_LOAD, _PT_DYNAMIC, _PT_TLS = 1, 2, 7
+_PT_LOAD, _PT_DYNAMIC, _PT_TLS, _PT_GNU_STACK = 1, 2, 7, 0x6474E551
 _PF_EXEC, _PF_WRITE, _PF_READ = 1, 2, 4
 _FUNCTION, _TLS_OBJECT, _IFUNC, _NO_TYPE = 2, 6, 10, 0  # STT_
 _PAGE, _ALIGN = 4096, 64
 _CODE_SIZE = 16  # bytes of address space for each function
+_TRAP = b"\xcc"  # int3, behind a function's own code
 _X86_64, _SHARED = 62, 3  # EM_, ET_
 
 
 @dataclass(frozen=True)
 class Stub:
-    """The contents of a stub: `refusal` is the sentence that whoever loads it reads, without a slash in it."""
+    """The contents of a stub: `refusal` is the sentence that whoever loads it reads, without a slash in it.
+
+    A stub that is meant to be loaded has an empty `refusal`, and in `code` what each of its functions executes: machine
+    code for x86-64 of up to 16 bytes. `names` are then functions alone.
+    """
 
     soname: str
     needed: tuple[str, ...]
     names: Mapping[str, Kind]
     refusal: str
+    code: bytes = b""
+
+    @property
+    def all_needed(self) -> tuple[str, ...]:
+        """What DT_NEEDED names, the refusal among it."""
+        return (self.refusal, *self.needed) if self.refusal else self.needed
 
 
 @dataclass(frozen=True)
@@ -192,14 +203,14 @@ def assemble(stub: Stub) -> bytes:
     for name in names:
         section, offset = places.next(stub.names[name])
         places_of_names.append((strings.add(name), stub.names[name], section, offset))
-    tags: list[tuple[int, int]] = [(Tag.NEEDED, strings.add(stub.refusal))]
-    for library in stub.needed:
+    tags: list[tuple[int, int]] = []
+    for library in stub.all_needed:
         tags.append((Tag.NEEDED, strings.add(library)))
     tags.append((Tag.SONAME, strings.add(stub.soname)))
 
     # The parts in the file follow each other; addresses are offsets.
     has_thread_variables = places.sizes[_THREAD] > 0
-    segment_count = 5 if has_thread_variables else 4
+    segment_count = 4 + has_thread_variables + bool(stub.code)
     head_size = _round_up(_ElfHeader.SIZE + _ProgramHeader.SIZE * segment_count, _ALIGN)
     symbols_size = _SymbolEntry.SIZE * (len(places_of_names) + 1)
     dynamic_size = 16 * (len(tags) + 5)  # five more follow below
@@ -209,7 +220,7 @@ def assemble(stub: Stub) -> bytes:
     address[_DYN] = _round_up(address[_NAMES] + len(strings.data), _ALIGN)
     end = address[_DYN] + dynamic_size
 
-    # The file has no bytes for code and data: only addresses behind its end.
+    # The file has no bytes for data, and for code only where some is wanted: only addresses behind its end.
     address[_TEXT] = _round_up(end, _PAGE)
     address[_DATA] = _round_up(address[_TEXT] + places.sizes[_TEXT], _PAGE)
     address[_THREAD] = address[_DATA] + places.sizes[_DATA]
@@ -231,29 +242,47 @@ def assemble(stub: Stub) -> bytes:
     contents = {_HASH: hash_table, _SYMBOLS: symbols, _NAMES: bytes(strings.data), _DYN: dynamic}
     body = bytes(head_size) + b"".join(map(_padded, contents.values()))
     sizes = {number: len(content) for number, content in contents.items()} | places.sizes
-    segments = _segments(len(body), address, sizes)
-    return _file(body, segments, address, sizes)
+    code = stub.code.ljust(_CODE_SIZE, _TRAP) * (sizes[_TEXT] // _CODE_SIZE) if stub.code else b""
+    segments = _segments(len(body), len(code), address, sizes)
+    if code:
+        body = body.ljust(address[_TEXT], b"\0") + code
+    return _file(body, segments, address, sizes, has_code=bool(code))
 
 
-def _segments(body_size: int, address: Mapping[int, int], size: Mapping[int, int]) -> list[_ProgramHeader]:
-    """The program headers; `address` and `size` are those of the sections by their numbers."""
+def _segments(
+    body_size: int, code_size: int, address: Mapping[int, int], size: Mapping[int, int]
+) -> list[_ProgramHeader]:
+    """The program headers; `address` and `size` are those of the sections by their numbers.
+
+    `body_size` and `code_size` are how many bytes the file has of headers and tables, and of code.
+    """
     data_flags, text_flags = _PF_READ | _PF_WRITE, _PF_READ | _PF_EXEC
+    text = address[_TEXT] if code_size else 0
     dynamic = address[_DYN]
     segments = [
         _ProgramHeader(_PT_LOAD, data_flags, 0, 0, body_size, body_size, _PAGE),
-        _ProgramHeader(_PT_LOAD, text_flags, 0, address[_TEXT], 0, size[_TEXT], _PAGE),
+        _ProgramHeader(_PT_LOAD, text_flags, text, address[_TEXT], code_size, size[_TEXT], _PAGE),
         _ProgramHeader(_PT_LOAD, data_flags, 0, address[_DATA], 0, size[_DATA], _PAGE),
         _ProgramHeader(_PT_DYNAMIC, data_flags, dynamic, dynamic, size[_DYN], size[_DYN], 8),
     ]
+    if code_size:
+        # Without this one a loader makes the stack executable, or refuses to.
+        segments.append(_ProgramHeader(_PT_GNU_STACK, data_flags, 0, 0, 0, 0, 16))
     if size[_THREAD]:
         segments.append(_ProgramHeader(_PT_TLS, _PF_READ, 0, address[_THREAD], 0, size[_THREAD], _ALIGN))
     return segments
 
 
 def _file(
-    body: bytes, segments: Sequence[_ProgramHeader], address: Mapping[int, int], size: Mapping[int, int]
+    body: bytes,
+    segments: Sequence[_ProgramHeader],
+    address: Mapping[int, int],
+    size: Mapping[int, int],
+    *,
+    has_code: bool,
 ) -> bytes:
     """The file: `body` with ELF and program headers filled in, and section names and headers behind it."""
+    text_kind = _PROGBITS if has_code else _NOBITS
     strings = _Strings()
     end = len(body)
 
@@ -268,7 +297,7 @@ def _file(
         section(_SYMBOLS, ".dynsym", _DYNSYM, _ALLOC, link=_NAMES, info=1, entry_size=_SymbolEntry.SIZE),
         section(_NAMES, ".dynstr", _STRTAB, _ALLOC),
         section(_DYN, ".dynamic", _DYNAMIC, _ALLOC | _WRITE, link=_NAMES, entry_size=16),
-        section(_TEXT, ".text", _NOBITS, _ALLOC | _EXEC),
+        section(_TEXT, ".text", text_kind, _ALLOC | _EXEC),
         section(_DATA, ".bss", _NOBITS, _ALLOC | _WRITE),
         section(_THREAD, ".tbss", _NOBITS, _ALLOC | _WRITE | _TLS),
     ]
@@ -298,6 +327,6 @@ def problem(content: bytes, stub: Stub) -> str:
             wrong.append(name)
     if wrong:
         return f"{len(wrong)} names are not as torch has them, such as {min(wrong)}"
-    if (library.soname, library.needed) != (stub.soname, (stub.refusal, *stub.needed)):
+    if (library.soname, library.needed) != (stub.soname, stub.all_needed):
         return f"it is {library.soname} and needs {', '.join(library.needed)}"
     return ""

@@ -1,0 +1,81 @@
+"""Stubs of the libraries that come with NVIDIA's driver, which machines without a GPU do not have.
+
+The driver brings libcuda.so.1 and libnvidia-ml.so.1; neither the CUDA toolkit's wheels nor torch's have them. An
+extension that calls the driver links against a stub, as with the CUDA toolkit's own (its manual, "lib64/stubs"), and
+beside another stub it is imported where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from torch_build_farm.core.resources import DATA
+from torch_build_farm.wheels.elf import library as elf
+from torch_build_farm.wheels.elf.headers import ElfError
+from torch_build_farm.wheels.elf.stub import Stub, assemble
+from torch_build_farm.wheels.elf.symbol import Kind
+from torch_build_farm.wheels.wheel import Wheel, opened
+
+_FUNCTION = Kind(2, 1, 0)  # STT_FUNC, STB_GLOBAL
+_LINK_REFUSAL = "this is a stub for linking and not the library of NVIDIA's driver"
+
+
+@dataclass(frozen=True)
+class _DriverLibrary:
+    """What a library of the driver exports, as a pattern, and what its functions return where there is no driver."""
+
+    names: re.Pattern[str]
+    status: int
+
+
+_LIBRARIES = {
+    "libcuda.so.1": _DriverLibrary(re.compile(r"cu[A-Z]\w*", re.ASCII), 34),  # CUDA_ERROR_STUB_LIBRARY, as NVIDIA's own stub
+    "libnvidia-ml.so.1": _DriverLibrary(re.compile(r"nvml[A-Z]\w*", re.ASCII), 12),  # NVML_ERROR_LIBRARY_NOT_FOUND
+}
+
+
+@cache
+def link_stub() -> bytes:
+    """libcuda.so for linkers, with the names of CUDA 12.8 to 13.2. No loader takes it for the driver's."""
+    lines = (DATA / "cuda-driver.txt").read_text("utf-8").splitlines()
+    names = dict.fromkeys((line for line in lines if not line.startswith("#")), _FUNCTION)
+    return assemble(Stub("libcuda.so.1", (), names, _LINK_REFUSAL))
+
+
+def import_stubs(wheel: Wheel) -> dict[str, bytes]:
+    """A stub of each of the driver's libraries that the wheel's own libraries need, by its file name.
+
+    It has the names that they ask for; every function returns an error.
+    """
+    needed = {name for library in wheel.libraries for name in library.needed} & _LIBRARIES.keys()
+    if not needed:
+        return {}
+    undefined = _undefined_names(wheel)
+    stubs = {}
+    for soname in sorted(needed):
+        library = _LIBRARIES[soname]
+        names = {name: _FUNCTION for name in undefined if library.names.fullmatch(name)}
+        stubs[soname] = assemble(Stub(soname, (), names, refusal="", code=_returning(library.status)))
+    return stubs
+
+
+def _returning(status: int) -> bytes:
+    """Machine code of a function that returns `status`: mov eax, STATUS; ret."""
+    return b"\xb8" + status.to_bytes(4, "little") + b"\xc3"
+
+
+def _undefined_names(wheel: Wheel) -> frozenset[str]:
+    """The names that the wheel's libraries want from elsewhere."""
+    names: set[str] = set()
+    with opened(wheel.path) as archive:
+        for library in wheel.libraries:
+            try:
+                names |= elf.read(archive.read(library.path)).undefined_names
+            except ElfError:  # code for GPUs, or a library of another machine: nothing here loads it
+                continue
+    return frozenset(names)
+
+
