@@ -55,11 +55,20 @@ def test_no_loader_takes_the_link_stub_for_the_drivers_library(tmp_path: Path) -
 def test_a_wheel_loads_beside_stubs_whose_functions_return_errors(tmp_path: Path, binding: str) -> None:
     for name, soname in (("libcuda.so", "libcuda.so.1"), ("libnvidia-ml.so", "libnvidia-ml.so.1")):
         (tmp_path / "link").mkdir(exist_ok=True)
-        command = ["cc", "-shared", "-x", "c", "/dev/null", "-o", str(tmp_path / "link" / name), f"-Wl,-soname,{soname}"]
+        command = [
+            "cc",
+            "-shared",
+            "-x",
+            "c",
+            "/dev/null",
+            "-o",
+            str(tmp_path / "link" / name),
+            f"-Wl,-soname,{soname}",
+        ]
         subprocess.run(command, check=True)
     options = [f"-L{tmp_path / 'link'}", "-Wl,--no-as-needed", "-lcuda", "-lnvidia-ml", binding]
     library = linked(tmp_path, CALLS, *options)
-    stubs = driver.import_stubs(wheel(tmp_path, {"demo/_core.so": library.read_bytes()}))
+    stubs = driver.of_wheel(wheel(tmp_path, {"demo/_core.so": library.read_bytes()}))
     assert set(stubs) == {"libcuda.so.1", "libnvidia-ml.so.1"}
 
     folder = tmp_path / "stubs"
@@ -74,4 +83,4 @@ def test_a_wheel_loads_beside_stubs_whose_functions_return_errors(tmp_path: Path
 
 def test_a_wheel_that_asks_nothing_of_the_driver(tmp_path: Path) -> None:
     library = linked(tmp_path, "int cuStom(void) { return 1; }")
-    assert driver.import_stubs(wheel(tmp_path, {"demo/_core.so": library.read_bytes(), "demo/x": b""})) == {}
+    assert driver.of_wheel(wheel(tmp_path, {"demo/_core.so": library.read_bytes(), "demo/x": b""})) == {}

@@ -157,6 +157,10 @@ def _lines(result: JobResult, work: Path) -> list[str]:
         if smoke.refuses:
             parts.append(f"refuses {smoke.refuses}")
         lines.append(f"smoke   {'; '.join(parts)}")
+        if smoke.stubs:
+            lines.append(
+                f"        beside a stub of {', '.join(smoke.stubs)}: a test on a machine with a GPU is missing"
+            )
         if smoke.script:
             lines.append(f"        {smoke.script}")
         for last_line in smoke.tests:

@@ -236,7 +236,10 @@ def _logged_lines(output: BinaryIO, log: TextIO) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Shell:
-    """Where commands run: their environment, folder and log. `say` gets each line that they print, as it is printed."""
+    """Where commands run: their environment, folder and log. `say` gets each line that they print, as it is printed.
+
+    `prefix` are words before each command, such as env and its assignments.
+    """
 
     runner: Runner
     env: Mapping[str, str]
@@ -244,9 +247,13 @@ class Shell:
     log: Path
     say: Callable[[str], None]
     ending: Ending = Ending()
+    prefix: tuple[str, ...] = ()
 
     def run(self, *command: str | os.PathLike[str]) -> Completed:
         """Run a command. Raises Interrupted when the run is cancelled."""
+        return self._run(*self.prefix, *command)
+
+    def _run(self, *command: str | os.PathLike[str]) -> Completed:
         return self.runner.run(command, env=self.env, cwd=self.cwd, log=self.log, on_line=self.say, ending=self.ending)
 
 

@@ -147,7 +147,8 @@ class SmokeFacts:
     `torch` and `cuda` are torch's own words for its version and its CUDA, `devices` what it ran on. A test of imports
     alone has neither `script`, the last line of the smoke script ("none" for a project without one), nor `refuses`, the
     torch that the resolver refused beside the wheel; a project with one minor has no torch to refuse. `tests` are the
-    last lines of the project's test commands, in their order.
+    last lines of the project's test commands, in their order. `stubs` are the libraries of NVIDIA's driver that the
+    wheel needs and that were replaced by stubs: it was imported, and not run on a GPU.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -159,6 +160,7 @@ class SmokeFacts:
     script: str | None = None
     refuses: str | None = None
     tests: tuple[str, ...] = ()
+    stubs: tuple[str, ...] = ()
 
     def text(self) -> dict[str, str]:
         """For the JSON document; what was not tested is left out."""
@@ -174,6 +176,8 @@ class SmokeFacts:
             text["refuses"] = self.refuses
         if self.tests:
             text["tests"] = "; ".join(self.tests)
+        if self.stubs:
+            text["stubs"] = ", ".join(self.stubs)
         return text
 
 

@@ -12,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import BuildError, SmokeError
+from torch_build_farm.core.files import clear
 from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.requirements import read_version
 from torch_build_farm.core.text import is_utf8
@@ -24,6 +25,7 @@ from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import SYSTEM, Project
 from torch_build_farm.project.variant import Variant
+from torch_build_farm.wheels import driver
 from torch_build_farm.wheels.auditwheel import policy, provider
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
@@ -77,8 +79,9 @@ class SmokeTest:
             refuses = self._refusal(folder / self.wheel.name) if self.mode == "full" else None
 
             # The farm's own commands are done: from here on the wheel's code runs.
-            with self.site.foreign(self.home) as shell:
-                facts = replace(self._imports(shell), refuses=refuses)
+            with self.site.foreign(self.home) as plain_shell:
+                shell, stubs = self._with_driver(plain_shell, self.home, wheel)
+                facts = replace(self._imports(shell), refuses=refuses, stubs=stubs)
                 if self.mode == "import":
                     return facts
                 if not self._tests.need_more:
@@ -92,7 +95,8 @@ class SmokeTest:
         beside = [path for path in wheels if path.name != self.wheel.name]
         try:
             self._install(home, [*beside, *self._tests.required(wheel, folder / self.wheel.name)])
-            with self.site.foreign(home) as shell:
+            with self.site.foreign(home) as plain_shell:
+                shell, _ = self._with_driver(plain_shell, home, wheel)
                 return self._tested(facts, shell, home)
         finally:
             self.site.remove(home)
@@ -105,6 +109,24 @@ class SmokeTest:
         """The facts with what the project's own tests say in the environment `home`."""
         script = self._tests.script(shell, home)
         return replace(facts, script=script, tests=tuple(self._tests.commands(shell, home)))
+
+    def _with_driver(self, shell: Shell, home: Path, wheel: Wheel) -> tuple[Shell, tuple[str, ...]]:
+        """`shell` with stubs of what the wheel needs of NVIDIA's driver and the site lacks, and their names.
+
+        So a machine without a GPU proves that the wheel loads; nothing else of the farm sees the stubs.
+        """
+        lacking = {}
+        for soname, stub in driver.of_wheel(wheel).items():
+            if not shell.run(home / "bin" / "python", "-I", "-c", driver.loads(soname)).ok:
+                lacking[soname] = stub
+        if not lacking:
+            return shell, ()
+        folder = self.wheel.parent / "driver-stubs"
+        clear(folder)
+        for soname, stub in lacking.items():
+            (folder / soname).write_bytes(stub)
+        shell.say(f"{', '.join(lacking)}: a stub, since there is no driver here")
+        return replace(shell, prefix=tuple(driver.beside(self.site.bring(folder)))), tuple(lacking)
 
     def _imports(self, shell: Shell) -> SmokeFacts:
         """Import the project's modules, each in an interpreter of its own, so that none finds torch loaded already."""

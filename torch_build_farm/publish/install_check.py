@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from torch_build_farm.engines.shared_files import share
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.publish.inventory import python_tag
+from torch_build_farm.wheels import driver
+from torch_build_farm.wheels.relocate import outermost
 
 _LARGEST_LOCK = 16 << 20  # characters of a lock file that uv wrote
 # Variables that hold credentials or lead to some, by their names.
@@ -290,13 +292,36 @@ def _import(release: Release, what: str, environment: Path, isolation: Isolation
                 where=f"this machine isolates no process: {why_not}",
                 next_step="run `check` where no credentials are: without these, or in a container",
             )
+    run = isolation.run_beside if why_not else isolation.run
+    # -I: neither the current folder nor the caller's variables may stand in for what was installed.
+    python = (environment / "bin" / "python", "-I", "-c")
+    beside = _beside_driver(release.project, environment, lambda soname: run(*python, driver.loads(soname)).ok)
     for name in release.project.imports:
-        # -I: neither the current folder nor the caller's variables may stand in for what was installed.
-        command = (environment / "bin" / "python", "-I", "-c", f"import {name}")
-        done = isolation.run_beside(*command) if why_not else isolation.run(*command)
+        done = run(*beside, *python, f"import {name}")
         if not done.ok:
             raise _failed(f"{what}: import {name} fails", done, isolation.shell)
     return ""
+
+
+def _beside_driver(project: Project, environment: Path, loads: Callable[[str], bool]) -> list[str]:
+    """The words before a command that imports the packages where NVIDIA's driver is not: stubs stand in for it.
+
+    `loads` says whether the loader finds a library.
+    """
+    libraries = []
+    for package in outermost(project.settings.packages):
+        for path in environment.glob(f"lib/python*/site-packages/{package}/**/*.so*"):
+            if path.is_file() and not path.is_symlink():
+                libraries.append(path)
+    stubs = driver.import_stubs(path.read_bytes() for path in libraries)
+    lacking = [soname for soname in stubs if not loads(soname)]
+    if not lacking:
+        return []
+    folder = environment / "driver-stubs"
+    folder.mkdir()
+    for soname in lacking:
+        (folder / soname).write_bytes(stubs[soname])
+    return driver.beside(folder)
 
 
 def _do(shell: Shell, otherwise: str, *command: str | Path) -> None:

@@ -8,9 +8,10 @@ beside another stub it is imported where there is no GPU.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.wheels.elf import library as elf
@@ -32,7 +33,9 @@ class _DriverLibrary:
 
 
 _LIBRARIES = {
-    "libcuda.so.1": _DriverLibrary(re.compile(r"cu[A-Z]\w*", re.ASCII), 34),  # CUDA_ERROR_STUB_LIBRARY, as NVIDIA's own stub
+    "libcuda.so.1": _DriverLibrary(
+        re.compile(r"cu[A-Z]\w*", re.ASCII), 34
+    ),  # CUDA_ERROR_STUB_LIBRARY, as NVIDIA's own stub
     "libnvidia-ml.so.1": _DriverLibrary(re.compile(r"nvml[A-Z]\w*", re.ASCII), 12),  # NVML_ERROR_LIBRARY_NOT_FOUND
 }
 
@@ -45,21 +48,34 @@ def link_stub() -> bytes:
     return assemble(Stub("libcuda.so.1", (), names, _LINK_REFUSAL))
 
 
-def import_stubs(wheel: Wheel) -> dict[str, bytes]:
-    """A stub of each of the driver's libraries that the wheel's own libraries need, by its file name.
+def import_stubs(libraries: Iterable[bytes]) -> dict[str, bytes]:
+    """A stub of each of the driver's libraries that these ELF libraries need, by its file name.
 
     It has the names that they ask for; every function returns an error.
     """
-    needed = {name for library in wheel.libraries for name in library.needed} & _LIBRARIES.keys()
-    if not needed:
-        return {}
-    undefined = _undefined_names(wheel)
+    needed: set[str] = set()
+    undefined: set[str] = set()
+    for content in libraries:
+        try:
+            library = elf.read(content)
+        except ElfError:  # code for GPUs, or a library of another machine: nothing here loads it
+            continue
+        needed.update(library.needed)
+        undefined |= library.undefined_names
     stubs = {}
-    for soname in sorted(needed):
-        library = _LIBRARIES[soname]
-        names = {name: _FUNCTION for name in undefined if library.names.fullmatch(name)}
-        stubs[soname] = assemble(Stub(soname, (), names, refusal="", code=_returning(library.status)))
+    for soname in sorted(needed & _LIBRARIES.keys()):
+        of_driver = _LIBRARIES[soname]
+        names = {name: _FUNCTION for name in undefined if of_driver.names.fullmatch(name)}
+        stubs[soname] = assemble(Stub(soname, (), names, refusal="", code=_returning(of_driver.status)))
     return stubs
+
+
+def of_wheel(wheel: Wheel) -> dict[str, bytes]:
+    """`import_stubs` of the wheel's libraries."""
+    if not any(name in _LIBRARIES for library in wheel.libraries for name in library.needed):
+        return {}
+    with opened(wheel.path) as archive:
+        return import_stubs(archive.read(library.path) for library in wheel.libraries)
 
 
 def _returning(status: int) -> bytes:
@@ -67,15 +83,15 @@ def _returning(status: int) -> bytes:
     return b"\xb8" + status.to_bytes(4, "little") + b"\xc3"
 
 
-def _undefined_names(wheel: Wheel) -> frozenset[str]:
-    """The names that the wheel's libraries want from elsewhere."""
-    names: set[str] = set()
-    with opened(wheel.path) as archive:
-        for library in wheel.libraries:
-            try:
-                names |= elf.read(archive.read(library.path)).undefined_names
-            except ElfError:  # code for GPUs, or a library of another machine: nothing here loads it
-                continue
-    return frozenset(names)
+def loads(soname: str) -> str:
+    """A statement of Python that fails where the loader does not find a library."""
+    return f"import ctypes; ctypes.CDLL({soname!r})"
 
 
+def beside(folder: Path) -> list[str]:
+    """The words before a command that make the loader look into `folder` for the driver's libraries.
+
+    Images may have an LD_LIBRARY_PATH of their own, as manylinux's do.
+    """
+    script = 'export LD_LIBRARY_PATH="$1${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" && shift && exec "$@"'
+    return ["sh", "-c", script, "sh", str(folder)]

@@ -6,6 +6,7 @@ The farm's own commands (uv) and foreign code run in containers of their own: se
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,9 +31,8 @@ class ContainerShell(Shell):
 
     container: str = ""
 
-    def run(self, *command: str | Path) -> Completed:  # type: ignore[override]
-        """Run a command in the container. Raises Interrupted when the run is cancelled."""
-        return super().run(cli(), "exec", self.container, *command)
+    def _run(self, *command: str | os.PathLike[str]) -> Completed:
+        return super()._run(cli(), "exec", self.container, *command)
 
 
 @contextlib.contextmanager
