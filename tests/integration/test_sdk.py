@@ -25,6 +25,7 @@ from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline import installed_packages
 from torch_build_farm.project.settings import load
 from torch_build_farm.releases.sdk import cache
+from torch_build_farm.wheels.wheel import read_wheel
 
 pytestmark = pytest.mark.torch
 
@@ -156,10 +157,11 @@ def test_an_index_without_ranges_means_all_of_torch(tiny: Farm, tmp_path: Path, 
 
 MODULE = """
 #include <Python.h>
+#include <cuda.h>
 #include "scale.h"
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
 extern "C" __attribute__((visibility("default"))) void* scale_address() { return (void*)&scale_cuda; }
-PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__C() { return cuInit(0) == CUDA_ERROR_DEINITIALIZED ? nullptr : PyModule_Create(&module); }
 """
 
 
@@ -168,6 +170,8 @@ def test_cuda_sources(make_farm: Callable[..., Farm]) -> None:
     farm = make_farm("cuda")
     farm.edit("pyproject.toml", '["8.0", "9.0"]', '["9.0"]')  # each takes its time
     (farm.project / "src" / "module.cpp").write_text(MODULE)  # as does torch/extension.h
+    driver = "find_package(CUDAToolkit REQUIRED)\ntarget_link_libraries(_C PRIVATE CUDA::cuda_driver -Wl,-z,defs)\n"
+    farm.edit("CMakeLists.txt", "install(", f"{driver}install(")
     minors = ["2.15"]
     answer = farm("build", "--torch", *minors, "--json")
     assert answer.code == 0, answer.err
@@ -178,6 +182,8 @@ def test_cuda_sources(make_farm: Callable[..., Farm]) -> None:
             (name,) = [name for name in archive.namelist() if name.endswith(".so")]
             sections = {one.name for one in ELFFile(io.BytesIO(archive.read(name))).iter_sections()}
         assert ".nv_fatbin" in sections
+        (library,) = read_wheel(Path(job["wheel"]["path"])).libraries
+        assert "libcuda.so.1" in library.needed
 
 
 @pytest.mark.network

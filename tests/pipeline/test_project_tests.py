@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from tests import family
+from tests.conftest import need
+from tests.wheels.test_driver import linked
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import SmokeError
 from torch_build_farm.core.process import Runner, Shell
@@ -19,13 +22,14 @@ from torch_build_farm.engines.local import LocalEngine
 from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.smoke_test import SmokeTest
 from torch_build_farm.project.plan import Job
-from torch_build_farm.wheels import one_name
+from torch_build_farm.wheels import driver, one_name
 
 TORCH = {
     "torch/__init__.py": "from . import cuda, version\n__version__ = version.__version__\n",
     "torch/cuda.py": "def device_count():\n    return 0\n",
     "torch/version.py": "__version__ = '2.9.1'\ncuda = '12.8'\n",
 }
+NOTHING: Mapping[str, bytes] = {}
 Smoke = Callable[..., SmokeFacts]
 
 
@@ -37,14 +41,16 @@ def smoke(tmp_path: Path) -> Smoke:
     family.make_wheel(links, "only-tests-need", "1.0", {"only_tests_need.py": "ANSWER = 42\n"})
     family.make_wheel(links, "extra-needs", "1.0", {"extra_needs.py": ""})
 
-    def run(files: Mapping[str, str], *, init: str = "", **settings: Any) -> SmokeFacts:
+    def run(
+        files: Mapping[str, str], *, init: str = "", package: Mapping[str, bytes] = NOTHING, **settings: Any
+    ) -> SmokeFacts:
         own = family.project("demo")
         own = replace(
             own, root=tmp_path, settings=replace(own.settings, imports=("demo",), **{"smoke_script": None, **settings})
         )
         variant = replace(own.variants[Minor(2, 9)], cpython=(CPython(3, 14),))
         extra = ("Provides-Extra: test", "Requires-Dist: extra-needs; extra == 'test'")
-        wheel = family.variant(tmp_path / "wheels", own, "2.9", "1.0", {"demo/__init__.py": init}, *extra)
+        wheel = family.variant(tmp_path / "wheels", own, "2.9", "1.0", {"demo/__init__.py": init, **package}, *extra)
         beside = tmp_path / "beside"
         beside.mkdir()
         one_name.write(family.family(own, wheel, {"2.9": "1.0"}), beside)
@@ -120,3 +126,16 @@ def test_braces_of_the_shell_and_of_python_stay(smoke: Smoke) -> None:
 def test_without_test_requirements_one_environment_is_enough(smoke: Smoke) -> None:
     facts = smoke({}, test_command=('command -v python | grep -q "^$VIRTUAL_ENV/" && echo "$VIRTUAL_ENV"',))
     assert facts.tests[0].endswith("/demo-torch29-cp311-smoke".replace("cp311", CPython.running().tag))
+
+
+def test_a_wheel_that_needs_the_driver_is_imported_beside_a_stub(smoke: Smoke, tmp_path: Path) -> None:
+    """The tests of the project run beside it too; the record says that nothing ran on a GPU."""
+    need(not find_library("cuda"), "this machine has NVIDIA's driver")
+    (tmp_path / "libcuda.so").write_bytes(driver.link_stub())
+    source = "int cuInit(unsigned); int initialize(void) { return cuInit(0); }"
+    library = linked(tmp_path, source, f"-L{tmp_path}", "-lcuda", "-Wl,-z,now")
+    init = "import ctypes, os\n_core = ctypes.CDLL(os.path.join(os.path.dirname(__file__), '_core.so'))\n"
+    command = "python -c 'import demo; print(demo._core.initialize())'"
+    package = {"demo/_core.so": library.read_bytes()}
+    facts = smoke({}, init=init, package=package, test_requires=("only-tests-need",), test_command=(command,))
+    assert (facts.tests, facts.stubs) == (("34",), ("libcuda.so.1",))

@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.engines.variables import CONSTRAINTS, PRELUDE, TOOLCHAIN
+from torch_build_farm.engines.variables import CONSTRAINTS, DRIVER_STUBS, PRELUDE, TOOLCHAIN
 from torch_build_farm.pipeline.rendered_tree import Tree, python_bounds, render, write
 from torch_build_farm.project import tree as source
 from torch_build_farm.project.fetch import Origin
@@ -142,6 +142,14 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.cpp").unlink()
     with pytest.raises(SourceError, match="changed while the farm ran"):
         write(tree, tmp_path / "out2", 315532800)
+
+
+def test_cuda_sources_get_a_driver_to_link_against(tmp_path: Path) -> None:
+    assert rendered(tmp_path).stubs == {}
+    tree = rendered(tmp_path, f'{PYPROJECT}\ncuda-arch-list = ["9.0"]\n', "2.13")
+    assert list(tree.stubs) == [f"{DRIVER_STUBS}/libcuda.so"]
+    write(tree, tmp_path / "out", 315532800)
+    assert (tmp_path / "out" / DRIVER_STUBS / "libcuda.so").read_bytes().startswith(b"\x7fELF")
 
 
 def test_a_projects_own_template_wins_and_is_strict(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ FARM_FOLDER = ".torch-build-farm"  # the farm's own files in a rendered tree, be
 PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
 CONSTRAINTS = f"{FARM_FOLDER}/constraints.txt"
 TOOLCHAIN = f"{FARM_FOLDER}/toolchain.cmake"
+DRIVER_STUBS = f"{FARM_FOLDER}/driver"  # for projects with CUDA sources: libcuda.so to link against
 # Each replaces what git would say: for setuptools-scm and hatch-vcs, for pdm-backend, for poetry-dynamic-versioning.
 _VERSION_VARIABLES = ("SETUPTOOLS_SCM_PRETEND_VERSION", "PDM_BUILD_SCM_VERSION", "POETRY_DYNAMIC_VERSIONING_BYPASS")
 
@@ -89,6 +90,8 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
     if request.version_from_scm:
         variables |= dict.fromkeys(_VERSION_VARIABLES, request.job.version)
     if settings.cuda_arch_list:
+        # Read by CMake's find_library, and so by its CUDA::cuda_driver.
+        variables["CMAKE_LIBRARY_PATH"] = str(project / DRIVER_STUBS)
         variables["TORCH_CUDA_ARCH_LIST"] = ";".join(settings.cuda_arch_list)
         if "CXX" in settings.environment:  # else nvcc takes the first gcc on PATH
             variables["CUDAHOSTCXX"] = settings.environment["CXX"]
@@ -129,6 +132,8 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
         # the flags of the host compiler, and hands on what -Xcompiler holds.
         passed_on = [f"-Xcompiler={word}" for word in prefix_maps.split()]
         flags["NVCC_APPEND_FLAGS"] = " ".join(passed_on)
+        # So that -lcuda finds the driver's library where no driver is, whoever calls the linker.
+        flags["LDFLAGS"] = f"-L{places.tree / settings.subdirectory / DRIVER_STUBS}"
     return flags
 
 

@@ -22,12 +22,13 @@ from packaging.utils import canonicalize_name
 from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.templates import strict_environment
-from torch_build_farm.engines.variables import CONSTRAINTS, FARM_FOLDER, PRELUDE, TOOLCHAIN
+from torch_build_farm.engines.variables import CONSTRAINTS, DRIVER_STUBS, FARM_FOLDER, PRELUDE, TOOLCHAIN
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import TABLE, Project
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.project.variant_metadata import cut_requires_python, pin_torch, rename_own
+from torch_build_farm.wheels import driver
 
 _DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"  # PEP 517's, where none is named
 _VARIANT_BACKEND = "variant_backend"
@@ -43,10 +44,11 @@ _RENDERED = {
 
 @dataclass(frozen=True)
 class Tree:
-    """A source tree to be: the project's files, and over them the rendered ones (path -> text)."""
+    """A source tree to be: the project's files, and over them the rendered ones (path -> text), and link stubs."""
 
     source: Source
     rendered: Mapping[str, str]
+    stubs: Mapping[str, bytes]
 
     @property
     def content(self) -> str:
@@ -78,9 +80,15 @@ def render(project: Project, source: Source, job: Job) -> Tree:
         **rendered,
         **_backend_files(source, job),
     }
+    # CUDA sources may call the driver, which no toolkit brings.
+    stubs = {f"{DRIVER_STUBS}/libcuda.so": driver.link_stub()} if project.settings.cuda_arch_list else {}
     # All of them belong to the Python project, which may lie in a folder of the source.
     folder = PurePosixPath(source.origin.subdirectory)
-    return Tree(source, {str(folder / path): text for path, text in rendered.items()})
+    return Tree(
+        source,
+        rendered={str(folder / path): text for path, text in rendered.items()},
+        stubs={str(folder / path): content for path, content in stubs.items()},
+    )
 
 
 def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
@@ -257,6 +265,11 @@ def write(tree: Tree, folder: Path, epoch: int) -> None:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
+        os.utime(target, (epoch, epoch))
+    for path, content in tree.stubs.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
         os.utime(target, (epoch, epoch))
 
 

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
@@ -33,7 +34,7 @@ SETUP = """
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CUDAExtension
 setup(name="cuda-probe", version="1.0", packages=["cuda_probe"], package_dir={"": "src"},
-      ext_modules=[CUDAExtension("cuda_probe._C", ["src/module.cpp", "src/scale.cu"])],
+      ext_modules=[CUDAExtension("cuda_probe._C", ["src/module.cpp", "src/scale.cu"], libraries=["cuda"])],
       cmdclass={"build_ext": BuildExtension})
 """
 
@@ -46,10 +47,21 @@ def test_a_kernel_that_setup_py_compiles(make_farm: Callable[..., Farm], docker:
     settings.write_text("[tool.torch-build-farm]" + settings.read_text().partition("[tool.torch-build-farm]")[2])
     farm.edit("pyproject.toml", '["8.0", "9.0"]', '["9.0"]')  # each takes its time
     (farm.project / "setup.py").write_text(SETUP)
+    # It calls the driver too, which the image does not have.
+    farm.edit("src/module.cpp", "#include <cuda_runtime_api.h>", "#include <cuda.h>\n#include <cuda_runtime_api.h>")
+    farm.edit("src/module.cpp", "  int version = 0;", "  int version = 0;\n  (void)cuDriverGetVersion(&version);")
     answer = farm("run", "--torch", "2.13", "--json")
     assert answer.code == 0, answer.err
     details = answer.document["jobs"][0]["stages"][-1]["details"]
     assert "the kernel computes on" in details["script"] or "loads with CUDA 13" in details["script"]
+    assert "libcuda.so.1" in {name for path in farm.work.glob("dist/*.whl") for name in _needed(path)}
+    assert ("stubs" in details) == ("loads with CUDA 13" in details["script"])
+    if "stubs" in details:
+        assert details["stubs"] == "libcuda.so.1"
+
+
+def _needed(path: Path) -> set[str]:
+    return {name for library in read_wheel(path).libraries for name in library.needed}
 
 
 def test_cuda_12_without_an_nvcc_stops_before_anything_starts(make_farm: Callable[..., Farm], docker: Docker) -> None:

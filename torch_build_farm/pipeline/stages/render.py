@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from torch_build_farm.core.files import clear
@@ -13,7 +14,12 @@ from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 def _inputs(step: Step) -> dict[str, Any]:
     # The rendered tree itself: a changed setting, variant or template counts where it changes the tree.
     tree = step.context.tree(step.job)
-    return {"source": tree.content, "rendered": dict(tree.rendered), "epoch": step.context.epoch}
+    return {
+        "source": tree.content,
+        "rendered": dict(tree.rendered),
+        "stubs": {path: hashlib.sha256(content).hexdigest() for path, content in tree.stubs.items()},
+        "epoch": step.context.epoch,
+    }
 
 
 def _work(step: Step) -> Outcome:
