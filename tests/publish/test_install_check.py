@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import family
 from tests.conftest import Answer, need
 from tests.index import Index
 from tests.publish import spy
 from tests.release import Release, with_members
+from tests.wheels.test_driver import linked
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError
 from torch_build_farm.core.package_index import PackageIndex
@@ -26,6 +28,7 @@ from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.engines import isolation
 from torch_build_farm.engines.shared_files import LARGE
 from torch_build_farm.publish import install_check, published_list
+from torch_build_farm.wheels import driver
 
 Call = Callable[..., Answer]
 
@@ -348,3 +351,21 @@ def test_an_interpreter_in_the_home_folder_itself(monkeypatch: pytest.MonkeyPatc
     shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", lambda _: None)
     apart = isolation.Isolation.of(environment, tmp_path / "root", shell)
     assert apart.why_not() == f"the interpreter lies in {tmp_path}/home, with the files that are to be hidden"
+
+
+def test_stubs_stand_in_for_the_driver_that_is_not_here(tmp_path: Path) -> None:
+    (tmp_path / "libcuda.so").write_bytes(driver.link_stub())
+    source = "int cuInit(unsigned); int initialize(void) { return cuInit(0); }"
+    library = linked(tmp_path, source, f"-L{tmp_path}", "-lcuda", "-Wl,-z,now")
+    environment = tmp_path / "env"
+    package = environment / "lib" / "python3.12" / "site-packages" / "demo" / "_torch29"
+    package.mkdir(parents=True)
+    installed = library.rename(package / "_core.so")
+    own = family.project("demo")
+
+    assert install_check._beside_driver(own, environment, lambda _: True) == []
+    words = install_check._beside_driver(own, environment, lambda _: False)
+    code = f"import ctypes; print(ctypes.CDLL({str(installed)!r}).initialize())"
+    done = subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "34\n", done.stderr
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode != 0
