@@ -81,7 +81,7 @@ def render(project: Project, source: Source, job: Job) -> Tree:
         **_backend_files(source, job),
     }
     # CUDA sources may call the driver, which no toolkit brings.
-    stubs = {f"{DRIVER_STUBS}/libcuda.so": driver.link_stub()} if project.settings.cuda_arch_list else {}
+    stubs = {f"{DRIVER_STUBS}/libcuda.so": driver.link_stub()} if context["settings"].cuda_arch_list else {}
     # All of them belong to the Python project, which may lie in a folder of the source.
     folder = PurePosixPath(source.origin.subdirectory)
     return Tree(
