@@ -159,6 +159,25 @@ def _tracked(tree: Path, deep: int) -> Iterator[str]:
                 yield f"{name}/{below}"
 
 
+def ignored(top: Path, folder: Path) -> frozenset[str] | None:
+    """What the repository at `top` ignores and does not know, by paths in `folder`, with a slash at the end of folders.
+
+    Of a folder that is ignored as a whole there is that name alone. None where there is no repository, or where it
+    ignores `folder` itself. Raises SourceError where git does not answer, and for a repository that the farm cannot
+    read.
+    """
+    data = data_of(git_folder(top))
+    if data is None:
+        return None
+    with view_of(data, top) as view:
+        words = ["--others", "--ignored", "--exclude-standard", "--directory", "-z"]
+        listed = _ask(view, "-C", str(folder), "ls-files", *words)
+    if not listed.ok:
+        raise SourceError(f"git does not say what it ignores: {listed.last_line}", where=str(folder))
+    names = frozenset(entries(listed))
+    return None if "./" in names or "" in names else names
+
+
 def exported(tree: Path) -> tuple[str, ...]:
     """The files of a commit's tree, which is no repository, without those that `git archive` leaves out."""
     names = [path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_symlink() or path.is_file()]

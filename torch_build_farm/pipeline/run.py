@@ -27,7 +27,7 @@ from torch_build_farm.pipeline.stage import Mode, RunContext, Stage
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
-from torch_build_farm.project import tree
+from torch_build_farm.project import source_size, tree
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, check_architectures, plan
 from torch_build_farm.project.settings import PUBLISHED_LIST, Project
@@ -79,6 +79,9 @@ def prepare(
     farm_folders = (place.work, *not_source, project.root / "work", place.store.root)
     exclude = (*_farm_files(project, origin, farm_folders), *project.settings.exclude)
     source = tree.read(origin, exclude, project.settings.version, project.changes)
+    large = source_size.notice(source)
+    if large:
+        place.say(large)
     if project.smoke_script and not project.smoke_script.is_file():
         raise SourceError(
             "the smoke script does not exist",

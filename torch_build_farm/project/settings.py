@@ -265,7 +265,8 @@ class Settings:
     2."""
 
     exclude: tuple[str, ...] = ()
-    """Files that are not part of the source, as patterns in gitignore's syntax; `!pattern` includes them again."""
+    """Files that are not part of the source, as patterns in gitignore's syntax. `!pattern` includes them again, also
+    what .gitignore names, such as `["!/generated/"]`."""
 
     overrides: tuple[Override, ...] = ()
     """What differs between jobs, by torch, CPython or CUDA: an array of tables,

@@ -18,13 +18,14 @@ from torch_build_farm.core.paths import fault, shown
 from torch_build_farm.project import metadata, source_files, version_control
 from torch_build_farm.project.changes import NONE, ChangedCopy, Changes, changed_copy
 from torch_build_farm.project.fetch import Origin
+from torch_build_farm.project.ignored import Ignores, ignores
 from torch_build_farm.project.metadata import Metadata
 from torch_build_farm.project.subdirectories import no_such_tree, project_folder
 
 _VERSION_CONTROL = {".git", ".hg", ".svn"}
 # Never part of a source tree, in gitignore's syntax: version control, caches, environments, and what builds leave.
 _NEVER = [
-    ".git/",
+    ".git",  # a file in a submodule
     ".hg/",
     ".svn/",
     "__pycache__/",
@@ -146,7 +147,7 @@ def _with_changes(files: Sequence[SourceFile], copy: ChangedCopy) -> tuple[Sourc
     """`files` as a copy has them after its changes; those that it lacks are as they were."""
     before = {file.path: file for file in files}
     result = [file for file in files if file.path not in copy.names]
-    for file in _walk(copy.folder, PathSpec.from_lines("gitignore", [])):
+    for file in _walk(copy.folder, _nothing):
         if file == before.get(file.path):
             result.append(file)
         else:
@@ -155,13 +156,25 @@ def _with_changes(files: Sequence[SourceFile], copy: ChangedCopy) -> tuple[Sourc
     return tuple(sorted(result, key=lambda file: file.path))
 
 
-def _excluded(origin: Origin, exclude: tuple[str, ...]) -> PathSpec[Any]:
-    """The patterns for what is not part of the source. Raises ConfigError for an invalid one."""
+def _excluded(origin: Origin, exclude: tuple[str, ...]) -> Ignores:
+    """What is not part of the source. Raises ConfigError for an invalid pattern."""
     patterns = [] if origin.sealed else _never(origin)
     try:
-        return PathSpec.from_lines("gitignore", [*patterns, *exclude])
+        named = PathSpec.from_lines("gitignore", [*patterns, *exclude])
     except ValueError as error:
         raise ConfigError(f"invalid pattern in exclude: {error}", where="[tool.torch-build-farm]") from None
+    # An sdist and a commit are complete as they are: .gitignore is about what lies beside them in a work tree.
+    ignored = ignores(origin.root) if origin.identity == "path" and not origin.sealed else _nothing
+
+    def excluded(path: str) -> bool:
+        answer = named.check_file(path).include
+        return ignored(path) if answer is None else answer
+
+    return excluded
+
+
+def _nothing(_: str) -> bool:
+    return False
 
 
 def _never(origin: Origin) -> list[str]:
@@ -181,8 +194,8 @@ def literal_pattern(path: str) -> str:
     return "/" + re.sub(r"([\\*?\[\]])", r"\\\1", path)
 
 
-def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
-    """The files below `root`, those that `excluded` matches left out, and so is what is neither file nor folder.
+def _walk(root: Path, excluded: Ignores) -> Iterator[SourceFile]:
+    """The files below `root`, those that are `excluded` left out, and so is what is neither file nor folder.
 
     Raises SourceError for a link that leads out, and for a name that cannot be kept.
     """
@@ -192,7 +205,7 @@ def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
         relative = here.relative_to(root)
         # Changed in place: os.walk goes down into what is left, in this order. gitignore's patterns for folders match
         # only a path with a slash at its end.
-        names[:] = [name for name in sorted(names) if not excluded.match_file(f"{relative / name}/")]
+        names[:] = [name for name in sorted(names) if not excluded(f"{relative / name}/")]
         for name in names:
             path = here / name
             _check_name(relative / name, root)
@@ -206,7 +219,7 @@ def _walk(root: Path, excluded: PathSpec[Any]) -> Iterator[SourceFile]:
         for name in sorted(files):
             path = here / name
             # Never opened: FIFOs, sockets, devices, and links to them or to nothing.
-            if excluded.match_file(str(relative / name)) or not path.is_file():
+            if excluded(str(relative / name)) or not path.is_file():
                 continue
             _check_name(relative / name, root)
             # A link to a file becomes the file that it leads to.
