@@ -29,9 +29,9 @@ from torch_build_farm.audit.verdict import LibraryKind, Verdict
 from torch_build_farm.audit.wheel_report import WheelReport
 from torch_build_farm.cli.main import main
 from torch_build_farm.core.errors import AbiError, AuditError, RepairError
+from torch_build_farm.wheels import wheel as wheels
 from torch_build_farm.wheels.elf import library as elf
 from torch_build_farm.wheels.elf.headers import ElfError
-from torch_build_farm.wheels.wheel import read_metadata
 from torch_build_farm.wheels.wheel import read_wheel as read_wheel_of_the_farm
 
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
@@ -488,7 +488,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="it is no file"):
         read_wheel.read(path)
     with pytest.raises(RepairError, match="it is no file"):
-        read_metadata(path)
+        wheels.read_wheel(path)
     path.unlink()
     path.symlink_to("/dev/zero")
     with pytest.raises(AuditError, match="it is no file"):

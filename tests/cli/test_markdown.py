@@ -22,7 +22,7 @@ from torch_build_farm.core.versions import Minor
 from torch_build_farm.pipeline.facts import AuditFacts, SmokeFacts
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.pipeline.results import JobResult, StageResult
-from torch_build_farm.publish.inventory import VariantFile, compatibility
+from torch_build_farm.publish.inventory import VariantFile, compatibility, with_metadata
 from torch_build_farm.releases.facts import Fact, Facts
 from torch_build_farm.releases.variant_file import Edit
 
@@ -100,6 +100,21 @@ def test_compatibility(tmp_path: Path) -> None:
     files = [replace(file, python=tag) for tag in ("py3", "cp311", "cp39", "cp310", "cp39")]
     older = replace(file, version="0.9", python="cp38")
     assert "| 3.9, 3.10, 3.11, py3 |" in compatibility(family(own, wheel, {"2.9": "1.0"}), [*files, older])
+    named = [replace(file, name="demo-1.0-cp39-abi3-linux_x86_64.whl", python="cp39"), replace(file, python="cp312")]
+    assert "| 3.9 and later, 3.12 |" in compatibility(family(own, wheel, {"2.9": "1.0"}), named)
+
+
+@pytest.mark.parametrize(
+    ("needed", "words"), [("libtorch_cpu.so", "works"), ("libc10_cuda.so", "no"), ("libcudart.so.12", "no")]
+)
+def test_compatibility_says_what_works_with_a_cpu_torch(tmp_path: Path, needed: str, words: str) -> None:
+    own = project()
+    wheel = variant(tmp_path, own, "2.9", "1.0", {"demo/__init__.py": "", "demo/_core.so": library(needed=[needed])})
+    file = VariantFile(Minor(2, 9), "1.0", wheel.name, "cp311", "")
+    table = compatibility(family(own, wheel, {"2.9": "1.0"}), [with_metadata(file, wheel)])
+    assert f"| {words} | `pip" in table
+    unread = compatibility(family(own, wheel, {"2.9": "1.0"}), [file])
+    assert "| - | `pip" in unread
 
 
 def test_compatibility_names_the_cpu_that_users_need(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from torch_build_farm.core.errors import FarmError
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.releases.sdk import fallback
 from torch_build_farm.wheels import checks, compare, one_name, relocate
-from torch_build_farm.wheels.wheel import members_naming, read_metadata, read_wheel, record_problems, reissued
+from torch_build_farm.wheels.limited_api import limited_api_problems
+from torch_build_farm.wheels.machine_code import read_machine_code
+from torch_build_farm.wheels.wheel import members_naming, read_wheel, record_problems, reissued
 
 NAME = "demo_torch29-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
 INFO = "demo_torch29-1.0.dist-info"
@@ -123,7 +125,7 @@ def check(data: bytes, folder: Path) -> None:
     settings = project().settings
     shell = Shell(Runner(), {}, folder / "scratch", folder / "scratch" / "log", lambda _: None)
     readers: list[Callable[[], object]] = [
-        lambda: read_metadata(wheel),
+        lambda: limited_api_problems(read_wheel(wheel), read_machine_code(read_wheel(wheel))),
         lambda: record_problems(wheel),
         lambda: members_naming(wheel, ["/builder/work"]),
         lambda: checks.problems(read_wheel(wheel), settings, ["demo/__init__.py"]),

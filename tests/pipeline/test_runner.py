@@ -37,6 +37,33 @@ class Quiet:
     def ended(self, job: Job, status: Status, line: str = "") -> None: ...
 
 
+def context(work: Path, *, force: bool = False, may_share_wheels: bool = False) -> RunContext:
+    """What stages that need no engine run in."""
+    engine: Any = SimpleNamespace(toolchain=lambda job: {"compiler": "g++"})
+    source: Any = None
+    return RunContext(
+        project=PROJECT,
+        source=source,
+        engine=engine,
+        store=TorchStore.at(work / "store", work),
+        runner=Runner(),
+        work=work,
+        minors=frozenset({JOB.variant.torch}),
+        smoke="none",
+        force=force,
+        epoch=315532800,
+        jobserver=Jobserver(work / "fifo", 1),
+        build_slots=Slots(1),
+        smoke_slots=Slots(1),
+        compilers_per_build=1,
+        trees={},
+        audit_tables=Once(lambda: pytest.fail("no stage asks for them")),
+        audit_tables_sha256=Once(list),
+        announce=print,
+        may_share_wheels=may_share_wheels,
+    )
+
+
 class Bench:
     """A job with two stages of the test's own: `carve`, which makes the wheel, and `weigh`, which may refuse it."""
 
@@ -73,29 +100,7 @@ class Bench:
         return Outcome()
 
     def run(self, *, force: bool = False) -> JobResult:
-        engine: Any = SimpleNamespace(toolchain=lambda job: {"compiler": "g++"})
-        source: Any = None
-        context = RunContext(
-            project=PROJECT,
-            source=source,
-            engine=engine,
-            store=TorchStore.at(self.work / "store", self.work),
-            runner=Runner(),
-            work=self.work,
-            minors=frozenset({JOB.variant.torch}),
-            smoke="none",
-            force=force,
-            epoch=315532800,
-            jobserver=Jobserver(self.work / "fifo", 1),
-            build_slots=Slots(1),
-            smoke_slots=Slots(1),
-            compilers_per_build=1,
-            trees={},
-            audit_tables=Once(lambda: pytest.fail("no stage asks for them")),
-            audit_tables_sha256=Once(list),
-            announce=print,
-        )
-        (result,) = runner.run(context, [JOB], [self.carve, self.weigh], Quiet())
+        (result,) = runner.run(context(self.work, force=force), [JOB], [self.carve, self.weigh], Quiet())
         return result
 
     @property

@@ -20,7 +20,7 @@ from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.releases.sdk import fallback
 from torch_build_farm.wheels import compare, one_name, relocate
 from torch_build_farm.wheels.record import MOST_BYTES, read_record
-from torch_build_farm.wheels.wheel import members_naming, read_metadata, read_wheel, record_problems, reissued
+from torch_build_farm.wheels.wheel import members_naming, read_wheel, record_problems, reissued
 
 NAME = "demo_torch29-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
 INFO = "demo_torch29-1.0.dist-info"
@@ -59,7 +59,6 @@ def relocated(wheel: Path) -> Path:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "read": read_wheel,
-    "metadata": read_metadata,
     "record": record_problems,
     "folders": lambda wheel: members_naming(wheel, ["/builder"]),
     "reissue": lambda wheel: reissued(wheel, 1, wheel.parent / "out"),
@@ -118,7 +117,7 @@ def test_more_than_a_wheel_of_its_size_can_need(tmp_path: Path) -> None:
 
 
 def test_a_wheel_with_two_distributions(tmp_path: Path) -> None:
-    readers = {name: READERS[name] for name in ("read", "metadata", "relocate", "model", "audit")}
+    readers = {name: READERS[name] for name in ("read", "relocate", "model", "audit")}
     refused(written(tmp_path / "w", {"other-1.0.dist-info/METADATA": b""}), "2 METADATA files", readers)
 
 
@@ -129,7 +128,7 @@ def test_a_wheel_with_two_records(tmp_path: Path) -> None:
 
 def test_a_wheel_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RepairError, match="No such file"):
-        read_metadata(tmp_path / NAME)
+        read_wheel(tmp_path / NAME)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from torch_build_farm.pipeline import estimates, records, rendered_tree, runner,
 from torch_build_farm.pipeline.jobserver import Jobserver
 from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.results import JobResult, Progress
+from torch_build_farm.pipeline.shared_wheels import may_be_shared
 from torch_build_farm.pipeline.slots import Slots
 from torch_build_farm.pipeline.stage import Mode, RunContext, Stage
 from torch_build_farm.pipeline.stages.build import BUILD
@@ -217,6 +218,7 @@ def execute(
             audit_tables=Once(_audit_tables),
             audit_tables_sha256=Once(_audit_tables_sha256),
             announce=place.say,
+            may_share_wheels=may_be_shared(prepared.source, prepared.project.settings),
         )
 
         # What would fail after minutes of building is found out before it, but only where something has to be built.

@@ -6,13 +6,15 @@ import contextlib
 import errno
 import mmap
 import os
+import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeVar
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import FarmError, InternalError, Interrupted, of_the_machine
@@ -20,8 +22,12 @@ from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.pipeline import estimates, records, workfolder
 from torch_build_farm.pipeline.records import Record
 from torch_build_farm.pipeline.results import JobResult, Progress, StageResult
+from torch_build_farm.pipeline.shared_wheels import earlier_jobs, serves
 from torch_build_farm.pipeline.stage import RunContext, Stage, Step
 from torch_build_farm.project.plan import Job
+
+T = TypeVar("T")
+_POLL_S = 0.2  # between two looks whether the run was cancelled
 
 
 def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progress: Progress) -> tuple[JobResult, ...]:
@@ -35,10 +41,11 @@ def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progr
 
     # A thread for each job, since nearly all of its time a job waits: for its turn, or for a process that it started.
     with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
-        futures = []
+        job_runs = {job.id: _JobRun(context, job, ranks[job.id], stages, progress) for job in jobs}
         for job in jobs:
-            job_run = _JobRun(context, job, ranks[job.id], stages, progress)
-            futures.append(pool.submit(job_run.run))
+            of_variant = [job_runs[other.id] for other in jobs if other.distribution == job.distribution]
+            job_runs[job.id].of_variant = sorted(of_variant, key=lambda job_run: job_run.job.python)
+        futures = [pool.submit(job_run.run) for job_run in job_runs.values()]
         try:
             while wait(futures, timeout=0.2).not_done:
                 pass
@@ -60,9 +67,13 @@ def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progr
 def pending(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage]) -> dict[str, Stage]:
     """The first stage that has to run of each job, by the job's id; jobs that are all fresh are left out."""
     first_stages = {}
+    fresh: dict[str, dict[str, Record]] = {}  # the records of each job by their stages
     for job in jobs:
-        before: dict[str, Record] = {}
+        fresh_of_earlier = [fresh.get(other.id, {}) for other in earlier_jobs(jobs, job)]
+        before = fresh[job.id] = _shared_records(stages, fresh_of_earlier, job)
         for stage in stages:
+            if stage.name in before:
+                continue
             record = None
             if not context.force:
                 step = Step(context, job, before, lambda _: None)
@@ -74,6 +85,30 @@ def pending(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage]) -
                 break
             before[stage.name] = record
     return first_stages
+
+
+def _shared_records(
+    stages: Sequence[Stage], fresh_of_earlier: Iterable[Mapping[str, Record]], job: Job
+) -> dict[str, Record]:
+    """The records that a job has from the first of the earlier jobs whose wheel serves it; none where none does.
+
+    `fresh_of_earlier` are the fresh records of each earlier job.
+    """
+    shared = [stage.name for stage in stages if not stage.per_cpython]
+    for fresh in fresh_of_earlier:
+        wheel = _wheel_of(stages, fresh.values())
+        if wheel and serves(wheel, job.python) and all(name in fresh for name in shared):
+            return {name: fresh[name] for name in shared}
+    return {}
+
+
+def _wheel_of(stages: Sequence[Stage], of_job: Iterable[Record]) -> str:
+    """The file name of the finished wheel by the records of its job; empty where no stage has made it."""
+    makers = {stage.name for stage in stages if stage.makes_wheel}
+    for record in of_job:
+        if record.stage in makers:
+            return PurePosixPath(record.outputs[0].path).name
+    return ""
 
 
 def _fresh(context: RunContext, path: Path, digest: str) -> Record | None:
@@ -114,28 +149,25 @@ class _JobRun:
         self.rank = rank
         self.stages = stages
         self.progress = progress
+        self.of_variant: Sequence[_JobRun] = ()  # the jobs of the same variant with this one, the oldest CPython first
+        self.maker = self  # the job whose wheel this one tests: its own, or an earlier one that serves its CPython
         self.results: list[StageResult] = []
+        self.error: FarmError | None = None
+        self.proven = threading.Event()  # what others may share of the job is done, or the job has failed
+        self.over = threading.Event()  # its stages are done, or it has failed
 
     def run(self) -> JobResult:
         """Run the stages, and deliver the wheel if all of them succeed. Errors are not raised: the result has them."""
-        # Whatever goes wrong becomes the job's error: the other jobs go on, and the report shows them all.
-        error: FarmError | None = None
-        wheel: Path | None = None
-        try:
-            for stage in self.stages:
-                self.results.append(self._stage(stage))
-            wheel = self._deliver()
-        except FarmError as caught:
-            error = caught
-        except OSError as caught:
-            error = _disk_or_bug(caught, self.job, self.context)
-        except Exception as caught:
-            error = _bug(caught, self.job, self.context)
-
+        self._attempt(self._run_stages)
+        self.proven.set()
+        self.over.set()
         # Only a job that passed all its stages has a wheel in the dist folder.
-        if error:
+        wheel: Path | None = None
+        if not self.error:
+            wheel = self._attempt(self._deliver)
+        if self.error:
             self._withdraw()
-            self.progress.ended(self.job, "failed", error.what)
+            self.progress.ended(self.job, "failed", self.error.what)
         else:
             kept = all(result.kept for result in self.results)
             self.progress.ended(self.job, "kept" if kept else "done")
@@ -143,7 +175,77 @@ class _JobRun:
         # The result shows a failed job's wheel too, in the job's own folder, so that people can look at it.
         wheel = wheel or self._finished_wheel()
         artifact = records.artifact(wheel, self.context.work) if wheel and wheel.exists() else None
-        return JobResult(self.job, tuple(self.results), artifact, error, str(self.context.log(self.job)))
+        return JobResult(self.job, tuple(self.results), artifact, self.error, str(self.context.log(self.job)))
+
+    def _attempt(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns. Whatever goes wrong becomes the job's error: the other jobs go on, and the report shows
+        them all.
+        """
+        try:
+            return work()
+        except FarmError as caught:
+            self.error = caught
+        except OSError as caught:
+            self.error = _disk_or_bug(caught, self.job, self.context)
+        except Exception as caught:
+            self.error = _bug(caught, self.job, self.context)
+        return None
+
+    def _run_stages(self) -> None:
+        if self.context.may_share_wheels or self._was_served():
+            self._share_earlier_wheel()
+        shared = [stage.name for stage in self.stages if not stage.per_cpython]
+        for stage in self.stages:
+            if self.maker is not self and stage.name in shared:
+                continue
+            self.results.append(self._stage(stage))
+            # A tag for several CPythons that nothing announced: this wheel was built in vain, and the next run knows.
+            if stage.makes_wheel and any(self._serves(run) for run in self._earlier):
+                self._share_earlier_wheel()
+            if stage.name == shared[-1]:
+                self.proven.set()
+
+    @property
+    def _earlier(self) -> Sequence[_JobRun]:
+        """The jobs of the same variant with an older CPython, the oldest first."""
+        return self.of_variant[: self.of_variant.index(self)]
+
+    def _serves(self, run: _JobRun) -> bool:
+        """Whether this job's wheel is one for the CPython of another job."""
+        wheel = _wheel_of(self.stages, [result.record for result in self.results])
+        return bool(wheel) and serves(wheel, run.job.python)
+
+    def _was_served(self) -> bool:
+        """Whether an earlier job's wheel of the last run is one for this job's CPython."""
+        makers = [stage.name for stage in self.stages if stage.makes_wheel]
+        for run in self._earlier:
+            for name in makers:
+                record = records.read(records.path_of(self.context.folder(run.job), name))
+                if record and serves(_wheel_of(self.stages, [record]), self.job.python):
+                    return True
+        return False
+
+    def _share_earlier_wheel(self) -> None:
+        """Take the wheel of the first earlier job that serves this one, with all that holds for every CPython.
+
+        Raises that job's error where it failed after it had made the wheel.
+        """
+        shared = [stage.name for stage in self.stages if not stage.per_cpython]
+        for run in self._earlier:
+            self._wait(run.proven)
+            if not run._serves(self):
+                continue
+            results = [result for result in run.results if result.record.stage in shared]
+            if run.error and len(results) < len(shared):
+                raise run.error
+            self.maker = run.maker
+            self.results = [replace(result, kept=True) for result in results]
+            return
+
+    def _wait(self, event: threading.Event) -> None:
+        """Wait for another job. Raises Interrupted when the run is cancelled meanwhile."""
+        while not event.wait(_POLL_S):
+            self.context.runner.check()
 
     def _stage(self, stage: Stage) -> StageResult:
         """Keep the stage's record if it is fresh, else do the stage's work and write a new one."""
@@ -202,11 +304,20 @@ class _JobRun:
         return None
 
     def _deliver(self) -> Path | None:
-        """Copy the wheel of a job that succeeded into the dist folder, atomically."""
+        """Copy the wheel of a job that succeeded into the dist folder, atomically.
+
+        A wheel for several CPythons gets there if the jobs of all of them succeeded.
+        """
         wheel = self._finished_wheel()
         if wheel is None:
             return None
-        self.context.claim(wheel.name, self.job)
+        sharing = [run for run in self.of_variant if run is not self and self._serves(run)]
+        for run in sharing:
+            self._wait(run.over)
+        if any(run.error for run in sharing):
+            self._withdraw()
+            return None
+        self.context.claim(wheel.name, self.maker.job)
         return workfolder.deliver(wheel, self.context.folder(self.job), self.context.work)
 
     def _withdraw(self) -> None:

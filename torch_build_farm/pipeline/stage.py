@@ -57,6 +57,7 @@ class RunContext:
     audit_tables: Once[AuditTables]
     audit_tables_sha256: Once[list[str]]
     announce: Callable[[str], None]
+    may_share_wheels: bool = False  # shared_wheels.may_be_shared
     announced: set[str] = field(default_factory=set)
     claimed: dict[str, str] = field(default_factory=dict)  # file name in dist -> job
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -157,7 +158,8 @@ class Stage:
     """A named stage: its inputs, which decide whether it is fresh; its work; and what it holds meanwhile.
 
     `holding` is given the job's rank, the lowest first in line. The first output of a stage that `makes_wheel` is the
-    job's finished wheel.
+    job's finished wheel. What a stage `per_cpython` finds out holds for the job's CPython alone, also where several
+    jobs share a wheel.
     """
 
     name: str
@@ -167,3 +169,4 @@ class Stage:
         contextlib.nullcontext()
     )
     makes_wheel: bool = False
+    per_cpython: bool = False

@@ -16,12 +16,13 @@ from torch_build_farm.core.errors import MetaError
 from torch_build_farm.core.text import markdown
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
-from torch_build_farm.project.settings import Project
+from torch_build_farm.project.settings import Project, Settings
 from torch_build_farm.publish import published_list
 from torch_build_farm.publish.names import IndexFile, IndexNames, distribution_of
 from torch_build_farm.wheels import plain_files
+from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.one_name import Family, Model, lowest_python, read_model
-from torch_build_farm.wheels.wheel import opened, read_metadata
+from torch_build_farm.wheels.wheel import opened, read_wheel
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class VariantFile:
     - `python`: its Python tag, such as cp312.
     - `requires_python`: METADATA's or the index's specifier; empty if there is none.
     - `path`: None for a wheel that only the index has.
+    - `needs_cuda`: whether it loads beside a torch with CUDA alone; None where its libraries were not read.
     """
 
     minor: Minor
@@ -40,6 +42,12 @@ class VariantFile:
     python: str
     requires_python: str
     path: Path | None = None
+    needs_cuda: bool | None = None
+
+    @property
+    def is_abi3(self) -> bool:
+        """Whether it is for its CPython and all later ones (PEP 384)."""
+        return "-abi3-" in self.name
 
 
 def _minor_by_name(project: Project) -> dict[str, Minor]:
@@ -77,8 +85,12 @@ def variant_wheels(project: Project, dist: Path) -> list[VariantFile]:
 
 
 def with_metadata(file: VariantFile, path: Path) -> VariantFile:
-    """The variant with what its METADATA says, read from the wheel at `path`, which becomes its path."""
-    return replace(file, path=path, requires_python=read_metadata(path)["Requires-Python"] or "")
+    """The variant with what the wheel at `path` says, which becomes its path."""
+    wheel = read_wheel(path)
+    needed = {name for library in wheel.libraries for name in library.needed}
+    cuda_only = (*policy().cuda, *policy().cuda_torch_only)
+    needs_cuda = any(matches_any(name, cuda_only) for name in needed)
+    return replace(file, path=path, requires_python=wheel.metadata["Requires-Python"] or "", needs_cuda=needs_cuda)
 
 
 def built(project: Project, dist: Path) -> list[VariantFile]:
@@ -226,16 +238,13 @@ def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
         "| torch | distribution | version | CPython | CUDA of its torch | with a CPU torch | install |",
         "|---|---|---|---|---|---|---|",
     ]
-    works = "works" if settings.torch_flavours == "any" else "no"
     for minor, version in sorted(family.last.items(), reverse=True):
         variant = family.project.variants[minor]
-        tags = set()
-        for file in files:
-            if file.minor == minor and file.version == version:
-                tags.add(file.python)
+        of_variant = [file for file in files if file.minor == minor and file.version == version]
+        pythons, with_cpu_torch = markdown(_pythons(of_variant)), _with_cpu_torch(of_variant, settings)
         lines.append(
-            f"| {minor} | {name}-{variant.tag} | {markdown(version)} | {markdown(_pythons(tags))} | {variant.cuda} "
-            f'| {works} | `pip install "{name}[{variant.tag}]"` |'
+            f"| {minor} | {name}-{variant.tag} | {markdown(version)} | {pythons} | {variant.cuda} | {with_cpu_torch} "
+            f'| `pip install "{name}[{variant.tag}]"` |'
         )
     return "\n".join(lines) + "\n"
 
@@ -251,14 +260,25 @@ def _cpu_note(level: str) -> list[str]:
     ]
 
 
-def _pythons(tags: Iterable[str]) -> str:
-    """Python tags as people write them, sorted: "3.9, 3.11" for cp311 and cp39; "-" for none."""
-    versions = []
-    others = []
-    for tag in tags:
-        if re.fullmatch(r"cp[0-9]{2,9}", tag):
-            versions.append((int(tag[2:3]), int(tag[3:])))
+def _with_cpu_torch(files: Iterable[VariantFile], settings: Settings) -> str:
+    """Whether a variant's wheels work beside a CPU torch, for people; "-" where no library of theirs was read."""
+    if settings.torch_flavours == "any":  # repair has refused every other wheel
+        return "works"
+    needs = {file.needs_cuda for file in files} - {None}
+    if not needs:
+        return "-"
+    return "no" if True in needs else "works"
+
+
+def _pythons(files: Iterable[VariantFile]) -> str:
+    """The CPythons of wheels as people write them, sorted: "3.9, 3.11 and later"; "-" for none."""
+    versions = set()
+    others = set()
+    for file in files:
+        if re.fullmatch(r"cp[0-9]{2,9}", file.python):
+            later = " and later" if file.is_abi3 else ""
+            versions.add((int(file.python[2:3]), int(file.python[3:]), later))
         else:  # such as py3
-            others.append(tag)
-    numbers = [f"{major}.{minor}" for major, minor in sorted(versions)]
+            others.add(file.python)
+    numbers = [f"{major}.{minor}{later}" for major, minor, later in sorted(versions)]
     return ", ".join([*numbers, *sorted(others)]) or "-"

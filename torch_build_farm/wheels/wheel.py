@@ -145,12 +145,6 @@ def _metadata(archive: zipfile.ZipFile) -> Message:
     return parse_metadata(content.decode("utf-8"))
 
 
-def read_metadata(path: Path) -> Message:
-    """METADATA of the wheel at `path`; reads nothing else. Raises RepairError for a file that is not a wheel."""
-    with opened(path) as archive:
-        return _metadata(archive)
-
-
 def read_wheel(path: Path) -> Wheel:
     """Read the wheel at `path`. Raises RepairError for a file that is not a wheel."""
     with opened(path) as archive:

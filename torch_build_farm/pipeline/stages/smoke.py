@@ -65,4 +65,4 @@ def _smoke_slot(context: RunContext, rank: int) -> AbstractContextManager[None]:
     return context.smoke_slots.hold(rank, context.runner)
 
 
-SMOKE = Stage("smoke", _inputs, _work, _smoke_slot)
+SMOKE = Stage("smoke", _inputs, _work, _smoke_slot, per_cpython=True)
