@@ -98,3 +98,27 @@ def test_a_system_library_for_some_releases_only(tmp_path: Path) -> None:
         "  with 2.7.0 torch's own libgomp.so.1 is named libgomp-c9fef706.so.1, which the loader takes for another library"
         in text
     )
+
+
+def test_of_several_builds_the_one_that_fits_counts(tmp_path: Path) -> None:
+    """bitsandbytes has a library for each CUDA: those for others are no failure of the wheel."""
+    files = {}
+    for cuda, soname in (("118", "libcudart.so.11.0"), ("124", "libcudart.so.12"), ("130", "libcudart.so.13")):
+        files[f"demo/libkernels_cuda{cuda}.so"] = library([], [], [soname])
+    report = audit(tmp_path, files, "Requires-Dist: torch", tag="py3-none-linux_x86_64")
+    assert report.true_range == "any"
+    text = lines(report, 200)
+    assert "BROKEN" not in "\n".join(text)
+    assert (
+        "demo/libkernels_cuda118.so, libkernels_cuda124.so, libkernels_cuda130.so: builds of a library, of which the one "
+        "that fits a torch counts"
+    ) in text
+
+
+def test_a_library_of_a_distribution_whose_name_ends_like_it(tmp_path: Path) -> None:
+    """libtvm_ffi.so is apache-tvm-ffi's; one word alone, such as core, says nothing."""
+    files = {MINE: library(["f"], ["PyInit__core"], ["libtvm_ffi.so"])}
+    report = audit(tmp_path, files, "Requires-Dist: apache-tvm-ffi")
+    assert "needs libtvm_ffi.so, which its requirement apache-tvm-ffi brings" in lines(report)
+    files = {MINE: library(["f"], ["PyInit__core"], ["libcore.so"])}
+    assert "the system has to bring" in lines(audit(tmp_path / "word", files, "Requires-Dist: metatensor-core"))

@@ -25,7 +25,8 @@ def test_nothing_of_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("shim", "since"), [([OLD_SHIM], "2.6.0"), ([OLD_SHIM, NEW_SHIM], "2.10.0")])
 def test_the_stable_abi_alone(tmp_path: Path, shim: list[str], since: str) -> None:
-    report = audit(tmp_path, {MINE: library(shim, ["PyInit__core"], TORCH), "demo/_two.so": library([OLD_SHIM])})
+    second = library([OLD_SHIM], [], TORCH)
+    report = audit(tmp_path, {MINE: library(shim, ["PyInit__core"], TORCH), "demo/_two.so": second})
     assert (report.use.kind, report.use.since) == (LibraryKind.STABLE_ABI, since)
     minor = since.removesuffix(".0")
     expected = f"torch's stable ABI alone: one wheel serves torch {minor} and later"
@@ -45,3 +46,14 @@ def test_shim_functions_that_no_release_has_together(tmp_path: Path) -> None:
 
     assert oldest_with_all({"2.9.0": True, "2.10.0": True, "2.11.0": False}) == ""
     assert oldest_with_all({"2.9.0": False, "2.10.0": True, "2.11.0": True}) == "2.10.0"
+
+
+def test_other_libraries_bound_a_user_of_the_stable_abi(tmp_path: Path) -> None:
+    """xformers 0.0.35 uses functions of 2.10, and is for CUDA 12: from 2.11 on torch has another."""
+    core = library([OLD_SHIM, NEW_SHIM], ["PyInit__core"], [*TORCH, "libcudart.so.12"])
+    report = audit(tmp_path, {MINE: core}, "Requires-Dist: torch>=2.10")
+    assert report.true_range == "==2.10.0"
+    assert (
+        report.fewer_variants
+        == "torch's stable ABI alone, and libraries that bound it: one wheel serves torch ==2.10.0"
+    )

@@ -112,7 +112,7 @@ def _names_of(paths: Sequence[str], room: int) -> str:
 def _libraries(report: WheelReport, width: int) -> list[str]:
     """The libraries that use torch or fail, those with the same reasons together, who fails before who does not."""
     prepare_names([finding for library in report.libraries for finding in library.own.values()])
-    bad_lines = {library.path: _bad_lines(library, width) for library in report.libraries}
+    bad_lines = {library.path: _bad_lines(library, report, width) for library in report.libraries}
     paths_by_section: dict[tuple[bool, int, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for library in report.libraries:
         own_lines = bad_lines[library.path]
@@ -121,6 +121,8 @@ def _libraries(report: WheelReport, width: int) -> list[str]:
             culprits = [path for path in library.needs if bad_lines[path]]
             if culprits:
                 heading = f"as {_names_of(culprits, 0)}, which it needs"
+            elif _fits_some(library, report):
+                heading = "builds of a library, of which the one that fits a torch counts"
             elif library.kind is LibraryKind.NEUTRAL:
                 continue
         section = (not own_lines, _ORDER_OF_KINDS.index(library.kind), heading, tuple(own_lines))
@@ -133,13 +135,25 @@ def _libraries(report: WheelReport, width: int) -> list[str]:
     return text
 
 
-def _bad_lines(library: LibraryReport, width: int) -> list[str]:
+def _fits_some(library: LibraryReport, report: WheelReport) -> bool:
+    """Whether a library fails with a release that the wheel works with: another build of it serves there."""
+    for release, finding in library.own.items():
+        if finding.verdict is Verdict.BROKEN and meant_for(library.meant, release) and report.works(release):
+            return True
+    return False
+
+
+def _bad_lines(library: LibraryReport, report: WheelReport, width: int) -> list[str]:
     """A library's own failures: successive releases together, with the reasons of the one next to those that work.
 
     Releases further away mostly lack the same names and others.
     """
     text = []
-    findings = [(release, finding) for release, finding in library.own.items() if meant_for(library.meant, release)]
+    findings = []
+    for release, finding in library.own.items():
+        if meant_for(library.meant, release):
+            # With a release that the wheel works with, another build of the library serves.
+            findings.append((release, Finding(Verdict.OK) if report.works(release) else finding))
     start = 0
     while start < len(findings):
         verdict = findings[start][1].verdict

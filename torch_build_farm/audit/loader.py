@@ -149,7 +149,9 @@ class Contents:
             return ""
         stem = canonicalize_name(match[1])
         for name in sorted(self.requires):
-            if name == stem or name.startswith(f"{stem}-"):
+            # At the end of a name several words say enough: libtvm_ffi.so is apache-tvm-ffi's.
+            at_the_end = "-" in stem and name.endswith(f"-{stem}")
+            if name == stem or name.startswith(f"{stem}-") or at_the_end:
                 return name
         return ""
 

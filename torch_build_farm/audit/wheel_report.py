@@ -95,6 +95,8 @@ class WheelReport:
         # Of a wheel for one CUDA, say, not every torch brings the libraries.
         if self.use.kind is LibraryKind.NEUTRAL and self.true_range != "any":
             return f"nothing of torch's C++: one wheel serves torch {self.true_range}"
+        if self.use.kind is LibraryKind.STABLE_ABI and self.true_range not in ("any", f">={self.use.since}"):
+            return f"torch's stable ABI alone, and libraries that bound it: one wheel serves torch {self.true_range}"
         return self.use.words
 
     def works(self, release: str) -> bool:

@@ -10,6 +10,7 @@ from torch_build_farm.cli import report
 from torch_build_farm.cli.arguments import Parser, add_upload_arguments, add_wait_argument, positive
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
+from torch_build_farm.cli.install_lines import install_lines
 from torch_build_farm.cli.run_answer import RunAndPublishAnswer, RunAnswer
 from torch_build_farm.cli.selection import SelectionOptions, add_selection_arguments
 from torch_build_farm.core.errors import UsageError
@@ -111,6 +112,9 @@ def run_stages(context: Context, options: StageOptions, stages: Sequence[Stage],
     """
     start = time.monotonic()
     prepared = _prepare(context, options)
+    source = prepared.source
+    identity = str(source.project) if source.origin.identity == "path" else source.origin.identity
+    context.say(f"{prepared.project.settings.name} {source.version}, from {identity}")
     context.say(prepared.why)
     for note in prepared.plan.notes:
         context.say(note)
@@ -126,6 +130,8 @@ def run_stages(context: Context, options: StageOptions, stages: Sequence[Stage],
     )
     result = RunResult(jobs, time.monotonic() - start, context.work)
     report.summary(context.console, result)
+    for line in install_lines(context, prepared.project, result):
+        context.say(line)
     return result
 
 

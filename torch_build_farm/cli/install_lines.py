@@ -1,0 +1,42 @@
+"""How to install what a run built, in commands that work as they are printed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from torch_build_farm.cli.context import Context
+from torch_build_farm.pipeline.results import RunResult
+from torch_build_farm.project.settings import Project
+
+
+def install_lines(context: Context, project: Project, run: RunResult) -> list[str]:
+    """The lines of a run that made wheels and had no failure; else none.
+
+    A variant requires the plain wheel, which `meta` writes beside it. Torch comes from the index.
+    """
+    if run.exit_code or not run.wheels:
+        return []
+    source = f"--find-links {shlex.quote(str(run.work / 'dist'))}"
+    version = run.jobs[0].job.version
+    variants = dict.fromkeys(result.job.distribution for result in run.jobs)
+    one_name = f"{project.settings.name}=={version}"
+    lines = [
+        "install it with",
+        f"  {_meta_command(context)}  # once: writes the wheels behind the one name",
+        f"  pip install {source} {one_name}  # the variant for the torch that is there",
+        f"  uv pip install {source} {one_name}",
+    ]
+    for variant in variants:
+        lines.append(f"  pip install {source} {variant}=={version}  # with its torch")
+    return lines
+
+
+def _meta_command(context: Context) -> str:
+    """`meta` for the same project and work folder, from the current folder."""
+    words = ["build_farm.py", "meta", "--offline"]
+    if context.root != Path.cwd():
+        words += ["--project", str(context.root)]
+    if context.work_option:
+        words += ["--work", str(context.work)]
+    return shlex.join(words)
