@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Farm
 from tests.project.test_subdirectory import FARM, STATIC, farm, fetcher, rendered
 from tests.project.test_tree import git
 from torch_build_farm.core.errors import ConfigError, SourceError
@@ -269,3 +270,47 @@ def test_a_pyproject_that_leads_out(tmp_path: Path) -> None:
         tree.read(Origin(root), changes=Changes(pyproject="link.toml"))
     with pytest.raises(ConfigError, match=r"pyproject: .*leads out"):
         farm(tmp_path / "farm", 'pyproject = "../other.toml"\n')
+
+
+# ---- patches of some jobs
+
+MINOR = """source = "../source"
+patches = ["all.diff"]
+[[tool.torch-build-farm.overrides]]
+torch = ">=2.9"
+patches = ["new-torch.diff"]
+"""
+
+
+def rendered_by_minor(folder: Path) -> tuple[dict[str, str], str]:
+    """The text of core.cpp in each minor's tree, as `render` writes it, and what it said."""
+    made = Farm(folder / "farm", folder / "work")
+    answer = made("render", "--torch", "2.8", "2.9")
+    texts = {}
+    for path in (folder / "work").glob("jobs/*/source/core.cpp"):
+        texts[path.parent.parent.name.split("-")[1]] = path.read_text()
+    return texts, answer.out + answer.err
+
+
+def test_an_override_has_patches_of_its_own(tmp_path: Path) -> None:
+    source(tmp_path / "source")
+    farm(tmp_path / "farm", MINOR)
+    (tmp_path / "farm/all.diff").write_text(PLAIN)
+    (tmp_path / "farm/new-torch.diff").write_text(PLAIN.replace("-int c;", "-long c;").replace("+long c;", "+char c;"))
+    texts, _ = rendered_by_minor(tmp_path)
+    assert "long c;" in texts["torch28"]
+    assert "char c;" in texts["torch29"]
+
+
+def test_an_override_does_not_change_the_version(tmp_path: Path) -> None:
+    root = source(tmp_path / "source")
+    farm(tmp_path / "farm", MINOR)
+    (tmp_path / "farm/all.diff").write_text(PLAIN)
+
+    def bump(root: Path) -> None:
+        (root / "pyproject.toml").write_text(STATIC.replace("1.2", "1.3"))
+
+    (tmp_path / "farm/new-torch.diff").write_text(diff(root, bump))
+    texts, said = rendered_by_minor(tmp_path)
+    assert not texts
+    assert "a patch of its own makes the source demo 1.3, and all jobs build demo 1.2" in said

@@ -29,6 +29,7 @@ from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
 from torch_build_farm.project import source_size, tree
+from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, check_architectures, plan
 from torch_build_farm.project.settings import PUBLISHED_LIST, Project
@@ -44,10 +45,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is planned and has touched nothing yet. `why` names the engine, and why it is this one."""
+    """A run that is planned and has touched nothing yet. `why` names the engine, and why it is this one.
+
+    `sources` are what each job builds, by the jobs' ids: the `source`, with the patches of overrides.
+    """
 
     project: Project
     source: Source
+    sources: Mapping[str, Source]
     engine: Engine
     why: str
     plan: Plan
@@ -79,7 +84,8 @@ def prepare(
     # The farm's own files may lie within the source tree. A change to them must not count as a change of the source.
     farm_folders = (place.work, *not_source, project.root / "work", place.store.root)
     exclude = (*_farm_files(project, origin, farm_folders), *project.settings.exclude)
-    source = tree.read(origin, exclude, project.settings.version, project.changes)
+    read = partial(tree.read, origin, exclude, project.settings.version)
+    source = read(project.changes)
     large = source_size.notice(source)
     if large:
         place.say(large)
@@ -107,7 +113,32 @@ def prepare(
     )
     check_architectures(project, planned.jobs)
     planned = replace(planned, notes=(*planned.notes, *_notes_on_variants(source, planned.jobs)))
-    return Prepared(project, source, chosen, why, planned, place)
+    sources = _sources(project, planned.jobs, source, read)
+    return Prepared(project, source, sources, chosen, why, planned, place)
+
+
+def _sources(
+    project: Project, jobs: Sequence[Job], source: Source, read: Callable[[Changes], Source]
+) -> dict[str, Source]:
+    """The source of each job, by its id: `source`, read again for jobs that overrides change more of it for.
+
+    Raises SourceError where that changes the source's name or version, which all jobs share.
+    """
+    by_changes = {project.changes: source}
+    sources = {}
+    for job in jobs:
+        changes = project.changes_by(project.settings.for_job(job.variant, job.python))
+        if changes not in by_changes:
+            changed = by_changes[changes] = read(changes)
+            if (changed.metadata.name, changed.version) != (source.metadata.name, source.version):
+                raise SourceError(
+                    f"{job.id}: a patch of its own makes the source {changed.metadata.name} {changed.version}, and all "
+                    f"jobs build {source.metadata.name} {source.version}",
+                    where=", ".join(map(str, changes.patches)),
+                    next_step="move the patch from overrides to the project's patches",
+                )
+        sources[job.id] = by_changes[changes]
+    return sources
 
 
 def _notes_on_variants(source: Source, jobs: Sequence[Job]) -> list[str]:
@@ -187,7 +218,7 @@ def execute(
     at_once = min(most_builds or slots, slots)
     trees = {}
     for job in jobs:
-        trees[job.id] = Once(partial(rendered_tree.render, prepared.project, prepared.source, job))
+        trees[job.id] = Once(partial(rendered_tree.render, prepared.project, prepared.sources[job.id], job))
     place.runner.check()
 
     # The locks come first: sweeping takes every container of this work folder for one that a killed farm left.

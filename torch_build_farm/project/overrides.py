@@ -28,6 +28,7 @@ from torch_build_farm.project.tables import (
 from torch_build_farm.project.variant import Variant
 
 _MERGED = ("environment", "cmake_defines", "config_settings")
+_APPENDED = ("patches",)
 _REPLACED = ("build_requires", "before_build", "cuda_arch_list")
 
 
@@ -64,6 +65,9 @@ class Override:
     cuda_arch_list: CudaArchitectures | None = None
     """In place of the project's `cuda-arch-list`."""
 
+    patches: tuple[str, ...] = ()
+    """Applied to the source after the project's `patches`. They may change neither its name nor its version."""
+
     def selects(self, variant: Variant, python: CPython) -> bool:
         """Whether this entry applies to the variant's job for that CPython."""
         return (
@@ -83,6 +87,9 @@ class Override:
         for name in _MERGED:
             if getattr(self, name):
                 changed[name] = {**getattr(settings, name), **getattr(self, name)}
+        for name in _APPENDED:
+            if getattr(self, name):
+                changed[name] = (*getattr(settings, name), *getattr(self, name))
         for name in _REPLACED:
             if getattr(self, name) is not None:
                 changed[name] = getattr(self, name)
@@ -90,8 +97,9 @@ class Override:
 
     def problems(self, variants: Mapping[Minor, Variant]) -> Iterator[str]:
         """What is wrong with this entry beside these variants, a sentence each, with the key that it is about."""
-        if not any(getattr(self, name) for name in _MERGED) and all(getattr(self, name) is None for name in _REPLACED):
-            keys = ", ".join(kebab(name) for name in (*_MERGED, *_REPLACED))
+        joined = (*_MERGED, *_APPENDED)
+        if not any(getattr(self, name) for name in joined) and all(getattr(self, name) is None for name in _REPLACED):
+            keys = ", ".join(kebab(name) for name in (*joined, *_REPLACED))
             yield f": changes nothing; name one of {keys}"
         if not (self.torch or self.cpython or self.cuda):
             yield ": selects every job; name torch, cpython or cuda, or move its keys to the table itself"

@@ -313,7 +313,11 @@ class Project:
     @property
     def changes(self) -> Changes:
         """What is changed of the source before anything of it is read."""
-        return Changes(tuple(self.root / patch for patch in self.settings.patches), self.settings.pyproject)
+        return self.changes_by(self.settings)
+
+    def changes_by(self, settings: Settings) -> Changes:
+        """What `settings`, which may be those of one job, change of the source."""
+        return Changes(tuple(self.root / patch for patch in settings.patches), settings.pyproject)
 
     @property
     def auto_name(self) -> str:

@@ -16,7 +16,7 @@ from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.pipeline.facts import RepairFacts
 from torch_build_farm.pipeline.rendered_tree import back_end
-from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
+from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
@@ -103,14 +103,15 @@ def _mend_run_paths(
     write_wheel(path, members)
 
 
-def _init_files(context: RunContext) -> list[str]:
+def _init_files(step: Step) -> list[str]:
     """The __init__.py of each of the project's packages that has one in the source."""
     # Of a monorepo, which may have packages of that name in other projects, only those of this project.
-    folder = context.source.origin.subdirectory
+    source = step.context.tree(step.job).source
+    folder = source.origin.subdirectory
     prefix = f"/{folder}/" if folder else "/"
-    paths = [f"/{file.path}" for file in context.source.files if f"/{file.path}".startswith(prefix)]
+    paths = [f"/{file.path}" for file in source.files if f"/{file.path}".startswith(prefix)]
     init_files = []
-    for package in context.project.settings.packages:
+    for package in step.context.project.settings.packages:
         init = f"{package.replace('.', '/')}/__init__.py"
         # The source may have its packages in a folder, such as src/.
         in_source = [path for path in paths if path.endswith(f"/{init}")]
@@ -119,22 +120,24 @@ def _init_files(context: RunContext) -> list[str]:
     return init_files
 
 
-def _linked_by(context: RunContext) -> list[str]:
+def _linked_by(step: Step) -> list[str]:
     """The tools that may have linked the libraries, as `problems` knows them."""
-    module = back_end(context.source).partition(".")[0]
+    source = step.context.tree(step.job).source
+    module = back_end(source).partition(".")[0]
     tools_of_back_ends = {"setuptools": "setuptools", "scikit_build_core": "cmake", "mesonpy": "meson"}
     linked_by = [tools_of_back_ends[module]] if module in tools_of_back_ends else []
     # Whatever the back end, setup.py or a plug-in of it may run CMake.
-    has_cmake = any(PurePosixPath(file.path).name == "CMakeLists.txt" for file in context.source.files)
+    has_cmake = any(PurePosixPath(file.path).name == "CMakeLists.txt" for file in source.files)
     if has_cmake and "cmake" not in linked_by:
         linked_by.append("cmake")
     return linked_by
 
 
-def _build_folders(context: RunContext) -> list[str]:
+def _build_folders(step: Step) -> list[str]:
     """Folders that a wheel must not name, each with a slash at its end: those in which the engine builds."""
+    context = step.context
     source_folders = set()
-    for file in context.source.files:
+    for file in context.tree(step.job).source.files:
         folder, slash, _ = file.path.partition("/")
         if slash:
             source_folders.add(folder)
@@ -157,7 +160,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "cpu-baseline": settings.cpu_baseline,
         "size-limit-mb": settings.size_limit_mb,
         "torch-flavours": settings.torch_flavours,
-        "init-files": _init_files(step.context),
+        "init-files": _init_files(step),
         "auditwheel": tools.versions()["auditwheel"],
     }
 
@@ -173,10 +176,10 @@ def _work(step: Step) -> Outcome:
         out,
         scratch,
         settings=context.project.settings,
-        expected=_init_files(context),
-        builders=_build_folders(context),
+        expected=_init_files(step),
+        builders=_build_folders(step),
         shell=shell,
-        linked_by=_linked_by(context),
+        linked_by=_linked_by(step),
         interpreter_run_paths=context.engine.interpreter_run_paths(step.job),
         already_repaired=context.engine.repairs_itself,
     )
