@@ -221,7 +221,34 @@ def test_a_back_end_that_goes_by_the_name_keeps_the_old_one(tmp_path: Path, back
 def test_build_constraints(tmp_path: Path) -> None:
     held = 'packages = ["demo"]\nbuild-constraints = ["numpy<3", "wheel==0.45.1"]'
     tree = rendered(tmp_path, PYPROJECT.replace('\npackages = ["demo"]', f"\n{held}"))
-    assert tree.rendered[CONSTRAINTS].splitlines()[1:] == ["torch==2.9.0", "numpy<3", "wheel==0.45.1"]
+    assert constraints(tree) == ["torch==2.9.0", "pybind11==3.0.1", "numpy<3", "wheel==0.45.1"]
+
+
+def constraints(tree: Tree) -> list[str]:
+    return [line for line in tree.rendered[CONSTRAINTS].splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize(
+    ("minor", "requirement", "constraint", "held"),
+    [
+        ("2.8", "pybind11", "", ["pybind11==2.13.6"]),
+        ("2.9", "PyBind11>=2.13", "", ["pybind11==3.0.1"]),
+        ("2.13", "pybind11", "", ["pybind11==3.0.4"]),
+        ("2.15", "numpy", "", ["pybind11==3.1.0"]),
+        ("2.9", "pybind11==2.13.6", "", []),
+        ("2.8", "pybind11~=3.0", "", []),
+        ("2.9", "pybind11", "pybind11==2.13.6", ["pybind11==2.13.6"]),
+        ("2.9", "pybind11", "pybind11<4", ["pybind11==3.0.1", "pybind11<4"]),
+    ],
+)
+def test_pybind11_is_the_one_among_torchs_headers_unless_the_project_says_otherwise(
+    tmp_path: Path, minor: str, requirement: str, constraint: str, held: list[str]
+) -> None:
+    text = PYPROJECT.replace("[build-system]\nrequires = [", f'[build-system]\nrequires = ["{requirement}", ')
+    assert requirement in text
+    if constraint:
+        text = text.replace('\npackages = ["demo"]', f'\npackages = ["demo"]\nbuild-constraints = ["{constraint}"]')
+    assert [line for line in constraints(rendered(tmp_path, text, minor)) if line.startswith("pybind11")] == held
 
 
 bounds = st.integers(min_value=7, max_value=16).map(lambda minor: f"3.{minor}")

@@ -136,6 +136,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
             archive.writestr("torch/include/ATen/ATen.h", "")
             guard = "    __GNUC__ < 9\n#error too old\n"
             archive.writestr("torch/include/c10/util/C++17.h", guard)
+            numbers = {"MAJOR": "3", "MINOR": "0", "MICRO": "1", "PATCH": "1"}
+            lines = [f"#define PYBIND11_VERSION_{part} {number}\n" for part, number in numbers.items()]
+            archive.writestr("torch/include/pybind11/detail/common.h", "#pragma once\n" + "".join(lines))
             requires = 'Requires-Dist: nvidia-cuda-runtime-cu12==12.8.90; platform_system == "Linux"\n'
             archive.writestr(
                 "torch-2.16.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: 2.16.0\n{requires}"
@@ -155,6 +158,7 @@ def test_facts_of_an_index_in_html_with_a_missing_file(server: Front) -> None:
     values = {key: fact.value for key, fact in read.facts.items()}
     assert (values["cuda"], values["cxx-standard"], values["gcc"]) == ("12.8", 17, 9)
     assert values["cuda-runtime"] == "nvidia-cuda-runtime-cu12==12.8.90"
+    assert values["pybind11"] == "3.0.1"
     server.without = set(server.files)
     with pytest.raises(PackageIndexError, match="404"):
         facts.read(Minor(2, 16), listing, index, sizes=False)

@@ -120,10 +120,26 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
         "job": job,
         "variant": variant,
         "settings": settings,
+        "pybind11": _pybind11(variant, [*requires, *settings.build_constraints]),
         "build_system": build_system,
         "metadata": metadata,
         "tool": _tool(source),
     }
+
+
+def _pybind11(variant: Variant, requirements: Iterable[str]) -> str:
+    """The version of pybind11 that a build is held to: the one among torch's headers.
+
+    Empty where a requirement or a constraint of the project has no room for it, or where the variant does not say it.
+    """
+    if not variant.pybind11:
+        return ""
+    for text in requirements:
+        requirement = read_requirement(text)
+        is_pybind11 = canonicalize_name(requirement.name) == "pybind11"
+        if is_pybind11 and not requirement.specifier.contains(variant.pybind11, prereleases=True):
+            return ""
+    return variant.pybind11
 
 
 def _project_table_decides(source: Source) -> bool:

@@ -72,6 +72,10 @@ class Variant:
     gcc: Annotated[StrictInt, Field(ge=1)] = 1
     """The oldest GCC (its major version) that builds against this torch; `1` stands for any."""
 
+    pybind11: VersionText = ""
+    """The version of pybind11 among torch's headers, such as `"2.13.6"`. A build that requires pybind11 gets this one,
+    unless the project holds it to another. Not set: any."""
+
     @property
     def tag(self) -> str:
         """The minor as part of names, such as "torch29"."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import InvalidVersion
 
 from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.requirements import parse_metadata, read_requirement
+from torch_build_farm.core.requirements import parse_metadata, read_requirement, read_version
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.releases import torch_wheel
 from torch_build_farm.releases.listing import Listing, Release
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _VERSION, _CMAKE = "torch/version.py", "torch/share/cmake/Torch/TorchConfig.cmake"
 _ATEN, _CXX = "torch/include/ATen/ATen.h", "torch/include/c10/util/C++17.h"
+_PYBIND11 = "torch/include/pybind11/detail/common.h"
 _METADATA = re.compile(r"torch-[^/]+\.dist-info/METADATA")
 # The first GCC that takes -std=c++NN by that name (GCC's manual, "Options Controlling C Dialect", of each version).
 _FIRST_GCC = {11: 5, 14: 5, 17: 8, 20: 10, 23: 11, 26: 14}
@@ -115,6 +117,9 @@ def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = Fal
             _platform(wheel), "the wheels' platform; the container image that cibuildwheel pins under this name"
         ),
     }
+    pybind11 = _pybind11(content.pybind11)
+    if pybind11:
+        facts["pybind11"] = Fact(pybind11, f"the one among torch's headers: {_PYBIND11}")
     if sizes:
         facts |= _sizes(content.unpacked_size, requires, CPython.parse(tag), index)
     return Facts(minor, wheel.filename, facts)
@@ -142,22 +147,23 @@ class _WheelContent:
     cmake: str
     aten: str
     cxx: str
+    pybind11: str
     metadata: str
     unpacked_size: int
 
     @classmethod
     def read(cls, wheel: RemoteWheel) -> _WheelContent:
         """Read the members. Raises PackageIndexError if the wheel cannot be read or has no METADATA."""
-        paths = (_VERSION, _CMAKE, _ATEN, _CXX)
+        paths = (_VERSION, _CMAKE, _ATEN, _CXX, _PYBIND11)
         contents = wheel.read_many(path for path in paths if path in wheel.members)
-        version, cmake, aten, cxx = (contents.get(path, b"").decode("utf-8", "replace") for path in paths)
+        version, cmake, aten, cxx, pybind11 = (contents.get(path, b"").decode("utf-8", "replace") for path in paths)
         metadata_path = "torch.dist-info/METADATA"  # for the error that names it, if there is none
         for path in wheel.members:
             if _METADATA.fullmatch(path):
                 metadata_path = path
                 break
         metadata = wheel.read(metadata_path).decode("utf-8", "replace")
-        return cls(version, cmake, aten, cxx, metadata, _unpacked_size(wheel))
+        return cls(version, cmake, aten, cxx, pybind11, metadata, _unpacked_size(wheel))
 
 
 def _unpacked_size(wheel: RemoteWheel) -> int:
@@ -213,6 +219,16 @@ def _gcc(standard: int, header: str) -> Fact:
     return Fact(
         oldest, f"the oldest that builds: the first that takes -std=c++{standard}; torch's headers ask for none"
     )
+
+
+def _pybind11(header: str) -> str:
+    """The version that pybind11's header states; empty where it states none."""
+    parts = dict(re.findall(r"^#\s*define PYBIND11_VERSION_(MAJOR|MINOR|PATCH) (\S+)", header, re.MULTILINE))
+    version = ".".join(parts.get(part, "") for part in ("MAJOR", "MINOR", "PATCH"))
+    try:
+        return str(read_version(version))
+    except InvalidVersion:
+        return ""
 
 
 def _platform(wheel: DistributionPackage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
@@ -173,6 +174,21 @@ def _cuda_needed(wheel: Wheel) -> list[str]:
     return problems
 
 
+def _pybind11(wheel: Wheel) -> list[str]:
+    """Modules of pybind11 that do not see each other's types."""
+    members = defaultdict[str, list[str]](list)
+    for library in wheel.libraries:
+        for internals_id in library.pybind11:
+            members[internals_id].append(library.path)
+    if len(members) < 2:
+        return []
+    listed = [f"{internals_id} in {', '.join(paths)}" for internals_id, paths in sorted(members.items())]
+    return [
+        "modules of pybind11 do not see each other's types, since they are of several versions of it or of several "
+        f"compilers: {'; '.join(listed)}; build all of them with one, such as the one among torch's headers"
+    ]
+
+
 def problems(
     wheel: Wheel,
     settings: Settings,
@@ -193,7 +209,7 @@ def problems(
                 "package; name the packages in the build back end's settings (scikit-build-core: wheel.packages)"
             )
     reasons += [*_bundled(wheel, settings), *_not_required(wheel, settings), *_run_paths(wheel, linked_by)]
-    reasons += _top_level(wheel, settings)
+    reasons += [*_pybind11(wheel), *_top_level(wheel, settings)]
     for member, folder in members_naming(wheel.path, builders).items():
         reasons.append(
             f"{member} names {folder}, a folder of the build: users do not have it, and the same sources built "

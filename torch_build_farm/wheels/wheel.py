@@ -23,6 +23,7 @@ from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata, re
 from torch_build_farm.core.wheel_archive import dist_info, write_wheel
 from torch_build_farm.wheels.elf.headers import MAGIC, Tag, identify
 from torch_build_farm.wheels.elf.image import read_image
+from torch_build_farm.wheels.pybind11_ids import internals_ids
 from torch_build_farm.wheels.record import MOST_BYTES, read_record, record_path
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Library:
     """An ELF library in a wheel. `run_paths` are the entries of its RPATH and RUNPATH, unchanged.
 
     `rpath`: they come from an RPATH, which the loader searches before LD_LIBRARY_PATH, and for indirect needs too.
+    `pybind11` are the ids under which it shares types with other modules of pybind11.
     """
 
     path: str
@@ -41,6 +43,7 @@ class Library:
     needed: tuple[str, ...]
     run_paths: tuple[str, ...]
     rpath: bool = False
+    pybind11: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def read_library(path: str, content: bytes) -> Library | None:
         needed=tuple(texts(Tag.NEEDED)),
         run_paths=tuple(run_paths),
         rpath=Tag.RPATH in image.tags,
+        pybind11=internals_ids(content),
     )
 
 
