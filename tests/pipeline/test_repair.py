@@ -205,6 +205,22 @@ def test_a_library_for_newer_cpus_needs_leave(tmp_path: Path) -> None:
     assert repaired(replace(SETTINGS, cpu_baseline="x86-64-v3")) == "x86-64-v3"
 
 
+def test_a_cpu_wheel_where_device_code_is_asked_for(tmp_path: Path, library: Make) -> None:
+    raw = wheel(tmp_path, {"demo/_core.so": library().read_bytes()}).path
+    shell = Shell(Runner(), {"PATH": f"{tools.scripts()}:/usr/bin:/bin"}, tmp_path, tmp_path / "log", print)
+    with pytest.raises(RepairError, match=r"no device code, though cuda-arch-list asks for sm_80.*DEMO_CUDA"):
+        repair.repair(
+            raw,
+            tmp_path,
+            tmp_path / "scratch",
+            settings=replace(SETTINGS, cuda_arch_list=("8.0",)),
+            expected=(),
+            builders=(),
+            shell=shell,
+            setup_script="os.getenv('DEMO_CUDA')",
+        )
+
+
 def test_record(tmp_path: Path, library: Make) -> None:
     found = wheel(tmp_path, {"demo/_core.so": library().read_bytes(), "demo/x.py": b"1"}, forge="demo/x.py")
     assert checks.problems(found, SETTINGS) == ["RECORD has another hash for demo/x.py"]

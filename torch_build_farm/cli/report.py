@@ -147,8 +147,8 @@ def _lines(result: JobResult, work: Path) -> list[str]:
     audit, smoke = result.facts(AuditFacts), result.facts(SmokeFacts)
     if build:
         lines.append(f"built   with {build.built_with}")
-    if repair and repair.cpu_level != "x86-64":
-        lines.append(f"cpu     needs {repair.cpu_level}: an older CPU ends the process with SIGILL")
+    if repair:
+        lines += _machine_lines(repair)
     if audit:
         needs = f"; needs {', '.join(audit.symbol_versions)}" if audit.symbol_versions else ""
         lines.append(f"audit   works with torch {audit.true_range}{needs}")
@@ -165,6 +165,16 @@ def _lines(result: JobResult, work: Path) -> list[str]:
             lines.append(f"        {smoke.script}")
         for last_line in smoke.tests:
             lines.append(f"        {last_line}")
+    return lines
+
+
+def _machine_lines(repair: RepairFacts) -> list[str]:
+    """What a wheel's code asks of GPUs, and of CPUs where not everybody's will do."""
+    lines = []
+    if repair.device_code:
+        lines.append(f"cuda    has code for {', '.join(repair.device_code)}")
+    if repair.cpu_level != "x86-64":
+        lines.append(f"cpu     needs {repair.cpu_level}: an older CPU ends the process with SIGILL")
     return lines
 
 

@@ -97,7 +97,8 @@ class RepairFacts:
     """What a wheel asks of the user's machine.
 
     `tag` is its platform tag as auditwheel wrote it. `external_libraries` are patterns of the libraries that it needs
-    and does not carry, with who brings them. `cpu_level` is the level of x86-64 that its code takes for granted.
+    and does not carry, with who brings them. `cpu_level` is the level of x86-64 that its code takes for granted,
+    `device_code` are the architectures that it has GPU code for, such as ("compute_90", "sm_90").
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -105,10 +106,14 @@ class RepairFacts:
     tag: str
     external_libraries: Mapping[str, str] = field(default_factory=dict)
     cpu_level: str = "x86-64"
+    device_code: tuple[str, ...] = ()
 
     def text(self) -> dict[str, str]:
-        """For the JSON document."""
-        return {"tag": self.tag, "cpu-level": self.cpu_level}
+        """For the JSON document; `device-code` is left out where there is none."""
+        text = {"tag": self.tag, "cpu-level": self.cpu_level}
+        if self.device_code:
+            text["device-code"] = " ".join(self.device_code)
+        return text
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels.cpu_level import LEVELS, CpuLevel, read_cpu_level
+from torch_build_farm.wheels.device_code import read_device_code
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import NotLoadedError, read
 from torch_build_farm.wheels.wheel import Wheel, opened
@@ -22,12 +23,13 @@ class MachineCode:
 
     `cpu_levels` has the level that each library takes for granted, `python_names` the names of CPython's C API that it
     cannot do without, `unreadable` why one could not be read. `exported` are the names of that kind that the libraries
-    bring.
+    bring. `device_code` are the architectures of GPUs that there is code for (`device_code.read_device_code`).
     """
 
     cpu_levels: Mapping[str, CpuLevel]
     python_names: Mapping[str, frozenset[str]]
     exported: frozenset[str]
+    device_code: frozenset[str]
     unreadable: Mapping[str, str]
 
     @property
@@ -41,12 +43,14 @@ def read_machine_code(wheel: Wheel) -> MachineCode:
     cpu_levels = {}
     python_names = {}
     exported: set[str] = set()
+    device_code: set[str] = set()
     unreadable = {}
     with opened(wheel.path) as archive:
         for library in wheel.libraries:
             content = archive.read(library.path)
             try:
                 cpu_levels[library.path] = read_cpu_level(content)
+                device_code |= read_device_code(content)
                 elf = read(content)
             except NotLoadedError:  # a program, or code for a GPU
                 continue
@@ -56,7 +60,7 @@ def read_machine_code(wheel: Wheel) -> MachineCode:
             required = [symbol.name for symbol in elf.undefined if not symbol.weak]
             python_names[library.path] = frozenset(name for name in required if _PYTHON_NAME.match(name))
             exported |= {name for name in elf.exported if _PYTHON_NAME.match(name)}
-    return MachineCode(cpu_levels, python_names, frozenset(exported), unreadable)
+    return MachineCode(cpu_levels, python_names, frozenset(exported), frozenset(device_code), unreadable)
 
 
 def machine_code_problems(code: MachineCode, settings: Settings) -> list[str]:

@@ -18,10 +18,12 @@ from torch_build_farm.pipeline.facts import RepairFacts
 from torch_build_farm.pipeline.rendered_tree import back_end
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
+from torch_build_farm.project import source_files
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.checks import problems
+from torch_build_farm.wheels.device_code import device_code_problems
 from torch_build_farm.wheels.limited_api import limited_api_problems
 from torch_build_farm.wheels.machine_code import MachineCode, machine_code_problems, read_machine_code
 from torch_build_farm.wheels.run_paths import for_users, patched
@@ -40,11 +42,12 @@ def repair(
     linked_by: Sequence[str] = (),
     interpreter_run_paths: Sequence[str] = (),
     already_repaired: bool = False,
+    setup_script: str = "",
 ) -> tuple[Wheel, MachineCode]:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
     `expected`, `builders` and `linked_by` are as in `problems`, `interpreter_run_paths` as the engine states them.
-    `already_repaired`: the engine has run auditwheel.
+    `already_repaired`: the engine has run auditwheel. `setup_script` is the text of the source's setup.py.
 
     Returns the wheel, and what its code asks of users' machines.
     Raises RepairError with every reason why the wheel is unfit.
@@ -69,6 +72,7 @@ def repair(
         code = read_machine_code(wheel)
         reasons = problems(wheel, settings, expected, builders, linked_by)
         reasons += machine_code_problems(code, settings) + limited_api_problems(wheel, code)
+        reasons += device_code_problems(code.device_code, settings.cuda_arch_list, setup_script)
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise RepairError(f"{raw.name} is not fit for users:\n{listed}", where=str(raw))
@@ -157,6 +161,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "grafted-libraries": settings.grafted_libraries,
         "external-libraries": dict(settings.external_libraries),
         "requires": settings.requires,
+        "cuda-arch-list": settings.for_job(step.job.variant, step.job.python).cuda_arch_list,
         "cpu-baseline": settings.cpu_baseline,
         "size-limit-mb": settings.size_limit_mb,
         "torch-flavours": settings.torch_flavours,
@@ -175,15 +180,21 @@ def _work(step: Step) -> Outcome:
         step.output(BUILD),
         out,
         scratch,
-        settings=context.project.settings,
+        settings=context.project.settings.for_job(step.job.variant, step.job.python),
         expected=_init_files(step),
         builders=_build_folders(step),
         shell=shell,
         linked_by=_linked_by(step),
+        setup_script=source_files.text(context.tree(step.job).source.project, "setup.py"),
         interpreter_run_paths=context.engine.interpreter_run_paths(step.job),
         already_repaired=context.engine.repairs_itself,
     )
-    facts = RepairFacts(wheel.platform, dict(context.project.settings.external_libraries), code.cpu_level)
+    facts = RepairFacts(
+        wheel.platform,
+        dict(context.project.settings.external_libraries),
+        code.cpu_level,
+        tuple(sorted(code.device_code)),
+    )
     return Outcome((wheel.path,), facts)
 
 
