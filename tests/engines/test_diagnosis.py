@@ -1,9 +1,12 @@
 """Real endings of real builds, and what they mean."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import (
     BuildError,
     CompileError,
@@ -230,3 +233,85 @@ def test_a_missing_file_is_named_and_where_it_lies(
     error = diagnose("job", log, subdirectory=subdirectory)
     assert words in error.what
     assert ("subdirectory" in str(error)) is outside
+
+
+ROGUE = "/usr/bin/ld: /tmp/a.o: in function `f()':\n"
+LINKERS = [
+    ("/usr/bin/ld: cannot find -lre2: No such file or directory", "cannot find -lre2", "system-packages"),
+    ("/usr/bin/ld: skipping incompatible /lib/libre2.so when searching for -lre2\n/usr/bin/ld: cannot find -lre2",
+     "cannot find -lre2", "the library re2"),
+    ("/usr/bin/ld.gold: error: cannot find -lre2", "cannot find -lre2", "the library re2"),
+    ("ld.lld: error: unable to find library -lre2", "unable to find library -lre2", "the library re2"),
+    ("mold: fatal: library not found: re2", "library not found: re2", "the library re2"),
+    (f"{ROGUE}a.cpp:(.text+0x5): undefined reference to `g()'", "undefined reference to `g()'", "link the library"),
+    ("ld.lld: error: undefined symbol: g()\n>>> referenced by a.cpp", "undefined symbol: g()", "link the library"),
+    ("/tmp/a.o:a.cpp:function f(): error: undefined reference to 'g()'", "undefined reference to 'g()'", "link the"),
+    ("/usr/bin/ld: libz.a(x.o): relocation R_X86_64_32 against `.rodata' can not be used when making a shared object; "
+     "recompile with -fPIC", "recompile with -fPIC", "static library"),
+    ("nvcc fatal   : Unsupported gpu architecture 'compute_50'", "Unsupported gpu", "cuda-arch-list"),
+    ('../meson.build:3:0: ERROR: Dependency "re2" not found, tried pkgconfig and cmake', 'Dependency "re2"', "find re2:"),
+    ("../meson.build:4:2: ERROR: C++ shared or static library 're2' not found", "library 're2' not found", "find re2:"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words", "next_step"), LINKERS)
+@pytest.mark.parametrize(
+    "summary",
+    [
+        "collect2: error: ld returned 1 exit status",
+        "clang-17: error: linker command failed with exit code 1 (use -v to see invocation)",
+        "error: command '/usr/bin/g++' failed with exit code 1",
+    ],
+)
+def test_the_linkers_own_words_come_before_its_drivers(
+    tmp_path: Path, text: str, words: str, next_step: str, summary: str
+) -> None:
+    log = tmp_path / "log"
+    # A log may have the two streams in either order.
+    for lines in (f"{text}\n{summary}", f"{summary}\n{text}"):
+        log.write_text(f"{STAGE_MARK}build job\nFAILED: x.so\n{lines}\nninja: build stopped: subcommand failed.\n")
+        error = diagnose("job", log)
+        assert isinstance(error, CompileError)
+        assert words in error.what
+        assert next_step in error.next_step
+
+
+def test_a_driver_that_is_alone_with_its_complaint(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"{STAGE_MARK}build job\ncollect2: error: ld terminated\n")
+    assert "collect2: error: ld terminated" in diagnose("job", log).what
+
+
+def said(folder: Path, *command: str | Path) -> FarmError:
+    """What the farm makes of the output of a real tool that fails."""
+    done = subprocess.run(command, check=False, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode
+    (folder / "log").write_text(f"{STAGE_MARK}build job\n{done.stdout}")
+    return diagnose("job", folder / "log")
+
+
+def test_real_linkers(tmp_path: Path) -> None:
+    (tmp_path / "a.cpp").write_text("int g(); int main() { return g(); }\n")
+    error = said(tmp_path, "g++", "a.cpp", "-lno_such_library")
+    assert "cannot find -lno_such_library" in error.what
+    assert "the library no_such_library" in error.next_step
+    assert "undefined reference to `g()'" in said(tmp_path, "g++", "a.cpp").what
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("find_package(nosuch CONFIG REQUIRED)", "nosuch"),
+        ("find_package(nosuch REQUIRED)", "nosuch"),
+        ("find_package(PkgConfig REQUIRED)\npkg_check_modules(X REQUIRED nosuch)", "nosuch"),
+        ("set(BLA_VENDOR FLAME)\nfind_package(BLAS REQUIRED)", "BLAS"),
+    ],
+)
+def test_a_package_that_cmake_does_not_find(tmp_path: Path, line: str, name: str) -> None:
+    if "PkgConfig" in line and not shutil.which("pkg-config"):
+        pytest.skip("needs pkg-config")
+    (tmp_path / "CMakeLists.txt").write_text(f"cmake_minimum_required(VERSION 3.20)\nproject(x C)\n{line}\n")
+    error = said(tmp_path, tools.scripts() / "cmake", "-S", ".", "-B", "b")
+    assert isinstance(error, CompileError)
+    assert f"does not find {name}:" in error.next_step
+    assert "system-packages" in error.next_step

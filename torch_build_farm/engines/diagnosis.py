@@ -15,7 +15,7 @@ from torch_build_farm.core.errors import (
     PackageIndexError,
 )
 from torch_build_farm.core.log import STAGE_MARK, read
-from torch_build_farm.engines import missing_files
+from torch_build_farm.engines import missing_files, missing_libraries
 from torch_build_farm.engines.missing_modules import lacks_module
 
 # gcc's driver prints "Killed signal terminated program cc1plus" when the kernel kills the compiler for lack of memory;
@@ -31,7 +31,7 @@ _INDEX = re.compile(
     r"error sending request|dns error|Failed to fetch|Connection (refused|reset|timed out)|operation timed out"
     r"|tcp connect error|Could not connect|Failed to download|network (connectivity|is unreachable)"
 )
-_COMPILER = re.compile(r"undefined reference to |^CMake Error|: (fatal )?error: ")
+_COMPILER = re.compile(rf"^CMake Error|: (fatal )?error: |{missing_libraries.COMPLAINT.pattern}")
 # What torch's headers say to a compiler of an older standard (ATen/ATen.h, torch/all.h, c10/util/C++17.h).
 _STANDARD = re.compile(r"error: #error .*\bC\+\+(?P<year>\d\d) (?:or later compatible compiler is required|to compile)")
 _COMMANDS = ("$ ", "cibuildwheel: error: Command [")
@@ -52,7 +52,7 @@ def diagnose(what: str, log: Path, oom_kills: int = 0, subdirectory: str = "") -
     the Python project in the source.
     """
     where = str(log)
-    lines = _output_of_last_stage(log)
+    lines = missing_libraries.without_summaries(_output_of_last_stage(log))
     memory, compiler = first_match(_MEMORY, lines), first_match(_COMPILER, lines)
 
     # Memory and disk come before the compiler: without either of them compilers complain as well.
@@ -120,6 +120,8 @@ def _compile_error(what: str, first: str, lines: Sequence[str], where: str, subd
         # CMake runs Python to find NumPy and its kin, and then says only that it did not find them.
         lacking = lacks_module(what, lines, where) if first.startswith("CMake Error") else None
         next_step = lacking.next_step if lacking else _next_step(first, subdirectory)
+        if next_step == _LOG:
+            next_step = missing_libraries.next_step(first) or _LOG
     return CompileError(f"{what}: {missing_files.without_copy(first)}", where=where, next_step=next_step)
 
 
