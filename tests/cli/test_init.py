@@ -18,8 +18,10 @@ from torch_build_farm.project.settings import load
 
 
 def written(tree: Path, *more: str) -> tuple[int, str]:
+    alone = not (tree / "pyproject.toml").exists()
     code = main.main(["init", str(tree), *more])
-    return code, (Path(more[0]) if more else tree).joinpath("pyproject.toml").read_text()
+    folder = Path(more[0]) if more else tree / "torch-build-farm" if alone else tree
+    return code, folder.joinpath("pyproject.toml").read_text()
 
 
 def test_a_tree_with_setup_py_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +38,7 @@ def test_a_tree_with_setup_py_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     settings = tomllib.loads(text)["tool"]["torch-build-farm"]
     assert settings == {
         "name": "demo-ext",
+        "source": "..",
         "packages": ["demo_ext"],
         "torch": ["2.9", "2.10", "2.11"],
         "environment": {"FORCE_ONLY_CPU": "1"},
@@ -45,19 +48,163 @@ def test_a_tree_with_setup_py_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "setup.py reads FLAGS, FORCE_ONLY_CPU;" in text
     assert "# The packages that a wheel may contain at top level.\npackages = " in text
     assert len(text.splitlines()) < 20
-    assert load(tmp_path, CHECKOUT).settings.name == "demo-ext"
+    assert not (tmp_path / "pyproject.toml").exists()  # with one, pip would build in an environment without torch
+    folder = tmp_path / "torch-build-farm"
+    assert load(folder, CHECKOUT).settings.name == "demo-ext"
     capsys.readouterr()
     assert main.main(["init", str(tmp_path)]) == 2
     assert "there is a [tool.torch-build-farm] already" in capsys.readouterr().err
-    assert (tmp_path / "pyproject.toml").read_text() == text
+    assert (folder / "pyproject.toml").read_text() == text
 
 
 def test_what_cannot_be_told_is_marked(tmp_path: Path) -> None:
     (tmp_path / "setup.py").write_text("from setuptools import setup\nsetup(**everything())\n")
     _, text = written(tmp_path)
-    for key in ("name", "version", "packages", "torch"):
+    for key in ("name", "# version", "packages", "torch"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"{key} = ")]
         assert scaffold.MARK in line
+
+
+def test_a_version_that_is_not_known_is_not_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "demo"\ndynamic = ["version"]\n[tool.hatch.version]\nsource = "code"\npath = "v.py"\n'
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+    )
+    _, text = written(tmp_path)
+    assert (
+        """# version = "1.2.3"  # CHECK: only code of the source's would tell its version: source = 'code';""" in text
+    )
+    capsys.readouterr()
+    assert main.main(["plan", "--project", str(tmp_path), "--torch", "2.9", "--engine", "local"]) == 7
+    assert "set version in [tool.torch-build-farm]" in capsys.readouterr().err
+    chosen = text.replace('# version = "1.2.3"', 'version = "1.2.3"')
+    (tmp_path / "pyproject.toml").write_text(chosen)
+    assert load(tmp_path, CHECKOUT).settings.version == "1.2.3"
+
+
+def test_what_a_setup_py_says_of_its_build(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("""
+import os, urllib.request
+from setuptools import setup
+from torch.utils.cpp_extension import CUDAExtension
+FORCE = os.getenv("DEMO_FORCE_BUILD", "FALSE") == "TRUE"
+if os.environ.get("FORCE_CUDA"): urllib.request.urlretrieve(url, name)
+setup(name="demo", version="1", packages=["demo"], ext_modules=[CUDAExtension(name="demo_cuda", sources=["a.cu"])],
+      data_files=computed(), scripts=["demo-tool"])
+""")
+    (tmp_path / "a.cu").touch()
+    _, text = written(tmp_path)
+    settings = tomllib.loads(text)["tool"]["torch-build-farm"]
+    assert settings["packages"] == ["demo", "demo_cuda"]
+    assert settings["environment"] == {"DEMO_FORCE_BUILD": "TRUE"}
+    (line,) = [line for line in text.splitlines() if line.startswith("environment")]
+    assert "# CHECK: compiles, where setup.py may take a wheel that somebody else built" in line
+    assert '# CHECK: with cuda-arch-list, environment = { FORCE_CUDA = "1" } compiles device code' in text
+    assert "# CHECK: setup.py downloads something." in text
+    assert "# CHECK: the wheel has files outside of its packages" in text
+    assert 'plain-files = ["data/*", "scripts/*"]' in text
+
+
+def test_what_cmake_files_say(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "demo"\nversion = "1"\n[build-system]\nrequires = ["scikit-build-core"]\n'
+        'build-backend = "scikit_build_core.build"\n'
+    )
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "__init__.py").touch()
+    (tmp_path / "CMakeLists.txt").write_text("""
+find_package(Torch REQUIRED)
+find_package(Python 3.9 REQUIRED COMPONENTS Development.Module)
+find_package(Eigen3 3.4 CONFIG REQUIRED) # find_package(Commented REQUIRED)
+find_package(OptionalOne QUIET)
+add_subdirectory(cpp)
+""")
+    (tmp_path / "cpp").mkdir()
+    (tmp_path / "cpp" / "CMakeLists.txt").write_text("""
+include(FetchContent)
+FetchContent_Declare(fmt URL https://example.org/fmt.tar.gz)
+install(TARGETS demo EXPORT x LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime)
+install(FILES a.h DESTINATION "include/demo")
+install(TARGETS _core LIBRARY DESTINATION demo)
+""")
+    (tmp_path / "third_party" / "x").mkdir(parents=True)
+    (tmp_path / "third_party" / "x" / "CMakeLists.txt").write_text("find_package(NotOurs REQUIRED)\n")
+    _, text = written(tmp_path)
+    assert "# CHECK: CMake requires Eigen3: system-packages" in text
+    assert "# CHECK: FetchContent_Declare of CMake fetches sources" in text
+    assert "# CHECK: CMake installs into ${CMAKE_INSTALL_LIBDIR}, include/demo, outside" in text
+    assert "install.components" in text
+
+
+def test_the_table_of_cibuildwheel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pyproject.toml").write_text("""
+[project]
+name = "demo"
+version = "1"
+[tool.cibuildwheel]
+build = "cp310-* cp312-*"
+build-verbosity = 1
+before-build = "pip install -U numpy 'pybind11>=2.12' && bash {project}/ci/prepare.sh"
+test-requires = "pytest numpy"
+test-extras = ["test"]
+test-command = "pytest {project}/tests"
+before-test = "echo"
+environment = { PLAIN = "1", PATH = "$PATH:/opt", OTHER = "$(nproc)" }
+config-settings = { "cmake.define.X" = "ON", list = ["a", "b"] }
+[tool.cibuildwheel.linux]
+before-all = ["yum install -y zlib-devel xz-devel && yum clean all", "make -C deps"]
+repair-wheel-command = "auditwheel repair -w {dest_dir} {wheel} --exclude libtorch_cpu.so --exclude libfoo.so.1"
+[tool.cibuildwheel.macos]
+environment = { MACOS = "1" }
+[[tool.cibuildwheel.overrides]]
+select = "cp312-*"
+""")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "__init__.py").touch()
+    before = (tmp_path / "pyproject.toml").read_text()
+    _, text = written(tmp_path)
+    added = text.removeprefix(before)
+    settings = tomllib.loads(text)["tool"]["torch-build-farm"]
+    assert settings["build-requires"] == ["numpy", "pybind11>=2.12"]
+    assert settings["before-build"] == ["bash ./ci/prepare.sh"]
+    assert settings["test-requires"] == ["pytest", "numpy"]
+    assert settings["test-extras"] == ["test"]
+    assert settings["test-command"] == ["pytest {project}/tests"]
+    assert settings["environment"] == {"PLAIN": "1"}
+    assert settings["system-packages"] == {"dnf": ["zlib-devel", "xz-devel"]}
+    assert settings["external-libraries"] == {"libfoo.so.1": "system"}
+    for key in ("build-requires", "before-build", "test-command", "environment", "system-packages"):
+        (line,) = [line for line in added.splitlines() if line.startswith(f"{key} = ")]
+        assert "CHECK: by [tool.cibuildwheel]" in line
+    notes = [line for line in added.splitlines() if line.startswith("# CHECK: [tool.cibuildwheel]")]
+    for key in (
+        "build:",
+        "before-test =",
+        "environment: PATH=",
+        "environment: OTHER=",
+        "before-all: 'make -C deps'",
+        "overrides =",
+    ):
+        assert any(f"] {key}" in note for note in notes), (key, notes)
+    assert "MACOS" not in added
+    assert "config-settings" in added
+    load(tmp_path, CHECKOUT)
+    # A table that somebody wrote by hand says less, and is told so once.
+    (tmp_path / "pyproject.toml").write_text(f'{before}[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n')
+    capsys.readouterr()
+    assert main.main(["plan", "--project", str(tmp_path), "--torch", "2.9", "2.10", "--engine", "local"]) == 0
+    printed = capsys.readouterr()
+    said = (printed.out + printed.err).count("[tool.cibuildwheel] is not read")
+    assert said == 1, printed
+
+
+@pytest.mark.parametrize("table", ["cibuildwheel.before-all = 1", "cibuildwheel.environment = [1]",
+    "cibuildwheel.environment = \"A='\"", "cibuildwheel.linux = 1", "cibuildwheel.test-extras = [1, \"a b\"]",
+    "cibuildwheel.test-command = {a = 1}", "cibuildwheel.config-settings = [1]"])  # fmt: skip
+def test_a_table_of_cibuildwheel_of_wrong_types(tmp_path: Path, table: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "demo"\nversion = "1"\n[tool]\n{table}\n')
+    assert written(tmp_path)[0] == 0
+    load(tmp_path, CHECKOUT)
 
 
 def test_folders_too_deep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

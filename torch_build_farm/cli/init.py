@@ -39,7 +39,8 @@ def _configure_parser(parser: Parser) -> None:
         type=optional_path,
         metavar="DIR",
         nargs="?",
-        help="where to write the project file (default: the tree itself, else ./NAME)",
+        help="where to write the project file (default: the tree itself, TREE/torch-build-farm where it has a setup.py "
+        "alone, ./NAME for an sdist)",
     )
 
 
@@ -53,11 +54,18 @@ def _init(context: Context, options: InitOptions) -> int:
 
 
 def _init_tree(context: Context, tree: Path, folder: Path | None) -> None:
-    """Write the project file into the tree, or into `folder` with the relative path from there to the tree."""
+    """Write the project file into the tree, or into `folder` with the relative path from there to the tree.
+
+    A tree that has a setup.py alone stays one: beside it a pyproject.toml, whatever it holds, makes pip build in an
+    isolated environment (PEP 518), where setup.py cannot import torch.
+    """
+    facts = scaffold.look(Origin(tree))
+    if folder is None:
+        folder = tree / TABLE if facts.setup_alone else tree
     origin = {}
-    if folder and folder.resolve() != tree.resolve():
+    if folder.resolve() != tree.resolve():
         origin["source"] = os.path.relpath(tree, folder)
-    _write_project(context, scaffold.look(Origin(tree)), origin, folder or tree)
+    _write_project(context, facts, origin, folder)
 
 
 def _init_sdist(context: Context, source: str, folder: Path | None) -> None:

@@ -28,7 +28,7 @@ from torch_build_farm.pipeline.stage import Mode, RunContext, Stage
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
-from torch_build_farm.project import source_size, tree
+from torch_build_farm.project import cibuildwheel_table, source_size, tree
 from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, check_architectures, plan
@@ -112,7 +112,9 @@ def prepare(
         running=CPython.running(),
     )
     check_architectures(project, planned.jobs)
-    planned = replace(planned, notes=(*planned.notes, *_notes_on_variants(source, planned.jobs)))
+    planned = replace(
+        planned, notes=(*planned.notes, *_notes_on_variants(source, planned.jobs), *_unread(project, source))
+    )
     sources = _sources(project, planned.jobs, source, read)
     return Prepared(project, source, sources, chosen, why, planned, place)
 
@@ -139,6 +141,14 @@ def _sources(
                 )
         sources[job.id] = by_changes[changes]
     return sources
+
+
+def _unread(project: Project, source: Source) -> list[str]:
+    """What [tool.cibuildwheel] of the source says, and the farm's table does not."""
+    keys = ", ".join(cibuildwheel_table.unread(source.pyproject, project.settings))
+    if not keys:
+        return []
+    return [f"[tool.cibuildwheel] is not read; the farm's table has nothing for {keys}, as `init` would translate it"]
 
 
 def _notes_on_variants(source: Source, jobs: Sequence[Job]) -> list[str]:
@@ -179,6 +189,9 @@ def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> li
         own += [root / "templates" / template.name for template in project.template_folders[-1].glob("*.j2")]
         # `publish` writes it: a release must not make the next run build everything anew.
         own.append(root / PUBLISHED_LIST)
+        # `init` puts the project file into a folder of its own beside a setup.py.
+        if project.root != origin.project:
+            own.append(root / "pyproject.toml")
         patterns += [tree.literal_pattern(str(path)) for path in own]
     return patterns
 

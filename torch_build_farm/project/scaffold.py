@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,22 @@ import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidName, canonicalize_name
 
-from torch_build_farm.core import toml
 from torch_build_farm.core.errors import SourceError, VersionError
 from torch_build_farm.core.requirements import check_name
 from torch_build_farm.core.text import printable
-from torch_build_farm.project import metadata, source_files
+from torch_build_farm.project import cibuildwheel_table, cmake_hints, import_names, metadata, setup_hints, source_files
+from torch_build_farm.project.cibuildwheel_table import Translation
+from torch_build_farm.project.cmake_hints import NO_HINTS, CMakeHints
 from torch_build_farm.project.fetch import Origin
+from torch_build_farm.project.import_names import ImportNames
 from torch_build_farm.project.settings import TABLE, Settings
+from torch_build_farm.project.setup_hints import SetupHints
+from torch_build_farm.project.setup_script import setup_arguments
 from torch_build_farm.project.subdirectories import is_project, project_folder, projects_below
 from torch_build_farm.project.tables import adapter
 from torch_build_farm.project.variant import Variant
 
 MARK = "CHECK:"
-# Folders with an __init__.py that are seldom installed.
-_BESIDE = {"benchmark", "benchmarks", "build", "cmake", "conda", "dist", "doc", "docs", "example", "examples",
-           "scripts", "test", "testing", "tests", "tools"}  # fmt: skip
-_VARIABLE = re.compile(r"""(?:getenv\(|environ\.get\(|environ\[)\s*["'](\w+)["']""")
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,15 @@ class SourceFacts:
 
     name: str
     version: str
+    no_version: str  # why there is no version
     backend: str
-    packages: tuple[str, ...]
+    imports: ImportNames
     torch: str  # the requirement on torch
     cuda_sources: tuple[str, ...]
-    variables: tuple[str, ...]  # environment variables that setup.py reads
+    setup: SetupHints
+    cmake: CMakeHints
+    cibuildwheel: Translation
+    setup_alone: bool  # there is a setup.py, and no pyproject.toml
     subdirectory: str  # the folder of the Python project; empty for the top
     other_projects: tuple[str, ...]  # folders that hold a Python project too
 
@@ -55,31 +58,41 @@ def look(origin: Origin) -> SourceFacts:
         origin = replace(origin, subdirectory=projects[0])
     root = project_folder(origin.root, origin.subdirectory)
     document = metadata.document(root)
+    no_version = ""
     try:
         stated = metadata.read(root, document, answers=origin.answer)
         version = stated.version
-    except (VersionError, SourceError):  # the latter of git, else it comes again
-        # Everything else is still worth knowing; the file gets the version to be filled in.
+    except (VersionError, SourceError) as error:  # the latter of git, else it comes again
+        # Everything else is still worth knowing.
         stated = metadata.read(root, document, "0")
-        version = ""
+        version, no_version = "", error.what
     build_system = document.get("build-system", {})
     requirements = [*stated.requires, *map(str, build_system.get("requires", ()))]
     try:
         cuda_sources = [str(path.relative_to(origin.root)) for path in origin.root.rglob("*.cu")]
     except RecursionError:
         raise SourceError("folders of the source lie too deep in one another", where=str(origin.root)) from None
-    variables = set(_VARIABLE.findall(source_files.text(root, "setup.py")))
     return SourceFacts(
         name=_valid_name(stated.name),
         version=version,
+        no_version=no_version,
         backend=str(build_system.get("build-backend", "setuptools")),
-        packages=_packages(root, document),
+        imports=import_names.find(root, document, setup_arguments(root), stated.name),
         torch=_torch(requirements),
         cuda_sources=tuple(sorted(cuda_sources)),
-        variables=tuple(sorted(variables)),
+        setup=setup_hints.find(root, document),
+        cmake=cmake_hints.find(root) if _runs_cmake(root, build_system) else NO_HINTS,
+        cibuildwheel=cibuildwheel_table.translate(document),
+        setup_alone=not (origin.subdirectory or (root / "pyproject.toml").is_file()),
         subdirectory=origin.subdirectory,
         other_projects=projects[1:],
     )
+
+
+def _runs_cmake(root: Path, build_system: Mapping[str, Any]) -> bool:
+    """Whether CMake builds the Python project: many have CMake files for users of C++ alone."""
+    words = f"{build_system.get('build-backend', '')} {build_system.get('requires', '')}"
+    return "scikit" in words or "cmake" in f"{words} {source_files.text(root, 'setup.py')}".lower()
 
 
 def _torch(requirements: Iterable[str]) -> str:
@@ -91,29 +104,6 @@ def _torch(requirements: Iterable[str]) -> str:
         except InvalidRequirement:
             continue
     return ""
-
-
-def _packages(root: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
-    """Import names of packages: those that scikit-build-core or an sdist of setuptools lists, else likely folders."""
-    listed = toml.table_in(document, "tool", "scikit-build", "wheel").get("packages")
-    if isinstance(listed, (list, dict)):
-        return _import_names(Path(str(name)).name for name in listed)
-    likely = set()
-    for base in ("", "src", "python"):  # where setuptools, and scikit-build-core too, look for packages
-        for path in (root / base).glob("*/__init__.py"):
-            if path.parent.name not in _BESIDE:
-                likely.add(path.parent.name)
-    for path in root.glob("*.egg-info/top_level.txt"):
-        # The list has modules too; where folders are known, those are the packages.
-        names = set(source_files.text(root, path.relative_to(root).as_posix()).split())
-        packages = names & likely if likely else names
-        return _import_names(packages or likely)
-    return _import_names(likely)
-
-
-def _import_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the names that can be imported, in order: the settings take no others."""
-    return tuple(sorted(name for name in set(names) if name.isidentifier()))
 
 
 def _valid_name(name: str) -> str:
@@ -128,7 +118,7 @@ def _valid_name(name: str) -> str:
 def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequence[Variant]) -> str:
     """The table [tool.torch-build-farm]; `origin` holds those of its keys that state where the source is."""
     # The file is complete if the source states everything, and loads in any case: what is not known gets a guess as its
-    # value, with a mark beside it.
+    # value, with a mark beside it. A version is not guessed.
     name = canonicalize_name(facts.name) or "name-it"
     requirement = f"requires {facts.torch!r}" if facts.torch else "names no torch"
     lines = [
@@ -145,28 +135,101 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
         others = ", ".join(facts.other_projects)
         lines.append(_line("subdirectory", facts.subdirectory, f"or is it {others}?" if others else ""))
     if not facts.version:
-        lines.append(_line("version", "0", "the source does not state its version without being run"))
-    packages = facts.packages or (name.replace("-", "_"),)
-    mark = "" if len(facts.packages) == 1 else "which packages does the wheel install?"
-    lines.append(_line("packages", packages, mark))
+        # A comment: a version that nobody chose would be built, and published.
+        lines.append(_comment(f'version = "1.2.3"  # {MARK} {facts.no_version}; nothing is built until this is set'))
+    lines.append(_packages_line(facts, name))
     lines.append(_torch_line(facts, variants))
-
-    # Hints at keys that only some projects need.
-    if facts.cuda_sources:
-        lines.append(
-            _comment(
-                f"{MARK} {facts.cuda_sources[0]} and {len(facts.cuda_sources) - 1} more need nvcc. "
-                'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
-            )
-        )
-    if facts.variables:
-        lines.append(_comment(f"setup.py reads {', '.join(facts.variables)}; the table environment sets them."))
-
-    # With this, setup.py of torch-scatter and its kin leaves the CUDA sources out.
-    if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.variables:
-        lines.append(f'environment = {{ FORCE_ONLY_CPU = "1" }}  # {MARK} builds what needs no CUDA')
+    lines += _settings_lines(facts)
+    lines += [_comment(hint) for hint in _hints(facts)]
     lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
     return "\n".join(lines) + "\n"
+
+
+def _packages_line(facts: SourceFacts, name: str) -> str:
+    imports = facts.imports
+    mark = ""
+    if imports.modules:
+        mark = f"is {', '.join(imports.modules)} built? setup.py may leave it out"
+    elif not (imports.listed or len(imports.names) == 1):
+        mark = "which packages does the wheel install?"
+    return _line("packages", imports.names or (name.replace("-", "_"),), mark)
+
+
+def _settings_lines(facts: SourceFacts) -> list[str]:
+    """Keys that only some projects need: by [tool.cibuildwheel], and by what setup.py reads."""
+    settings = dict(facts.cibuildwheel.settings)
+    environment = dict(settings.pop("environment", {}))
+    # Without this, setup.py would download somebody's wheel in place of a build.
+    environment |= facts.setup.forces_build
+    # With this, setup.py of torch-scatter and its kin leaves the CUDA sources out.
+    if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.setup.variables:
+        environment["FORCE_ONLY_CPU"] = "1"
+    reasons = []
+    if facts.cibuildwheel.settings.get("environment"):
+        reasons.append("by [tool.cibuildwheel]")
+    if facts.setup.forces_build:
+        reasons.append("compiles, where setup.py may take a wheel that somebody else built")
+    if "FORCE_ONLY_CPU" in environment:
+        reasons.append("builds what needs no CUDA")
+    lines = []
+    if environment:
+        lines.append(f"environment = {_inline(environment)}  # {MARK} {'; '.join(reasons)}")
+    for key, value in settings.items():
+        lines.append(f"{key} = {_inline(value)}  # {MARK} by [tool.cibuildwheel]")
+    return lines
+
+
+def _inline(value: Any) -> str:
+    """A value of TOML in one line."""
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{tomlkit.key([str(name)]).as_string()} = {_inline(item)}" for name, item in value.items())
+        return f"{{ {items} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_inline, value))}]"
+    return str(tomlkit.item(value).as_string())
+
+
+def _hints(facts: SourceFacts) -> Iterator[str]:
+    """What the source says that no key of the file answers, a sentence each; marked where somebody has to decide."""
+    if facts.cuda_sources:
+        yield (
+            f"{MARK} {facts.cuda_sources[0]} and {len(facts.cuda_sources) - 1} more need nvcc. "
+            'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
+        )
+        for name, value in facts.setup.forces_cuda.items():
+            yield (
+                f'{MARK} with cuda-arch-list, environment = {{ {name} = "{value}" }} compiles device code on a machine '
+                "without a GPU too."
+            )
+    if facts.setup.variables:
+        yield f"setup.py reads {', '.join(facts.setup.variables)}; the table environment sets them."
+    if facts.setup.downloads:
+        yield f"{MARK} setup.py downloads something. A build that it depends on has to do without."
+    if facts.setup.outside:
+        patterns = ", ".join(f'"{kind}/*"' for kind in facts.setup.outside)
+        yield (
+            f"{MARK} the wheel has files outside of its packages, which two variants cannot both own. Where they are "
+            f"the same for every variant, plain-files = [{patterns}] puts them into the plain wheel."
+        )
+    yield from _cmake_hints(facts.cmake, facts.backend)
+    for note in facts.cibuildwheel.notes:
+        yield f"{MARK} [tool.cibuildwheel] {note}."
+
+
+def _cmake_hints(cmake: CMakeHints, backend: str) -> Iterator[str]:
+    if cmake.required:
+        yield (
+            f"{MARK} CMake requires {', '.join(cmake.required)}: system-packages or build-requires bring it, or "
+            "environment says where it is."
+        )
+    if cmake.fetches:
+        fetches = ", ".join(cmake.fetches)
+        yield f"{MARK} {fetches} of CMake fetches sources: network = true in containers, or vendor them."
+    if cmake.outside:
+        step = "Let the build install into the package."
+        if backend.startswith("scikit_build_core"):
+            step = 'Install the package\'s components alone: install.components = ["python"] in [tool.scikit-build].'
+        yield f"{MARK} CMake installs into {', '.join(cmake.outside)}, outside of the packages. {step}"
 
 
 def _comment(text: str) -> str:

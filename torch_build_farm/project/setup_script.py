@@ -25,13 +25,9 @@ def setup_arguments(root: Path) -> dict[str, Any]:
     Plain are literals, names of plain values, f-strings and sums of them. Raises SourceError where the file cannot be
     read.
     """
-    tree, values = _parsed(root, "setup.py")
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        # setup(...), or setuptools.setup(...)
-        function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if function != "setup":
+    values = _parsed(root, "setup.py")[1]
+    for node in calls(root, "setup.py"):
+        if called(node) != "setup":
             continue
         arguments = {}
         for keyword in node.keywords:
@@ -40,6 +36,16 @@ def setup_arguments(root: Path) -> dict[str, Any]:
                 arguments[keyword.arg] = value
         return arguments
     return {}
+
+
+def calls(root: Path, name: str) -> list[ast.Call]:
+    """Every call in a Python file of the tree. Raises SourceError where the file cannot be read."""
+    return [node for node in ast.walk(_parsed(root, name)[0]) if isinstance(node, ast.Call)]
+
+
+def called(call: ast.Call) -> str:
+    """The name of the function that is called, as in setup(...) and setuptools.setup(...); empty for any other."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
 def attribute(root: Path, reference: str) -> str:

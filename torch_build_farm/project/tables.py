@@ -140,7 +140,7 @@ def _minors(value: object) -> str | tuple[Minor, ...]:
 
 
 def _build_environment(value: Mapping[str, str]) -> Mapping[str, str]:
-    taken = sorted(set(value) & _FARMS_VARIABLES)
+    taken = sorted(set(value) & FARMS_VARIABLES)
     if taken:
         raise ValueError(f"{', '.join(taken)}: the farm sets this itself")
     return value
@@ -170,7 +170,7 @@ def _config_settings(value: Mapping[str, str | tuple[str, ...]]) -> Mapping[str,
 
 
 # Environment variables of a build that only the farm sets: with other values it would be another build.
-_FARMS_VARIABLES = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
+FARMS_VARIABLES = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
                     "TORCH_BUILD_FARM_SDK", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD", "VIRTUAL_ENV"}  # fmt: skip
 # The build folder, as scikit-build-core and meson-python call it.
 _FARMS_CONFIG_SETTINGS = {"build-dir", "builddir", "skbuild.build-dir"}

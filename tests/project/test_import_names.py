@@ -1,0 +1,66 @@
+"""Which packages and modules a source installs, by what it lists and by where its packages lie."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from torch_build_farm.project import import_names
+from torch_build_farm.project.setup_script import setup_arguments
+
+CASES = {
+    "a package": ({"demo/__init__.py": ""}, ["demo"]),
+    "beside tests": ({"demo/__init__.py": "", "tests/__init__.py": "", "csrc/__init__.py": ""}, ["demo"]),
+    "two": ({"demo/__init__.py": "", "more/__init__.py": ""}, ["demo", "more"]),
+    "src": ({"src/demo/__init__.py": "", "hopper/__init__.py": ""}, ["demo"]),
+    "a namespace": ({"src/acme/ext/__init__.py": "", "src/acme/ext/sub/__init__.py": ""}, ["acme.ext"]),
+    "a namespace at the top": ({"demo/ext/__init__.py": "", "other/x/__init__.py": ""}, ["demo.ext"]),
+    "deep namespaces": ({"src/a/b/c/__init__.py": "", "src/a/d/__init__.pyi": ""}, ["a.b.c", "a.d"]),
+    "where": ({"lib/demo/__init__.py": "", "pyproject.toml": '[tool.setuptools.packages.find]\nwhere = ["lib"]'}, ["demo"]),
+    "package_dir": ({"lib/demo/__init__.py": "", "setup.py": "setup(package_dir={'': 'lib'})"}, ["demo"]),
+    "outside": ({"demo/__init__.py": "", "setup.py": "setup(package_dir={'': '../..'})"}, ["demo"]),
+}  # fmt: skip
+LISTED = {
+    "scikit-build": ({"pyproject.toml": '[tool.scikit-build]\nwheel.packages = ["python/demo"]'}, ["demo"]),
+    "a table of it": ({"pyproject.toml": '[tool.scikit-build.wheel.packages]\n"acme/ext" = "src/ext"'}, ["acme.ext"]),
+    "hatch": ({"pyproject.toml": '[tool.hatch.build.targets.wheel]\npackages = ["src/demo"]'}, ["demo"]),
+    "poetry": ({"pyproject.toml": '[tool.poetry]\npackages = [{ include = "demo", from = "lib" }]'}, ["demo"]),
+    "flit": ({"pyproject.toml": '[tool.flit.module]\nname = "acme.ext"'}, ["acme.ext"]),
+    "setuptools": ({"pyproject.toml": '[tool.setuptools]\npackages = ["acme.ext", "acme.ext.sub"]\npy-modules = ["one"]'}, ["acme.ext", "one"]),
+    "setup": ({"setup.py": "setup(packages=['demo', 'demo.sub'], py_modules=['one'])"}, ["demo", "one"]),
+    "a namespace by its first name": ({"pyproject.toml": '[tool.hatch.build.targets.wheel]\npackages = ["src/acme"]', "src/acme/ext/__init__.py": ""}, ["acme.ext"]),
+    "an sdist": ({"PKG-INFO": "", "x.egg-info/top_level.txt": "demo\nhelpers\n", "demo/__init__.py": "", "beside/__init__.py": ""}, ["demo", "helpers"]),
+    "an sdist with src": ({"PKG-INFO": "", "src/x.egg-info/top_level.txt": "acme\n", "src/acme/ext/__init__.py": ""}, ["acme.ext"]),
+    "modules of setup": ({"setup.py": "from torch.utils import cpp_extension as c\nsetup(packages=['demo'], ext_modules=[c.CUDAExtension(name='demo_cuda', sources=[]), c.CppExtension('demo._C', []), Extension(name(), [])])"}, ["demo", "demo_cuda"]),
+}  # fmt: skip
+
+
+def names(tree: Path, files: dict[str, str]) -> import_names.ImportNames:
+    for name, text in files.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    pyproject = tomllib.loads(files.get("pyproject.toml", ""))
+    return import_names.find(tree, pyproject, setup_arguments(tree), "demo-ext")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_packages_that_are_looked_for(tmp_path: Path, case: str) -> None:
+    files, expected = CASES[case]
+    assert names(tmp_path, files) == import_names.ImportNames(tuple(expected), listed=False)
+
+
+@pytest.mark.parametrize("case", LISTED)
+def test_packages_that_are_listed(tmp_path: Path, case: str) -> None:
+    files, expected = LISTED[case]
+    read = names(tmp_path, files)
+    assert (read.names, read.listed) == (tuple(expected), True)
+    assert read.modules == (("demo_cuda",) if "demo_cuda" in expected else ())
+
+
+def test_a_loop_of_folders_and_names_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "src" / "a").mkdir(parents=True)
+    (tmp_path / "src" / "a" / "loop").symlink_to(tmp_path / "src")
+    assert names(tmp_path, {"setup.py": "setup(packages=['a b', '../x', 1, 'a/b'])"}).names == ()

@@ -1,0 +1,172 @@
+"""The names that a source's wheel makes importable, as far as the source says so without being run.
+
+What is listed counts: by the back end's table, by setup() as plain values, by an sdist's top_level.txt. Else packages
+are looked for where back ends look, and there may be more of them than the wheel has.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from torch_build_farm.core.toml import table_in
+from torch_build_farm.project import setup_script, source_files
+
+# Folders with an __init__.py that are seldom installed.
+_BESIDE = {"benchmark", "benchmarks", "build", "cmake", "conda", "csrc", "dist", "doc", "docs", "example", "examples",
+           "extern", "external", "include", "scripts", "test", "testing", "tests", "third_party", "tools",
+           "vendor"}  # fmt: skip
+_NAMESPACES_DEEP = 4
+_MOST_FOLDERS = 2_000
+
+
+@dataclass(frozen=True)
+class ImportNames:
+    """Packages, dotted in a namespace, and single modules; `listed`: the source itself lists them.
+
+    `modules` are those of them that only setup.py names, where it may or may not build them.
+    """
+
+    names: tuple[str, ...]
+    listed: bool
+    modules: tuple[str, ...] = ()
+
+
+def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], name: str) -> ImportNames:
+    """The import names of the project in a folder, whose distribution's name is `name`.
+
+    `setup` are the arguments of setup() that are plain. Raises SourceError where a file cannot be read.
+    """
+    bases = _bases(pyproject, setup)
+    names = _importable([*_listed(pyproject, setup), *_top_level(project)])
+    listed = bool(names)
+    packages = {package for listed_name in names for package in _below_namespace(project, bases, listed_name)}
+    for base in bases:
+        if not packages:
+            candidates = _packages(project / base, "", _Budget())
+            packages = {package for package in candidates if base or _plausible(package, name)}
+    modules = _single_modules(project) - packages
+    return ImportNames(tuple(sorted(packages | modules)), listed, tuple(sorted(modules)))
+
+
+def _plausible(dotted: str, name: str) -> bool:
+    """At a tree's top only a package is likely, or a namespace that the distribution is called after.
+
+    Any folder may be part of a namespace, by PEP 420.
+    """
+    first = dotted.partition(".")[0]
+    return "." not in dotted or canonicalize_name(first) == canonicalize_name(name).partition("-")[0]
+
+
+def _importable(names: Iterable[str]) -> set[str]:
+    """Those of the names that can be imported, without the packages within others: the settings take no others."""
+    valid = {name for name in names if all(part.isidentifier() for part in name.split("."))}
+    return {name for name in valid if not any(name.startswith(f"{other}.") for other in valid)}
+
+
+def _bases(pyproject: Mapping[str, Any], setup: Mapping[str, Any]) -> list[str]:
+    """The folders in which packages lie, the likeliest first: as the project says, src/, python/ or its own."""
+    setuptools = table_in(pyproject, "tool", "setuptools")
+    stated: list[Any] = []
+    for folders in (table_in(setuptools, "package-dir"), setup.get("package_dir")):
+        if isinstance(folders, dict):
+            stated.append(folders.get(""))
+    where = table_in(setuptools, "packages", "find").get("where")
+    stated += where if isinstance(where, list) else []
+    inside = [text for text in stated if isinstance(text, str) and ".." not in text and not text.startswith("/")]
+    return list(dict.fromkeys([*inside, "src", "python", ""]))
+
+
+# ---- what is listed
+
+
+def _listed(pyproject: Mapping[str, Any], setup: Mapping[str, Any]) -> Iterator[str]:
+    """The names in the tables of back ends and in setup(). A path stands for the name of its last part."""
+    tool = table_in(pyproject, "tool")
+    scikit_build = table_in(tool, "scikit-build", "wheel").get("packages")
+    if isinstance(scikit_build, dict):  # where each belongs in the wheel
+        yield from (str(path).replace("/", ".") for path in scikit_build)
+    paths = [scikit_build, table_in(tool, "hatch", "build", "targets", "wheel").get("packages")]
+    for path in _texts(*paths):
+        yield Path(path).name
+    for package in _tables(table_in(tool, "poetry").get("packages")):
+        yield str(package.get("to") or package.get("include", "")).replace("/", ".")
+    setuptools = table_in(tool, "setuptools")
+    yield from _texts(
+        setuptools.get("packages"), setuptools.get("py-modules"), setup.get("packages"), setup.get("py_modules")
+    )
+    flit = [table_in(tool, "flit", "module").get("name"), table_in(tool, "flit", "metadata").get("module")]
+    yield from _texts(flit)
+
+
+def _texts(*lists: object) -> list[str]:
+    return [text for texts in lists if isinstance(texts, list) for text in texts if isinstance(text, str)]
+
+
+def _tables(tables: object) -> list[dict[str, Any]]:
+    return [table for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
+
+
+def _top_level(project: Path) -> list[str]:
+    """What setuptools wrote down when it made an unpacked sdist."""
+    if not (project / "PKG-INFO").is_file():
+        return []
+    names: list[str] = []
+    for path in [*project.glob("*.egg-info/top_level.txt"), *project.glob("*/*.egg-info/top_level.txt")]:
+        names += source_files.text(project, path.relative_to(project).as_posix()).split()
+    return names
+
+
+def _below_namespace(project: Path, bases: Iterable[str], name: str) -> list[str]:
+    """The packages of a namespace that is listed by its first name; the name itself where it is a package."""
+    for base in bases:
+        folder = project.joinpath(base, *name.split("."))
+        if folder.is_dir():
+            packages = list(_packages(folder, name, _Budget()))
+            if packages:
+                return packages
+    return [name]
+
+
+def _single_modules(project: Path) -> set[str]:
+    """Extension modules outside of packages, which setup.py names: Extension("name", ...) and its kin."""
+    modules = set()
+    for call in setup_script.calls(project, "setup.py"):
+        if not setup_script.called(call).endswith("Extension"):
+            continue
+        named = [keyword.value for keyword in call.keywords if keyword.arg == "name"]
+        for value in [*named, *call.args[:1]]:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value.isidentifier():
+                modules.add(value.value)
+    return modules
+
+
+# ---- what is found
+
+
+class _Budget:
+    """How many more folders are looked at."""
+
+    def __init__(self) -> None:
+        self.folders = _MOST_FOLDERS
+
+
+def _packages(folder: Path, dotted: str, budget: _Budget) -> Iterator[str]:
+    """The packages in a folder, or those in folders without an __init__.py, which are namespaces (PEP 420)."""
+    if dotted and ((folder / "__init__.py").is_file() or (folder / "__init__.pyi").is_file()):
+        yield dotted
+        return
+    if dotted.count(".") >= _NAMESPACES_DEEP or budget.folders <= 0 or not folder.is_dir():
+        return
+    budget.folders -= 1
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    for name in names:
+        if name.isidentifier() and name not in _BESIDE:
+            yield from _packages(folder / name, f"{dotted}.{name}" if dotted else name, budget)

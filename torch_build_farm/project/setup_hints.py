@@ -1,0 +1,64 @@
+"""What a setup.py says of its build that somebody who writes a project file should know, read as data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch_build_farm.core.toml import table_in
+from torch_build_farm.project import setup_script, source_files
+
+_READS = r"""(?:getenv\(|environ\.get\(|environ\[)\s*["'](?P<name>\w+)["']"""
+_VARIABLE = re.compile(_READS)
+# Behind the name: a default, the closing bracket, and what the value is compared with.
+_COMPARED = re.compile(_READS + r"""\s*(?:,\s*["'][^"'\n]*["']\s*)?[)\]]\s*==\s*["'](?P<value>\w+)["']""")
+_DOWNLOADS = re.compile(r"\burlretrieve\b|\burlopen\b|\brequests\.get\b|\bhf_hub_download\b|\bgdown\b")
+_FORCES_BUILD = re.compile(r"\w*FORCE_BUILD")
+_FORCES_CUDA = re.compile(r"(?:\w+_)?FORCE_CUDA(?:_EXTENSIONS?)?")
+# Arguments of setup(), and keys of setuptools' table, for what is installed outside of packages, by the kind of folder.
+_OUTSIDE = {
+    "data_files": "data", "data-files": "data", "scripts": "scripts", "script-files": "scripts", "headers": "headers",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SetupHints:
+    """`variables` are those that setup.py reads; `forces_build` and `forces_cuda` are some of them, with their values.
+
+    `downloads`: setup.py fetches something. `outside` are kinds of folders that files go into outside of packages:
+    "scripts", "data", "headers".
+    """
+
+    variables: tuple[str, ...]
+    forces_build: Mapping[str, str]
+    forces_cuda: Mapping[str, str]
+    downloads: bool
+    outside: tuple[str, ...]
+
+
+def find(project: Path, pyproject: Mapping[str, Any]) -> SetupHints:
+    """The hints of the project in a folder. Raises SourceError where setup.py cannot be read."""
+    text = source_files.text(project, "setup.py")
+    variables = sorted({match["name"] for match in _VARIABLE.finditer(text)})
+    values = {match["name"]: match["value"] for match in _COMPARED.finditer(text)}
+    return SetupHints(
+        variables=tuple(variables),
+        forces_build={name: values.get(name, "1") for name in variables if _FORCES_BUILD.fullmatch(name)},
+        forces_cuda={name: values.get(name, "1") for name in variables if _FORCES_CUDA.fullmatch(name)},
+        downloads=bool(_DOWNLOADS.search(text)),
+        outside=tuple(sorted(set(_outside(project, pyproject)))),
+    )
+
+
+def _outside(project: Path, pyproject: Mapping[str, Any]) -> Iterator[str]:
+    for call in setup_script.calls(project, "setup.py"):
+        if setup_script.called(call) == "setup":
+            yield from (_OUTSIDE[keyword.arg] for keyword in call.keywords if keyword.arg in _OUTSIDE)
+    for key in table_in(pyproject, "tool", "setuptools"):
+        if key in _OUTSIDE:
+            yield _OUTSIDE[key]
+    sections = re.findall(r"^\[options\.(data_files)\]|^(scripts)\s*=", source_files.text(project, "setup.cfg"), re.M)
+    yield from (_OUTSIDE[section or key] for section, key in sections)
