@@ -23,6 +23,7 @@ from tests.family import make_wheel
 from torch_build_farm.audit import built_against, output, read_wheel, wheel_report
 from torch_build_farm.audit.built_against import Evidence
 from torch_build_farm.audit.lines import lines
+from torch_build_farm.audit.pybind11 import torchs_id
 from torch_build_farm.audit.reasons import reasons
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import LibraryKind, Verdict
@@ -227,6 +228,33 @@ def test_versions_of_its_own_cxx_library_are_not_asked_of_the_system(tmp_path: P
     lone = library([], [], versioned={"b": ("libstdc++.so.6", "GLIBCXX_3.4.33")})
     of_system = audit(tmp_path / "lone", {MINE: lone}, tag="cp312-cp312-manylinux_2_28_x86_64")
     assert of_system.floors == ("GLIBCXX_3.4.33, beyond what the tag promises: 3.4.33",)
+
+
+def test_pybind11_of_another_version_than_torchs_is_a_note(tmp_path: Path) -> None:
+    """Tensors pass, the types that torch binds by pybind11 do not: the wheel works, and people are told."""
+    newer = "__pybind11_internals_v11_system_libstdcpp_gxx_abi_1xxx_use_cxx11_abi_1__"
+    core = library([SYM_NE], ["PyInit__core"], TORCH, more=BUILT_ON_28 + newer.encode() + b"\0")
+    report = audit(tmp_path, {MINE: core})
+    assert report.true_range == ">=2.6.0,<=2.8.0"
+    assert report.pybind11 == {newer: ("2.6.0", "2.7.0", "2.7.1", "2.8.0")}
+    assert f"pybind11: {newer} is not the id of torch 2.6.0 to 2.8.0" in "\n".join(lines(report))
+
+    torchs = torchs_id("2.8.0", "cp312").encode() + b"\0"
+    core = library([SYM_NE], ["PyInit__core"], TORCH, more=BUILT_ON_28 + torchs)
+    (releases,) = audit(tmp_path / "same", {MINE: core}).pybind11.values()
+    assert releases == ("2.6.0", "2.7.0", "2.7.1"), "compilers of other ABI versions count too"
+
+    without_torch = library([], ["PyInit__core"], more=torchs)
+    assert audit(tmp_path / "without", {MINE: without_torch}).pybind11 == {}
+
+
+@pytest.mark.parametrize(
+    ("release", "python", "number"),
+    [("2.8.0", "cp311", 4), ("2.8.0", "cp313t", 5), ("2.9.1", "cp311", 11), ("2.15.0", "cp315", 12)],
+)
+def test_torchs_id_of_pybind11(release: str, python: str, number: int) -> None:
+    assert torchs_id(release, python).startswith(f"__pybind11_internals_v{number}_")
+    assert torchs_id("2.99.0", python) == ""
 
 
 def test_damaged_wheels_are_named(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ def lines(report: WheelReport, width: int = _WIDTH, *, verbose: bool = False) ->
     if report.floors:
         text.append(f"needs {', '.join(report.floors)}")
     text += needs_of_others(report)
+    for internals_id, releases in report.pybind11.items():
+        text.append(
+            f"pybind11: {internals_id} is not the id of torch {span(releases)}: its functions take tensors, but no "
+            "types that torch binds by pybind11, such as ProcessGroup"
+        )
     if verbose:
         return text + _each_library(report)
     return text + _libraries(report, width) + _of_the_system(report, width)

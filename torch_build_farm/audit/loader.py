@@ -44,6 +44,7 @@ class Policy:
     in_torch: re.Pattern[str]
     mentions_torch: re.Pattern[str]
     functions: Mapping[str, re.Pattern[str]]
+    pybind11: Mapping[str, str]
 
 
 @cache
@@ -57,6 +58,7 @@ def policy() -> Policy:
         driver=frozenset(table["driver"]),
         compilers=frozenset(table["compilers"]),
         functions=functions,
+        pybind11=table["pybind11"],
         **patterns,
     )
 

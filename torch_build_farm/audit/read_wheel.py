@@ -27,6 +27,7 @@ from torch_build_farm.releases.header_lines import HeaderLine, header_lines_in
 from torch_build_farm.wheels import record
 from torch_build_farm.wheels.elf import library
 from torch_build_farm.wheels.elf.library import Elf
+from torch_build_farm.wheels.pybind11_ids import internals_ids
 from torch_build_farm.wheels.record import installed_path, read_record
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class AuditedWheel:
     - `requires`: the normalized names of all distributions that it requires (PEP 503).
     - `libraries`: each library, by the path it is installed to.
     - `marks`: the lines of torch's headers in each library, by the same paths.
+    - `pybind11`: the ids under which each library shares types with other modules of pybind11, by the same paths.
     - `optional_load`: where its Python code loads a library that it does without, such as "a/b.py, line 3"; else empty.
     """
 
@@ -61,6 +63,7 @@ class AuditedWheel:
     requires: frozenset[str]
     libraries: dict[str, Elf]
     marks: dict[str, frozenset[HeaderLine]]
+    pybind11: dict[str, frozenset[str]]
     optional_load: str = ""
 
 
@@ -112,8 +115,10 @@ def _is_elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
         return stream.read(4) == b"\x7fELF"
 
 
-def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], dict[str, frozenset[HeaderLine]]]:
-    """The libraries, and the lines of torch's headers in each, by the path that they are installed to.
+def _libraries(
+    archive: zipfile.ZipFile, path: Path
+) -> tuple[dict[str, Elf], dict[str, frozenset[HeaderLine]], dict[str, frozenset[str]]]:
+    """The libraries, the lines of torch's headers and pybind11's ids in each, by the path that they are installed to.
 
     Raises AuditError for a library that is damaged, lost or not as RECORD lists it.
     """
@@ -125,6 +130,7 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             raise _refuse(path, f"RECORD lists {name}, which is not there")
     libraries: dict[str, Elf] = {}
     marks: dict[str, frozenset[HeaderLine]] = {}
+    pybind11: dict[str, frozenset[str]] = {}
     # A wheel has no links: libfoo.so, libfoo.so.1 and libfoo.so.1.2 are three copies, of which one is read.
     path_by_digest: dict[str, str] = {}
     for info in archive.infolist():
@@ -140,16 +146,18 @@ def _libraries(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Elf], di
             copied = path_by_digest.setdefault(digest, target)
             if copied in libraries:
                 libraries[target], marks[target] = libraries[copied], marks[copied]
+                pybind11[target] = pybind11[copied]
                 continue
             try:
                 libraries[target] = library.read(content)
                 marks[target] = header_lines_in(content)
+                pybind11[target] = internals_ids(content)
             except library.NotLoadedError as error:
                 if named_library:  # otherwise it is a program, an object file or code for a GPU
                     raise _refuse(path, f"{info.filename}: {error}") from None
             except ValueError as error:  # ElfError is one
                 raise _refuse(path, f"{info.filename}: {error}") from None
-    return libraries, marks
+    return libraries, marks, pybind11
 
 
 def _modules(archive: zipfile.ZipFile) -> dict[str, bytes]:
@@ -226,7 +234,7 @@ def read(path: Path) -> AuditedWheel:
             metadata = parse_metadata(_text(archive, path, "METADATA"))
             required = _required(metadata, tags)
             names = frozenset(canonicalize_name(requirement.name) for requirement in required)
-            libraries, marks = _libraries(archive, path)
+            libraries, marks, pybind11 = _libraries(archive, path)
             return AuditedWheel(
                 path=path,
                 name=name,
@@ -236,6 +244,7 @@ def read(path: Path) -> AuditedWheel:
                 requires=names,
                 libraries=libraries,
                 marks=marks,
+                pybind11=pybind11,
                 optional_load=optional_load(_modules(archive)) if libraries else "",
             )
     except AuditError:

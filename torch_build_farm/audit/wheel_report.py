@@ -14,6 +14,7 @@ from torch_build_farm.audit import built_against
 from torch_build_farm.audit.built_against import Built, Evidence
 from torch_build_farm.audit.claim import Claim, claim_of, true_range
 from torch_build_farm.audit.loader import Contents, TorchRelease
+from torch_build_farm.audit.pybind11 import strangers
 from torch_build_farm.audit.read_wheel import AuditedWheel
 from torch_build_farm.audit.symbol_versions import floors
 from torch_build_farm.audit.tables import AuditTables
@@ -74,6 +75,8 @@ class WheelReport:
     - `left_out`: releases that have no build for any CPython of the wheel.
     - `floors`: the symbol versions that the wheel needs from glibc and the C++ library, such as "GLIBC_2.34".
     - `use`: what the wheel uses of torch, and from which release on it is there.
+    - `pybind11`: ids of pybind11's internals in libraries that use torch's C++ interface, each with the releases that
+      the wheel works with and whose torch has another one: they do not see the types that torch binds by pybind11.
     """
 
     file: str
@@ -86,6 +89,7 @@ class WheelReport:
     left_out: tuple[str, ...]
     floors: tuple[str, ...]
     use: TorchUse
+    pybind11: Mapping[str, tuple[str, ...]]
 
     @property
     def fewer_variants(self) -> str:
@@ -358,6 +362,14 @@ class _Audit:
             companions=dict(sorted(self.companions[path].items())),
         )
 
+    def _strangers_of_pybind11(self, releases: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The report's `pybind11`, for these releases."""
+        ids: set[str] = set()
+        for path, library in self.libraries.items():
+            if library.kind is LibraryKind.TORCH:
+                ids |= self.wheel.pybind11[path]
+        return strangers(ids, {release: self.pythons("", release) for release in releases})
+
     def report(self, releases: Sequence[str]) -> WheelReport:
         """The wheel's report for these releases, oldest first."""
         judged = []
@@ -400,6 +412,7 @@ class _Audit:
             left_out=tuple(left_out),
             floors=floors(self.wheel),
             use=torch_use(self.libraries.values(), self.names),
+            pybind11=self._strangers_of_pybind11([release for release in judged if verdicts[release].works]),
         )
 
 
