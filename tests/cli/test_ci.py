@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import CHECKOUT, Farm
+from tests.project.test_tree import git
 from torch_build_farm.cli import ci
 from torch_build_farm.project.plan import jobs_of
 from torch_build_farm.project.settings import load
@@ -170,3 +171,34 @@ def test_settings_that_cannot_be(tiny: Farm, line: str, words: str) -> None:
     answer = tiny("ci")
     assert answer.code == 3, answer.err
     assert words in answer.err
+
+
+def checkouts(workflows: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the first checkout of each job of the wheels' workflow is given."""
+    jobs = workflows["torch-wheels"]["jobs"]
+    return {name: job["steps"][0].get("with", {}) for name, job in jobs.items()}
+
+
+def test_a_checkout_has_what_the_source_needs(tiny: Farm) -> None:
+    plain = checkouts(rendered(tiny))
+    assert all(not {"submodules", "lfs"} & set(given) for given in plain.values())
+    (tiny.project / ".gitmodules").write_text('[submodule "x"]\n\tpath = x\n\turl = https://example.org/x\n')
+    given = checkouts(rendered(tiny))
+    assert given["wheel"] == {**plain["wheel"], "submodules": "recursive"}
+    assert given["plan"] == {**plain["plan"], "submodules": "recursive"}
+    # What builds nothing fetches nothing.
+    assert given["publish"] == plain["publish"]
+
+    (tiny.project / "data").mkdir()
+    (tiny.project / "data/.gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    git(tiny.project, "init", "-q")
+    git(tiny.project, "add", "data")
+    assert checkouts(rendered(tiny))["wheel"] == {**given["wheel"], "lfs": True}
+
+    # The source of another repository brings its own.
+    tiny.edit(
+        "pyproject.toml",
+        'name = "tiny"\npackages',
+        'git = "https://example.org/x"\nrevision = "v1"\nname = "tiny"\npackages',
+    )
+    assert checkouts(rendered(tiny)) == plain

@@ -29,6 +29,7 @@ from torch_build_farm.core.errors import EditedError, RenderError, UsageError, n
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.core.templates import strict_environment
 from torch_build_farm.core.versions import Minor
+from torch_build_farm.project import checkout
 from torch_build_farm.project.plan import job_id
 from torch_build_farm.project.settings import Project
 
@@ -177,6 +178,7 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
     """The names that the templates use, with their values."""
     settings = project.settings.ci
     top = repository(project.root)
+    own = not (project.settings.git or project.settings.sdist)
     pythons = list(map(str, settings.python))
     options = f"--engine {settings.engine}"
     if pythons:
@@ -190,6 +192,9 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
         index = f"inputs.publish == '{settings.environment}' && '{settings.index}' || inputs.publish"
     return {
         "actions": pins(),
+        # A source from elsewhere brings its own.
+        "submodules": own and checkout.has_submodules(top),
+        "lfs": own and checkout.uses_lfs(top),
         "ci": settings,
         "jobs": _possible_jobs(project),
         "name": project.settings.name,

@@ -28,7 +28,7 @@ from torch_build_farm.pipeline.stage import Mode, RunContext, Stage
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
-from torch_build_farm.project import cibuildwheel_table, source_size, tree
+from torch_build_farm.project import checkout, cibuildwheel_table, source_size, tree
 from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, check_architectures, plan
@@ -89,6 +89,8 @@ def prepare(
     large = source_size.notice(source)
     if large:
         place.say(large)
+    for note in checkout.notes(source, exclude):
+        place.say(note)
     if project.smoke_script and not project.smoke_script.is_file():
         raise SourceError(
             "the smoke script does not exist",

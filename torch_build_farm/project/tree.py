@@ -110,14 +110,14 @@ def read(origin: Origin, exclude: tuple[str, ...] = (), version: str = "", chang
     """
     if not origin.root.is_dir():
         raise no_such_tree(origin.root)
-    excluded = _excluded(origin, exclude)
+    is_excluded = excluded(origin, exclude)
     if not changes:
         # What is no project is not read file by file: its metadata first.
         document, stated = _metadata(origin, origin.root, version)
-        files = tuple(_walk(origin.root, excluded))
+        files = tuple(_walk(origin.root, is_excluded))
         return _source(origin, origin.root, files, document, stated)
 
-    files = tuple(_walk(origin.root, excluded))
+    files = tuple(_walk(origin.root, is_excluded))
     # What a repository keeps for itself is never changed, even where a sealed source has brought it.
     plain = [file.path for file in files if not file.link and not _VERSION_CONTROL & set(file.path.split("/"))]
     links = [file.path for file in files if file.link]
@@ -156,7 +156,7 @@ def _with_changes(files: Sequence[SourceFile], copy: ChangedCopy) -> tuple[Sourc
     return tuple(sorted(result, key=lambda file: file.path))
 
 
-def _excluded(origin: Origin, exclude: tuple[str, ...]) -> Ignores:
+def excluded(origin: Origin, exclude: tuple[str, ...]) -> Ignores:
     """What is not part of the source. Raises ConfigError for an invalid pattern."""
     patterns = [] if origin.sealed else _never(origin)
     try:
@@ -166,11 +166,11 @@ def _excluded(origin: Origin, exclude: tuple[str, ...]) -> Ignores:
     # An sdist and a commit are complete as they are: .gitignore is about what lies beside them in a work tree.
     ignored = ignores(origin.root) if origin.identity == "path" and not origin.sealed else _nothing
 
-    def excluded(path: str) -> bool:
+    def is_excluded(path: str) -> bool:
         answer = named.check_file(path).include
         return ignored(path) if answer is None else answer
 
-    return excluded
+    return is_excluded
 
 
 def _nothing(_: str) -> bool:
