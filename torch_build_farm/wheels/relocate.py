@@ -23,7 +23,7 @@ from torch_build_farm.core.process import Shell
 from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import namespaces, plain_files, run_paths
+from torch_build_farm.wheels import cmake_files, namespaces, plain_files, run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Library, opened, read_wheel
@@ -246,6 +246,11 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         namespaces.check(outermost(settings.packages), archive)
         metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings)
     move = _move(settings.packages, tag, info, libraries.values())
+    by_cmake = {}
+    for entry, content in zip(entries, contents, strict=True):
+        if entry.filename.endswith(".cmake"):
+            by_cmake[installed_path(entry.filename)] = content
+    by_cmake = cmake_files.moved(by_cmake, move.folder)
     planned = _plan([entry.filename for entry in entries], info, move, settings.plain_files)
     members = []
     for entry in entries:
@@ -254,6 +259,8 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
             content = plain_files.content_for_all(entry.filename, content)
         elif entry.filename in libraries:
             content = _repatch(libraries[entry.filename], content, move, scratch, shell)
+        elif entry.filename.endswith(".cmake"):
+            content = by_cmake[installed_path(entry.filename)]
         elif entry.filename == f"{info}/METADATA":
             content = metadata.encode("utf-8")
         # Nothing else of the entry changes, so that the same input always gives the same bytes.
