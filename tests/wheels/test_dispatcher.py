@@ -98,6 +98,32 @@ def test_the_variant_of_the_torch_that_is_here(site: Site, installed: str, minor
         )
 
 
+@pytest.mark.parametrize(
+    ("installed", "is_between"),
+    [
+        ("2.9.0a0+50eac811a6.nv25.09", True),
+        ("2.9.0a0", True),
+        ("2.9.0.dev20250901+cu128", True),
+        ("2.9.0rc3", False),
+        ("2.9.1+cu128", False),
+        ("2.9.0.post1", False),
+        ("2.9.0+a0.nv", False),
+    ],
+)
+def test_a_torch_between_two_minors_is_warned_of(site: Site, installed: str, is_between: bool) -> None:
+    site.variants(FILES, "2.8", "2.9")
+    site.torch(installed)
+    for first in ("", "import torch; "):
+        done = site.run(f"{first}import demo; print(demo.VALUE)\nimport demo.sub\n")
+        assert (done.returncode, done.stdout) == (0, "of 2.9\n"), done.stderr
+        assert done.stderr.count("RuntimeWarning: ") == (1 if is_between else 0), done.stderr
+        if is_between:
+            assert f"torch {installed} was made before 2.9.0" in done.stderr
+            assert "<string>" in done.stderr, "it points at the import"
+    assert site.run("import demo", TORCH_BUILD_FARM_GUARD="off").stderr == ""
+    assert site.run("import demo", PYTHONWARNINGS="error::RuntimeWarning").returncode == (1 if is_between else 0)
+
+
 def test_a_loaded_torch_counts_and_not_the_one_on_disk(site: Site) -> None:
     site.variants(FILES, "2.8", "2.9")
     site.torch("2.8.0")
