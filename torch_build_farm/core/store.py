@@ -16,9 +16,10 @@ two environments share is one hard link, downloaded and unpacked once.
 | `engines/`         | notes of what other machines' volumes have         | the farm                            |
 | `in-use`, `locks/` | locks                                              | the farm                            |
 | `ccache/PROJECT/`  | what ccache keeps of one project                   | that project's builds               |
+| `prefixes/DIGEST/` | what `prepare` of one project installed            | that project's commands             |
 | `envs/SCOPE/NAME/` | one environment while it is in use                 | its job                             |
 
-Foreign code (builds, smoke tests) reads `TorchStore.read_only` and writes the last two of its own job, nothing else.
+Foreign code (builds, smoke tests) reads `TorchStore.read_only`, and writes the last three of its own project alone.
 Containers are held to that by their mounts. On the local engine nothing holds foreign code; what it changes by accident
 is noticed (engines/shared_files.py).
 
@@ -139,6 +140,14 @@ class TorchStore:
         digest = hashlib.sha256(f"{project}\n{source}\n{engine}".encode()).hexdigest()[:16]
         return self.root / "ccache" / digest
 
+    def prefix(self, project: str, source: str, preparation: str) -> Path:
+        """The folder that a project's `prepare` installs into, by the project's name, its source's place and a digest.
+
+        What is prepared there reaches builds of the same project alone.
+        """
+        digest = hashlib.sha256(f"{project}\n{source}\n{preparation}".encode()).hexdigest()[:16]
+        return self.root / "prefixes" / digest
+
     def environment(self, name: str) -> Path:
         """Where an environment of that name lies while it is in use."""
         return self.root / "envs" / self.scope / name
@@ -172,7 +181,7 @@ class TorchStore:
 
         A container may leave a program there that has this user's rights, whoever starts it (setuid).
         """
-        for folder in (self.root / "envs", self.root / "ccache"):
+        for folder in (self.root / "envs", self.root / "ccache", self.root / "prefixes"):
             ownership.make_folder(folder)
             if stat.S_IMODE(folder.stat().st_mode) & 0o077:
                 folder.chmod(0o700)

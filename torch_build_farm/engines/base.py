@@ -69,9 +69,13 @@ def ccache_of(project: Project, store: TorchStore, engine: str) -> Path:
     A folder has a configuration too (ccache.conf), which may name commands: what a container leaves there must not run
     on this machine.
     """
+    return store.ccache(project.settings.name, source_of(project), engine)
+
+
+def source_of(project: Project) -> str:
+    """Where a project's source comes from, as a text that tells it from others."""
     settings = project.settings
-    source = settings.git or settings.sdist or str((project.root / settings.source).resolve())
-    return store.ccache(settings.name, source, engine)
+    return settings.git or settings.sdist or str((project.root / settings.source).resolve())
 
 
 # Gets uv as $1, an interpreter as $2, the environment's folder as $3, and what is installed.
@@ -134,6 +138,10 @@ class Engine(Protocol):
 
         `source_folders` are the names of the folders at the top of the source tree.
         """
+
+    @property
+    def prefixes(self) -> Sequence[PurePath]:
+        """Folders in which its builds find dependencies, as they see them."""
 
     @property
     def store(self) -> TorchStore:

@@ -29,10 +29,20 @@ from torch_build_farm.core.process import Completed, Shell, capture, to_be_finis
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import ninja_log, torch_downloads
-from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, ccache_of, check_gcc, no_cuda_toolkit
+from torch_build_farm.engines.base import (
+    BuildRequest,
+    Interpreter,
+    Site,
+    ccache_of,
+    check_gcc,
+    no_cuda_toolkit,
+    source_of,
+)
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.interpreters import ASK_LINKER_FLAGS, find_interpreters, run_paths_of
+from torch_build_farm.engines.local_prefix import LocalPrefix
 from torch_build_farm.engines.missing_modules import lacks_module
+from torch_build_farm.engines.prefixes import given_prefixes, preparation
 from torch_build_farm.engines.shared_files import SharedFiles, share
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
 from torch_build_farm.engines.variables import Places, build_variables
@@ -67,6 +77,23 @@ class LocalEngine:
     def build_folders(self, source_folders: Sequence[str]) -> Sequence[PurePath]:  # noqa: ARG002 (needs none)
         """None beside the store's and the work folder: builds run on this machine."""
         return ()
+
+    @cached_property
+    def _prefix(self) -> LocalPrefix | None:
+        """What `prepare` fills; another compiler fills another."""
+        prepared = preparation(self.project)
+        if prepared is None:
+            return None
+        compiler = self.project.settings.environment.get("CXX") or os.environ.get("CXX") or "c++"
+        identity = [prepared.digest, *capture([*shlex.split(compiler), "--version"], env=self._environment).tail[:1]]
+        folder = self.store.prefix(self.project.settings.name, source_of(self.project), "\n".join(identity))
+        return LocalPrefix(folder, prepared)
+
+    @property
+    def prefixes(self) -> Sequence[PurePath]:
+        """What was prepared in the store, and the folders that the settings name."""
+        prepared = [self._prefix.folder] if self._prefix else []
+        return [*prepared, *given_prefixes(self.project.settings)]
 
     def free_gb(self) -> float:
         """Free in the store, GB (10^9 bytes)."""
@@ -147,6 +174,7 @@ class LocalEngine:
             "CC": os.environ.get("CC", ""),
             "CXX": os.environ.get("CXX", ""),
             "python": interpreter.version,
+            "prefix": self._prefix.folder.name if self._prefix else "",
             **cuda,
             **used_by_builds,
         }
@@ -156,8 +184,8 @@ class LocalEngine:
         answer = capture([self._interpreters[job.python].path, "-I", "-c", ASK_LINKER_FLAGS], env=self._environment)
         return run_paths_of(answer.tail[-1]) if answer.ok and answer.tail else ()
 
-    def check(self, jobs: Sequence[Job], shell: Shell) -> None:  # noqa: ARG002 (needs none)
-        """Compiler, Python headers, system packages and, for CUDA sources, the toolkit."""
+    def check(self, jobs: Sequence[Job], shell: Shell) -> None:
+        """Compiler, Python headers, system packages, prefixes and, for CUDA sources, the toolkit; then `prepare`."""
         for job in jobs:
             compiler = self._compiler_version(job)
             if not compiler.ok:
@@ -171,9 +199,12 @@ class LocalEngine:
         for python in sorted(pythons):
             self._check_headers(python)
         _check_system_packages(self.project.settings)
+        _check_prefixes(self.project.settings)
         for job in jobs:
             if self._settings(job).cuda_arch_list and not job.variant.cuda_toolkit:  # else wheels bring the toolkit
                 self._check_cuda(job)
+        if self._prefix:
+            self._prefix.make(self.store, shell)
 
     def has_headers(self, python: CPython) -> bool:
         """Whether something can be compiled for this CPython: whether its Python.h is there."""
@@ -253,6 +284,7 @@ class _LocalBuild:
             ccache=ccache_of(self.engine.project, self.engine.store, self.engine.name)
             if request.reuse and shutil.which("ccache")
             else None,
+            prefixes=self.engine.prefixes,
         )
         variables = {
             **tools.foreign_environment(request.scratch),
@@ -367,6 +399,17 @@ def nvcc_release(nvcc: str, env: Mapping[str, str] | None = None) -> str:
         if "release" in line:
             return line
     return ""
+
+
+def _check_prefixes(settings: Settings) -> None:
+    """Raise ToolError for a folder of `prefixes` that is not on this machine."""
+    for prefix in settings.prefixes:
+        if not Path(prefix).is_dir():
+            raise ToolError(
+                f"there is no folder {prefix}",
+                where="[tool.torch-build-farm] prefixes",
+                next_step="correct prefixes, or let prepare install what belongs there",
+            )
 
 
 def _check_system_packages(settings: Settings) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from urllib.parse import quote
 
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import BuildRequest
+from torch_build_farm.engines.prefixes import search_paths
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.releases import sdk
 
@@ -30,7 +32,7 @@ class Places:
     copy of the source tree; `build` is CMake's build folder. `mapped` are more folders that must leave no trace in a
     wheel, each with the text that replaces it. `sdk` is the folder of torch's SDK, None for a build with all of torch;
     in the file `sdk_misses` the SDK notes each name that a build requests and it lacks. `ccache` is the folder of
-    ccache's results, None where there is no ccache.
+    ccache's results, None where there is no ccache. In `prefixes` lie dependencies of the build.
     """
 
     environment: PurePath | None
@@ -40,14 +42,19 @@ class Places:
     sdk: PurePath | None = None
     sdk_misses: PurePath | None = None
     ccache: PurePath | None = None
+    prefixes: Sequence[PurePath] = ()
 
 
 def build_variables(settings: Settings, request: BuildRequest, places: Places) -> dict[str, str]:
     """The variables of the build of `request`: the farm's, overridden by the project's.
 
-    Flags are joined in place of overridden: the project's first, then the farm's.
+    Flags and search paths are joined in place of overridden: the project's first, then the farm's.
     """
     variables = {**_farm_variables(settings, request, places), **settings.environment}
+    for name, folders in _search_paths(request, places).items():
+        own = [settings.environment[name]] if settings.environment.get(name) else []
+        if own or folders:
+            variables[name] = os.pathsep.join([*own, *folders])
     for name, flags in _flags(settings, request, places).items():
         variables[name] = f"{settings.environment.get(name, '')} {flags}".strip()
     return variables
@@ -82,7 +89,6 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         variables["MAKEFLAGS"] = request.makeflags
     if places.environment:
         packages = site_packages(places.environment, request.job.python)
-        variables["CMAKE_PREFIX_PATH"] = str(packages / "torch")
         if settings.cuda_arch_list and variant.cuda_toolkit:
             variables["CUDA_HOME"] = str(packages / "nvidia" / f"cu{variant.cuda_major}")
 
@@ -96,6 +102,14 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         if "CXX" in settings.environment:  # else nvcc takes the first gcc on PATH
             variables["CUDAHOSTCXX"] = settings.environment["CXX"]
     return variables
+
+
+def _search_paths(request: BuildRequest, places: Places) -> dict[str, list[str]]:
+    """Where CMake and others look: in the prefixes, then in torch."""
+    paths = search_paths(places.prefixes)
+    if places.environment:
+        paths["CMAKE_PREFIX_PATH"].append(str(site_packages(places.environment, request.job.python) / "torch"))
+    return paths
 
 
 def _ccache(folder: PurePath) -> dict[str, str]:
@@ -117,6 +131,7 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
     if places.environment:
         packages = site_packages(places.environment, request.job.python)
         mapped |= {str(places.environment): "environment", str(packages): "site-packages"}
+    mapped |= {str(prefix): "prefix" for prefix in places.prefixes}
     prefix_maps = " ".join([f"-ffile-prefix-map={folder}={name}" for folder, name in mapped.items()])
     # CMake includes the prelude at the project's first project(), before any find_package(Torch).
     defines = {"CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(places.tree / settings.subdirectory / PRELUDE)}

@@ -17,6 +17,7 @@ from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.tables import (
     TABLE_CONFIG,
     BuildEnvironment,
+    CMakeDefines,
     ConfigSettings,
     CPythonName,
     CudaArchitectures,
@@ -50,7 +51,7 @@ class Override:
     environment: BuildEnvironment = field(default_factory=dict)
     """Joined with the project's `environment`, name by name."""
 
-    cmake_defines: Mapping[str, str] = field(default_factory=dict)
+    cmake_defines: CMakeDefines = field(default_factory=dict)
     """Joined with the project's `cmake-defines`, name by name."""
 
     config_settings: ConfigSettings = field(default_factory=dict)

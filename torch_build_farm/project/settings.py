@@ -24,8 +24,10 @@ from torch_build_farm.project.overrides import Override
 from torch_build_farm.project.tables import (
     REFERENCE,
     TABLE_CONFIG,
+    AbsoluteFolder,
     BuildEnvironment,
     CheckoutOrRequirement,
+    CMakeDefines,
     ConfigSettings,
     CPythonName,
     CudaArchitectures,
@@ -214,7 +216,7 @@ class Settings:
     """Environment variables of the build. `CFLAGS`, `CXXFLAGS` and `CMAKE_ARGS` are joined with the farm's; `PATH` and
     a few others only the farm sets."""
 
-    cmake_defines: Mapping[str, str] = field(default_factory=dict)
+    cmake_defines: CMakeDefines = field(default_factory=dict)
     """CMake cache entries (`-DNAME=value`), passed in `CMAKE_ARGS`."""
 
     build_requires: tuple[RequirementText, ...] = ()
@@ -235,6 +237,18 @@ class Settings:
 
     system_packages: SystemPackages = SystemPackages()
     """Packages of the operating system that a build needs, by package manager."""
+
+    prepare: tuple[str, ...] = ()
+    """Commands that install what builds need into the folder `$PREFIX`, once for all jobs: in a layer of the image, or
+    on this machine in the store. `/bin/sh` runs them with the network. `prefixes` is for what is installed already."""
+
+    prepare_files: tuple[str, ...] = ()
+    """Files and folders beside the project file that `prepare` uses, such as `["scripts/dependencies.sh"]`. A change to
+    one of them prepares anew."""
+
+    prefixes: tuple[AbsoluteFolder, ...] = ()
+    """Folders that libraries were installed into, such as `["/opt/fmt"]`: CMake, pkg-config, compilers, the loader and
+    auditwheel look there too."""
 
     cuda_arch_list: CudaArchitectures = ()
     """CUDA architectures to compile for, as in torch's `TORCH_CUDA_ARCH_LIST`: `["8.0", "9.0+PTX"]`, or

@@ -91,6 +91,19 @@ def _checkout_or_requirement(value: str) -> str:
     return value if value == "." else _requirement(value)
 
 
+def _absolute_folder(value: str) -> str:
+    # Several of them are joined with colons.
+    if not value.startswith("/") or ":" in value or ".." in value.split("/"):
+        raise ValueError(f"{value!r} is not the absolute path of a folder, such as /opt/fmt")
+    return value
+
+
+def _cmake_defines(value: Mapping[str, str]) -> Mapping[str, str]:
+    if "CMAKE_PREFIX_PATH" in value:
+        raise ValueError("CMAKE_PREFIX_PATH would hide what the back end and torch set: name its folders in prefixes")
+    return value
+
+
 def _plain_word(value: str) -> str:
     if not re.fullmatch(_PLAIN_WORD, value):
         raise ValueError(f"{value!r}: only letters, digits, '.', '_' and '-' are allowed")
@@ -215,6 +228,8 @@ ConfigSettings = Annotated[
 DistributionName = Annotated[str, AfterValidator(_distribution)]
 ImportName = Annotated[str, AfterValidator(_import_name)]
 FolderWithin = Annotated[str, AfterValidator(_folder_within)]
+AbsoluteFolder = Annotated[str, AfterValidator(_absolute_folder)]
+CMakeDefines = Annotated[Mapping[str, str], AfterValidator(_cmake_defines)]
 
 
 # ---- reading

@@ -162,6 +162,7 @@ class ContainerBuild:
             sdk=self._sdk,
             sdk_misses=self.notes / _ASKED,
             ccache=self.ccache,
+            prefixes=images.prefixes_of(self.settings),
         )
 
     # ---- the environment
@@ -260,6 +261,8 @@ class ContainerBuild:
         tree = PurePosixPath(cibuildwheel_config.PROJECT)
         places = self._places(tree, self.home if self._fixed_home else None)
         variables = build_variables(self.settings, self.request, places)
+        if "LD_LIBRARY_PATH" not in self.settings.environment:
+            variables.pop("LD_LIBRARY_PATH", None)  # the image has it, joined with what its base sets
         variables["UV"] = str(self.folder / "uv")
         if not self.settings.network:
             variables |= _OFFLINE

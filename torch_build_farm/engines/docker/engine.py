@@ -63,6 +63,11 @@ class DockerEngine:
         project = PurePosixPath(cibuildwheel_config.PROJECT)
         return (PurePosixPath(cibuildwheel_config.BUILD), *(project / name for name in source_folders))
 
+    @property
+    def prefixes(self) -> Sequence[PurePath]:
+        """By the image's layer and the settings."""
+        return images.prefixes_of(self.project.settings)
+
     def free_gb(self) -> float:
         """Free in the store, GB (10^9 bytes)."""
         access = self.session.access

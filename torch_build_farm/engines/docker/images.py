@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,13 @@ import jinja2
 import ninja
 
 from torch_build_farm.core import tools
-from torch_build_farm.core.errors import DiskError, EngineError, ImageError
+from torch_build_farm.core.errors import ConfigError, DiskError, EngineError, ImageError
 from torch_build_farm.core.files import replace_text
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
-from torch_build_farm.project.settings import Project
+from torch_build_farm.engines.prefixes import SCRIPT, Preparation, given_prefixes, library_path, preparation
+from torch_build_farm.project.settings import Project, Settings
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -39,6 +40,8 @@ LABEL = "torch-build-farm"
 _REPOSITORY = "torch-build-farm"
 _TOOLS = "/opt/torch-build-farm"  # the farm's uv, CMake and ninja in its images
 UV = Path(_TOOLS) / "bin" / "uv"
+_PREPARE = "prepare"  # in the context of an image's build
+_PREFIX = PurePosixPath("/opt/torch-build-farm-prefix")  # where `prepare` installs dependencies
 _PROBE = files("torch_build_farm").joinpath("data/probe-image.sh").read_text("utf-8")
 WAYS_OUT = (
     f"make a base image here: ci/base-image (tagged {STAND_IN}, which is then used), "
@@ -254,11 +257,14 @@ def _parse(text: str) -> Contents:
     return Contents(pythons, lacking=tuple(lacking), linker_flags=linker_flags, **facts)
 
 
-def _context(dockerfile: str) -> bytes:
-    """The build context of the farm's layer: its Dockerfile, uv, CMake and ninja. Files' dates do not count."""
+def _context(layer: Layer) -> bytes:
+    """The build context of the farm's layer: its Dockerfile, uv, CMake and ninja, and what `prepare` uses.
+
+    Files' dates do not count.
+    """
     # Without CMake's manual, which a build does not read.
     entries = {
-        "Dockerfile": dockerfile.encode(),
+        "Dockerfile": layer.dockerfile.encode(),
         "tools/bin/uv": tools.uv().read_bytes(),
         "tools/bin/cmake": Path(cmake.CMAKE_BIN_DIR, "cmake").read_bytes(),
         "tools/bin/ninja": Path(ninja.BIN_DIR, "ninja").read_bytes(),
@@ -268,12 +274,16 @@ def _context(dockerfile: str) -> bytes:
         relative = path.relative_to(cmakes_share)
         if path.is_file() and relative.parts[0] != "Help":
             entries[f"tools/share/{cmakes_share.name}/{relative}"] = path.read_bytes()
+    if layer.preparation:
+        entries[f"{_PREPARE}/{SCRIPT}"] = layer.preparation.script.encode()
+        for name, content in layer.preparation.files.items():
+            entries[f"{_PREPARE}/{name}"] = content
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, content in entries.items():
             info = tarfile.TarInfo(name)  # owner, group and date are zero
             info.size = len(content)
-            info.mode = 0o755 if name.startswith("tools/bin/") else 0o644
+            info.mode = 0o755 if name.startswith(("tools/bin/", f"{_PREPARE}/")) else 0o644
             archive.addfile(info, io.BytesIO(content))
     return stream.getvalue()
 
@@ -285,22 +295,49 @@ class Layer:
     base: Base
     dockerfile: str
     tag: str
+    preparation: Preparation | None = None
+
+
+def prefixes_of(settings: Settings) -> list[PurePath]:
+    """The folders in which builds find dependencies, in containers of the project's images."""
+    return [*([_PREFIX] if settings.prepare else []), *given_prefixes(settings)]
 
 
 def plan_layer(project: Project, base: Base, user: str) -> Layer:
-    """The layer over `base`, with the project's system packages; `user` (uid:gid) owns what cibuildwheel writes to."""
+    """The layer over `base`, with the project's system packages and what it prepares.
+
+    `user` (uid:gid) owns what cibuildwheel writes to. Raises ConfigError for a file of `prepare-files` that is not
+    there, and for a project's own template that leaves `prepare` out.
+    """
     loader = jinja2.FileSystemLoader(project.template_folders)
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False
     )
-    packages = project.settings.system_packages
+    settings = project.settings
+    prepared = preparation(project)
     # Projects may override this template: its names are part of their interface.
     base_names = {"asked": base.requested, "reference": base.reference, "id": base.id}
-    text = environment.get_template("Dockerfile.j2").render(base=base_names, packages=packages, tools=_TOOLS, user=user)
+    text = environment.get_template("Dockerfile.j2").render(
+        base=base_names,
+        packages=settings.system_packages,
+        tools=_TOOLS,
+        user=user,
+        prepare=f"{_PREPARE}/{SCRIPT}" if prepared else "",
+        prefix=_PREFIX,
+        library_path=library_path(prefixes_of(settings)),
+    )
+    if prepared and f"COPY {_PREPARE}" not in text:
+        raise ConfigError(
+            "the project's own Dockerfile.j2 leaves out what prepare does",
+            where=str(project.root / "templates"),
+            next_step="take the lines with `prepare` and `library_path` from the farm's template",
+        )
     # The tag is a hash of what goes in, so that a layer with the same content is built once, and a plan can name it.
     versions = {name: tools.versions()[name] for name in ("uv", "cmake", "ninja")}
-    inputs = json.dumps([base.id or base.reference, text, versions], sort_keys=True)
-    return Layer(base, text, f"{_REPOSITORY}:{hashlib.sha256(inputs.encode()).hexdigest()[:16]}")
+    inputs = json.dumps(
+        [base.id or base.reference, text, versions, prepared.digest if prepared else ""], sort_keys=True
+    )
+    return Layer(base, text, f"{_REPOSITORY}:{hashlib.sha256(inputs.encode()).hexdigest()[:16]}", prepared)
 
 
 def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], shell: Shell) -> str:
@@ -314,7 +351,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
     # Docker passes these on to every Dockerfile without an ARG for them, and keeps them out of the image's history.
     proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     stream = client.api.build(
-        fileobj=io.BytesIO(_context(layer.dockerfile)),
+        fileobj=io.BytesIO(_context(layer)),
         custom_context=True,
         tag=layer.tag,
         labels=dict(labels),
@@ -334,7 +371,7 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
         raise ImageError(
             f"the image over {layer.base.reference} cannot be built: {reason}",
             where=str(shell.log),
-            next_step="the log holds the whole output; the system-packages of the project are installed there",
+            next_step="the log holds the whole output, that of system-packages and of prepare among it",
         ) from None
 
     # The stream also ends, without an error, where the connection to the engine does.

@@ -37,6 +37,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "config-settings": dict(settings.config_settings),
         "before-build": settings.before_build,
         "system-packages": asdict(settings.system_packages),
+        "prefixes": settings.prefixes,
         "cuda-arch-list": settings.cuda_arch_list,
         "torch-build": settings.torch_build,
         "network": settings.network,
