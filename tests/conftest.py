@@ -34,6 +34,7 @@ GROUPS = {
     "docker": "a Docker engine with the base image",
     "workflows": "CPython 3.12, npm, openssl and jq",
     "root": "root",
+    "shapes": "minutes for forty builds of small projects",
     "resolvers": "minutes for an older pip and for lock files",
 }
 
@@ -119,10 +120,26 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    _shapes_table(terminalreporter)
     left_out = GROUPS.keys() - _chosen_groups(config)
     if left_out:
         needs = "; ".join(f"{GROUPS[marker]}: --run-{marker}" for marker in GROUPS if marker in left_out)
         terminalreporter.write_line(f"Not run: tests that need {needs}. All of them: pytest --everything")
+
+
+def _shapes_table(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each shape that was built (tests/integration/test_shapes.py)."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    rows = []
+    for report in reports:
+        for name, value in getattr(report, "user_properties", []):
+            if name == "shape":
+                rows.append((*value, report.outcome))
+    if not rows:
+        return
+    terminalreporter.section("shapes of projects")
+    for shape, about, result, outcome in sorted(rows):
+        terminalreporter.write_line(f"{outcome:6}  {shape:24}  {about}\n{'':34}{result}")
 
 
 def need(have: bool, reason: str) -> None:

@@ -1,0 +1,84 @@
+"""Small projects of ordinary shapes, one folder each in tests/shapes: the farm builds each as its author would expect.
+
+A folder holds a project and wheel.toml: the members, tags and metadata of the wheel for torch 2.9, or the error that
+refuses it. In wheel.toml {python} stands for the CPython's tag (cp312), {soabi} for the middle of a module's file name
+(cpython-312-x86_64-linux-gnu). The table at the end of the run lists them all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sysconfig
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import CHECKOUT, Farm
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.wheels.wheel import Wheel, read_wheel
+
+pytestmark = [pytest.mark.shapes, pytest.mark.network]
+SHAPES = CHECKOUT / "tests" / "shapes"
+EXPECTED = "wheel.toml"
+_IDENTITY = ("-c", "user.name=author", "-c", "user.email=author@example.org", "-c", "commit.gpgsign=false")
+_LISTS = ("Requires-Dist", "Provides-Extra")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of a shape: of its wheel the tags without the platform, the members, and fields of METADATA."""
+
+    tags: str
+    members: list[str]
+    metadata: dict[str, str | list[str]]
+
+    @classmethod
+    def of(cls, wheel: Wheel) -> Seen:
+        _, _, python, abi, platform = wheel.path.stem.rsplit("-", 4)
+        assert platform.startswith("manylinux"), platform
+        metadata: dict[str, str | list[str]] = {"Name": wheel.metadata["Name"], "Version": wheel.metadata["Version"]}
+        metadata["Requires-Python"] = ",".join(sorted(wheel.metadata["Requires-Python"].split(",")))
+        for field in _LISTS:
+            values = wheel.metadata.get_all(field)
+            if values:
+                metadata[field] = [str(value) for value in values]
+        return cls(f"{python}-{abi}", sorted(wheel.members), metadata)
+
+
+def expectation(shape: str) -> dict[str, Any]:
+    """wheel.toml of a shape, filled in for the running CPython."""
+    text = (SHAPES / shape / EXPECTED).read_text()
+    soabi = str(sysconfig.get_config_var("SOABI"))
+    return tomllib.loads(text.replace("{python}", CPython.running().tag).replace("{soabi}", soabi))
+
+
+def project(shape: str, farm: Farm) -> None:
+    """Put the project of a shape into the farm's folder, as a checkout of a commit with a tag."""
+    shutil.copytree(SHAPES / shape, farm.project, ignore=shutil.ignore_patterns(EXPECTED), dirs_exist_ok=True)
+    for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message=One"), ("tag", "v1.2")):
+        subprocess.run(["git", *_IDENTITY, *words], cwd=farm.project, check=True)
+
+
+@pytest.mark.parametrize("shape", sorted(path.name for path in SHAPES.iterdir()))
+def test_shape(shape: str, tmp_path: Path, record_property: Callable[..., None]) -> None:
+    expected = expectation(shape)
+    farm = Farm(tmp_path / "project", tmp_path / "work")
+    project(shape, farm)
+    answer = farm("build", "--torch", "2.9", "--json")
+
+    refused = expected.get("refused")
+    if refused:
+        (job,) = answer.document["jobs"]
+        record_property("shape", (shape, expected["about"], f"refused: {refused['error']}"))
+        assert (job["status"], job["error"]["kind"]) == ("failed", refused["error"]), answer.err
+        assert refused["says"] in answer.err
+        return
+    assert answer.code == 0, answer.err
+    (path,) = farm.work.glob("dist/*.whl")
+    record_property("shape", (shape, expected["about"], path.name))
+    assert Seen.of(read_wheel(path)) == Seen(expected["tags"], expected["members"], expected["metadata"])

@@ -1,0 +1,1 @@
+import acme_core  # noqa: F401

@@ -1,0 +1,6 @@
+from setuptools import Extension, setup
+
+setup(
+
+    ext_modules=[Extension("acme._core", ["src/core.c"])],
+)

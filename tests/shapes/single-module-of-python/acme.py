@@ -1,0 +1,1 @@
+import _acme  # noqa: F401

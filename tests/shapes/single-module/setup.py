@@ -1,0 +1,6 @@
+from setuptools import Extension, setup
+
+setup(
+    packages=[],
+    ext_modules=[Extension("acme", ["core.c"])],
+)

@@ -1,0 +1,7 @@
+import packaging.version  # noqa: F401
+from setuptools import Extension, setup
+
+setup(
+    packages=["acme"],
+    ext_modules=[Extension("acme._core", ["core.c"])],
+)
