@@ -34,7 +34,7 @@ GROUPS = {
     "docker": "a Docker engine with the base image",
     "workflows": "CPython 3.12, npm, openssl and jq",
     "root": "root",
-    "shapes": "minutes for forty builds of small projects",
+    "shapes": "minutes for forty small projects to be built",
     "resolvers": "minutes for an older pip and for lock files",
 }
 

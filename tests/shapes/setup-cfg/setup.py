@@ -1,6 +1,5 @@
 from setuptools import Extension, setup
 
 setup(
-
     ext_modules=[Extension("acme._core", ["src/core.c"])],
 )
