@@ -85,7 +85,11 @@ def test_a_version_that_is_not_known_is_not_built(tmp_path: Path, capsys: pytest
 def test_what_a_setup_py_says_of_its_build(tmp_path: Path) -> None:
     (tmp_path / "setup.py").write_text("""
 import os, urllib.request
+import numpy as np, helper
+from wheel.bdist_wheel import bdist_wheel
+from packaging.version import Version
 from setuptools import setup
+def later(): import psutil
 from torch.utils.cpp_extension import CUDAExtension
 FORCE = os.getenv("DEMO_FORCE_BUILD", "FALSE") == "TRUE"
 if os.environ.get("FORCE_CUDA"): urllib.request.urlretrieve(url, name)
@@ -93,7 +97,9 @@ setup(name="demo", version="1", packages=["demo"], ext_modules=[CUDAExtension(na
       data_files=computed(), scripts=["demo-tool"])
 """)
     (tmp_path / "a.cu").touch()
+    (tmp_path / "helper.py").touch()
     _, text = written(tmp_path)
+    assert 'build-requires = ["numpy", "wheel"]  # CHECK: setup.py imports numpy, wheel' in text
     settings = tomllib.loads(text)["tool"]["torch-build-farm"]
     assert settings["packages"] == ["demo", "demo_cuda"]
     assert settings["environment"] == {"DEMO_FORCE_BUILD": "TRUE"}

@@ -33,7 +33,7 @@ LISTED = {
     "a namespace by its first name": ({"pyproject.toml": '[tool.hatch.build.targets.wheel]\npackages = ["src/acme"]', "src/acme/ext/__init__.py": ""}, ["acme.ext"]),
     "an sdist": ({"PKG-INFO": "", "x.egg-info/top_level.txt": "demo\nhelpers\n", "demo/__init__.py": "", "beside/__init__.py": ""}, ["demo", "helpers"]),
     "an sdist with src": ({"PKG-INFO": "", "src/x.egg-info/top_level.txt": "acme\n", "src/acme/ext/__init__.py": ""}, ["acme.ext"]),
-    "modules of setup": ({"setup.py": "from torch.utils import cpp_extension as c\nsetup(packages=['demo'], ext_modules=[c.CUDAExtension(name='demo_cuda', sources=[]), c.CppExtension('demo._C', []), Extension(name(), [])])"}, ["demo", "demo_cuda"]),
+    "modules of setup": ({"setup.py": "from torch.utils import cpp_extension as c\nprefix = 'demo'\nsetup(packages=['demo'], ext_modules=[c.CUDAExtension(name='demo_cuda', sources=[]), c.CppExtension('demo._C', []), Extension(name=prefix + '_ext'), Extension(name(), [])])"}, ["demo", "demo_cuda", "demo_ext"]),
 }  # fmt: skip
 
 
@@ -57,10 +57,15 @@ def test_packages_that_are_listed(tmp_path: Path, case: str) -> None:
     files, expected = LISTED[case]
     read = names(tmp_path, files)
     assert (read.names, read.listed) == (tuple(expected), True)
-    assert read.modules == (("demo_cuda",) if "demo_cuda" in expected else ())
+    assert read.modules == (("demo_cuda", "demo_ext") if "demo_cuda" in expected else ())
 
 
 def test_a_loop_of_folders_and_names_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "src" / "a").mkdir(parents=True)
     (tmp_path / "src" / "a" / "loop").symlink_to(tmp_path / "src")
     assert names(tmp_path, {"setup.py": "setup(packages=['a b', '../x', 1, 'a/b'])"}).names == ()
+
+
+def test_tests_that_an_sdist_lists_are_in_doubt(tmp_path: Path) -> None:
+    read = names(tmp_path, {"PKG-INFO": "", "x.egg-info/top_level.txt": "demo\ntests\n", "tests/a/__init__.py": ""})
+    assert (read.names, read.beside) == (("demo", "tests.a"), ("tests.a",))

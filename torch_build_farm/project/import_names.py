@@ -6,7 +6,6 @@ are looked for where back ends look, and there may be more of them than the whee
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +36,11 @@ class ImportNames:
     listed: bool
     modules: tuple[str, ...] = ()
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Those that are seldom meant to be installed, such as tests."""
+        return tuple(name for name in self.names if name.partition(".")[0] in _BESIDE)
+
 
 def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], name: str) -> ImportNames:
     """The import names of the project in a folder, whose distribution's name is `name`.
@@ -51,7 +55,7 @@ def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], 
         if not packages:
             candidates = _packages(project / base, "", _Budget())
             packages = {package for package in candidates if base or _plausible(package, name)}
-    modules = _single_modules(project) - packages
+    modules = {module for module in setup_script.extension_names(project) if module.isidentifier()} - packages
     return ImportNames(tuple(sorted(packages | modules)), listed, tuple(sorted(modules)))
 
 
@@ -132,19 +136,6 @@ def _below_namespace(project: Path, bases: Iterable[str], name: str) -> list[str
             if packages:
                 return packages
     return [name]
-
-
-def _single_modules(project: Path) -> set[str]:
-    """Extension modules outside of packages, which setup.py names: Extension("name", ...) and its kin."""
-    modules = set()
-    for call in setup_script.calls(project, "setup.py"):
-        if not setup_script.called(call).endswith("Extension"):
-            continue
-        named = [keyword.value for keyword in call.keywords if keyword.arg == "name"]
-        for value in [*named, *call.args[:1]]:
-            if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value.isidentifier():
-                modules.add(value.value)
-    return modules
 
 
 # ---- what is found

@@ -148,7 +148,10 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
 def _packages_line(facts: SourceFacts, name: str) -> str:
     imports = facts.imports
     mark = ""
-    if imports.modules:
+    if imports.beside:
+        folder = imports.beside[0].partition(".")[0]
+        mark = f'should the wheel install {folder}? exclude = ["/{folder}/"] leaves it out'
+    elif imports.modules:
         mark = f"is {', '.join(imports.modules)} built? setup.py may leave it out"
     elif not (imports.listed or len(imports.names) == 1):
         mark = "which packages does the wheel install?"
@@ -174,6 +177,10 @@ def _settings_lines(facts: SourceFacts) -> list[str]:
     lines = []
     if environment:
         lines.append(f"environment = {_inline(environment)}  # {MARK} {'; '.join(reasons)}")
+    imported = [name for name in facts.setup.undeclared if name not in settings.get("build-requires", ())]
+    if imported:
+        requires = [*settings.pop("build-requires", ()), *imported]
+        lines.append(f"build-requires = {_inline(requires)}  # {MARK} setup.py imports {', '.join(imported)}")
     for key, value in settings.items():
         lines.append(f"{key} = {_inline(value)}  # {MARK} by [tool.cibuildwheel]")
     return lines

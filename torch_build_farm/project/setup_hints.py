@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.toml import table_in
 from torch_build_farm.project import setup_script, source_files
@@ -18,6 +23,8 @@ _COMPARED = re.compile(_READS + r"""\s*(?:,\s*["'][^"'\n]*["']\s*)?[)\]]\s*==\s*
 _DOWNLOADS = re.compile(r"\burlretrieve\b|\burlopen\b|\brequests\.get\b|\bhf_hub_download\b|\bgdown\b")
 _FORCES_BUILD = re.compile(r"\w*FORCE_BUILD")
 _FORCES_CUDA = re.compile(r"(?:\w+_)?FORCE_CUDA(?:_EXTENSIONS?)?")
+# In every build: Python's own, setuptools', and what the farm adds.
+_THERE = {*sys.stdlib_module_names, "distutils", "packaging", "pkg_resources", "setuptools", "torch"}
 # Arguments of setup(), and keys of setuptools' table, for what is installed outside of packages, by the kind of folder.
 _OUTSIDE = {
     "data_files": "data", "data-files": "data", "scripts": "scripts", "script-files": "scripts", "headers": "headers",
@@ -29,7 +36,7 @@ class SetupHints:
     """`variables` are those that setup.py reads; `forces_build` and `forces_cuda` are some of them, with their values.
 
     `downloads`: setup.py fetches something. `outside` are kinds of folders that files go into outside of packages:
-    "scripts", "data", "headers".
+    "scripts", "data", "headers". `undeclared` are modules that setup.py imports and that no build requirement brings.
     """
 
     variables: tuple[str, ...]
@@ -37,6 +44,7 @@ class SetupHints:
     forces_cuda: Mapping[str, str]
     downloads: bool
     outside: tuple[str, ...]
+    undeclared: tuple[str, ...]
 
 
 def find(project: Path, pyproject: Mapping[str, Any]) -> SetupHints:
@@ -50,7 +58,22 @@ def find(project: Path, pyproject: Mapping[str, Any]) -> SetupHints:
         forces_cuda={name: values.get(name, "1") for name in variables if _FORCES_CUDA.fullmatch(name)},
         downloads=bool(_DOWNLOADS.search(text)),
         outside=tuple(sorted(set(_outside(project, pyproject)))),
+        undeclared=tuple(sorted(_undeclared(project, pyproject))),
     )
+
+
+def _undeclared(project: Path, pyproject: Mapping[str, Any]) -> set[str]:
+    """Modules that setup.py imports and that neither Python, nor the project, nor a declared requirement brings."""
+    declared = set()
+    for text in table_in(pyproject, "build-system").get("requires", []):
+        with contextlib.suppress(InvalidRequirement):
+            declared.add(canonicalize_name(Requirement(text).name))
+    undeclared = set()
+    for module in setup_script.imports(project):
+        own = (project / module).is_dir() or (project / f"{module}.py").is_file()
+        if not own and module not in _THERE and canonicalize_name(module) not in declared:
+            undeclared.add(module)
+    return undeclared
 
 
 def _outside(project: Path, pyproject: Mapping[str, Any]) -> Iterator[str]:

@@ -48,6 +48,30 @@ def called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
+def extension_names(root: Path) -> set[str]:
+    """The plain names of the extensions that the tree's setup.py makes: Extension("name", ...) and its kin."""
+    values = _parsed(root, "setup.py")[1]
+    names = set()
+    for call in calls(root, "setup.py"):
+        if called(call).endswith("Extension"):
+            stated = [keyword.value for keyword in call.keywords if keyword.arg == "name"] or call.args[:1]
+            name = _value(stated[0], values) if stated else None
+            if isinstance(name, str):
+                names.add(name)
+    return names
+
+
+def imports(root: Path) -> set[str]:
+    """The top-level modules that the tree's setup.py imports in any case, outside of functions and conditions."""
+    modules: set[str] = set()
+    for node in _parsed(root, "setup.py")[0].body:
+        if isinstance(node, ast.Import):
+            modules.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules.add(node.module.partition(".")[0])
+    return modules
+
+
 def attribute(root: Path, reference: str) -> str:
     """The plain value that a module of the tree assigns to a name, such as package.__version__; empty without one.
 
