@@ -21,7 +21,7 @@ EVERY_KIND = [
     RenderFacts("1.0", "git https://example.org/demo.git@0123abc", "c" * 64, 315532800),
     BUILT,
     BuildFacts("docker", "image", "all of torch 2.9.0", None, None, ()),
-    RepairFacts("manylinux_2_28_x86_64"),
+    RepairFacts("manylinux_2_28_x86_64", cpu_level="x86-64-v3", device_code=("compute_90", "sm_90")),
     AuditFacts("2.9", {"2.9.0": "OK", "2.10.0": "BROKEN"}, ("GLIBC_2.17", "GLIBCXX_3.4.21")),
     SmokeFacts("2.9.1+cu128", "12.8", ("cpu", "H100"), ("demo", "demo.more"), "passed", "torch 2.10"),
     SmokeFacts("2.9.1", "None", ("cpu",), ("demo",)),
@@ -278,7 +278,7 @@ def test_the_json_document_has_the_facts_as_text() -> None:
             "environment": "ninja==1.13.2 torch==2.9.0+sdk",
         },
         {"engine": "docker", "base-image": "image", "built-with": "all of torch 2.9.0", "environment": ""},
-        {"tag": "manylinux_2_28_x86_64"},
+        {"tag": "manylinux_2_28_x86_64", "cpu-level": "x86-64-v3", "device-code": "compute_90 sm_90"},
         {"range": "2.9", "releases": "2.9.0=OK 2.10.0=BROKEN", "asks-for": "GLIBC_2.17; GLIBCXX_3.4.21"},
         {
             "torch": "2.9.1+cu128",
