@@ -165,6 +165,28 @@ def test_system_packages_are_in_the_image_and_grafts_are_judged(contained: Farm,
     assert any(".libs/liblzma" in member for member in read_wheel(path).members)
 
 
+def test_an_external_library_is_left_out_where_auditwheel_finds_it(contained: Farm) -> None:
+    """auditwheel runs within the build there, so the setting is an input of the build; a change of it builds anew."""
+    table = "[tool.torch-build-farm]"
+    contained.edit("pyproject.toml", table, f"{table}\nsystem-packages.apt = ['liblzma-dev']")
+    run_path = f"{GRAFT.removesuffix('install(')}set_target_properties(_core PROPERTIES INSTALL_RPATH /usr/lib/demo)\n"
+    contained.edit("CMakeLists.txt", "install(", f"{run_path}install(")
+    contained.edit("pyproject.toml", table, f"{table}\nexternal-libraries = {{ 'liblzma.so*' = 'system' }}")
+    refused = contained("build", "--torch", "2.8", "--json")
+    assert refused.code == 16, refused.err
+    assert "RUNPATH entry /usr/lib/demo" in refused.err
+    assert "grafted" not in refused.err
+
+    contained.edit("CMakeLists.txt", "set_target_properties(_core PROPERTIES INSTALL_RPATH /usr/lib/demo)", "")
+    answer = contained("build", "--torch", "2.8", "--json")
+    assert answer.code == 0, answer.err
+    (path,) = contained.work.glob("dist/*.whl")
+    (library,) = read_wheel(path).libraries
+    assert "liblzma.so.5" in library.needed
+    (audit,) = [stage for stage in answer.document["jobs"][0]["stages"] if stage["stage"] == "audit"]
+    assert "2.8.0=ENV" in audit["details"]["releases"]
+
+
 def test_system_packages_of_another_package_manager_alone(contained: Farm) -> None:
     contained.edit("pyproject.toml", "[tool.torch-build-farm]", "[tool.torch-build-farm]\nsystem-packages.dnf = ['xz-devel']")  # fmt: skip
     answer = contained("build", "--torch", "2.8", "--json")
