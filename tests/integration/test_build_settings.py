@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
-from collections.abc import Callable
+import subprocess
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Answer, Farm
+from tests.conftest import PROJECTS, Answer, Farm, need
 
 pytestmark = pytest.mark.torch
 IN_BOTH_ENGINES = pytest.mark.parametrize("engine", ["local", pytest.param("docker", marks=pytest.mark.docker)])
@@ -228,3 +234,110 @@ before-build = ["sed -i s/-std=c++17/-std=c++20/ setup.py"]
     answer = scripted("build", "--torch", "2.9", "2.15", "--json")
     assert [job["status"] for job in answer.document["jobs"]] == ["kept", "done"], answer.err
     assert answer.document["jobs"][0]["wheel"]["sha256"] == nine["wheel"]["sha256"]
+
+
+FETCHES = '''
+import os
+import urllib.request
+from pathlib import Path
+from setuptools.command.build_ext import build_ext
+
+
+class Fetch(build_ext):
+    """Packs what somebody else has built, unless it is told to compile."""
+
+    def run(self):
+        if os.getenv("SCRIPTED_FORCE_BUILD", "FALSE") == "TRUE":
+            return super().run()
+        target = Path(self.get_ext_fullpath("scripted._core"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen("@URL@") as answer:
+            target.write_bytes(answer.read())
+'''
+
+
+@dataclass
+class Shelf:
+    """A server on the loopback that hands out one library, and counts how often."""
+
+    url: str
+    served: list[str]
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    library = tmp_path / "prebuilt.so"
+    source = PROJECTS / "scripted" / "core.c"
+    include = f"-I{sysconfig.get_path('include')}"
+    subprocess.run(["cc", "-shared", "-fPIC", include, "-o", str(library), str(source)], check=True)
+    served: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(library.read_bytes())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Shelf(f"http://127.0.0.1:{server.server_port}/prebuilt.so", served)
+        server.shutdown()
+
+
+def fetching(farm: Farm, shelf: Shelf) -> None:
+    """Let setup.py pack a library that it downloads, as those of causal-conv1d and flash-attn do."""
+    farm.edit("setup.py", "# imports of a test", FETCHES.replace("@URL@", shelf.url))
+    farm.edit("setup.py", "setup(name", 'setup(cmdclass={"build_ext": Fetch}, name')
+
+
+@IN_BOTH_ENGINES
+def test_a_build_has_no_network_but_a_loopback(scripted: Farm, shelf: Shelf, engine: str) -> None:
+    scripted.engine = engine
+    fetching(scripted, shelf)
+    answer = scripted("build", "--torch", "2.9", "--json")
+    assert error(answer)["kind"] == "BuildError"
+    assert "builds have no network" in error(answer)["what"]
+    assert 'environment = { SCRIPTED_FORCE_BUILD = "TRUE" }' in error(answer)["next"]
+    assert shelf.served == []
+
+    interfaces = "test $(wc -l < /proc/net/dev) = 3"  # two lines of heading, and the loopback
+    settings(scripted, 'environment = { SCRIPTED_FORCE_BUILD = "TRUE" }', f'before-build = ["{interfaces}"]')
+    answer = scripted("build", "--torch", "2.9", "--json")
+    assert answer.code == 0, answer.err
+
+
+def test_a_build_with_a_network(scripted: Farm, shelf: Shelf) -> None:
+    fetching(scripted, shelf)
+    settings(scripted, "network = true")
+    answer = scripted("build", "--torch", "2.9", "--json")
+    assert answer.code == 0, answer.err
+    assert len(shelf.served) == 1
+
+
+def test_where_no_name_space_is_to_be_had_what_compiles_nothing_is_refused(scripted: Farm, shelf: Shelf) -> None:
+    """In a user name space that allows no network name spaces."""
+    limited = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    script = 'echo 0 > /proc/sys/user/max_net_namespaces && exec "$@"'
+    need(subprocess.run([*limited, script, "sh", "true"], check=False).returncode == 0, "needs user name spaces")
+
+    def build() -> Answer:
+        command = [*limited, script, "sh", *scripted.command("build", "--torch", "2.9", "--json")]
+        done = subprocess.run(command, env=scripted.environment, capture_output=True, text=True, check=False)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    fetching(scripted, shelf)
+    answer = build()
+    assert answer.err.count("builds can use the network") == 1, answer.err
+    assert len(shelf.served) == 1
+    assert "the build compiled nothing" in error(answer)["what"]
+    assert "scripted/_core" in error(answer)["what"]
+    assert 'environment = { SCRIPTED_FORCE_BUILD = "TRUE" }' in error(answer)["next"]
+
+    settings(scripted, 'environment = { SCRIPTED_FORCE_BUILD = "TRUE" }')
+    answer = build()
+    assert answer.code == 0, answer.err
+    assert len(shelf.served) == 1

@@ -28,7 +28,7 @@ from torch_build_farm.core.paths import inside
 from torch_build_farm.core.process import Completed, Shell, capture, to_be_finished
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines import ninja_log, torch_downloads
+from torch_build_farm.engines import ninja_log, no_network, torch_downloads
 from torch_build_farm.engines.base import (
     BuildRequest,
     Interpreter,
@@ -142,6 +142,15 @@ class LocalEngine:
             raise
         shared.compare()
 
+    @cached_property
+    def _why_network(self) -> str:
+        """Why builds that may not use a network have one all the same; empty where they have none."""
+        return no_network.why_not()
+
+    def isolated(self) -> bool:
+        """Whether foreign code of a build starts without a network."""
+        return not self.project.settings.network and not self._why_network
+
     def _settings(self, job: Job) -> Settings:
         return self.project.settings.for_job(job.variant, job.python)
 
@@ -195,6 +204,11 @@ class LocalEngine:
                     next_step="install one (Debian: apt install g++; Fedora: dnf install gcc-c++) or name it in CXX",
                 )
             check_gcc(job, compiler.tail[0], "install one and name it in CXX and CC")
+        if not self.project.settings.network and self._why_network:
+            shell.say(
+                f"builds can use the network, since this machine cannot start them without one ({self._why_network}): "
+                "what compiles nothing is refused"
+            )
         pythons = {job.python for job in jobs}
         for python in sorted(pythons):
             self._check_headers(python)
@@ -246,13 +260,17 @@ class LocalEngine:
         remove_tree(home)
         # What the kernel killed for want of memory does not always leave a word in the log, but the kernel counts it.
         before = oom_kills()
+        build = _LocalBuild(self, request, home)
         try:
-            wheel = _LocalBuild(self, request, home).run()
+            wheel = build.run()
             ninja_log.keep(request.scratch / "build", request.out)
             return wheel
         except subprocess.CalledProcessError:
             subdirectory = self.project.settings.subdirectory
-            raise diagnose(request.job.id, request.shell.log, oom_kills() - before, subdirectory) from None
+            error = diagnose(request.job.id, request.shell.log, oom_kills() - before, subdirectory)
+            if self.isolated():
+                error = no_network.explained(request.job.id, error, build.tail, request.tree / subdirectory)
+            raise error from None
         finally:
             with to_be_finished():
                 remove_tree(home)
@@ -270,6 +288,7 @@ class _LocalBuild:
         self.settings = engine.project.settings.for_job(request.job.variant, request.job.python)
         self.env = self._variables()
         self.peak_mb = 0.0
+        self.tail: tuple[str, ...] = ()  # of the last command's output
 
     def _variables(self) -> dict[str, str]:
         """The build's environment variables: the farm's usual ones, the caller's CUDA, and those of every engine."""
@@ -299,18 +318,24 @@ class _LocalBuild:
         return {**variables, **build_variables(self.settings, request, places)}
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
-        """Start a command; this is the runner that `build` calls its hooks with."""
-        folder = Path(cwd) if cwd else self.home.parent
-        shell = replace(self.request.shell, env={**self.env, **(extra_environ or {})}, cwd=folder)
+        """Start a command of foreign code; this is the runner that `build` calls its hooks with."""
+        more = dict(extra_environ or {})
+        if self.engine.isolated():
+            cmd, more = [*no_network.WITHOUT_NETWORK, *cmd], {**no_network.OFFLINE, **more}
+        self._start(cmd, Path(cwd) if cwd else self.home.parent, more)
+
+    def _start(self, cmd: Sequence[str], folder: Path, more: Mapping[str, str]) -> None:
+        """Start a command with `more` variables than the build's. Raises CalledProcessError."""
+        shell = replace(self.request.shell, env={**self.env, **more}, cwd=folder)
         done = shell.run(*cmd)
-        self.peak_mb = max(self.peak_mb, done.peak_mb)
+        self.peak_mb, self.tail = max(self.peak_mb, done.peak_mb), done.tail
         if not done.ok:
             raise subprocess.CalledProcessError(done.returncode, list(cmd))
 
     def _uv(self, *words: str) -> None:
         """Call uv with the store's cache, which no foreign code learns of, and with no other way to link from it."""
         cache = {"UV_CACHE_DIR": str(self.engine.store.uv_cache), "UV_LINK_MODE": "clone"}
-        self._call([str(tools.uv()), *words], extra_environ=cache)
+        self._start([str(tools.uv()), *words], self.home.parent, cache)
 
     def _install(self, requirements: set[str]) -> SharedFiles:
         """Install requirements; returns what the environment then shares with the store."""
@@ -377,9 +402,13 @@ class _LocalBuild:
         remove_tree(request.peak)
         replace_text(request.peak, f"{self.peak_mb:.0f}")
         try:
-            return check_regular(inside(request.out, wheel))
+            path = check_regular(inside(request.out, wheel))
         except FileNotFoundError:
             raise self._error(f"the back end made no {wheel!r:.200}, though it says so") from None
+        if not self.settings.network and not self.engine.isolated():
+            project = request.tree / self.settings.subdirectory
+            no_network.check_compiled(request, path, project)
+        return path
 
     def _back_end(self, builder: ProjectBuilder) -> str:
         """Let the back end make the wheel; returns the name that it says the wheel has."""

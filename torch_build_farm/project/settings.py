@@ -210,7 +210,8 @@ class Settings:
     torch, 4 GB with CUDA's libraries. `"auto"`: the SDK, unless the build turns out to run torch."""
 
     network: bool = False
-    """Whether a build in a container may use the network. Build requirements are fetched before it in any case."""
+    """Whether a build may use the network. Build requirements are fetched before it in any case. Where a machine cannot
+    start a local build without one, the run says so, and refuses a wheel whose libraries nothing compiled."""
 
     environment: BuildEnvironment = field(default_factory=dict)
     """Environment variables of the build. `CFLAGS`, `CXXFLAGS` and `CMAKE_ARGS` are joined with the farm's; `PATH` and

@@ -21,11 +21,11 @@ from signal import SIGINT
 
 from packaging.version import Version
 
-from torch_build_farm.core.errors import BuildError, DiskError, EngineError, FarmError, OutOfMemoryError
+from torch_build_farm.core.errors import BuildError, EngineError, FarmError
 from torch_build_farm.core.files import read_foreign_text, remove_tree
 from torch_build_farm.core.process import Completed, Ending, Shell, to_be_finished
 from torch_build_farm.core.resources import DATA
-from torch_build_farm.engines import ninja_log, torch_downloads
+from torch_build_farm.engines import ninja_log, no_network, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Site, ccache_of
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.docker import cibuildwheel_config, containers, images, store_access
@@ -51,18 +51,6 @@ _MOST_ASKED = 1_000_000  # bytes of it
 _FOR_UV = {"UV_CONSTRAINT", sdk.VARIABLE, "UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS",
            "UV_INDEX_STRATEGY", "UV_PRERELEASE", "UV_HTTP_TIMEOUT"}  # fmt: skip
 _NOT_FOR_ASKING = {"MAKEFLAGS"}  # no jobserver is there
-_OFFLINE = {"UV_OFFLINE": "1"}
-# Messages of programs that find no network: getaddrinfo's, the kernel's, uv's and cargo's.
-_NO_NETWORK_MESSAGES = (
-    "name resolution",
-    "Could not resolve",
-    "Network is unreachable",
-    "Failed to resolve",
-    "dns error",
-    "Name or service not known",
-    "resolve host",
-    "network connectivity is disabled",
-)
 
 
 class ContainerBuild:
@@ -265,7 +253,7 @@ class ContainerBuild:
             variables.pop("LD_LIBRARY_PATH", None)  # the image has it, joined with what its base sets
         variables["UV"] = str(self.folder / "uv")
         if not self.settings.network:
-            variables |= _OFFLINE
+            variables |= no_network.OFFLINE
         if not self.access.shared:
             # Would turn the jobserver off where there is one.
             variables["CMAKE_BUILD_PARALLEL_LEVEL"] = str(self.request.share)
@@ -326,16 +314,9 @@ class ContainerBuild:
         if cibuildwheel_config.was_repairing(done.tail):
             return auditwheel.failure(log, done.tail)
         error = diagnose(job, log, subdirectory=self.settings.subdirectory)
-        # A full disk or memory is the better explanation, whatever the log says about the network.
-        blames_network = not isinstance(error, DiskError | OutOfMemoryError) and _missed_network(done.tail)
-        if blames_network and not self.settings.network:
-            return BuildError(
-                f"{job}: the build tries to download something, and builds have no network",
-                where=error.where,
-                next_step="ship it with the source, make it a build requirement, or set network = true in "
-                "[tool.torch-build-farm]",
-            )
-        return error
+        if self.settings.network:
+            return error
+        return no_network.explained(job, error, done.tail, self.request.tree / self.settings.subdirectory)
 
 
 def only_wheel(job: str, folder: Path, log: Path) -> Path:
@@ -349,8 +330,3 @@ def only_wheel(job: str, folder: Path, log: Path) -> Path:
             next_step="let the build write no wheel of its own to /output, where cibuildwheel puts the repaired one",
         )
     return wheels[0]
-
-
-def _missed_network(tail: Sequence[str]) -> bool:
-    text = "\n".join(tail).lower()
-    return any(message.lower() in text for message in _NO_NETWORK_MESSAGES)
