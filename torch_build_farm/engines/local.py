@@ -269,7 +269,7 @@ class LocalEngine:
             subdirectory = self.project.settings.subdirectory
             error = diagnose(request.job.id, request.shell.log, oom_kills() - before, subdirectory)
             if self.isolated():
-                error = no_network.explained(request.job.id, error, build.tail, request.tree / subdirectory)
+                error = no_network.explained(request.job.id, error, build.foreign_tail, request.tree / subdirectory)
             raise error from None
         finally:
             with to_be_finished():
@@ -288,7 +288,7 @@ class _LocalBuild:
         self.settings = engine.project.settings.for_job(request.job.variant, request.job.python)
         self.env = self._variables()
         self.peak_mb = 0.0
-        self.tail: tuple[str, ...] = ()  # of the last command's output
+        self.foreign_tail: tuple[str, ...] = ()  # of the last command's output, if that was foreign code
 
     def _variables(self) -> dict[str, str]:
         """The build's environment variables: the farm's usual ones, the caller's CUDA, and those of every engine."""
@@ -322,20 +322,22 @@ class _LocalBuild:
         more = dict(extra_environ or {})
         if self.engine.isolated():
             cmd, more = [*no_network.WITHOUT_NETWORK, *cmd], {**no_network.OFFLINE, **more}
-        self._start(cmd, Path(cwd) if cwd else self.home.parent, more)
+        done = self._start(cmd, Path(cwd) if cwd else self.home.parent, more)
+        self.foreign_tail = done.tail
+        _require_success(done)
 
-    def _start(self, cmd: Sequence[str], folder: Path, more: Mapping[str, str]) -> None:
-        """Start a command with `more` variables than the build's. Raises CalledProcessError."""
+    def _start(self, cmd: Sequence[str], folder: Path, more: Mapping[str, str]) -> Completed:
+        """Start a command with `more` variables than the build's."""
         shell = replace(self.request.shell, env={**self.env, **more}, cwd=folder)
         done = shell.run(*cmd)
-        self.peak_mb, self.tail = max(self.peak_mb, done.peak_mb), done.tail
-        if not done.ok:
-            raise subprocess.CalledProcessError(done.returncode, list(cmd))
+        self.peak_mb = max(self.peak_mb, done.peak_mb)
+        return done
 
     def _uv(self, *words: str) -> None:
         """Call uv with the store's cache, which no foreign code learns of, and with no other way to link from it."""
         cache = {"UV_CACHE_DIR": str(self.engine.store.uv_cache), "UV_LINK_MODE": "clone"}
-        self._start([str(tools.uv()), *words], self.home.parent, cache)
+        self.foreign_tail = ()
+        _require_success(self._start([str(tools.uv()), *words], self.home.parent, cache))
 
     def _install(self, requirements: set[str]) -> SharedFiles:
         """Install requirements; returns what the environment then shares with the store."""
@@ -420,6 +422,12 @@ class _LocalBuild:
 
     def _error(self, what: str) -> BuildError:
         return BuildError(f"{self.request.job.id}: {what}", where=str(self.request.shell.log))
+
+
+def _require_success(done: Completed) -> None:
+    """Raise CalledProcessError for a command that failed."""
+    if not done.ok:
+        raise subprocess.CalledProcessError(done.returncode, done.command)
 
 
 def nvcc_release(nvcc: str, env: Mapping[str, str] | None = None) -> str:

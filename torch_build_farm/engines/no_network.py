@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch_build_farm.core.process import capture
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.project import setup_hints
+from torch_build_farm.wheels.wheel import opened
 
 WITHOUT_NETWORK = (sys.executable, "-I", "-S", str(DATA / "no_network.py"))  # the words before a command
 OFFLINE = {"UV_OFFLINE": "1"}
@@ -68,7 +68,7 @@ def check_compiled(request: BuildRequest, wheel: Path, project: Path) -> None:
     For builds that had a network all the same. The signs of a compiler are objects among the build's files that its
     source did not have, and compilers' commands in its log. `project` is the folder with its setup.py, if it has one.
     """
-    with zipfile.ZipFile(wheel) as archive:
+    with opened(wheel) as archive:
         libraries = [name for name in archive.namelist() if _LIBRARY.search(name)]
     if not libraries or _objects(request.scratch) > _objects(request.tree):
         return
