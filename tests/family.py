@@ -24,13 +24,15 @@ def project(name: str = "demo", *packages: str) -> Project:
     return replace(loaded, settings=settings)
 
 
-def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str | bytes], *fields: str) -> Path:
+def make_wheel(
+    folder: Path, name: str, version: str, files: Mapping[str, str | bytes], *fields: str, tag: str = "py3-none-any"
+) -> Path:
     """A wheel of these files; those under "info/" go into its .dist-info folder."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{name.replace('-', '_')}-{version}"
     metadata = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *fields]) + "\n"
     members: dict[str, str | bytes] = {**files, "info/METADATA": metadata, "info/RECORD": ""}
-    members["info/WHEEL"] = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    members["info/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n"
     infos = [
         (
             zipfile.ZipInfo(place.replace("info/", f"{stem}.dist-info/", 1)),
@@ -38,7 +40,7 @@ def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str | 
         )
         for place, content in members.items()
     ]
-    path = folder / f"{stem}-py3-none-any.whl"
+    path = folder / f"{stem}-{tag}.whl"
     write_wheel(path, infos)
     return path
 
@@ -51,7 +53,13 @@ def torch(folder: Path, version: str) -> Path:
 
 
 def variant(
-    folder: Path, own: Project, torch: str, version: str, files: Mapping[str, str | bytes], *fields: str
+    folder: Path,
+    own: Project,
+    torch: str,
+    version: str,
+    files: Mapping[str, str | bytes],
+    *fields: str,
+    tag: str = "py3-none-any",
 ) -> Path:
     """The relocated wheel of a variant, as `relocate` makes it of what a back end would have built."""
     minor = Minor.parse(torch)
@@ -64,6 +72,7 @@ def variant(
         "Requires-Python: >=3.9,<3.15",
         f"Requires-Dist: torch=={torch}.*",
         *fields,
+        tag=tag,
     )
     (folder / "scratch").mkdir(exist_ok=True)
     shell = Shell(Runner(), {}, folder, folder / "log", lambda _: None)

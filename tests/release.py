@@ -83,10 +83,16 @@ class Release:
     def dist(self) -> Path:
         return self.folder / "work" / "dist"
 
-    def variant(self, torch: str, version: str = "1.0", files: Mapping[str, str | bytes] | None = None) -> Path:
-        """A wheel of a variant in work/dist, for every CPython, without records."""
+    def variant(
+        self,
+        torch: str,
+        version: str = "1.0",
+        files: Mapping[str, str | bytes] | None = None,
+        tag: str = "py3-none-any",
+    ) -> Path:
+        """A wheel of a variant in work/dist, for every CPython unless `tag` says otherwise, without records."""
         content = {f"{NAME}/__init__.py": f"torch = '{torch}'\n", **(files or {})}
-        made = family.variant(self.folder / "made" / torch / version, self.project, torch, version, content)
+        made = family.variant(self.folder / "made" / torch / version, self.project, torch, version, content, tag=tag)
         wheel = self.dist / made.name
         wheel.parent.mkdir(parents=True, exist_ok=True)
         made.replace(wheel)

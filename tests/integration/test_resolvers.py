@@ -7,9 +7,11 @@ the farm's own. At the end the table is printed.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ V = "0.1.115.post0"
 VERSIONS = ("0.1.115", "0.1.115.post0", "0.1.115.post13", "0.1.115.1")
 TORCHES = ("2.8.0", "2.9.0", "2.9.1", "2.10.0", "2.16.0", "2.99.0")
 UPSTREAM = {"0.1.110.post0": ("Requires-Dist: torch>=2.8.0,<2.9",), "0.1.114.post0": ()}
+TAG = f"cp{sys.version_info.major}{sys.version_info.minor}-none-linux_{platform.machine()}"
 # What pip says, and uv.
 REFUSED = ("ResolutionImpossible", "No solution found", "No matching distribution")
 
@@ -60,7 +63,8 @@ class World:
     def variant(self, version: str, minor: str) -> Path:
         code = {"pymomentum/code.py": f"import torch\nMINOR, VERSION = {minor!r}, {version!r}\n"}
         more = ("Provides-Extra: plot", 'Requires-Dist: torch>=2.8 ; extra == "plot"')
-        made = variant(self.folder / "made", OWN, minor, version, code, *more)
+        # A wheel for one platform, as every real variant is: requirements on it have a marker.
+        made = variant(self.folder / "made", OWN, minor, version, code, *more, tag=TAG)
         self.index.add_wheel(made)
         return made
 

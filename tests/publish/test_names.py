@@ -458,3 +458,22 @@ def test_a_page_that_another_index_answers(release: Release, call: Call, index: 
     assert f"demo-torch28: these are files that {host} has, and {url} passes on" in shown.out
     refused(answer, f"where: {url}, which passes on what {host} has", "answer for its own files alone")
     assert "passes on" not in publish(call, index).err
+
+
+def test_publish_warns_of_platforms_that_earlier_releases_served(
+    release: Release, call: Call, index: Index, tmp_path: Path
+) -> None:
+    release.proven(release.variant("2.9", tag="cp312-cp312-manylinux_2_28_x86_64"))
+    for version, tags in {
+        "0.1": ["win_amd64", "macosx_11_0_arm64"],
+        "0.2": ["win_amd64", "manylinux_2_28_x86_64"],
+    }.items():
+        for tag in tags:
+            old = stranger(tmp_path, "demo", version)
+            index.add_wheel(old.rename(old.with_name(f"demo-{version}-cp312-cp312-{tag}.whl")))
+    adopted = call("adopt", index.url, "demo", "--index-url", index.url, "--yes")
+    assert adopted.code == 0, adopted.err
+    planned = call("publish", index.url, "--index-url", index.url, "--json")
+    assert planned.code == 0, planned.err
+    (warning,) = [line for line in planned.document["warnings"] if "platforms" in line]
+    assert "(0.1 for macOS arm64, 0.2 for Windows AMD64)" in warning

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 import zipfile
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.project.settings import Project, Settings
 from torch_build_farm.publish import published_list
 from torch_build_farm.publish.names import IndexFile, IndexNames, distribution_of
-from torch_build_farm.wheels import plain_files
+from torch_build_farm.wheels import plain_files, platforms
 from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.one_name import Family, Model, lowest_python, read_model
 from torch_build_farm.wheels.wheel import opened, read_wheel
@@ -199,9 +200,12 @@ def family(project: Project, built_files: Sequence[VariantFile], published_files
 
     last = last_built(files, version)
     requires_python = []
+    wheel_names = defaultdict(list)
     for file in files:
         if last.get(file.minor) == file.version:
             requires_python.append(file.requires_python)
+            wheel_names[file.minor].append(file.name)
+    of_minors = {minor: platforms.of_wheels(names) for minor, names in wheel_names.items()}
 
     # The newest minor's wheel is the model: its METADATA becomes that of the wheels behind the one name.
     of_version = [file for file in built_files if file.version == version]
@@ -210,7 +214,7 @@ def family(project: Project, built_files: Sequence[VariantFile], published_files
     model = read_model(newest.path, project.settings.packages)
     for file in of_version:
         _require_same_plain_files(model, newest, file)
-    return Family(project, model, last, lowest_python(requires_python), _date(newest.path))
+    return Family(project, model, last, of_minors, lowest_python(requires_python), _date(newest.path))
 
 
 def _require_same_plain_files(model: Model, newest: VariantFile, other: VariantFile) -> None:

@@ -18,7 +18,7 @@ import itertools
 import re
 import time
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -35,7 +35,8 @@ from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant_metadata import rename_own
-from torch_build_farm.wheels import plain_files
+from torch_build_farm.wheels import plain_files, platforms
+from torch_build_farm.wheels.platforms import Platform
 from torch_build_farm.wheels.relocate import ENTRY_POINTS, MARKER, outermost
 from torch_build_farm.wheels.type_stubs import as_stub
 from torch_build_farm.wheels.wheel import opened
@@ -66,13 +67,14 @@ class Model:
 class Family:
     """One version of the one name.
 
-    `last` has the version of each minor's last built variant, including retired minors. `epoch` (Unix seconds) dates
-    every file.
+    `last` has the version of each minor's last built variant, including retired minors, and `platforms` what its wheels
+    are for: none stands for all. `epoch` (Unix seconds) dates every file.
     """
 
     project: Project
     model: Model
     last: Mapping[Minor, str]
+    platforms: Mapping[Minor, Collection[Platform]]
     requires_python: str
     epoch: int
 
@@ -80,11 +82,32 @@ class Family:
     def of(cls, project: Project, wheel: Path, last: Mapping[Minor, str], epoch: int) -> Self:
         """The family of a relocated variant's wheel."""
         model = read_model(wheel, project.settings.packages)
-        return cls(project, model, last, lowest_python([model.requires_python]), epoch)
+        of_all = dict.fromkeys(last, platforms.of_wheel(wheel.name))
+        return cls(project, model, last, of_all, lowest_python([model.requires_python]), epoch)
 
     @property
     def version(self) -> str:
         return self.model.version
+
+    @property
+    def all_platforms(self) -> list[Platform]:
+        """The platforms that a variant is for, sorted; none where one of them is for all."""
+        if not all(self.platforms.values()):
+            return []
+        return sorted(set().union(*self.platforms.values()))
+
+    def variant_requirement(self, minor: Minor, extra: str = "") -> str:
+        """The requirement on a minor's last variant, on the platforms that it has wheels for.
+
+        Elsewhere the plain wheel installs without a variant, and its dispatcher says why; a resolver would only say
+        that it finds no file of that name. With `extra` it is a requirement of that extra.
+        """
+        conditions = [platforms.marker(self.platforms[minor])]
+        if extra:
+            conditions = [f"({conditions[0]})" if " or " in conditions[0] else conditions[0], f'extra == "{extra}"']
+        marker = " and ".join(filter(None, conditions))
+        variant = f"{self.project.settings.name}-{minor.tag}=={self.last[minor]}"
+        return f"{variant} ; {marker}" if marker else variant
 
 
 def rung_prefix(version: str) -> str:
@@ -228,7 +251,14 @@ def _dispatcher(family: Family) -> bytes:
     # Plain tuples: the template writes them into Python code.
     known = tuple((minor.major, minor.minor) for minor in sorted(family.last))
     name = family.project.settings.name
-    facts = {"distribution": name, "version": family.version, "known": known, "marker": MARKER}
+    facts = {
+        "distribution": name,
+        "version": family.version,
+        "known": known,
+        "marker": MARKER,
+        "platforms": tuple((platform.system, platform.machine) for platform in family.all_platforms),
+        "platform_names": ", ".join(map(str, family.all_platforms)),
+    }
     return str(template.render(facts)).encode()
 
 
@@ -240,8 +270,7 @@ def _extras(family: Family) -> list[str]:
         fields.append(f"Provides-Extra: {minor.tag}")
         fields.append(f'Requires-Dist: torch{minor.pin} ; extra == "{minor.tag}"')
         if minor in family.last:
-            variant = f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"
-            fields.append(f'Requires-Dist: {variant} ; extra == "{minor.tag}"')
+            fields.append(f"Requires-Dist: {family.variant_requirement(minor, minor.tag)}")
     return fields
 
 
@@ -358,7 +387,7 @@ def write_auto(family: Family, out: Path) -> Path:
 def write_rung(family: Family, minor: Minor, out: Path) -> Path:
     """Write the rung of a torch minor, which requires that torch and the minor's last built variant."""
     name, version = family.project.select_name, rung_version(family.version, minor)
-    requires = [f"torch{minor.pin}", f"{family.project.settings.name}-{minor.tag}=={family.last[minor]}"]
+    requires = [f"torch{minor.pin}", family.variant_requirement(minor)]
     summary = f"Part of {family.project.settings.name}: it brings the build for torch {minor}"
     text = _metadata(name, version, summary, family, requires)
     return _write(out, name, version, {f"{INFO}METADATA": text.encode()}, family.epoch)

@@ -1,0 +1,172 @@
+"""Platforms that no variant is for: the plain wheel installs there, and its import says so."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.markers import Marker
+
+from tests.family import family, project, torch, variant
+from tests.index import Index
+from tests.wheels.test_dispatcher import Site, told
+from torch_build_farm.core import tools
+from torch_build_farm.core.versions import CPython
+from torch_build_farm.publish import inventory
+from torch_build_farm.wheels import one_name, platforms
+from torch_build_farm.wheels.platforms import Platform
+from torch_build_farm.wheels.wheel import read_wheel
+
+LINUX, WINDOWS = Platform("linux", "x86_64"), Platform("win32", "AMD64")
+CPYTHON = f"cp{CPython.running().release.replace('.', '')}"
+TAG = f"{CPYTHON}-{CPYTHON}-manylinux_2_28_x86_64"
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("any", []),
+        ("linux_x86_64", [("linux", "x86_64")]),
+        ("manylinux_2_17_x86_64.manylinux2014_x86_64", [("linux", "x86_64")]),
+        ("manylinux1_i686", [("linux", "i686")]),
+        ("musllinux_1_2_aarch64", [("linux", "aarch64")]),
+        ("macosx_11_0_arm64", [("darwin", "arm64")]),
+        ("macosx_10_9_universal2", [("darwin", "arm64"), ("darwin", "x86_64")]),
+        ("win_amd64", [("win32", "AMD64")]),
+        ("win_arm64", [("win32", "ARM64")]),
+        ("strange_thing", []),
+    ],
+)
+def test_the_platforms_of_a_wheel(tag: str, expected: list[tuple[str, str]]) -> None:
+    found = platforms.of_wheel(f"demo-1.0-cp312-cp312-{tag}.whl")
+    assert sorted((one.system, one.machine) for one in found) == expected
+
+
+def test_a_marker_is_true_on_its_platforms_alone() -> None:
+    here = {"sys_platform": "linux", "platform_machine": "x86_64"}
+    windows = {"sys_platform": "win32", "platform_machine": "AMD64"}
+    one, two = Marker(platforms.marker([LINUX])), Marker(platforms.marker([WINDOWS, LINUX]))
+    assert [one.evaluate(here), one.evaluate(windows)] == [True, False]
+    assert [two.evaluate(here), two.evaluate(windows)] == [True, True]
+    assert not two.evaluate({"sys_platform": "darwin", "platform_machine": "x86_64"})
+
+
+def test_the_markers_are_those_of_each_minors_wheels(tmp_path: Path) -> None:
+    """A minor with a wheel for every platform has none."""
+    own = project("demo")
+    for minor, tags in {
+        "2.8": ["py3-none-any"],
+        "2.9": ["cp312-cp312-manylinux_2_28_x86_64", "cp312-cp312-manylinux_2_28_aarch64"],
+        "2.10": ["cp312-cp312-manylinux_2_28_x86_64"],
+    }.items():
+        for tag in tags:
+            variant(tmp_path, own, minor, "1.0", {"demo/__init__.py": ""}, tag=tag)
+    wheels = one_name.write(inventory.family(own, inventory.built(own, tmp_path), ()), tmp_path)
+    requires = {path.name.split("-")[1]: read_wheel(path).metadata.get_all("Requires-Dist") or [] for path in wheels}
+    x86 = 'sys_platform == "linux" and platform_machine == "x86_64"'
+    both = f'(sys_platform == "linux" and platform_machine == "aarch64") or ({x86})'
+    assert requires["1.0.0.0.0.208"] == ["torch==2.8.*", "demo-torch28==1.0"]
+    assert requires["1.0.0.0.0.209"] == ["torch==2.9.*", f"demo-torch29==1.0 ; {both}"]
+    assert requires["1.0.0.0.0.210"] == ["torch==2.10.*", f"demo-torch210==1.0 ; {x86}"]
+    assert f'demo-torch29==1.0 ; ({both}) and extra == "torch29"' in requires["1.0"]
+    assert f'demo-torch210==1.0 ; {x86} and extra == "torch210"' in requires["1.0"]
+    assert 'demo-torch28==1.0 ; extra == "torch28"' in requires["1.0"]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Index:
+    """An index with variants of 2.8 and 2.9 for this platform."""
+    (tmp_path / "index").mkdir()
+    index, own = Index(tmp_path / "index"), project("demo")
+    for version in ("2.8.0", "2.9.1", "2.10.0"):
+        index.add_wheel(torch(tmp_path / "made", version))
+    for minor in ("2.8", "2.9"):
+        wheel = variant(tmp_path / "made", own, minor, "1.0", {"demo/__init__.py": ""}, tag=TAG)
+        index.add_wheel(wheel)
+    for path in one_name.write(family(own, wheel, {"2.8": "1.0", "2.9": "1.0"}), tmp_path / "made"):
+        index.add_wheel(path)
+    return index
+
+
+@pytest.mark.parametrize(
+    ("where", "variants"),
+    [
+        ("x86_64-manylinux_2_28", True),
+        ("windows", False),
+        ("aarch64-apple-darwin", False),
+        ("aarch64-unknown-linux-gnu", False),
+    ],
+)
+@pytest.mark.parametrize("wanted", ["demo", "demo[torch28]"])
+def test_uv_resolves_for_every_platform(served: Index, where: str, variants: bool, wanted: str) -> None:
+    command = [
+        tools.uv(),
+        "pip",
+        "compile",
+        "-",
+        "--no-config",
+        "--no-cache",
+        "--quiet",
+        "--no-header",
+        "--no-annotate",
+    ]
+    options = ["--python-platform", where, "--python-version", CPython.running().release, "--default-index", served.url]
+    done = subprocess.run([*map(str, command), *options], input=wanted, capture_output=True, text=True, check=False)
+    served.close()
+    assert done.returncode == 0, done.stderr
+    minor = "2.8" if "28" in wanted else "2.9"
+    assert f"torch=={minor}." in done.stdout
+    assert (f"demo-torch{minor.replace('.', '')}==1.0" in done.stdout) == variants
+
+
+# pip takes markers from the interpreter that runs it, whatever --platform says: here they are those of another platform.
+PIP_ELSEWHERE = """
+import sys
+import pip._vendor.packaging.markers as markers
+here = markers.default_environment()
+markers.default_environment = lambda: {**here, "sys_platform": "win32", "platform_machine": "AMD64", "os_name": "nt"}
+from pip._internal.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("wanted", ["demo", "demo[torch28]"])
+def test_pip_on_windows(served: Index, tmp_path: Path, wanted: str) -> None:
+    options = ["--isolated", "--index-url", served.url, "--no-cache-dir", "--only-binary=:all:", "--platform=win_amd64"]
+    command = [
+        sys.executable,
+        "-c",
+        PIP_ELSEWHERE,
+        "install",
+        "--dry-run",
+        f"--target={tmp_path}/target",
+        *options,
+        wanted,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    served.close()
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("Would install")]
+    assert "demo-1.0" in line
+    assert "demo-torch" not in line
+
+
+@pytest.mark.parametrize("installed", ["2.9.0", ""])
+def test_the_import_says_that_there_is_no_build(tmp_path: Path, installed: str) -> None:
+    other = "s390x" if platform.machine() != "s390x" else "x86_64"
+    site = Site(tmp_path)
+    wheel = variant(tmp_path, site.project, "2.9", "1.0", {"demo/__init__.py": ""}, tag=f"cp312-cp312-linux_{other}")
+    site.unpack(one_name.write_plain(family(site.project, wheel, {"2.9": "1.0"}), tmp_path))
+    if installed:
+        site.torch(installed)
+    assert told(site) == [
+        f"demo has no build for this platform (linux {platform.machine()}).",
+        f"  demo 1.0 is built for Linux {other}.",
+    ]
+    # A variant that is here all the same counts: it may have come later than the plain wheel.
+    site.unpack(wheel)
+    site.torch("2.9.0")
+    assert site.says("import demo; print('imported')") == "imported"

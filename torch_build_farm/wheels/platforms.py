@@ -1,0 +1,52 @@
+"""The platforms that wheels are for, by their file names, in the words of environment markers (PEP 508)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A wheel's platform tag (PEP 425, PEP 600, PEP 656), and what sys.platform is there; the machine follows.
+_SYSTEMS = {"linux": r"(?:manylinux\d*|musllinux|linux)(?:_\d+)*", "darwin": r"macosx(?:_\d+)*", "win32": "win"}
+# platform.machine() writes these otherwise than the tags of its system do.
+_MACHINES = {
+    ("win32", "amd64"): ("AMD64",),
+    ("win32", "arm64"): ("ARM64",),
+    ("darwin", "universal2"): ("arm64", "x86_64"),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Platform:
+    """A platform: `system` as sys.platform says it, `machine` as platform.machine() does."""
+
+    system: str
+    machine: str
+
+    def __str__(self) -> str:
+        names = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
+        return f"{names[self.system]} {self.machine}"
+
+
+def of_wheel(name: str) -> frozenset[Platform]:
+    """The platforms of a wheel by its file name; none for one that is for all of them, or for a kind not known here."""
+    platforms = set()
+    for tag in name.removesuffix(".whl").rpartition("-")[2].split("."):
+        for system, pattern in _SYSTEMS.items():
+            match = re.fullmatch(rf"{pattern}_(\w+)", tag)
+            if match:
+                machines = _MACHINES.get((system, match[1]), (match[1],))
+                platforms |= {Platform(system, machine) for machine in machines}
+    return frozenset(platforms)
+
+
+def of_wheels(names: Iterable[str]) -> frozenset[Platform]:
+    """The platforms that one of several wheels is for; none where one of them is for all."""
+    platforms = [of_wheel(name) for name in names]
+    return frozenset().union(*platforms) if all(platforms) else frozenset()
+
+
+def marker(platforms: Iterable[Platform]) -> str:
+    """The environment marker that is true on these platforms; empty for none, which stands for all."""
+    each = [f'sys_platform == "{one.system}" and platform_machine == "{one.machine}"' for one in sorted(platforms)]
+    return each[0] if len(each) == 1 else " or ".join(f"({text})" for text in each)
