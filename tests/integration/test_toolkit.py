@@ -26,8 +26,8 @@ exec "$@"
 
 
 def needed(farm: Farm) -> set[str]:
-    (path,) = farm.work.glob("dist/*.whl")
-    return {name for library in read_wheel(path).libraries for name in library.needed}
+    wheels = [read_wheel(path) for path in farm.work.glob("dist/*.whl")]
+    return {name for wheel in wheels for library in wheel.libraries for name in library.needed}
 
 
 def test_where_no_toolkit_is(make_farm: Callable[..., Farm], root: None) -> None:
@@ -53,17 +53,26 @@ def test_where_a_toolkit_is_or_pretends_to_be(make_farm: Callable[..., Farm], tm
 
 
 def test_torch_libraries_tie_a_wheel_to_a_cuda_torch(make_farm: Callable[..., Farm]) -> None:
-    """Plain ${TORCH_LIBRARIES}: works with a CUDA torch, and is refused where "any" torch is promised."""
+    """Plain ${TORCH_LIBRARIES} needs a CUDA torch; where "any" torch is promised, find_package(Torch) offers no CUDA."""
     farm = make_farm("probe")
     answer = farm("run", "--torch", "2.8", "--json")
     assert answer.code == 0, answer.err
     assert "libtorch_cuda.so" in needed(farm)
     farm.edit("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\ntorch-flavours = "any"')
-    answer = farm("run", "--torch", "2.8", "--json")
+    answer = farm("build", "--torch", "2.8", "2.15", "--json")
+    assert answer.code == 0, answer.err
+    assert {"libtorch_cuda.so", "libc10_cuda.so"}.isdisjoint(needed(farm))
+    assert "libtorch_cpu.so" in needed(farm)
+
+    # What asks for it by itself is refused.
+    own = (
+        "find_library(OWN torch_cuda PATHS ${TORCH_INSTALL_PREFIX}/lib REQUIRED)\n"
+        "target_link_libraries(_core PRIVATE -Wl,--no-as-needed ${OWN})\n"
+    )
+    farm.edit("CMakeLists.txt", "install(", f"{own}install(")
+    answer = farm("build", "--torch", "2.8", "--json")
     assert answer.code == 16
     assert "needs libtorch_cuda.so, which a CPU torch does not have" in answer.err
-    ran = [stage["stage"] for stage in answer.document["jobs"][0]["stages"] if not stage["kept"]]
-    assert ran == [], "the build is kept; only the repair ran, and failed"
 
 
 def test_cuda_sources_want_the_toolkit_of_torchs_major(make_farm: Callable[..., Farm]) -> None:

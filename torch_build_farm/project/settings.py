@@ -203,7 +203,7 @@ class Settings:
 
     torch_flavours: Literal["cuda", "any"] = "cuda"
     """The kinds of torch that a wheel works with. `"any"`: it must load beside a CPU torch too, so it may not need
-    libtorch_cuda or libc10_cuda."""
+    libtorch_cuda or libc10_cuda; without `cuda-arch-list`, `find_package(Torch)` then offers neither."""
 
     torch_build: Literal["auto", "sdk", "full"] = "auto"
     """How much of torch a build gets. `"sdk"`: the SDK of 12 MB (headers, CMake files, link stubs). `"full"`: all of
