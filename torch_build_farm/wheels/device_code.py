@@ -1,7 +1,7 @@
 """The code for GPUs in a library: for which architectures nvcc compiled it.
 
 nvcc puts it into the section .nv_fatbin: containers, each with an entry for an architecture. Neither layout is
-documented by NVIDIA; what is read here was compared with what nvcc of CUDA 12 and 13 writes.
+documented by NVIDIA; what is read here was compared with what nvcc 13.0 writes.
 """
 
 from __future__ import annotations
