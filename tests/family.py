@@ -18,9 +18,12 @@ from torch_build_farm.wheels.relocate import relocate
 EPOCH = 1_000_000_000
 
 
-def project(name: str = "demo", *packages: str) -> Project:
+def project(name: str = "demo", *packages: str, stable_abi: str = "") -> Project:
     loaded = load(CHECKOUT, CHECKOUT)
-    settings = replace(loaded.settings, name=name, packages=packages or (name,), torch_flavours="cuda")
+    floor = Minor.parse(stable_abi) if stable_abi else None
+    settings = replace(
+        loaded.settings, name=name, packages=packages or (name,), torch_flavours="cuda", stable_abi=floor
+    )
     return replace(loaded, settings=settings)
 
 
@@ -61,22 +64,26 @@ def variant(
     *fields: str,
     tag: str = "py3-none-any",
 ) -> Path:
-    """The relocated wheel of a variant, as `relocate` makes it of what a back end would have built."""
+    """The relocated wheel of a variant, as `relocate` makes it of what a back end would have built.
+
+    The minor `stable-abi` of the project stands for the variant of the stable ABI.
+    """
     minor = Minor.parse(torch)
-    name = f"{own.settings.name}-{minor.tag}"
+    serving = own.variants[minor] if minor == own.settings.stable_abi else minor
+    name = own.distribution(serving)
     raw = make_wheel(
         folder / "raw",
         name,
         version,
         files,
         "Requires-Python: >=3.9,<3.15",
-        f"Requires-Dist: torch=={torch}.*",
+        f"Requires-Dist: torch{serving.pin}",
         *fields,
         tag=tag,
     )
     (folder / "scratch").mkdir(exist_ok=True)
     shell = Shell(Runner(), {}, folder, folder / "log", lambda _: None)
-    return relocate(raw, folder, folder / "scratch", settings=own.settings, tag=minor.tag, shell=shell)
+    return relocate(raw, folder, folder / "scratch", settings=own.settings, tag=serving.tag, shell=shell)
 
 
 def family(own: Project, model: Path, last: Mapping[str, str]) -> one_name.Family:

@@ -202,3 +202,12 @@ def test_a_checkout_has_what_the_source_needs(tiny: Farm) -> None:
         'git = "https://example.org/x"\nrevision = "v1"\nname = "tiny"\npackages',
     )
     assert checkouts(rendered(tiny)) == plain
+
+
+def test_the_jobs_of_a_project_with_a_stable_wheel(tiny: Farm) -> None:
+    """Its wheel serves the next torch minors: no job of theirs can come."""
+    tiny.edit("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nstable-abi = "2.10"')
+    settings(tiny, 'python = ["3.12"]')
+    text = str(rendered(tiny)["torch-wheels"])
+    names = set(re.findall(r"\btiny[\w-]*-torch[\w-]*-cp312\b", text))
+    assert {name.split("-torch")[-1] for name in names} == {"28-cp312", "29-cp312", "-stable-cp312"}

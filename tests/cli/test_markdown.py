@@ -125,6 +125,24 @@ def test_compatibility_names_the_cpu_that_users_need(tmp_path: Path) -> None:
     assert "needs a CPU of level x86-64-v3" in compatibility(family(fast, wheel, {"2.9": "1.0"}), [])
 
 
+def test_compatibility_of_a_project_half_way_to_the_stable_abi(tmp_path: Path) -> None:
+    """Users look up their torch: each minor has a line, also those that one wheel serves."""
+    own = project(stable_abi="2.13")
+    wheel = variant(tmp_path, own, "2.13", "1.0", {"demo/__init__.py": ""})
+    files = [
+        VariantFile(Minor(2, 9), "1.0", "demo_torch29-1.0-cp311-cp311-any.whl", "cp311", ""),
+        VariantFile(Minor(2, 13), "1.0", "demo_torch_stable-1.0-cp310-abi3-any.whl", "cp310", "", needs_cuda=False),
+    ]
+    text = compatibility(family(own, wheel, {"2.9": "1.0", "2.13": "1.0"}), files)
+    rows = [line for line in text.splitlines() if line.startswith("| 2")]
+    assert rows == [
+        '| 2.15 and later | demo-torch-stable | 1.0 | 3.10 and later | 13.2 | works | `pip install "demo[torch215]"` |',
+        '| 2.14 | demo-torch-stable | 1.0 | 3.10 and later | 13.0 | works | `pip install "demo[torch214]"` |',
+        '| 2.13 | demo-torch-stable | 1.0 | 3.10 and later | 13.0 | works | `pip install "demo[torch213]"` |',
+        '| 2.9 | demo-torch29 | 1.0 | 3.11 | 12.8 | - | `pip install "demo[torch29]"` |',
+    ]
+
+
 def test_markdown_has_no_other_way_out() -> None:
     """Templates of Markdown are rendered by the environment that escapes."""
     renderers: Mapping[str, str] = {

@@ -252,3 +252,15 @@ def test_build_variables_map_folders_and_join_the_projects_flags() -> None:
     plain = build_variables(PROJECT.settings, request("2.13"), replace(places, environment=None))
     assert "CMAKE_PREFIX_PATH" not in plain
     assert "TORCH_CUDA_ARCH_LIST" not in plain
+    assert "TORCH_STABLE_ONLY" not in " ".join(plain.values())
+
+
+def test_a_build_for_the_stable_abi_gets_no_more_than_its_oldest_torch_has() -> None:
+    project = replace(PROJECT, settings=replace(PROJECT.settings, stable_abi=Minor(2, 10), cuda_arch_list=("9.0",)))
+    places = Places(Path("/e"), Path("/project"), Path("/tmp/b"), {})
+    of_stable = replace(request("2.10"), job=Job("x", "1.0", project.variants[Minor(2, 10)], CPython(3, 11)))
+    found = build_variables(project.settings, of_stable, places)
+    for name in ("CFLAGS", "CXXFLAGS", "NVCC_APPEND_FLAGS"):
+        assert found[name].endswith(" -DTORCH_STABLE_ONLY -DTORCH_TARGET_VERSION=0x020a000000000000"), name
+    below = replace(request("2.9"), job=Job("x", "1.0", project.variants[Minor(2, 9)], CPython(3, 11)))
+    assert "TORCH_STABLE_ONLY" not in " ".join(build_variables(project.settings, below, places).values())

@@ -39,3 +39,5 @@ def test_a_source_that_includes_torch_is_not_told_so(tiny: Farm) -> None:
     source = (tiny.project / "core.cpp").read_text().replace("torch/extension.h", "torch/csrc/stable/library.h")
     (tiny.project / "core.cpp").write_text(source)
     assert "perhaps fewer variants are needed" in tiny("plan", "--torch", "2.8", "2.9").out
+    tiny.edit("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nstable-abi = "2.10"')
+    assert "variants are needed" not in tiny("plan", "--torch", "2.9", "2.10").out, "it has the setting already"

@@ -50,7 +50,7 @@ class World:
 
     def __init__(self, folder: Path, yanked: bool = True) -> None:
         (folder / "index").mkdir(parents=True)
-        self.folder, self.index = folder, Index(folder / "index")
+        self.folder, self.index, self.own = folder, Index(folder / "index"), OWN
         for version in TORCHES:
             self.index.add_wheel(torch(folder / "made", version))
         for version, fields in UPSTREAM.items():
@@ -64,7 +64,7 @@ class World:
         code = {"pymomentum/code.py": f"import torch\nMINOR, VERSION = {minor!r}, {version!r}\n"}
         more = ("Provides-Extra: plot", 'Requires-Dist: torch>=2.8 ; extra == "plot"')
         # A wheel for one platform, as every real variant is: requirements on it have a marker.
-        made = variant(self.folder / "made", OWN, minor, version, code, *more, tag=TAG)
+        made = variant(self.folder / "made", self.own, minor, version, code, *more, tag=TAG)
         self.index.add_wheel(made)
         return made
 
@@ -72,7 +72,7 @@ class World:
         for minor in minors:
             model = self.variant(version, minor)
         last = {**(retired or {}), **dict.fromkeys(minors, version)}
-        for made in one_name.write(family(OWN, model, last), self.folder / "made"):
+        for made in one_name.write(family(self.own, model, last), self.folder / "made"):
             self.index.add_wheel(made)
 
     def files(self) -> dict[str, bytes]:
@@ -386,3 +386,73 @@ def test_what_the_guard_prints(user: User, note, other: str, tmp_path: Path) -> 
         assert user.gets() == f"{other[:-2]} {V} {other}"
     finally:
         new.index.close()
+
+
+# A project half-way: variants for torch 2.8 and 2.9, and one wheel of torch's stable ABI from 2.10 on.
+HALF_WAY = project(NAME, "pymomentum", stable_abi="2.10")
+
+
+@pytest.fixture(scope="module")
+def half_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Its version 0.1.116 has the stable wheel; 0.1.115 still had a variant for each minor."""
+    made = World(tmp_path_factory.mktemp("half-way"))
+    made.release("0.1.115", "2.8", "2.9", "2.10")
+    made.own = HALF_WAY
+    made.release("0.1.116", "2.8", "2.9", "2.10")
+    yield made
+    made.index.close()
+
+
+@pytest.fixture
+def stable_user(user: User, half_way: World) -> User:
+    return User(user.home, user.resolver, user.tool, half_way.index.url)
+
+
+# torch 2.16 and 2.99 came after the release, which no file of it names.
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ([NAME], "2.10 0.1.116 2.99.0"),
+        ([f"{NAME}[torch28]"], "2.8 0.1.116 2.8.0"),
+        ([f"{NAME}[torch210]"], "2.10 0.1.116 2.10.0"),
+        ([f"{NAME}[torch216]"], "2.10 0.1.116 2.16.0"),
+        ([NAME, "torch==2.9.*"], "2.9 0.1.116 2.9.1"),
+        ([NAME, "torch==2.10.*"], "2.10 0.1.116 2.10.0"),
+        ([NAME, "torch==2.16.*"], "2.10 0.1.116 2.16.0"),
+        ([NAME, "torch<2.16"], "2.10 0.1.116 2.10.0"),
+        ([f"{NAME}==0.1.115", "torch==2.10.*"], "2.10 0.1.115 2.10.0"),
+        ([f"{NAME}-torch-stable"], "2.10 0.1.116 2.99.0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_project_with_a_stable_wheel(stable_user: User, note, wanted: list[str], expected: str) -> None:  # type: ignore[no-untyped-def]
+    good(stable_user.install(*wanted))
+    note(f"stable from 2.10: `{' '.join(wanted)}`", stable_user.gets())
+    assert stable_user.gets() == expected
+
+
+@pytest.mark.parametrize("wanted", [[f"{NAME}[torch28,torch210]"], [f"{NAME}[torch210]", "torch==2.9.*"]])
+def test_contradictions_with_a_stable_wheel(stable_user: User, note, wanted: list[str]) -> None:  # type: ignore[no-untyped-def]
+    done = stable_user.install(*wanted)
+    note(f"stable from 2.10: `{' '.join(wanted)}`", "refused" if done.returncode else stable_user.gets())
+    assert done.returncode != 0
+    assert any(words in done.stdout + done.stderr for words in REFUSED)
+
+
+@pytest.mark.parametrize("user", RESOLVERS[:3], indirect=True)  # a lock knows no installed torch
+@pytest.mark.parametrize("torch", ["2.9.0", "2.10.0", "2.16.0"])
+def test_a_stable_wheel_beside_an_installed_torch(stable_user: User, note, torch: str) -> None:  # type: ignore[no-untyped-def]
+    good(stable_user.install(f"torch=={torch}"))
+    good(stable_user.install(NAME))
+    note(f"stable from 2.10: plain, torch {torch} installed", stable_user.gets())
+    serving = "2.9" if torch == "2.9.0" else "2.10"
+    kept = stable_user.resolver == "uv" or serving == "2.10"
+    assert stable_user.gets() == (f"{serving} 0.1.116 {torch}" if kept else "2.10 0.1.116 2.99.0")
+
+
+def test_an_upgrade_to_the_stable_wheel(stable_user: User, note) -> None:  # type: ignore[no-untyped-def]
+    """The variant of before stays installed, since nothing uninstalls it; it is not imported any more."""
+    good(stable_user.install(f"{NAME}==0.1.115", "torch==2.10.*"))
+    good(stable_user.install("--upgrade", NAME, "torch==2.10.*"))
+    note("stable from 2.10 at the next version: upgraded", stable_user.gets())
+    assert stable_user.gets() == "2.10 0.1.116 2.10.0"

@@ -67,7 +67,7 @@ def smoke(tmp_path: Path) -> Smoke:
         shell = Shell(Runner(), env, tmp_path, tmp_path / "log", lambda _: None)
         job = Job("demo-torch29", "1.0", variant, CPython.running())
         with LocalEngine(own, store).site(job, shell) as site:
-            facts = SmokeTest(own, job, wheel, tree, tree, "full", site).run()
+            facts = SmokeTest(own, job, wheel, "2.9.*", tree, tree, "full", site).run()
         assert list((store.root / "envs").glob("*/*")) == []
         return facts
 

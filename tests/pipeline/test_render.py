@@ -265,3 +265,21 @@ def test_requires_python_admits_what_both_admit(own: str, minor: Minor) -> None:
     for number in range(6, 18):
         version = f"3.{number}"
         assert cut.contains(version) == (SpecifierSet(own).contains(version) and low <= number <= high)
+
+
+STABLE = PYPROJECT + 'stable-abi = "2.10"\n'
+
+
+def test_what_the_stable_abis_variant_changes(tmp_path: Path) -> None:
+    new = document(rendered(tmp_path, STABLE, "2.10"))
+    assert new["project"]["name"] == "demo-torch-stable"
+    assert new["project"]["dependencies"] == ["numpy>=1", "torch[opt-einsum]>=2.10", "torchvision"]
+    assert new["project"]["requires-python"] == ">=3.10,!=3.11.0", "later minors have later CPythons"
+    assert "torch==2.10.0" in new["build-system"]["requires"]
+
+
+def test_the_stable_abis_variant_where_its_back_end_decides(tmp_path: Path) -> None:
+    text = STABLE.replace('backend-path = ["."]', "").replace("scikit_build_core.build", "hatchling.build")
+    facts = json.loads(rendered(tmp_path, text, "2.10").rendered[".torch-build-farm/variant.json"])
+    assert (facts["pin"], facts["cpython"]) == (">=2.10", ["3.10", ""])
+    assert cut_requires_python(">=3.8,<4", *facts["cpython"]) == ">=3.10,<4"

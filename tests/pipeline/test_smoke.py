@@ -98,7 +98,7 @@ def smoke(tmp_path: Path, answers: dict[str, Completed]) -> tuple[SmokeTest, lis
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     path = wheel(wheels, {}, metadata=GOOD).path
-    return SmokeTest(project, JOB, path, tmp_path, tmp_path, "import", site), ran
+    return SmokeTest(project, JOB, path, "2.9.*", tmp_path, tmp_path, "import", site), ran
 
 
 def test_the_wheels_behind_the_one_name_are_installed_with_it(tmp_path: Path) -> None:
@@ -142,7 +142,8 @@ def test_uv_names_the_wheels_own_pin(tmp_path: Path, torch: str) -> None:
     job = Job(f"demo-{variant.torch.tag}", "1.0", variant, CPython(3, 14))
     other = neighbour(own, variant)
     assert other
-    assert SmokeTest(own, job, path, tmp_path, tmp_path, "full", site).run().refuses == f"torch {other.torch}"
+    test = SmokeTest(own, job, path, f"{torch}.*", tmp_path, tmp_path, "full", site)
+    assert test.run().refuses == f"torch {other.torch}"
 
 
 @pytest.mark.parametrize(
@@ -247,3 +248,47 @@ def test_only_torchs_libraries_come_with_torch(tmp_path: Path, library: str, adv
     with pytest.raises(SmokeError) as caught:
         test.run()
     assert advice in caught.value.next_step
+
+
+STABLE_PROJECT = replace(PROJECT, settings=replace(PROJECT.settings, stable_abi=Minor(2, 10)))
+STABLE_JOB = Job("demo-torch-stable", "1.0", STABLE_PROJECT.variants[Minor(2, 10)], CPython(3, 11))
+STABLE_METADATA = METADATA.replace("demo-torch29", "demo-torch-stable").replace("==2.9.*", ">=2.10")
+
+
+def test_metadata_of_the_stable_abis_wheel(tmp_path: Path) -> None:
+    assert metadata_problems(wheel(tmp_path, {}, metadata=STABLE_METADATA), STABLE_JOB, "3.11.7") == []
+    pinned = STABLE_METADATA.replace(">=2.10", "==2.10.*")
+    (problem,) = metadata_problems(wheel(tmp_path, {}, metadata=pinned), STABLE_JOB, "3.11.7")
+    assert problem == "Requires-Dist asks for torch==2.10.*, not torch>=2.10"
+
+
+def test_below_the_stable_abi_the_minor_before_is_refused() -> None:
+    refused = neighbour(STABLE_PROJECT, STABLE_JOB.variant)
+    assert refused
+    assert refused.pin == "==2.9.*"
+    below = neighbour(STABLE_PROJECT, STABLE_PROJECT.variants[Minor(2, 9)])
+    assert below
+    assert below.pin == ">=2.10"
+
+
+@pytest.mark.parametrize(("torch", "cuda"), [("2.10.0", "12.8"), ("2.15.*", "13.0")])
+def test_the_stable_abis_wheel_is_tested_with_the_torch_that_is_named(tmp_path: Path, torch: str, cuda: str) -> None:
+    version = torch.replace("*", "0")
+    answer = TORCH.replace("2.9.1+cu128", version).replace("12.8", cuda)
+    test, ran = smoke(tmp_path, {"import demo.more\n": Completed((), 0, (answer,))})
+    test.site.store.remember(torch, STABLE_JOB.python)
+    path = wheel(tmp_path / "wheels", {}, metadata=STABLE_METADATA).path
+    facts = replace(test, job=STABLE_JOB, wheel=path, torch=torch).run()
+    assert (facts.torch, facts.cuda) == (version, cuda)
+    (install,) = [command for command in ran if "pip install" in command]
+    assert install.endswith(f" torch=={torch}")
+
+
+def test_another_torch_than_the_stable_abis_wheel_is_tested_with(tmp_path: Path) -> None:
+    """An index without the oldest torch must not have the newest tested twice."""
+    answer = TORCH.replace("2.9.1+cu128", "2.15.0").replace("12.8", "13.0")
+    test, _ = smoke(tmp_path, {"import demo.more\n": Completed((), 0, (answer,))})
+    test.site.store.remember("2.10.0", STABLE_JOB.python)
+    path = wheel(tmp_path / "wheels", {}, metadata=STABLE_METADATA).path
+    with pytest.raises(SmokeError, match=r"with torch 2\.10\.0: the wheel brought torch 2\.15\.0, not ==2\.10\.0"):
+        replace(test, job=STABLE_JOB, wheel=path, torch="2.10.0").run()

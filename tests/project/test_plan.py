@@ -1,19 +1,28 @@
+from dataclasses import replace
+
 import pytest
 
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.errors import NoPythonError, UnknownTorchError, UsageError
-from torch_build_farm.core.versions import CPython
+from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.plan import Plan, Pythons, Selection, plan
-from torch_build_farm.project.settings import load
+from torch_build_farm.project.settings import Project, load
 
 PROJECT = load(CHECKOUT, CHECKOUT)
+HALF_WAY = replace(PROJECT, settings=replace(PROJECT.settings, stable_abi=Minor(2, 10)))
 ENGINE = {CPython.parse(text): f"{text.rstrip('t')}.1" for text in ("3.9", "3.10", "3.11", "3.12", "3.13", "3.13t")}
 RUNNING = CPython(3, 11)
 
 
-def planned(*torch: str, pythons: Pythons = "default", only: tuple[str, ...] = (), **more: object) -> Plan:
+def planned(
+    *torch: str,
+    pythons: Pythons = "default",
+    only: tuple[str, ...] = (),
+    project: Project = PROJECT,
+    **more: object,
+) -> Plan:
     given = {"engine": lambda _: ENGINE, "running": RUNNING, "requires_python": ">=3.9", **more}
-    return plan(PROJECT, Selection(torch, pythons, only), version="1.0", **given)  # type: ignore[arg-type]
+    return plan(project, Selection(torch, pythons, only), version="1.0", **given)  # type: ignore[arg-type]
 
 
 def ids(found: Plan) -> list[str]:
@@ -97,3 +106,36 @@ def test_matrix_is_what_ci_needs() -> None:
             }
         ]
     }
+
+
+@pytest.mark.parametrize(
+    ("torch", "jobs"),
+    [
+        (["all"], ["torch28-cp311", "torch29-cp311", "torch-stable-cp311"]),
+        (["2.12"], ["torch-stable-cp311"]),
+        (["2.9", "2.10", "2.15"], ["torch29-cp311", "torch-stable-cp311"]),
+    ],
+)
+def test_one_job_for_all_minors_of_the_stable_abi(torch: list[str], jobs: list[str]) -> None:
+    assert ids(planned(*torch, project=HALF_WAY)) == jobs
+
+
+def test_a_wheel_of_the_stable_abi_has_a_job_for_each_python_that_it_is_tested_on() -> None:
+    found = planned("all", project=HALF_WAY, pythons=(CPython(3, 10), CPython(3, 12), CPython(3, 13)))
+    assert [job for job in ids(found) if "stable" in job] == ["torch-stable-cp312", "torch-stable-cp313"]
+    assert found.notes == ("torch 2.10: no job for CPython 3.10, which torch 2.15 has no wheel for",)
+    only = ("*-torch-stable-cp313",)
+    assert ids(planned("all", project=HALF_WAY, pythons="all", only=only)) == ["torch-stable-cp313"]
+
+
+def test_the_matrix_of_the_stable_abi_names_every_release() -> None:
+    (combination,) = planned("2.12", project=HALF_WAY).matrix()["include"]
+    assert combination["job"] == "pymomentum-gpu-torch-stable-cp311"
+    assert (combination["torch"], combination["variant"]) == ("2.10", "torch-stable")
+    assert combination["releases"] == "2.10.0 2.11.0 2.12.0 2.12.1 2.13.0 2.14.0 2.14.1 2.15.0"
+
+
+def test_a_minor_that_is_unknown_in_stable_mode_lists_all_that_are_known() -> None:
+    with pytest.raises(UnknownTorchError) as caught:
+        planned("2.16", project=HALF_WAY)
+    assert caught.value.where == "known minors: 2.8, 2.9, 2.10, 2.11, 2.12, 2.13, 2.14, 2.15"

@@ -147,3 +147,40 @@ SDIST = '[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
 )
 def test_a_source_that_is_none(tmp_path: Path, lines: str, words: str) -> None:
     assert re.search(words, complaint(tmp_path, SDIST + lines + "\n"))
+
+
+def test_from_the_stable_abis_oldest_minor_on_there_is_one_variant(tmp_path: Path) -> None:
+    project = loaded(tmp_path, TABLE + 'stable-abi = "2.10"\n')
+    assert [variant.tag for variant in project.variants.values()] == ["torch28", "torch29", "torch-stable"]
+    stable = project.variants[Minor(2, 10)]
+    assert (project.distribution(stable), stable.pin, stable.release) == ("demo-torch-stable", ">=2.10", "2.10.0")
+    assert [str(facts.torch) for facts in stable.minors] == [f"2.{n}" for n in range(10, 16)]
+    assert stable.tested_with == ("2.10.0", "2.15.*")
+    assert CPython(3, 10) not in stable.cpython, "torch 2.15 has no wheel for it"
+    assert [str(minor) for minor in project.torch_minors] == [f"2.{n}" for n in range(8, 16)]
+
+
+@pytest.mark.parametrize(
+    ("oldest", "tags", "tested_with"),
+    [
+        ("2.8", ["torch-stable"], ("2.8.0", "2.15.*")),
+        ("2.15", [*(f"torch2{n}" for n in range(8, 15)), "torch-stable"], ("2.15.*",)),
+    ],
+)
+def test_the_stable_part_may_be_all_or_the_newest_minor_alone(
+    tmp_path: Path, oldest: str, tags: list[str], tested_with: tuple[str, ...]
+) -> None:
+    project = loaded(tmp_path, f'{TABLE}stable-abi = "{oldest}"\n')
+    assert [variant.tag for variant in project.variants.values()] == tags
+    assert project.variants[Minor.parse(oldest)].tested_with == tested_with
+
+
+def test_an_oldest_minor_of_which_nothing_is_known(tmp_path: Path) -> None:
+    said = complaint(tmp_path, TABLE + 'stable-abi = "2.7"\n')
+    assert "stable-abi: torch 2.7 has no file variants/torch27.toml; known minors: 2.8, 2.9" in said
+
+
+def test_an_oldest_minor_that_no_cpython_shares_with_the_newest(tmp_path: Path) -> None:
+    old = re.sub(r"cpython = \[.*?\]", 'cpython = ["cp310"]', VARIANT)
+    said = complaint(tmp_path, TABLE + 'stable-abi = "2.9"\n', torch29=old)
+    assert "stable-abi: torch 2.9 and torch 2.15 have no CPython in common; raise it" in said

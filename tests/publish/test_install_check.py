@@ -369,3 +369,28 @@ def test_stubs_stand_in_for_the_driver_that_is_not_here(tmp_path: Path) -> None:
     done = subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "34\n", done.stderr
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode != 0
+
+
+def stable(release: Release) -> None:
+    path = release.project.root / "pyproject.toml"
+    path.write_text(path.read_text() + 'stable-abi = "2.9"\n')
+
+
+def test_a_stable_wheel_is_installed_with_the_oldest_torch_and_with_the_newest(release: Release, index: Index) -> None:
+    stable(release)
+    release.published(index, release.variant("2.8"), release.variant("2.9"))
+    answer = release.farm()("check", index.url, "--index-url", index.url, "--json")
+    assert answer.code == 0, answer.err
+    assert list(answer.document["installed"]) == ["demo[torch28]==1.0", "demo[torch29]==1.0", "demo[torch215]==1.0"]
+
+
+def test_a_stable_wheel_is_published_before_what_leads_to_it(release: Release, index: Index, call: Call) -> None:
+    stable(release)
+    release.proven(release.variant("2.8"))
+    release.proven(release.variant("2.9"))
+    answer = call("publish", index.url, "--index-url", index.url, "--json")
+    assert answer.code == 0, answer.err
+    assert [file["name"] for file in answer.document["files"]] == [
+        "demo-torch28", "demo-torch-stable", "demo-select", "demo-select", "demo-auto", "demo",
+    ]  # fmt: skip
+    assert "demo-torch-stable" in str(answer.document["waves"])

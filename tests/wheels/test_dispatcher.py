@@ -634,3 +634,94 @@ def test_the_guard_as_a_warning(site: Site) -> None:
     done = site.run("import demo; print(demo.VALUE)", TORCH_BUILD_FARM_GUARD="off")
     assert (done.returncode, done.stdout) == (0, "of 2.9\n")
     assert "RuntimeWarning: demo has no variant for torch 2.10.0 here." in done.stderr
+
+
+@pytest.fixture
+def stable_site(tmp_path: Path) -> Site:
+    """A variant for torch 2.9, and from 2.10 on one of the stable ABI."""
+    made = Site(tmp_path)
+    made.project = project("demo", stable_abi="2.10")
+    made.variants(FILES, "2.9", "2.10")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("installed", "minor"),
+    [("2.9.1", "2.9"), ("2.10.0", "2.10"), ("2.12.1+cu130", "2.10"), ("2.31.0", "2.10"), ("3.0.0", "2.10")],
+)
+def test_the_stable_variant_serves_every_later_torch(stable_site: Site, installed: str, minor: str) -> None:
+    stable_site.torch(installed)
+    assert stable_site.says("import demo; print(demo.VALUE)") == f"of {minor}"
+    folder = "_torch29" if minor == "2.9" else "_torch_stable"
+    assert Path(stable_site.says("import demo; print(demo.where)")).name == folder
+
+
+def test_a_torch_older_than_the_stable_variant(stable_site: Site) -> None:
+    stable_site.torch("2.8.0")
+    done = stable_site.run("import demo")
+    assert "variants installed: torch 2.9, 2.10 and later" in done.stderr
+    assert "variants known to demo 1.0: torch 2.9, 2.10 and later" in done.stderr
+    assert 'pip install "demo[torch29]"' in done.stderr
+
+
+def test_a_later_torch_where_the_stable_variant_is_not_installed(stable_site: Site) -> None:
+    shutil.rmtree(stable_site.folder / "demo" / "_torch_stable")
+    stable_site.torch("2.12.0")
+    done = stable_site.run("import demo")
+    assert "variants installed: torch 2.9\n" in done.stderr
+    assert 'pip install "demo[torch212]"' in done.stderr, "no --upgrade: this version has the variant"
+
+
+def test_a_variant_left_from_before_the_stable_one(stable_site: Site) -> None:
+    """pip leaves what nothing requires any more: demo-torch210 of an earlier version lies beside demo-torch-stable."""
+    stable_site.unpack(
+        variant(stable_site.made, project("demo"), "2.10", "0.9", {"demo/__init__.py": "VALUE = 'old'\n"})
+    )
+    stable_site.torch("2.10.0")
+    assert stable_site.says("import demo; print(demo.VALUE)") == "of 2.10"
+
+
+def test_a_stable_variant_left_from_before_its_oldest_minor_rose(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.unpack(
+        variant(site.made, project("demo", stable_abi="2.10"), "2.10", "0.9", {"demo/__init__.py": "VALUE = 'old'\n"})
+    )
+    site.variants(FILES, "2.10", "2.11")
+    site.torch("2.11.0")
+    assert site.says("import demo; print(demo.VALUE)") == "of 2.11"
+    shutil.rmtree(site.folder / "demo" / "_torch211")
+    assert site.says("import demo; print(demo.VALUE)") == "old", "better than none"
+
+
+def test_a_stable_variant_in_another_place(stable_site: Site, tmp_path: Path) -> None:
+    """The package's folder may be in two places, as with pip install --target."""
+    other = tmp_path / "other"
+    for name in ("demo", "demo_torch_stable-1.0.dist-info"):
+        (other / name).mkdir(parents=True)
+    shutil.move(stable_site.folder / "demo" / "_torch_stable", other / "demo" / "_torch_stable")
+    info = "demo_torch_stable-1.0.dist-info"
+    (stable_site.folder / info / "RECORD").rename(other / info / "RECORD")
+    stable_site.torch("2.15.0")
+    code = f"import sys; sys.path.append({str(other)!r}); import demo; print(demo.VALUE)"
+    assert stable_site.says(code) == "of 2.10"
+    (other / info / "RECORD").unlink()
+    assert "has no variant for torch 2.15.0" in stable_site.run(code).stderr, "no installer put it there"
+
+
+@pytest.mark.parametrize("text", ["torch: 2\n", "torch: x.y\n", "torch: \n", "", "torch: ٢.١٠\n"])
+def test_a_marker_that_does_not_say_what_it_serves(stable_site: Site, text: str) -> None:
+    (stable_site.folder / "demo" / "_torch_stable" / "_variant.txt").write_text(f"The variant\n{text}", "utf-8")
+    stable_site.torch("2.15.0")
+    assert "variants installed: torch 2.9\n" in stable_site.run("import demo").stderr
+
+
+@pytest.mark.parametrize(("version", "warned"), [("2.10.0a0+git12", True), ("2.12.0a0+git12", False)])
+def test_a_torch_between_two_minors_that_the_stable_variant_serves(
+    stable_site: Site, version: str, warned: bool
+) -> None:
+    """Both minors keep the stable ABI; only before its oldest one it may still have changed."""
+    stable_site.torch(version)
+    done = stable_site.run("import demo; print(demo.VALUE)")
+    assert done.stdout == "of 2.10\n"
+    assert ("was made before 2.10.0" in done.stderr) == warned
+    assert done.stderr == "" or warned

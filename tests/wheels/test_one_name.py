@@ -244,3 +244,44 @@ def test_an_index_that_does_not_repeat_requires_python_changes_nothing(tmp_path:
     built = [replace(file, requires_python=">=3.10,<3.15") for file in inventory.built(demo, tmp_path)]
     published = [replace(file, requires_python="", path=None) for file in built]
     assert inventory.family(demo, built, published).requires_python == ">=3.10"
+
+
+def required(path: Path) -> list[str]:
+    return read_wheel(path).metadata.get_all("Requires-Dist") or []
+
+
+def test_a_project_half_way_to_the_stable_abi(tmp_path: Path) -> None:
+    own = project("demo", stable_abi="2.10")
+    made = family(own, variant(tmp_path, own, "2.10", "1.0", FILES), {"2.8": "0.9", "2.9": "1.0", "2.10": "1.0"})
+    *rungs, auto, plain = one_name.write(made, tmp_path)
+    assert [required(rung) for rung in rungs] == [
+        ["torch==2.8.*", "demo-torch28==0.9"],
+        ["torch==2.9.*", "demo-torch29==1.0"],
+        ["torch>=2.10", "demo-torch-stable==1.0"],
+    ]
+    assert rungs[-1].name == "demo_select-1.0.0.0.0.210-py3-none-any.whl"
+    assert required(auto) == ["demo-select==1.0.0.0.0.*"]
+    extras = [line for line in required(plain) if "extra ==" in line]
+    assert 'demo-torch28==0.9 ; extra == "torch28"' in extras
+    # Every known minor from 2.10 on, and those that are declared ahead.
+    for minor in ("2.10", "2.12", "2.15", "2.16", "2.23", "3.0"):
+        tag = Minor.parse(minor).tag
+        assert f'torch=={minor}.* ; extra == "{tag}"' in extras
+        assert f'demo-torch-stable==1.0 ; extra == "{tag}"' in extras
+    assert required(plain)[:2] == ["torch>=2.8", "demo-auto==1.0"]
+
+
+def test_stubs_of_the_stable_abis_variant(tmp_path: Path) -> None:
+    own = project("demo", stable_abi="2.10")
+    made = family(own, variant(tmp_path, own, "2.10", "1.0", FILES), {"2.10": "1.0"})
+    assert {"demo/a.pyi", "demo/_core.pyi", "demo/py.typed"} <= set(made.model.files)
+
+
+def test_a_stable_wheel_that_is_not_built_yet(tmp_path: Path) -> None:
+    """Its extras pin torch alone, as those of a minor without a variant."""
+    own = project("demo", stable_abi="2.10")
+    made = family(own, variant(tmp_path, own, "2.9", "1.0", FILES), {"2.9": "1.0"})
+    *rungs, _, plain = one_name.write(made, tmp_path)
+    assert len(rungs) == 1
+    assert not [line for line in required(plain) if "torch-stable" in line]
+    assert 'torch==2.10.* ; extra == "torch210"' in required(plain)

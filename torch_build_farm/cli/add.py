@@ -134,7 +134,7 @@ def _add(context: Context, options: AddOptions) -> int:
     package_index = PackageIndex.configured()
     listing = Listing.read(package_index)
     minors = _minors(options, listing)
-    variants = context.load_project().variants
+    torch_minors = context.load_project().torch_minors
 
     # The facts of all minors are read before the first file is written: a failure leaves every file as it was.
     facts_by_minor = {}
@@ -152,7 +152,7 @@ def _add(context: Context, options: AddOptions) -> int:
                 edit.write()
             # The audit, of this command's build and of all later ones, has to know the minor's releases.
             index.learn(context, _releases(minor_facts), package_index, options.python)
-        older = [variant for variant in variants.values() if variant.torch < minor]
+        older = [variant for variant in torch_minors.values() if variant.torch < minor]
         previous = max(older, key=lambda variant: variant.torch, default=None)
         addition = _Addition(minor_facts, edit, _changes(context, minor_facts), previous)
         _show_changes(context, addition)

@@ -32,6 +32,7 @@ from torch_build_farm.core.versions import Minor
 from torch_build_farm.project import checkout
 from torch_build_farm.project.plan import job_id
 from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import StableVariant
 
 # For each CI system: the folder where its files belong, and the template of each file.
 SYSTEMS = {
@@ -162,8 +163,10 @@ def _possible_jobs(project: Project) -> list[str]:
     """
     variants = list(project.variants.values())
     newest = max(variants, key=lambda variant: variant.torch)
-    for step in range(1, _MINORS_AHEAD + 1):
-        variants.append(replace(newest, torch=Minor(newest.torch.major, newest.torch.minor + step)))
+    # That of the stable ABI serves the next minors itself.
+    if not isinstance(newest, StableVariant):
+        for step in range(1, _MINORS_AHEAD + 1):
+            variants.append(replace(newest, torch=Minor(newest.torch.major, newest.torch.minor + step)))
 
     jobs = []
     for variant in variants:

@@ -86,7 +86,7 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     known_files = ReleaseTables.load(added_folder()).symbols.files
 
     minors = []
-    for minor in discovery.compare(listing, context.load_project().variants, known_files, pre=options.pre):
+    for minor in discovery.compare(listing, context.load_project().torch_minors, known_files, pre=options.pre):
         # Facts take a look into a wheel on the index: only minors that `add` would write are worth the bytes.
         if minor.status is Status.MISSING:
             minors.append(_with_facts(minor, listing, index, pre=options.pre))

@@ -153,7 +153,8 @@ def _lines(result: JobResult, work: Path) -> list[str]:
         needs = f"; needs {', '.join(audit.symbol_versions)}" if audit.symbol_versions else ""
         lines.append(f"audit   works with torch {audit.true_range}{needs}")
     if smoke:
-        parts = [f"torch {smoke.torch} on {', '.join(smoke.devices)}", f"imports {', '.join(smoke.imports)}"]
+        torch = f"{smoke.oldest} and {smoke.torch}" if smoke.oldest else smoke.torch
+        parts = [f"torch {torch} on {', '.join(smoke.devices)}", f"imports {', '.join(smoke.imports)}"]
         if smoke.refuses:
             parts.append(f"refuses {smoke.refuses}")
         lines.append(f"smoke   {'; '.join(parts)}")

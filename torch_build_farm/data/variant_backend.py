@@ -37,7 +37,8 @@ _STRAY = ".gitignore"
 def rewrite_metadata(text: str, variant: Mapping[str, Any]) -> str:
     """METADATA with the variant's name, torch pin and requires-python; every other byte is kept.
 
-    `variant` has "distribution", "pin" and "cpython": the lowest CPython, and the first one that is too high.
+    `variant` has "distribution", "pin" and "cpython": the lowest CPython, and the first one that is too high, empty for
+    none.
     """
     fields, newline, rest = split_metadata(text)
     values = []

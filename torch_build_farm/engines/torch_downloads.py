@@ -76,47 +76,48 @@ def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> 
             needed.append((job.variant.release, job.python))
     for job in jobs:
         if smoke:
-            needed.append((job.variant.torch.any_release, job.python))
+            needed += [(version, job.python) for version in job.variant.tested_with]
     return [(release, python) for release, python in needed if not store.has(release, python)]
 
 
-def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, variants: Iterable[Variant]) -> float:
+def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, minors: Iterable[Variant]) -> float:
     """Estimate of what `jobs` still have to unpack, in GB (10^9 bytes).
 
     The CUDA wheels count once for all minors that require the same runtime, torch once for each release and CPython:
-    the release built against, with `full`, and the minor's newest for the smoke test. The runtime of a variant whose
-    torch is in the store does not count.
+    the release built against, with `full`, and those of the smoke test. The runtime of a minor whose torch is in the
+    store does not count.
     """
     runtimes_in_store = set()
-    for variant in variants:
-        if any(store.torch_folder.glob(f"{variant.torch}.*")):
-            runtimes_in_store.add(variant.cuda_runtime)
+    for facts in minors:
+        if any(store.torch_folder.glob(f"{facts.torch}.*")):
+            runtimes_in_store.add(facts.cuda_runtime)
 
     # By what is unpacked once, so that several jobs that need the same count once.
     torch_gb: dict[tuple[str, str], float] = {}
     cuda_gb: dict[str, float] = {}
     for job in jobs:
-        variant = job.variant
-        # By release, the name under which the store remembers it.
-        needed = {variant.release: variant.release} if full else {}
+        needed = [job.variant.release] if full else []
         if smoke:
-            needed[variant.newest] = variant.torch.any_release
-        for release, remembered_as in needed.items():
-            if store.has(release, job.python) or store.has(remembered_as, job.python):
+            needed += job.variant.tested_with
+        for version in needed:
+            facts = job.variant.facts_of(version)
+            # A minor's newest release may be in the store by its own name.
+            release = facts.newest if version == facts.torch.any_release else version
+            if store.has(release, job.python) or store.has(version, job.python):
                 continue
-            torch_gb[release, job.python.tag] = variant.torch_gb
-            runtime = variant.cuda_runtime
+            torch_gb[release, job.python.tag] = facts.torch_gb
+            runtime = facts.cuda_runtime
             if runtime not in runtimes_in_store:
-                cuda_gb[runtime] = max(variant.cuda_runtime_gb, cuda_gb.get(runtime, 0))
+                cuda_gb[runtime] = max(facts.cuda_runtime_gb, cuda_gb.get(runtime, 0))
     return sum(torch_gb.values()) + sum(cuda_gb.values())
 
 
 def check_disk(
-    store: TorchStore, jobs: Sequence[Job], *, smoke: bool, full: bool, variants: Iterable[Variant], free: float
+    store: TorchStore, jobs: Sequence[Job], *, smoke: bool, full: bool, minors: Iterable[Variant], free: float
 ) -> None:
     """Raise DiskError where `jobs` need more than `free` GB (10^9 bytes)."""
     sdks = 0 if full else _SDK_GB * len(jobs)
-    need = missing_gb(store, jobs, smoke, full, variants) + sdks + _SLACK_GB
+    need = missing_gb(store, jobs, smoke, full, minors) + sdks + _SLACK_GB
     if need > free:
         raise DiskError(
             f"the disk is too small: {need:.1f} GB are needed, {free:.1f} GB are free",

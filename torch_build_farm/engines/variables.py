@@ -13,6 +13,7 @@ from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.engines.prefixes import search_paths
 from torch_build_farm.project.settings import Settings
+from torch_build_farm.project.variant import StableVariant, Variant
 from torch_build_farm.releases import sdk
 
 FARM_FOLDER = ".torch-build-farm"  # the farm's own files in a rendered tree, below the project's folder
@@ -141,15 +142,30 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
     defines |= settings.cmake_defines
     # scikit-build-core takes CMAKE_ARGS apart as a shell does.
     cmake_arguments = [f"-D{name}={value}" for name, value in defines.items()]
-    flags = {"CFLAGS": prefix_maps, "CXXFLAGS": prefix_maps, "CMAKE_ARGS": shlex.join(cmake_arguments)}
+    stable_only = _stable_only(request.job.variant)
+    compiler_flags = " ".join([prefix_maps, *stable_only])
+    flags = {"CFLAGS": compiler_flags, "CXXFLAGS": compiler_flags, "CMAKE_ARGS": shlex.join(cmake_arguments)}
     if settings.cuda_arch_list:
         # nvcc itself reads this, whoever calls it: CMake, or a setup.py by torch.utils.cpp_extension. It does not know
         # the flags of the host compiler, and hands on what -Xcompiler holds.
         passed_on = [f"-Xcompiler={word}" for word in prefix_maps.split()]
-        flags["NVCC_APPEND_FLAGS"] = " ".join(passed_on)
+        flags["NVCC_APPEND_FLAGS"] = " ".join([*passed_on, *stable_only])
         # So that -lcuda finds the driver's library where no driver is, whoever calls the linker.
         flags["LDFLAGS"] = f"-L{places.tree / settings.subdirectory / DRIVER_STUBS}"
     return flags
+
+
+def _stable_only(variant: Variant) -> list[str]:
+    """Macros that keep a build to torch's stable ABI as its oldest release has it; [] for other variants.
+
+    As torch/csrc/stable/version.h says: with TORCH_STABLE_ONLY every other header of torch is an error (from torch 2.10
+    on), and with TORCH_TARGET_VERSION, whose two highest bytes are major and minor, functions of later releases are not
+    declared.
+    """
+    if not isinstance(variant, StableVariant):
+        return []
+    version = f"0x{variant.torch.major:02x}{variant.torch.minor:02x}000000000000"
+    return ["-DTORCH_STABLE_ONLY", f"-DTORCH_TARGET_VERSION={version}"]
 
 
 def site_packages(environment: PurePath, python: CPython) -> PurePath:

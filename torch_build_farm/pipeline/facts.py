@@ -153,7 +153,8 @@ class SmokeFacts:
     alone has neither `script`, the last line of the smoke script ("none" for a project without one), nor `refuses`, the
     torch that the resolver refused beside the wheel; a project with one minor has no torch to refuse. `tests` are the
     last lines of the project's test commands, in their order. `stubs` are the libraries of NVIDIA's driver that the
-    wheel needs and that were replaced by stubs: it was imported, and not run on a GPU.
+    wheel needs and that were replaced by stubs: it was imported, and not run on a GPU. `oldest` is the version of the
+    oldest torch, with which a wheel of the stable ABI did the same.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -166,6 +167,7 @@ class SmokeFacts:
     refuses: str | None = None
     tests: tuple[str, ...] = ()
     stubs: tuple[str, ...] = ()
+    oldest: str | None = None
 
     def text(self) -> dict[str, str]:
         """For the JSON document; what was not tested is left out."""
@@ -183,6 +185,8 @@ class SmokeFacts:
             text["tests"] = "; ".join(self.tests)
         if self.stubs:
             text["stubs"] = ", ".join(self.stubs)
+        if self.oldest is not None:
+            text["oldest"] = self.oldest
         return text
 
 

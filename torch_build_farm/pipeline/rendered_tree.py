@@ -26,7 +26,7 @@ from torch_build_farm.engines.variables import CONSTRAINTS, DRIVER_STUBS, FARM_F
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import TABLE, Project
 from torch_build_farm.project.tree import Source
-from torch_build_farm.project.variant import Variant
+from torch_build_farm.project.variant import StableVariant, Variant
 from torch_build_farm.project.variant_metadata import cut_requires_python, pin_torch, rename_own
 from torch_build_farm.wheels import driver
 
@@ -196,8 +196,14 @@ def _with_torch(requirements: Iterable[object], pin: str, where: str, *, needed:
 
 
 def python_bounds(variant: Variant) -> tuple[str, str]:
-    """The lowest CPython that the torch minor has wheels for, and the first that is too high."""
-    low, high = min(variant.cpython), max(variant.cpython)
+    """The lowest CPython that a variant's torch has wheels for, and the first that is too high; empty for none.
+
+    A wheel of the stable ABI serves torch minors to come, and their CPythons.
+    """
+    oldest = variant.minors[0]
+    low, high = min(oldest.cpython), max(oldest.cpython)
+    if isinstance(variant, StableVariant):
+        return low.release, ""
     return low.release, f"{high.major}.{high.minor + 1}"
 
 

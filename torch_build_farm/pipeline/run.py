@@ -115,7 +115,7 @@ def prepare(
     )
     check_architectures(project, planned.jobs)
     planned = replace(
-        planned, notes=(*planned.notes, *_notes_on_variants(source, planned.jobs), *_unread(project, source))
+        planned, notes=(*planned.notes, *_notes_on_variants(project, source, planned.jobs), *_unread(project, source))
     )
     sources = _sources(project, planned.jobs, source, read)
     return Prepared(project, source, sources, chosen, why, planned, place)
@@ -153,7 +153,7 @@ def _unread(project: Project, source: Source) -> list[str]:
     return [f"[tool.cibuildwheel] is not read; the farm's table has nothing for {keys}, as `init` would translate it"]
 
 
-def _notes_on_variants(source: Source, jobs: Sequence[Job]) -> list[str]:
+def _notes_on_variants(project: Project, source: Source, jobs: Sequence[Job]) -> list[str]:
     """What the source says of a project that may need fewer variants than this plan has, before they are all built."""
     if len({job.variant.torch for job in jobs}) < 2:
         return []
@@ -163,10 +163,11 @@ def _notes_on_variants(source: Source, jobs: Sequence[Job]) -> list[str]:
             "perhaps no variants are needed: the source includes no header of torch and links none of its libraries. "
             "A wheel without torch's C++ serves every torch; the audit of the first one says whether it is so"
         ]
-    if shown is TorchInSource.STABLE:
+    if shown is TorchInSource.STABLE and not project.settings.stable_abi:
         return [
             "perhaps fewer variants are needed: of torch's headers the source includes the stable ones alone. "
-            "One wheel then serves every torch from a release on; the audit of the first one says from which"
+            "One wheel then serves every torch from a release on, which the setting stable-abi names; the audit of the "
+            "first one says from which"
         ]
     return []
 
@@ -187,7 +188,7 @@ def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> li
     # By name, one by one: a project may well have folders of its own that are called variants and templates.
     if project.root.is_relative_to(origin.root):
         root = project.root.relative_to(origin.root)
-        own = [root / "variants" / f"{variant.tag}.toml" for variant in project.variants.values()]
+        own = [root / "variants" / f"{facts.tag}.toml" for facts in project.torch_minors.values()]
         own += [root / "templates" / template.name for template in project.template_folders[-1].glob("*.j2")]
         # `publish` writes it: a release must not make the next run build everything anew.
         own.append(root / PUBLISHED_LIST)
@@ -313,7 +314,7 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
             due,
             smoke=smoke,
             full=full,
-            variants=context.project.variants.values(),
+            minors=context.project.torch_minors.values(),
             free=context.engine.free_gb(),
         )
 

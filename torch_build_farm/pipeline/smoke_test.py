@@ -24,7 +24,7 @@ from torch_build_farm.pipeline.project_tests import ProjectTests
 from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import SYSTEM, Project
-from torch_build_farm.project.variant import Variant
+from torch_build_farm.project.variant import StableVariant, Variant
 from torch_build_farm.wheels import driver
 from torch_build_farm.wheels.auditwheel import policy, provider
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
@@ -44,16 +44,18 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class SmokeTest:
-    """The smoke test of one wheel at `site`, in a fresh environment that is removed afterwards.
+    """The smoke test of one wheel with one torch at `site`, in a fresh environment that is removed afterwards.
 
-    The folder of `wheel` also has the wheels behind the one name, which it requires, and nothing else. The index may
-    have other wheels of these names, or none, so they are installed from files.
+    `torch` is a version that the variant's wheels are tested with, such as "2.9.*". The folder of `wheel` also has the
+    wheels behind the one name, which it requires, and nothing else. The index may have other wheels of these names, or
+    none, so they are installed from files.
     `source` is the project's source tree, `tree` the rendered one that the wheel was built from.
     """
 
     project: Project
     job: Job
     wheel: Path
+    torch: str
     source: Path
     tree: Path
     mode: Mode
@@ -137,7 +139,10 @@ class SmokeTest:
         return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports)
 
     def _error(self, what: str, next_step: str = "") -> SmokeError:
-        return SmokeError(f"{self.job.id}: {what}", where=str(self.site.shell.log), next_step=next_step)
+        job = self.job.id
+        if isinstance(self.job.variant, StableVariant):
+            job += f" with torch {self.torch}"
+        return SmokeError(f"{job}: {what}", where=str(self.site.shell.log), next_step=next_step)
 
     def _python(self, shell: Shell, *arguments: str | Path) -> Completed:
         """Run the environment's interpreter, isolated (-I): no module comes from the current folder or PYTHONPATH."""
@@ -149,8 +154,10 @@ class SmokeTest:
         Raises SmokeError, or the more exact error that the log explains, such as PackageIndexError.
         """
         site = self.site
-        torch_downloads.fetch(site.store, self.job.variant.torch.any_release, self.job.python, site)
-        if not site.install(home, *required).ok:
+        torch_downloads.fetch(site.store, self.torch, self.job.python, site)
+        # A pin admits one torch; of those that the stable ABI's variant requires this one is named.
+        named = [f"torch=={self.torch}"] if isinstance(self.job.variant, StableVariant) else []
+        if not site.install(home, *required, *named).ok:
             error = diagnose(self.job.id, self.site.shell.log)
             # A BuildError proper is what remains when nothing more exact, such as a full disk, is found in the log.
             if type(error) is BuildError:
@@ -192,9 +199,10 @@ class SmokeTest:
         if torch.version.endswith("+sdk"):
             raise self._error(f"this is not torch but its SDK, {torch.version}")
         # Vendors' builds of a minor are pre-releases, such as 2.8.0a0+vendor, and the pin is meant to take them.
-        if not SpecifierSet(self.job.variant.pin).contains(torch.version, prereleases=True):
-            raise self._error(f"the wheel brought torch {torch.version}, not {self.job.variant.pin}")
-        expected_cuda = self.job.variant.cuda
+        expected = f"=={self.torch}"
+        if not SpecifierSet(expected).contains(torch.version, prereleases=True):
+            raise self._error(f"the wheel brought torch {torch.version}, not {expected}")
+        expected_cuda = self.job.variant.facts_of(self.torch).cuda
         if self.project.settings.torch_flavours == "cuda" and torch.cuda != expected_cuda:
             raise self._error(
                 f"torch {torch.version} has CUDA {torch.cuda}, where the variant has {expected_cuda}",
@@ -289,7 +297,9 @@ def metadata_problems(wheel: Wheel, job: Job, python_version: str) -> list[str]:
         problems.append(f"Requires-Dist asks for {required}, not torch{job.variant.pin}")
     if not wheel.requires_python.contains(python_version, prereleases=True):
         problems.append(f"Requires-Python {wheel.requires_python} leaves out {python_version}")
-    if wheel.requires_python.contains(f"3.{max(job.variant.cpython).minor + 1}"):
+    # A wheel of the stable ABI serves later torch minors too, and so their CPythons.
+    next_python = f"3.{max(job.variant.cpython).minor + 1}"
+    if not isinstance(job.variant, StableVariant) and wheel.requires_python.contains(next_python):
         problems.append(f"Requires-Python {wheel.requires_python} admits CPythons that torch has no wheel for")
     return problems
 

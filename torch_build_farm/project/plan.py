@@ -36,7 +36,7 @@ class Selection:
         """
         minors = tuple(torch) or tuple(str(minor) for minor in project.settings.torch)
         if not minors:
-            known = " ".join(str(minor) for minor in project.variants)
+            known = " ".join(str(minor) for minor in project.torch_minors)
             raise UsageError(
                 "no torch minor is named",
                 where="--torch",
@@ -83,7 +83,7 @@ class Plan:
                 "variant": job.variant.tag,
                 "torch": str(job.variant.torch),
                 "python": str(job.python),
-                "releases": " ".join(job.variant.releases),
+                "releases": " ".join(release for minor in job.variant.minors for release in minor.releases),
                 "cuda": job.variant.cuda,
                 "image": job.variant.image,
             }
@@ -195,7 +195,7 @@ def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, .
     """
     if "all" in minors:
         return tuple(project.variants.values())
-    known = {str(minor): variant for minor, variant in project.variants.items()}
+    known = {str(minor.torch): variant for variant in project.variants.values() for minor in variant.minors}
     chosen = set()
     for text in minors:
         if text not in known:
@@ -207,7 +207,7 @@ def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, .
 def _unknown(project: Project, text: str) -> UnknownTorchError:
     """The error for a minor that has no variants file, with the nearest spelling that has one."""
     what = f"torch {text} has no variant"
-    for minor in project.variants:
+    for minor in project.torch_minors:
         # torch29, 29 and 2.9.1 for 2.9
         if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}."):
             what += f"; did you mean {minor}?"
@@ -216,7 +216,7 @@ def _unknown(project: Project, text: str) -> UnknownTorchError:
         next_step = "separate minors with spaces: --torch 2.8 2.9"
     else:
         next_step = f"use one of these, or describe it in {project.root / 'variants'}"
-    known = ", ".join(str(minor) for minor in project.variants)
+    known = ", ".join(str(minor) for minor in project.torch_minors)
     return UnknownTorchError(what, where=f"known minors: {known or 'none'}", next_step=next_step)
 
 
@@ -247,7 +247,8 @@ def _matches(job: Job, patterns: Sequence[str]) -> bool:
 
 def _why_left_out(python: CPython, variant: Variant, engine: Mapping[CPython, str]) -> str:
     if python not in variant.cpython:
-        return f"which torch {variant.torch} has no wheel for"
+        lacking = [minor.torch for minor in variant.minors if python not in minor.cpython]
+        return f"which torch {lacking[0]} has no wheel for"
     if python not in engine:
         return "which the engine does not provide"
     return "which the project's requires-python excludes"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -43,7 +44,7 @@ from torch_build_farm.project.tables import (
     load_toml,
     read_table,
 )
-from torch_build_farm.project.variant import Variant, collect_variants
+from torch_build_farm.project.variant import StableVariant, Variant, collect_variants
 
 TABLE = "torch-build-farm"
 SYSTEM = "system"  # who brings a library of `external-libraries` that no distribution has: the user's system
@@ -201,6 +202,10 @@ class Settings:
     torch: tuple[MinorName, ...] = ()
     """The torch minors that are built where `--torch` is not given, such as `["2.8", "2.9"]`."""
 
+    stable_abi: MinorName | None = None
+    """The oldest torch minor that one wheel serves together with all later ones, such as `"2.10"`: `NAME-torch-stable`,
+    which uses nothing of torch but its stable ABI. The minors below have a variant each. Not set: all of them have."""
+
     torch_flavours: Literal["cuda", "any"] = "cuda"
     """The kinds of torch that a wheel works with. `"any"`: it must load beside a CPU torch too, so it may not need
     libtorch_cuda or libc10_cuda; without `cuda-arch-list`, `find_package(Torch)` then offers neither."""
@@ -308,12 +313,22 @@ PUBLISHED_LIST = "published.json"
 
 @dataclass(frozen=True)
 class Project:
-    """A project that the farm serves: its folder and settings, and the variants and templates that apply to it."""
+    """A project that the farm serves: its folder and settings, and the torch minors and templates that apply to it."""
 
     root: Path
     settings: Settings
-    variants: Mapping[Minor, Variant]
+    torch_minors: Mapping[Minor, Variant]
     template_folders: tuple[Path, ...]
+
+    @cached_property
+    def variants(self) -> Mapping[Minor, Variant]:
+        """What wheels are built for, by its oldest torch minor: each minor; from `stable-abi` on all of them as one."""
+        floor = self.settings.stable_abi
+        if floor is None:
+            return self.torch_minors
+        variants = {minor: facts for minor, facts in self.torch_minors.items() if minor < floor}
+        variants[floor] = StableVariant.of([facts for minor, facts in self.torch_minors.items() if minor >= floor])
+        return variants
 
     @property
     def imports(self) -> tuple[str, ...]:
@@ -344,7 +359,7 @@ class Project:
         """Name of the rungs behind the one name."""
         return self.settings.select_name or f"{self.settings.name}-select"
 
-    def distribution(self, variant: Variant) -> str:
+    def distribution(self, variant: Variant | Minor) -> str:
         """Name of the variant's distribution, such as pymomentum-gpu-torch28."""
         return f"{self.settings.name}-{variant.tag}"
 
@@ -368,14 +383,31 @@ def load(root: Path, builtin: Path) -> Project:
             f"{template}: the farm no longer takes a template for pyproject.toml: put what it adds into {path}, and "
             "remove it"
         )
-    variants = collect_variants((root / "variants", builtin / "variants"), problems)
+    torch_minors = collect_variants((root / "variants", builtin / "variants"), problems)
     if settings:
         for number, override in enumerate(settings.overrides):
-            problems += [f"{path}: [tool.{TABLE}]: overrides[{number}]{it}" for it in override.problems(variants)]
+            problems += [f"{path}: [tool.{TABLE}]: overrides[{number}]{it}" for it in override.problems(torch_minors)]
+    if settings and not problems:
+        problems += [f"{path}: [tool.{TABLE}]: {problem}" for problem in _stable_problems(settings, torch_minors)]
     if problems or settings is None:
         raise ConfigError("\n".join(problems), next_step=REFERENCE)
     templates = tuple(folder for folder in (root / "templates", builtin / "templates") if folder.is_dir())
-    return Project(root, settings, variants, templates)
+    return Project(root, settings, torch_minors, templates)
+
+
+def _stable_problems(settings: Settings, torch_minors: Mapping[Minor, Variant]) -> list[str]:
+    """What is wrong with `stable-abi`: its wheel is built against that minor, and tested with the newest as well."""
+    floor = settings.stable_abi
+    if floor is None:
+        return []
+    if floor not in torch_minors:
+        known = ", ".join(map(str, torch_minors))
+        return [f"stable-abi: torch {floor} has no file variants/{floor.tag}.toml; known minors: {known}"]
+    variant = StableVariant.of([facts for minor, facts in torch_minors.items() if minor >= floor])
+    if not variant.cpython:
+        newest = max(torch_minors)
+        return [f"stable-abi: torch {floor} and torch {newest} have no CPython in common; raise it"]
+    return []
 
 
 def _read_settings(path: Path, problems: list[str]) -> Settings | None:

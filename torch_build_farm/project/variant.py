@@ -1,11 +1,14 @@
-"""The facts of one torch minor: variants/torchNN.toml -> Variant, with every contradiction in it."""
+"""The facts of one torch minor: variants/torchNN.toml -> Variant, with every contradiction in it.
+
+With torch's stable ABI one wheel serves a minor and all later ones: StableVariant.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
@@ -24,6 +27,9 @@ from torch_build_farm.project.tables import (
     load_toml,
     read_table,
 )
+
+# The variant of torch's stable ABI, as part of names.
+STABLE_TAG = "torch-stable"
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,22 @@ class Variant:
 
     @property
     def tag(self) -> str:
-        """The minor as part of names, such as "torch29"."""
+        """The variant as part of names, such as "torch29"."""
         return self.torch.tag
+
+    @property
+    def minors(self) -> tuple[Variant, ...]:
+        """The facts of each torch minor that a wheel of the variant serves, oldest first."""
+        return (self,)
+
+    @property
+    def tested_with(self) -> tuple[str, ...]:
+        """The versions of torch that a wheel of the variant is tested with, oldest first, such as "2.9.*"."""
+        return (self.torch.any_release,)
+
+    def facts_of(self, version: str) -> Variant:
+        """The facts of the minor, of those that a wheel of the variant serves, that `version` such as "2.9.*" is of."""
+        return next(minor for minor in self.minors if version.startswith(f"{minor.torch}."))
 
     @property
     def pin(self) -> str:
@@ -95,6 +115,53 @@ class Variant:
     def newest(self) -> str:
         """The newest known release of the minor."""
         return self.releases[-1]
+
+
+@dataclass(frozen=True)
+class StableVariant(Variant):
+    """The variant for a torch minor and all later ones, whose wheel uses nothing of torch but its stable ABI.
+
+    Its facts are those of the oldest minor, which the wheel is built against, except for `cpython`: the CPythons that
+    the oldest and the newest minor have in common, so that one of them can test the wheel with both.
+    """
+
+    served: tuple[Variant, ...] = ()
+
+    @classmethod
+    def of(cls, minors: Sequence[Variant]) -> Self:
+        """The variant that serves `minors`, oldest first, and all later ones."""
+        oldest, newest = minors[0], minors[-1]
+        facts = {field.name: getattr(oldest, field.name) for field in fields(oldest)}
+        facts["cpython"] = tuple(python for python in oldest.cpython if python in newest.cpython)
+        return cls(**facts, served=tuple(minors))
+
+    @property
+    def tag(self) -> str:
+        """The variant as part of names: "torch-stable"."""
+        return STABLE_TAG
+
+    @property
+    def pin(self) -> str:
+        """The specifier that the variant's wheels have for torch, such as ">=2.10": later minors keep the ABI."""
+        return f">={self.torch}"
+
+    @property
+    def minors(self) -> tuple[Variant, ...]:
+        """The facts of each known torch minor that a wheel of the variant serves, oldest first."""
+        return self.served
+
+    @property
+    def tested_with(self) -> tuple[str, ...]:
+        """The oldest release, which lacks what later ones added, and the newest."""
+        newest = self.served[-1]
+        if newest.newest == self.release:
+            return (newest.torch.any_release,)
+        return (self.release, newest.torch.any_release)
+
+    @property
+    def newest(self) -> str:
+        """The newest known release of all minors."""
+        return self.served[-1].newest
 
 
 def read_variants(folders: Sequence[Path]) -> dict[Minor, Variant]:

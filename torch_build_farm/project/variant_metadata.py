@@ -19,18 +19,21 @@ from packaging.version import Version
 def cut_requires_python(requires_python: str, low: str, high: str) -> str:
     """The specifiers of `requires_python`, narrowed to CPythons from `low` up to and excluding `high`.
 
-    `low` and `high` are versions such as "3.10". Raises InvalidSpecifier.
+    `low` and `high` are versions such as "3.10"; an empty `high` is no bound. Raises InvalidSpecifier.
     """
-    lower, upper = Version(low), Version(high)
+    lower = Version(low)
+    upper = Version(high) if high else None
     others = []
     for specifier in SpecifierSet(without_stars(requires_python)):
         if specifier.operator == ">=":
             lower = max(lower, Version(specifier.version))
         elif specifier.operator == "<":
-            upper = min(upper, Version(specifier.version))
+            excluded = Version(specifier.version)
+            upper = min(upper, excluded) if upper else excluded
         else:
             others.append(str(specifier))
-    return ",".join([f">={lower}", f"<{upper}", *sorted(others)])
+    bounds = [f">={lower}", f"<{upper}"] if upper else [f">={lower}"]
+    return ",".join([*bounds, *sorted(others)])
 
 
 def without_stars(requires_python: str) -> str:

@@ -27,14 +27,14 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.urls import public
-from torch_build_farm.core.versions import CPython
+from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.engines.base import Interpreter
 from torch_build_farm.engines.interpreters import find_interpreters
 from torch_build_farm.engines.isolation import Isolation
 from torch_build_farm.engines.shared_files import share
+from torch_build_farm.pipeline.shared_wheels import serves
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
-from torch_build_farm.publish.inventory import python_tag
 from torch_build_farm.wheels import driver
 from torch_build_farm.wheels.relocate import outermost
 
@@ -86,7 +86,7 @@ def _farm_names(project: Project, variant: Variant) -> list[str]:
     return [project.settings.name, project.auto_name, project.select_name, project.distribution(variant)]
 
 
-def _project_file(release: Release, variant: Variant, python: CPython) -> str:
+def _project_file(release: Release, variant: Variant, minor: Minor, python: CPython) -> str:
     """A project that depends on NAME[torchNN]; the farm's names come from the index, all others from uv's default."""
     names = _farm_names(release.project, variant)
     sources = {}
@@ -99,7 +99,7 @@ def _project_file(release: Release, variant: Variant, python: CPython) -> str:
             "version": "0",
             "requires-python": f"=={python.release}.*",
             # uv applies sources only to dependencies that the project itself declares (astral-sh/uv#8253).
-            "dependencies": [f"{plain_name}[{variant.tag}]=={release.version}", *others],
+            "dependencies": [f"{plain_name}[{minor.tag}]=={release.version}", *others],
         },
         "tool": {
             "uv": {
@@ -210,44 +210,50 @@ def check_variants(
         files = release.files(variant)
         if not files:  # this minor is not part of the release
             continue
-        tags = set(map(python_tag, files))
         pythons = [
-            python for python in variant.cpython if python in interpreters and (python.tag in tags or "py3" in tags)
+            python
+            for python in variant.cpython
+            if python in interpreters and any(serves(file, python) for file in files)
         ]
         if not pythons:
             name = release.project.distribution(variant)
             raise NoPythonError(f"published, but no CPython here can install {name}", where=", ".join(files))
         running = CPython.running()
         python = running if running in pythons else max(pythons)
-        yield check(
-            release,
-            variant,
-            python=python,
-            interpreter=interpreters[python],
-            store=store,
-            shell=shell,
-            isolated_only=isolated_only,
-        )
+        # The wheel of the stable ABI serves several minors: as in its smoke test, the oldest and the newest.
+        minors = dict.fromkeys(variant.facts_of(version).torch for version in variant.tested_with)
+        for minor in minors:
+            yield check(
+                release,
+                variant,
+                minor,
+                python=python,
+                interpreter=interpreters[python],
+                store=store,
+                shell=shell,
+                isolated_only=isolated_only,
+            )
 
 
 def check(
-    release: Release, variant: Variant, *,
+    release: Release, variant: Variant, minor: Minor, *,
     python: CPython, interpreter: Interpreter, store: TorchStore, shell: Shell, isolated_only: bool,
 ) -> Installation:  # fmt: skip
     """Install NAME[torchNN] from the index into a fresh environment and import it, isolated from this process.
 
-    Where this machine isolates nothing: with `isolated_only` the import is left out, otherwise it runs in a process
-    without this one's variables. Raises PublishError if the index has something else, if uv does not resolve or install
-    it, if an import fails, or if it could only run where credentials are in reach.
+    `variant` serves `minor`. Where this machine isolates nothing: with `isolated_only` the import is left out,
+    otherwise it runs in a process without this one's variables. Raises PublishError if the index has something
+    else, if uv does not resolve or install it, if an import fails, or if it could only run where credentials are in
+    reach.
     """
-    home = store.environment(f"{variant.tag}-published")
+    home = store.environment(f"{minor.tag}-published")
     # A farm that was killed may have left it behind.
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     uv_shell = replace(shell, env=_environment(store, release.index, home), cwd=home)
-    what = f"{release.project.settings.name}[{variant.tag}]=={release.version}"
+    what = f"{release.project.settings.name}[{minor.tag}]=={release.version}"
     try:
-        (home / "pyproject.toml").write_text(_project_file(release, variant, python), "utf-8")
+        (home / "pyproject.toml").write_text(_project_file(release, variant, minor, python), "utf-8")
         # --refresh: uv's cache may still hold the index as it was before the upload.
         _do(uv_shell, f"{what} does not resolve", tools.uv(), "lock", "--python", interpreter.path, "--refresh")
         problems = _foreign(home / "uv.lock", release, variant)

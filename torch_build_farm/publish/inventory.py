@@ -18,6 +18,7 @@ from torch_build_farm.core.text import markdown
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.project.settings import Project, Settings
+from torch_build_farm.project.variant import StableVariant
 from torch_build_farm.publish import published_list
 from torch_build_farm.publish.names import IndexFile, IndexNames, distribution_of
 from torch_build_farm.wheels import plain_files, platforms
@@ -52,7 +53,10 @@ class VariantFile:
 
 
 def _minor_by_name(project: Project) -> dict[str, Minor]:
-    """The torch minor of each variant's distribution, by its normalized name (PEP 503), oldest minor first."""
+    """The torch minor of each variant's distribution, by its normalized name (PEP 503), oldest minor first.
+
+    The stable ABI's variant has its oldest minor.
+    """
     minors: dict[str, Minor] = {}
     for minor, variant in sorted(project.variants.items()):
         minors[canonicalize_name(project.distribution(variant))] = minor
@@ -242,14 +246,17 @@ def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
         "| torch | distribution | version | CPython | CUDA of its torch | with a CPU torch | install |",
         "|---|---|---|---|---|---|---|",
     ]
-    for minor, version in sorted(family.last.items(), reverse=True):
-        variant = family.project.variants[minor]
-        of_variant = [file for file in files if file.minor == minor and file.version == version]
+    for oldest, version in sorted(family.last.items(), reverse=True):
+        variant = family.project.variants[oldest]
+        of_variant = [file for file in files if file.minor == oldest and file.version == version]
         pythons, with_cpu_torch = markdown(_pythons(of_variant)), _with_cpu_torch(of_variant, settings)
-        lines.append(
-            f"| {minor} | {name}-{variant.tag} | {markdown(version)} | {pythons} | {variant.cuda} | {with_cpu_torch} "
-            f'| `pip install "{name}[{variant.tag}]"` |'
-        )
+        # The wheel of the stable ABI has a line for each minor, since users look up their torch.
+        for facts in reversed(variant.minors):
+            and_later = " and later" if isinstance(variant, StableVariant) and facts is variant.minors[-1] else ""
+            lines.append(
+                f"| {facts.torch}{and_later} | {name}-{variant.tag} | {markdown(version)} | {pythons} | {facts.cuda} "
+                f'| {with_cpu_torch} | `pip install "{name}[{facts.tag}]"` |'
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,12 @@ A resolver that gets NAME and some torch picks the rung of that torch; with NAME
 V's release in four segments, P is 0, or N + 1 for .postN, and the last segment is 100 * major + minor of torch. So a
 new minor needs one new variant and one new rung, and no published file changes. Measured with pip 23 to 26 and uv:
 without the middle wheel uv does not keep an installed torch; torch comes first because uv decides in this order.
+
+From the oldest minor of a stable-ABI wheel on there is one rung for all minors, also those to come; every extra of
+theirs leads to the same wheel:
+
+    NAME V                  extra torch212: torch==2.12.*, NAME-torch-stable==(last built)
+    NAME-select R.P.N       torch>=2.10, NAME-torch-stable==(last built); N is the number of torch 2.10
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ from torch_build_farm.core.requirements import read_requirement, read_specifiers
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.project.variant_metadata import rename_own
 from torch_build_farm.wheels import plain_files, platforms
 from torch_build_farm.wheels.platforms import Platform
@@ -68,7 +75,8 @@ class Family:
     """One version of the one name.
 
     `last` has the version of each minor's last built variant, including retired minors, and `platforms` what its wheels
-    are for: none stands for all. `epoch` (Unix seconds) dates every file.
+    are for: none stands for all. The variant of the stable ABI stands at its oldest minor. `epoch` (Unix seconds) dates
+    every file.
     """
 
     project: Project
@@ -96,17 +104,38 @@ class Family:
             return []
         return sorted(set().union(*self.platforms.values()))
 
+    @property
+    def stable_from(self) -> Minor | None:
+        """The oldest minor of the stable ABI's wheel; None for a family without one."""
+        floor = self.project.settings.stable_abi
+        return floor if floor in self.last else None
+
+    @property
+    def minors(self) -> list[Minor]:
+        """The known torch minors that have a variant, oldest first."""
+        known = set(self.last)
+        if self.stable_from:
+            known.update(minor for minor in self.project.torch_minors if minor >= self.stable_from)
+        return sorted(known)
+
     def variant_requirement(self, minor: Minor, extra: str = "") -> str:
-        """The requirement on a minor's last variant, on the platforms that it has wheels for.
+        """The requirement on the last variant that serves a minor, on the platforms that it has wheels for.
 
         Elsewhere the plain wheel installs without a variant, and its dispatcher says why; a resolver would only say
-        that it finds no file of that name. With `extra` it is a requirement of that extra.
+        that it finds no file of that name. With `extra` it is a requirement of that extra. Empty for a minor that no
+        variant serves.
         """
+        serving: Minor | Variant = minor
+        if self.stable_from and minor >= self.stable_from:
+            minor = self.stable_from
+            serving = self.project.variants[minor]
+        if minor not in self.last:
+            return ""
         conditions = [platforms.marker(self.platforms[minor])]
         if extra:
             conditions = [f"({conditions[0]})" if " or " in conditions[0] else conditions[0], f'extra == "{extra}"']
         marker = " and ".join(filter(None, conditions))
-        variant = f"{self.project.settings.name}-{minor.tag}=={self.last[minor]}"
+        variant = f"{self.project.distribution(serving)}=={self.last[minor]}"
         return f"{variant} ; {marker}" if marker else variant
 
 
@@ -128,7 +157,7 @@ def without_rungs(family: Family) -> str:
     """What the maintainer should know about a version without rungs; empty for a version with rungs."""
     if rung_prefix(family.version):
         return ""
-    name, tag = family.project.settings.name, max(family.last).tag
+    name, tag = family.project.settings.name, family.minors[-1].tag
     return (
         f"version {family.version} has no rungs; only final versions and post-releases of up to four numbers have "
         f'them: {name} alone brings no variant, so users name the extra: pip install "{name}[{tag}]=={family.version}"'
@@ -210,7 +239,7 @@ def _typing_path(name: str, names: Sequence[str], packages: Sequence[str]) -> st
     Empty for a file that they do not read.
     """
     for package in packages:
-        match = re.fullmatch(rf"({re.escape(package.replace('.', '/'))}/)_torch\d+/(.+)", name)
+        match = re.fullmatch(rf"({re.escape(package.replace('.', '/'))}/)_torch(?:\d+|_stable)/(.+)", name)
         if not match:
             continue
         folder, path = match.groups()
@@ -250,11 +279,12 @@ def _dispatcher(family: Family) -> bytes:
     )
     # Plain tuples: the template writes them into Python code.
     known = tuple((minor.major, minor.minor) for minor in sorted(family.last))
-    name = family.project.settings.name
+    floor = family.stable_from
     facts = {
-        "distribution": name,
+        "distribution": family.project.settings.name,
         "version": family.version,
         "known": known,
+        "stable_from": (floor.major, floor.minor) if floor else None,
         "marker": MARKER,
         "platforms": tuple((platform.system, platform.machine) for platform in family.all_platforms),
         "platform_names": ", ".join(map(str, family.all_platforms)),
@@ -265,12 +295,13 @@ def _dispatcher(family: Family) -> bytes:
 def _extras(family: Family) -> list[str]:
     """An extra for each torch minor: torch's pin, and the minor's last variant if it has one."""
     fields = []
-    for minor in sorted([*family.last, *ahead(family.last)]):
+    for minor in sorted([*family.minors, *ahead(family.minors)]):
         # An extra without a variant pins torch all the same: once that torch has a rung, the rung brings the variant.
         fields.append(f"Provides-Extra: {minor.tag}")
         fields.append(f'Requires-Dist: torch{minor.pin} ; extra == "{minor.tag}"')
-        if minor in family.last:
-            fields.append(f"Requires-Dist: {family.variant_requirement(minor, minor.tag)}")
+        variant = family.variant_requirement(minor, minor.tag)
+        if variant:
+            fields.append(f"Requires-Dist: {variant}")
     return fields
 
 
@@ -385,10 +416,17 @@ def write_auto(family: Family, out: Path) -> Path:
 
 
 def write_rung(family: Family, minor: Minor, out: Path) -> Path:
-    """Write the rung of a torch minor, which requires that torch and the minor's last built variant."""
+    """Write the rung of a torch minor, which requires that torch and the minor's last built variant.
+
+    The rung of the stable ABI's oldest minor serves all later ones too.
+    """
     name, version = family.project.select_name, rung_version(family.version, minor)
-    requires = [f"torch{minor.pin}", family.variant_requirement(minor)]
+    is_stable = minor == family.stable_from
+    pin = family.project.variants[minor].pin if is_stable else minor.pin
+    requires = [f"torch{pin}", family.variant_requirement(minor)]
     summary = f"Part of {family.project.settings.name}: it brings the build for torch {minor}"
+    if is_stable:
+        summary += " and later"
     text = _metadata(name, version, summary, family, requires)
     return _write(out, name, version, {f"{INFO}METADATA": text.encode()}, family.epoch)
 

@@ -23,6 +23,7 @@ from torch_build_farm.core.process import Shell
 from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
+from torch_build_farm.project.variant import STABLE_TAG
 from torch_build_farm.wheels import cmake_files, namespaces, plain_files, run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
@@ -31,7 +32,8 @@ from torch_build_farm.wheels.wheel import Library, opened, read_wheel
 # Entry points of a variant, kept for the plain wheel, which owns the scripts in bin/.
 ENTRY_POINTS = "plain_entry_points.txt"
 # In each _torchNN/, and in RECORD: an uninstall may leave the folder behind, but not this file. A line "cuda: 12" in it
-# says what the variant needs of torch (`cuda_needed`), and "import-torch-first: yes" that the dispatcher imports torch.
+# says what the variant needs of torch (`cuda_needed`), "import-torch-first: yes" that the dispatcher imports torch, and
+# "torch: 2.10" that the variant serves that minor and all later ones.
 MARKER = "_variant.txt"
 _MAIN = """import os, runpy
 
@@ -51,7 +53,7 @@ def outermost(packages: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Move:
-    """Where the members of a wheel go: `packages` are import names, `tag` is the variant's, such as torch29.
+    """Where the members of a wheel go: `packages` are import names, `tag` is the variant's, such as torch-stable.
 
     - `private`: libraries outside the packages that others find by their run paths, by where they are installed.
     - `libraries_folder`: the variant's folder for them at top level.
@@ -66,15 +68,20 @@ class Move:
     def folders(self) -> tuple[str, ...]:
         return outermost(self.packages)
 
+    @property
+    def inner(self) -> str:
+        """The variant's folder in each package, such as _torch_stable."""
+        return f"_{self.tag.replace('-', '_')}"
+
     def member(self, path: str) -> str | None:
         """The new path of a file; None for one that is nobody's. A single module becomes a package's own."""
         if path in self.private:
             return f"{self.libraries_folder}/{path}"
         for folder in self.folders:
             if path.startswith(f"{folder}/"):
-                return f"{folder}/_{self.tag}/{path[len(folder) + 1 :]}"
+                return f"{folder}/{self.inner}/{path[len(folder) + 1 :]}"
             if re.fullmatch(rf"{re.escape(folder)}(\.pyi?|(\.[^/.]+)?\.so)", path):
-                return f"{folder}/_{self.tag}/__init__{path[len(folder) :]}"
+                return f"{folder}/{self.inner}/__init__{path[len(folder) :]}"
         return None
 
     def folder(self, path: str) -> str:
@@ -83,7 +90,7 @@ class Move:
             return posixpath.normpath(posixpath.join(self.libraries_folder, path))
         for package in self.folders:
             if f"{path}/".startswith(f"{package}/"):
-                return f"{package}/_{self.tag}{path[len(package) :]}"
+                return f"{package}/{self.inner}{path[len(package) :]}"
         return path
 
     def run_path(self, entry: str, library: str) -> str:
@@ -151,18 +158,23 @@ def _plan(names: Sequence[str], info: str, move: Move, plain_patterns: Sequence[
     return planned
 
 
-def _added(planned: Mapping[str, str], move: Move, cuda: str, *, torch_first: bool) -> dict[str, str]:
+def _added(
+    planned: Mapping[str, str], move: Move, cuda: str, *, torch_first: bool, oldest_torch: str
+) -> dict[str, str]:
     """Files that the relocated wheel has in addition: markers, and a __main__.py for each single module.
 
-    `torch_first`: the dispatcher imports torch before any package of the wheel.
+    `torch_first`: the dispatcher imports torch before any package of the wheel; `oldest_torch` is the minor from which
+    on the variant serves all, empty for a variant that serves one.
     """
     marker = f"The variant {move.tag}. The dispatcher looks for this file.\n"
     if cuda:
         marker += f"cuda: {cuda}\n"
+    if oldest_torch:
+        marker += f"torch: {oldest_torch}\n"
     new_paths = set(planned.values())
     added = {}
     for package in move.folders:
-        folder = f"{package}/_{move.tag}"
+        folder = f"{package}/{move.inner}"
         if not any(path.startswith(f"{folder}/") for path in new_paths):
             continue
         # A compiled module's libraries are needed before its first line runs: it cannot import torch by itself.
@@ -234,7 +246,8 @@ def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell:
 def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: str, shell: Shell) -> Path:
     """Write the relocated wheel into folder `out`; it requires the plain wheel. Returns its path.
 
-    `scratch` is an empty folder. Raises RelocationError, and RepairError for a file that is not a wheel.
+    `scratch` is an empty folder; `tag` is the variant's. Raises RelocationError, and RepairError for a file that is not
+    a wheel.
     """
     libraries = {library.path: library for library in read_wheel(wheel).libraries}
     # Of a wheel that works with every torch some libraries may need CUDA, which it loads where there is one.
@@ -267,7 +280,9 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         entry.filename = planned[entry.filename]
         members.append((entry, content))
     date = members[-1][0].date_time
-    for path, text in _added(planned, move, cuda, torch_first=settings.import_torch_first).items():
+    oldest_torch = str(settings.stable_abi) if tag == STABLE_TAG else ""
+    added = _added(planned, move, cuda, torch_first=settings.import_torch_first, oldest_torch=oldest_torch)
+    for path, text in added.items():
         if path in planned.values():
             raise RelocationError(
                 f"{path} is the farm's own file, and the wheel has one of that name", next_step="name it otherwise"

@@ -186,7 +186,9 @@ class DockerEngine:
         major = job.variant.cuda_major
         if contents.nvcc.split(".")[0] != major:
             nvcc = f"nvcc {contents.nvcc}" if contents.nvcc else "no nvcc"
-            remedy = f"name an image with CUDA {major} (--base-image, or image in variants/{job.variant.tag}.toml)"
+            remedy = (
+                f"name an image with CUDA {major} (--base-image, or image in variants/{job.variant.torch.tag}.toml)"
+            )
             raise no_cuda_toolkit(job, f"the image {base.reference} has {nvcc}", remedy)
 
     @translated_errors()

@@ -16,6 +16,7 @@ from torch_build_farm.pipeline import estimates, installed_packages, sdk_build
 from torch_build_farm.pipeline.facts import BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.render import RENDER
+from torch_build_farm.project.variant import StableVariant
 from torch_build_farm.wheels import auditwheel
 
 _PEAK_BYTES = 20  # a number of the engine's
@@ -27,7 +28,9 @@ def _inputs(step: Step) -> dict[str, Any]:
     # Everything by which two builds of the same tree may differ: what is forgotten here keeps a wheel that is outdated.
     inputs = {
         "tree": step.digest_of(RENDER),
-        "variant": asdict(step.job.variant),
+        # Of the stable ABI's variant the oldest minor alone: a new minor is no reason to build its wheel again.
+        "variant": asdict(step.job.variant.minors[0]),
+        "stable-abi": isinstance(step.job.variant, StableVariant),
         "farm": __version__,
         "engine": context.engine.name,
         "toolchain": dict(context.engine.toolchain(step.job)),

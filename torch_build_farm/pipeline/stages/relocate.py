@@ -26,6 +26,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "requires": settings.requires,
         "torch-flavours": settings.torch_flavours,
         "import-torch-first": settings.import_torch_first,
+        "pin": step.job.variant.pin,
         "patchelf": tools.versions()["patchelf"],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from torch_build_farm import __version__
@@ -27,6 +28,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "names": (context.project.auto_name, context.project.select_name),
         "dispatcher": one_name.dispatcher_template(context.project),
         "newest": step.job.variant.newest,
+        "torch": step.job.variant.tested_with,
         "refused": other.pin if other else "",
         "mode": context.smoke,
         "imports": context.project.imports,
@@ -53,10 +55,21 @@ def _work(step: Step) -> Outcome:
     link_or_copy(wheel, wheels / wheel.name)
     try:
         with context.engine.site(step.job, step.shell) as site:
-            test = SmokeTest(
-                context.project, step.job, wheels / wheel.name, context.source.root, tree, context.smoke, site
-            )
-            return Outcome(facts=test.run())
+            findings = []
+            for torch in step.job.variant.tested_with:
+                test = SmokeTest(
+                    context.project,
+                    step.job,
+                    wheels / wheel.name,
+                    torch,
+                    context.source.root,
+                    tree,
+                    context.smoke,
+                    site,
+                )
+                findings.append(test.run())
+            *older, newest = findings
+            return Outcome(facts=replace(newest, oldest=older[0].torch if older else None))
     finally:
         shutil.rmtree(wheels, ignore_errors=True)
 
