@@ -15,7 +15,8 @@ BUILD = ("build", "--torch", "2.8", "2.9", "--json")
 
 def depend_on_a_library(farm: Farm, *settings: str) -> None:
     """Let the project link against libdependency.so, which CMake finds by its own search and pkg-config."""
-    (farm.project / "dependency.c").write_text("int dependency(void) { return 42; }\n")
+    # With the test's own folder in it, since an engine keeps what earlier runs of the test have prepared.
+    (farm.project / "dependency.c").write_text(f"int dependency(void) {{ return 42; }} // for {farm.project}\n")
     (farm.project / "dependency.pc").write_text("Name: dependency\nDescription: none\nVersion: 1\n")
     farm.edit(
         "CMakeLists.txt",

@@ -1,5 +1,7 @@
 """What `prepare` installs lies in a layer of the image."""
 
+from pathlib import Path
+
 from tests.conftest import Farm
 from tests.integration.test_prefixes import BUILD, PREPARE, check_grafted, depend_on_a_library
 
@@ -14,8 +16,8 @@ def test_prepared_once_in_the_image(contained: Farm) -> None:
     assert again.code == 0, again.err
     assert "building the image " not in again.err
 
-    # A command that fails is shown with its output.
+    # The log has the output of a command that fails.
     contained.edit("pyproject.toml", "prepare = [", "prepare = ['echo first; no-such-command', ")
     answer = contained(*BUILD)
     assert (answer.code, answer.document["error"]["kind"]) == (19, "ImageError"), answer.err
-    assert "no-such-command: not found" in answer.err
+    assert "no-such-command: not found" in Path(answer.document["error"]["where"]).read_text()
