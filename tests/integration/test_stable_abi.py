@@ -108,5 +108,5 @@ def test_more_than_the_stable_abi_is_refused(
     farm = Farm(project, tmp_path / "work")
     farm.edit("ops.cpp", old, new)
     answer = farm("build", "--torch", "2.12")
-    assert answer.code == error.exit_code, answer.err
-    assert said in answer.err
+    assert answer.code == error.exit_code, answer.out
+    assert said in answer.out
