@@ -1,0 +1,190 @@
+"""One build of the local engine.
+
+The front end is PyPA's `build`, through its API: an environment at a fixed path that uv fills, and every process
+started by the farm's own runner. (`build --env-dir` does the same, but needs CPython 3.10 in the environment's
+interpreter; torch 2.8 still has wheels for 3.9.)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch_build_farm.core import tools
+from torch_build_farm.core.errors import BuildError, FarmError
+from torch_build_farm.core.files import check_regular, remove_tree, replace_text
+from torch_build_farm.core.paths import inside
+from torch_build_farm.core.process import Completed
+from torch_build_farm.engines import no_network, torch_downloads
+from torch_build_farm.engines.base import BuildRequest, Engine, ccache_of
+from torch_build_farm.engines.missing_modules import lacks_module
+from torch_build_farm.engines.shared_files import SharedFiles, share
+from torch_build_farm.engines.variables import Places, build_variables
+from torch_build_farm.project.settings import Project
+
+if TYPE_CHECKING:
+    from build import ProjectBuilder
+
+
+class LocalBuild:
+    """One build: environment at `home`, a writable copy of the tree under the request's scratch folder.
+
+    `isolated`: foreign code starts without a network.
+    """
+
+    def __init__(self, engine: Engine, project: Project, request: BuildRequest, home: Path, *, isolated: bool) -> None:
+        self.engine = engine
+        self.project = project
+        self.isolated = isolated
+        self.request = request
+        self.home = home
+        self.tree = request.scratch / "source"
+        self.settings = project.settings.for_job(request.job.variant, request.job.python)
+        self.env = self._variables()
+        self.peak_mb = 0.0
+        self.foreign_tail: tuple[str, ...] = ()  # of the last command's output, if that was foreign code
+
+    def _variables(self) -> dict[str, str]:
+        """The build's environment variables: the farm's usual ones, the caller's CUDA, and those of every engine."""
+        request = self.request
+        places = Places(
+            self.home,
+            self.tree,
+            request.scratch / "build",
+            {str(request.scratch): "."},
+            sdk=request.sdk.folder if request.sdk else None,
+            sdk_misses=request.sdk_misses,
+            ccache=ccache_of(self.project, self.engine.store, self.engine.name)
+            if request.reuse and shutil.which("ccache")
+            else None,
+            prefixes=self.engine.prefixes,
+        )
+        variables = {
+            **tools.foreign_environment(request.scratch),
+            "VIRTUAL_ENV": str(self.home),
+            "PATH": tools.search_path(self.home / "bin"),
+        }
+        if self.settings.cuda_arch_list:
+            passed = {"CUDA_HOME": "CUDA_HOME", "CXX": "CUDAHOSTCXX"}  # else nvcc takes the first gcc on PATH
+            for callers_name, builds_name in passed.items():
+                if callers_name in os.environ:
+                    variables[builds_name] = os.environ[callers_name]
+        return {**variables, **build_variables(self.settings, request, places)}
+
+    def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
+        """Start a command of foreign code; this is the runner that `build` calls its hooks with."""
+        more = dict(extra_environ or {})
+        if self.isolated:
+            cmd, more = [*no_network.WITHOUT_NETWORK, *cmd], {**no_network.OFFLINE, **more}
+        done = self._start(cmd, Path(cwd) if cwd else self.home.parent, more)
+        self.foreign_tail = done.tail
+        _require_success(done)
+
+    def _start(self, cmd: Sequence[str], folder: Path, more: Mapping[str, str]) -> Completed:
+        """Start a command with `more` variables than the build's."""
+        shell = replace(self.request.shell, env={**self.env, **more}, cwd=folder)
+        done = shell.run(*cmd)
+        self.peak_mb = max(self.peak_mb, done.peak_mb)
+        return done
+
+    def _uv(self, *words: str) -> None:
+        """Call uv with the store's cache, which no foreign code learns of, and with no other way to link from it."""
+        cache = {"UV_CACHE_DIR": str(self.engine.store.uv_cache), "UV_LINK_MODE": "clone"}
+        self.foreign_tail = ()
+        _require_success(self._start([str(tools.uv()), *words], self.home.parent, cache))
+
+    def _install(self, requirements: set[str]) -> SharedFiles:
+        """Install requirements; returns what the environment then shares with the store."""
+        if requirements:
+            # After "--" nothing is an option of uv's: the back end may ask for anything.
+            self._uv("pip", "install", "--python", str(self.home), "--", *sorted(requirements))
+        return share(self.engine.store, self.home, self.request.job.id, self.request.shell.log)
+
+    def run(self) -> Path:
+        """Build. Raises CalledProcessError when a command failed, BuildError when the back end did."""
+        import build  # noqa: PLC0415 (a run with nothing to do builds nothing)
+        from pyproject_hooks import BuildBackendWarning  # noqa: PLC0415
+
+        # `build` repeats back ends' warnings on the farm's own standard error; their output is in the job's log.
+        warnings.filterwarnings("ignore", category=BuildBackendWarning)
+        try:
+            return self._run(build.ProjectBuilder)
+        except build.BuildBackendException as error:  # wraps whatever our runner raised
+            if isinstance(error.exception, subprocess.CalledProcessError | FarmError):
+                raise error.exception from None
+            lacking = lacks_module(self.request.job.id, [str(error)], str(self.request.shell.log))
+            raise lacking or self._error(str(error)) from error
+        except build.BuildException as error:
+            raise self._error(str(error)) from error
+
+    def _run(self, project_builder: type[ProjectBuilder]) -> Path:
+        """Build as `build` does: the environment, its requirements, the back end. Raises CalledProcessError."""
+        request = self.request
+
+        # A copy: back ends write into their source tree, and the rendered one must stay as its record says.
+        shutil.copytree(request.tree, self.tree, symlinks=True)
+        (request.scratch / "tmp").mkdir()
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        job = request.job
+        python = self.engine.interpreters(job.variant)[job.python].path
+        if request.sdk is None:
+            with self.engine.site(job, request.shell) as site:
+                torch_downloads.fetch(self.engine.store, job.variant.release, job.python, site)
+
+        # PEP 517 in its order: the environment, what [build-system] requires, and only then the back end, which may ask
+        # for more.
+        self._uv("venv", "--python", str(python), str(self.home))
+        builder = project_builder(
+            self.tree / self.settings.subdirectory,
+            python_executable=str(self.home / "bin" / "python"),
+            runner=self._call,
+        )
+        shared = self._install(set(builder.build_system_requires))
+        try:
+            additional = set(builder.get_requires_for_build("wheel", self.settings.config_settings))
+            if additional:
+                shared = self._install(additional)
+            for command in self.settings.before_build:
+                self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
+            wheel = self._back_end(builder)
+        except BaseException:
+            shared.remove_edited()
+            raise
+        shared.compare()
+
+        # From here on nothing foreign runs. What the build left in the farm's way goes: it may be a link elsewhere.
+        if request.out.is_symlink():
+            raise self._error("the build put a link in place of the folder for its wheel")
+        remove_tree(request.peak)
+        replace_text(request.peak, f"{self.peak_mb:.0f}")
+        try:
+            path = check_regular(inside(request.out, wheel))
+        except FileNotFoundError:
+            raise self._error(f"the back end made no {wheel!r:.200}, though it says so") from None
+        if not self.settings.network and not self.isolated:
+            project = request.tree / self.settings.subdirectory
+            no_network.check_compiled(request, path, project)
+        return path
+
+    def _back_end(self, builder: ProjectBuilder) -> str:
+        """Let the back end make the wheel; returns the name that it says the wheel has."""
+        out = f"{self.request.out}/"
+        try:
+            return builder.build("wheel", out, self.settings.config_settings).removeprefix(out)
+        except TypeError as error:  # `build` joins what it says to the folder
+            raise self._error("the back end does not say how its wheel is called") from error
+
+    def _error(self, what: str) -> BuildError:
+        return BuildError(f"{self.request.job.id}: {what}", where=str(self.request.shell.log))
+
+
+def _require_success(done: Completed) -> None:
+    """Raise CalledProcessError for a command that failed."""
+    if not done.ok:
+        raise subprocess.CalledProcessError(done.returncode, done.command)
