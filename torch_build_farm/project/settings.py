@@ -219,8 +219,8 @@ class Settings:
     start a local build without one, the run says so, and refuses a wheel whose libraries nothing compiled."""
 
     environment: BuildEnvironment = field(default_factory=dict)
-    """Environment variables of the build. `CFLAGS`, `CXXFLAGS` and `CMAKE_ARGS` are joined with the farm's; `PATH` and
-    a few others only the farm sets."""
+    """Environment variables of the build. Flags (`CFLAGS`, `CXXFLAGS`, `LDFLAGS`, `CMAKE_ARGS`) and search paths
+    (`CMAKE_PREFIX_PATH` and the like) are joined with the farm's; `PATH` and a few others only the farm sets."""
 
     cmake_defines: CMakeDefines = field(default_factory=dict)
     """CMake cache entries (`-DNAME=value`), passed in `CMAKE_ARGS`."""
