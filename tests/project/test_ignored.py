@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Farm
@@ -146,6 +146,10 @@ IGNORES = st.dictionaries(st.sampled_from(["", "a/", "a/b/"]), st.lists(PATTERNS
 
 
 @given(st.sets(PATHS, min_size=1, max_size=12), IGNORES)
+@example({"a/a"}, {"": ["a", "*", "!a"]})
+@example({"a/b/c", "b/a"}, {"": ["*/", "!a/"], "b": ["!a"]})
+@example({"a/a", "a/b/c"}, {"": ["a/**/"]})
+@example({"b/a", "b/c"}, {"": ["a"], "b": ["!b", "c"]})
 @settings(max_examples=60)
 def test_as_git_itself(files: set[str], ignores: dict[str, list[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

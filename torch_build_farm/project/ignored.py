@@ -7,10 +7,11 @@ repository, or no git, the .gitignore files of the tree are read as git reads th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from pathspec import GitIgnoreSpec
+from pathspec import GitIgnoreSpec, RegexPattern
 
 from torch_build_farm.core import git
 from torch_build_farm.core.errors import SourceError
@@ -19,6 +20,9 @@ from torch_build_farm.project import source_files
 # A pattern with three stars is tried at some millions of places of a name of 255 characters, and each further star
 # takes 60 times as many. Nobody writes more.
 _MOST_STARS = 3
+# `a/**` is what lies in the folder a; pathspec takes it for the folder itself as well, and so `a/**/`.
+_WITHIN = re.compile(r"(?!/?\*\*/\*\*)(.*[^/])/\*\*(/?) *")
+_FOLDER = "ps_d"  # the group in pathspec's expressions for the slash behind a folder that a pattern names
 # Whether a path below the root is ignored; that of a folder ends with a slash. The folders above it are not ignored.
 Ignores = Callable[[str], bool]
 
@@ -56,7 +60,7 @@ def by_git(root: Path) -> Ignores | None:
 
 def by_files(root: Path) -> Ignores:
     """What the .gitignore files in the tree say. One that cannot be read, or no pattern at all, names nothing."""
-    patterns: dict[str, GitIgnoreSpec] = {}
+    patterns: dict[str, list[RegexPattern]] = {}
 
     def ignored(path: str) -> bool:
         folder = path
@@ -64,16 +68,34 @@ def by_files(root: Path) -> Ignores:
             folder = _parent(folder)
             if folder not in patterns:
                 patterns[folder] = _patterns(root, folder)
-            # The innermost file with a pattern for the path decides.
-            answer = patterns[folder].check_file(path.removeprefix(folder)).include
-            if answer is not None:
-                return answer
+            # The last pattern for the path decides, of the innermost file that has one.
+            for pattern in reversed(patterns[folder]):
+                if _is_about(pattern, path.removeprefix(folder)):
+                    return bool(pattern.include)
         return False
 
     return ignored
 
 
-def _patterns(root: Path, folder: str) -> GitIgnoreSpec:
+def _is_about(pattern: RegexPattern, path: str) -> bool:
+    """Whether a pattern names the path itself, and not a folder above it: that one is not ignored.
+
+    pathspec answers for both at once, and prefers folders: of `*` and `!a` it lets the first decide about the folder a.
+    It also takes `a/**/` for files, where git names folders alone.
+    """
+    if pattern.regex is None:
+        return False
+    names_folders = str(pattern.pattern).rstrip().endswith("/")
+    if names_folders and not path.endswith("/"):
+        return False
+    for match in pattern.regex.finditer(path):
+        end_of_folder = match.end(_FOLDER) if _FOLDER in pattern.regex.groupindex else -1
+        if end_of_folder in (-1, len(path)):
+            return True
+    return False
+
+
+def _patterns(root: Path, folder: str) -> list[RegexPattern]:
     """The patterns of the .gitignore in a folder, which git does not read through a link."""
     name = f"{folder}.gitignore"
     lines: list[str] = []
@@ -82,7 +104,14 @@ def _patterns(root: Path, folder: str) -> GitIgnoreSpec:
             lines = source_files.text(root, name).splitlines()
         except SourceError:
             lines = []
-    return GitIgnoreSpec.from_lines([line for line in lines if _is_pattern(line)])
+    spec = GitIgnoreSpec.from_lines([_within(line) for line in lines if _is_pattern(line)])
+    return [pattern for pattern in spec.patterns if pattern.include is not None]
+
+
+def _within(line: str) -> str:
+    """The pattern in a form that pathspec reads as git does."""
+    match = _WITHIN.fullmatch(line)
+    return f"{match[1]}/**/*{match[2]}" if match else line
 
 
 def _is_pattern(line: str) -> bool:
