@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import BuildError, SmokeError
-from torch_build_farm.core.files import clear
+from torch_build_farm.core.files import remove_tree
 from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.requirements import read_version
 from torch_build_farm.core.text import is_utf8
@@ -117,18 +117,14 @@ class SmokeTest:
 
         So a machine without a GPU proves that the wheel loads; nothing else of the farm sees the stubs.
         """
-        lacking = {}
-        for soname, stub in driver.of_wheel(wheel).items():
-            if not shell.run(home / "bin" / "python", "-I", "-c", driver.loads(soname)).ok:
-                lacking[soname] = stub
+        python, folder = home / "bin" / "python", self.wheel.parent / "driver-stubs"
+        remove_tree(folder)  # of the other environment
+        stubs = driver.of_wheel(wheel)
+        lacking = driver.stand_in(stubs, folder, lambda statement: shell.run(python, "-I", "-c", statement).ok)
         if not lacking:
             return shell, ()
-        folder = self.wheel.parent / "driver-stubs"
-        clear(folder)
-        for soname, stub in lacking.items():
-            (folder / soname).write_bytes(stub)
         shell.say(f"{', '.join(lacking)}: a stub, since there is no driver here")
-        return replace(shell, prefix=tuple(driver.beside(self.site.bring(folder)))), tuple(lacking)
+        return replace(shell, prefix=tuple(driver.beside(self.site.bring(folder)))), lacking
 
     def _imports(self, shell: Shell) -> SmokeFacts:
         """Import the project's modules, each in an interpreter of its own, so that none finds torch loaded already."""

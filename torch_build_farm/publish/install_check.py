@@ -301,7 +301,7 @@ def _import(release: Release, what: str, environment: Path, isolation: Isolation
     run = isolation.run_beside if why_not else isolation.run
     # -I: neither the current folder nor the caller's variables may stand in for what was installed.
     python = (environment / "bin" / "python", "-I", "-c")
-    beside = _beside_driver(release.project, environment, lambda soname: run(*python, driver.loads(soname)).ok)
+    beside = _beside_driver(release.project, environment, lambda statement: run(*python, statement).ok)
     for name in release.project.imports:
         done = run(*beside, *python, f"import {name}")
         if not done.ok:
@@ -309,10 +309,10 @@ def _import(release: Release, what: str, environment: Path, isolation: Isolation
     return ""
 
 
-def _beside_driver(project: Project, environment: Path, loads: Callable[[str], bool]) -> list[str]:
+def _beside_driver(project: Project, environment: Path, runs: Callable[[str], bool]) -> list[str]:
     """The words before a command that imports the packages where NVIDIA's driver is not: stubs stand in for it.
 
-    `loads` says whether the loader finds a library.
+    `runs` says whether a statement of Python succeeds in the environment.
     """
     libraries = []
     for package in outermost(project.settings.packages):
@@ -320,14 +320,8 @@ def _beside_driver(project: Project, environment: Path, loads: Callable[[str], b
             if path.is_file() and not path.is_symlink():
                 libraries.append(path)
     stubs = driver.import_stubs(path.read_bytes() for path in libraries)
-    lacking = [soname for soname in stubs if not loads(soname)]
-    if not lacking:
-        return []
     folder = environment / "driver-stubs"
-    folder.mkdir()
-    for soname in lacking:
-        (folder / soname).write_bytes(stubs[soname])
-    return driver.beside(folder)
+    return driver.beside(folder) if driver.stand_in(stubs, folder, runs) else []
 
 
 def _do(shell: Shell, otherwise: str, *command: str | Path) -> None:

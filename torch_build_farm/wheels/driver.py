@@ -8,7 +8,7 @@ beside another stub it is imported where there is no GPU.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,9 +83,17 @@ def _returning(status: int) -> bytes:
     return b"\xb8" + status.to_bytes(4, "little") + b"\xc3"
 
 
-def loads(soname: str) -> str:
-    """A statement of Python that fails where the loader does not find a library."""
-    return f"import ctypes; ctypes.CDLL({soname!r})"
+def stand_in(stubs: Mapping[str, bytes], folder: Path, runs: Callable[[str], bool]) -> tuple[str, ...]:
+    """Write the stubs of those libraries that are not here into a new `folder`; returns their names.
+
+    `runs` says whether a statement of Python succeeds where the libraries are to be loaded.
+    """
+    lacking = [soname for soname in stubs if not runs(f"import ctypes; ctypes.CDLL({soname!r})")]
+    if lacking:
+        folder.mkdir()
+        for soname in lacking:
+            (folder / soname).write_bytes(stubs[soname])
+    return tuple(lacking)
 
 
 def beside(folder: Path) -> list[str]:
