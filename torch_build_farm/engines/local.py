@@ -71,8 +71,8 @@ class LocalEngine:
         prepared = preparation(self.project)
         if prepared is None:
             return None
-        compiler = self.project.settings.environment.get("CXX") or os.environ.get("CXX") or "c++"
-        identity = [prepared.digest, *capture([*shlex.split(compiler), "--version"], env=self._environment).tail[:1]]
+        compiler = self._version_of(_compiler_of(self.project.settings))
+        identity = [prepared.digest, *compiler.tail[:1]]
         folder = self.store.prefix(self.project.settings.name, source_of(self.project), "\n".join(identity))
         return LocalPrefix(folder, prepared)
 
@@ -142,7 +142,7 @@ class LocalEngine:
         return self.project.settings.for_job(job.variant, job.python)
 
     def _compiler(self, job: Job) -> str:
-        return self._settings(job).environment.get("CXX") or os.environ.get("CXX") or "c++"
+        return _compiler_of(self._settings(job))
 
     @cached_property
     def _compilers(self) -> dict[str, Completed]:
@@ -150,7 +150,9 @@ class LocalEngine:
         return {}
 
     def _compiler_version(self, job: Job) -> Completed:
-        compiler = self._compiler(job)
+        return self._version_of(self._compiler(job))
+
+    def _version_of(self, compiler: str) -> Completed:
         if compiler not in self._compilers:
             self._compilers[compiler] = capture([*shlex.split(compiler), "--version"], env=self._environment)
         return self._compilers[compiler]
@@ -270,6 +272,10 @@ def nvcc_release(nvcc: str, env: Mapping[str, str] | None = None) -> str:
         if "release" in line:
             return line
     return ""
+
+
+def _compiler_of(settings: Settings) -> str:
+    return settings.environment.get("CXX") or os.environ.get("CXX") or "c++"
 
 
 def _check_prefixes(settings: Settings) -> None:
