@@ -8,7 +8,6 @@ refuses it. In wheel.toml {python} stands for the CPython's tag (cp312), {soabi}
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sysconfig
 import tomllib
 from collections.abc import Callable
@@ -19,13 +18,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHECKOUT, Farm
+from tests.project.test_tree import git
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 pytestmark = [pytest.mark.shapes, pytest.mark.network]
 SHAPES = CHECKOUT / "tests" / "shapes"
 EXPECTED = "wheel.toml"
-_IDENTITY = ("-c", "user.name=author", "-c", "user.email=author@example.org", "-c", "commit.gpgsign=false")
 _LISTS = ("Requires-Dist", "Provides-Extra")
 
 
@@ -61,7 +60,7 @@ def project(shape: str, farm: Farm) -> None:
     """Put the project of a shape into the farm's folder, as a checkout of a commit with a tag."""
     shutil.copytree(SHAPES / shape, farm.project, ignore=shutil.ignore_patterns(EXPECTED), dirs_exist_ok=True)
     for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message=One"), ("tag", "v1.2")):
-        subprocess.run(["git", *_IDENTITY, *words], cwd=farm.project, check=True)
+        git(farm.project, *words)
 
 
 @pytest.mark.parametrize("shape", sorted(path.name for path in SHAPES.iterdir()))
