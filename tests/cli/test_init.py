@@ -44,7 +44,7 @@ def test_a_tree_with_setup_py_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
         "environment": {"FORCE_ONLY_CPU": "1"},
     }
     assert "setuptools, requires 'torch>=2.9,<2.12'" in text
-    assert "csrc/a.cu and 1 more need nvcc" in text
+    assert "csrc/a.cu and 1 more need nvcc." in text
     assert "setup.py reads FLAGS, FORCE_ONLY_CPU;" in text
     assert "# The packages that a wheel may contain at top level.\npackages = " in text
     assert len(text.splitlines()) < 20
@@ -107,6 +107,7 @@ setup(name="demo", version="1", packages=["demo"], ext_modules=[CUDAExtension(na
     assert "# CHECK: compiles, where setup.py may take a wheel that somebody else built" in line
     assert '# CHECK: with cuda-arch-list, environment = { FORCE_CUDA = "1" } compiles device code' in text
     assert "# CHECK: setup.py downloads something." in text
+    assert "# CHECK: a.cu needs nvcc." in text
     assert "# CHECK: the wheel has files outside of its packages" in text
     assert 'plain-files = ["data/*", "scripts/*"]' in text
 
@@ -128,7 +129,10 @@ add_subdirectory(cpp)
     (tmp_path / "cpp").mkdir()
     (tmp_path / "cpp" / "CMakeLists.txt").write_text("""
 include(FetchContent)
-FetchContent_Declare(fmt URL https://example.org/fmt.tar.gz)
+FetchContent_Declare(
+    fmt URL https://example.org/fmt.tar.gz)
+ExternalProject_Add(cutlass GIT_REPOSITORY https://example.org/cutlass.git)
+FetchContent_Declare(${computed} URL https://example.org/x.tar.gz)
 install(TARGETS demo EXPORT x LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime)
 install(FILES a.h DESTINATION "include/demo")
 install(TARGETS _core LIBRARY DESTINATION demo)
@@ -137,7 +141,8 @@ install(TARGETS _core LIBRARY DESTINATION demo)
     (tmp_path / "third_party" / "x" / "CMakeLists.txt").write_text("find_package(NotOurs REQUIRED)\n")
     _, text = written(tmp_path)
     assert "# CHECK: CMake requires Eigen3: system-packages" in text
-    assert "# CHECK: FetchContent_Declare of CMake fetches sources" in text
+    assert "# CHECK: CMake fetches ${computed}, cutlass, fmt: network = true lets it." in text
+    assert 'FETCHCONTENT_TRY_FIND_PACKAGE_MODE = "ALWAYS"' in text
     assert "# CHECK: CMake installs into ${CMAKE_INSTALL_LIBDIR}, include/demo, outside" in text
     assert "install.components" in text
 

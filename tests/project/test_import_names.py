@@ -33,7 +33,7 @@ LISTED = {
     "a namespace by its first name": ({"pyproject.toml": '[tool.hatch.build.targets.wheel]\npackages = ["src/acme"]', "src/acme/ext/__init__.py": ""}, ["acme.ext"]),
     "an sdist": ({"PKG-INFO": "", "x.egg-info/top_level.txt": "demo\nhelpers\n", "demo/__init__.py": "", "beside/__init__.py": ""}, ["demo", "helpers"]),
     "an sdist with src": ({"PKG-INFO": "", "src/x.egg-info/top_level.txt": "acme\n", "src/acme/ext/__init__.py": ""}, ["acme.ext"]),
-    "modules of setup": ({"setup.py": "from torch.utils import cpp_extension as c\nprefix = 'demo'\nsetup(packages=['demo'], ext_modules=[c.CUDAExtension(name='demo_cuda', sources=[]), c.CppExtension('demo._C', []), Extension(name=prefix + '_ext'), Extension(name(), [])])"}, ["demo", "demo_cuda", "demo_ext"]),
+    "modules of setup": ({"setup.py": "from torch.utils import cpp_extension as c\nprefix = 'demo'\nsetup(packages=['demo'], ext_modules=[c.CUDAExtension(name='demo_cuda', sources=['a.cu']), c.CppExtension('demo._C', []), Extension(name=prefix + '_ext'), Extension(name(), [])])"}, ["demo", "demo_cuda", "demo_ext"]),
 }  # fmt: skip
 
 
@@ -69,3 +69,20 @@ def test_a_loop_of_folders_and_names_that_are_none(tmp_path: Path) -> None:
 def test_tests_that_an_sdist_lists_are_in_doubt(tmp_path: Path) -> None:
     read = names(tmp_path, {"PKG-INFO": "", "x.egg-info/top_level.txt": "demo\ntests\n", "tests/a/__init__.py": ""})
     assert (read.names, read.beside) == (("demo", "tests.a"), ("tests.a",))
+
+
+def test_an_extension_without_sources_is_in_doubt(tmp_path: Path) -> None:
+    files = {
+        "setup.py": "setup(ext_modules=[Extension('demo_ext', sources=[]), CppExtension('demo', ())])",
+        "PKG-INFO": "",
+        "x.egg-info/top_level.txt": "acme\ndemo\ndemo_ext\n",
+        "acme/ext/__init__.py": "",
+        "demo/__init__.py": "",
+    }
+    read = names(tmp_path, files)
+    assert (read.names, read.without_sources) == (("acme.ext", "demo"), ("demo_ext",))
+
+
+def test_an_extension_without_sources_that_is_the_only_name(tmp_path: Path) -> None:
+    read = names(tmp_path, {"setup.py": "setup(ext_modules=[Extension(name='demo_ext', sources=[])])"})
+    assert (read.names, read.without_sources) == (("demo_ext",), ("demo_ext",))

@@ -21,7 +21,9 @@ _NOT_ITS_OWN = {"3rdparty", "build", "docs", "examples", "extern", "external", "
 _COMMENT = re.compile(r"#[^\n]*")
 _FIND = re.compile(r"\bfind_package\s*\(\s*(?P<name>\w[\w.+-]*)(?P<rest>[^()]{0,500})\)", re.IGNORECASE)
 _FETCH = re.compile(
-    r"\b(FetchContent_Declare|FetchContent_Populate|ExternalProject_Add|CPMAddPackage)\s*\(", re.IGNORECASE
+    r"\b(?:FetchContent_Declare|FetchContent_Populate|ExternalProject_Add|CPMAddPackage)"
+    r'\s*\(\s*"?(?:(?:NAME|URI)\s+"?)?(?P<name>[^\s()"]{1,80})',
+    re.IGNORECASE,
 )
 _INSTALL = re.compile(r"\binstall\s*\((?P<words>[^()]{0,2000})\)", re.IGNORECASE)
 _DESTINATION = re.compile(
@@ -35,8 +37,8 @@ _THERE = {"cuda", "cudatoolkit", "openmp", "pybind11", "python", "python3", "pyt
 
 @dataclass(frozen=True)
 class CMakeHints:
-    """`required` are packages that must be found, `fetches` the commands that use the network, `outside` the folders
-    beside packages that install() writes to.
+    """`required` are packages that must be found, `fetches` what is downloaded, `outside` the folders beside packages
+    that install() writes to.
     """
 
     torch: bool
@@ -45,23 +47,24 @@ class CMakeHints:
     outside: tuple[str, ...]
 
 
-NO_HINTS = CMakeHints(torch=False, required=(), fetches=(), outside=())
+def text(project: Path) -> str:
+    """The CMakeLists.txt of a project's folder, and of those folders below that are its own, without comments."""
+    return "\n".join(_texts(project))
 
 
-def find(project: Path) -> CMakeHints:
-    """The hints in the CMakeLists.txt of a project's folder, and of those folders below that are its own."""
+def find(text: str) -> CMakeHints:
+    """The hints in a text of CMake's language; none in an empty one."""
     packages: set[str] = set()
     required: set[str] = set()
     fetches: set[str] = set()
     outside: set[str] = set()
-    for text in _texts(project):
-        for match in _FIND.finditer(text):
-            packages.add(match["name"].lower())
-            if "REQUIRED" in match["rest"].split() and match["name"].lower() not in _THERE:
-                required.add(match["name"])
-        fetches.update(match[1] for match in _FETCH.finditer(text))
-        for match in _INSTALL.finditer(text):
-            outside.update(found["folder"] for found in _DESTINATION.finditer(match["words"]))
+    for match in _FIND.finditer(text):
+        packages.add(match["name"].lower())
+        if "REQUIRED" in match["rest"].split() and match["name"].lower() not in _THERE:
+            required.add(match["name"])
+    fetches.update(match["name"] for match in _FETCH.finditer(text))
+    for match in _INSTALL.finditer(text):
+        outside.update(found["folder"] for found in _DESTINATION.finditer(match["words"]))
     return CMakeHints("torch" in packages, tuple(sorted(required)), tuple(sorted(fetches)), tuple(sorted(outside)))
 
 

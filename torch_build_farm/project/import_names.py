@@ -29,12 +29,14 @@ _MOST_FOLDERS = 2_000
 class ImportNames:
     """Packages, dotted in a namespace, and single modules; `listed`: the source itself lists them.
 
-    `modules` are those of them that only setup.py names, where it may or may not build them.
+    `modules` are those of them that only setup.py names, where it may or may not build them. `without_sources` are
+    extensions that may stand for no module; they are among `names` only where there is nothing else.
     """
 
     names: tuple[str, ...]
     listed: bool
     modules: tuple[str, ...] = ()
+    without_sources: tuple[str, ...] = ()
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -55,8 +57,22 @@ def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], 
         if not packages:
             candidates = _packages(project / base, "", _Budget())
             packages = {package for package in candidates if base or _plausible(package, name)}
-    modules = {module for module in setup_script.extension_names(project) if module.isidentifier()} - packages
-    return ImportNames(tuple(sorted(packages | modules)), listed, tuple(sorted(modules)))
+    extensions = setup_script.extension_names(project)
+    without_sources = {module for module in extensions.without_sources if not _has_files(project, bases, module)}
+    without_sources = {module for module in without_sources if module.isidentifier()}
+    modules = {module for module in extensions.names if module.isidentifier()} - packages - without_sources
+    built = packages - without_sources | modules
+    return ImportNames(
+        names=tuple(sorted(built or without_sources)),
+        listed=listed,
+        modules=tuple(sorted(modules)),
+        without_sources=tuple(sorted(without_sources)),
+    )
+
+
+def _has_files(project: Path, bases: Iterable[str], module: str) -> bool:
+    """Whether a name is that of a package or a module in Python."""
+    return any((project / base / f"{module}{suffix}").exists() for base in bases for suffix in ("", ".py"))
 
 
 def _plausible(dotted: str, name: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import tomlkit
@@ -14,11 +13,21 @@ from packaging.utils import InvalidName, canonicalize_name
 from torch_build_farm.core.errors import SourceError, VersionError
 from torch_build_farm.core.requirements import check_name
 from torch_build_farm.core.text import printable
-from torch_build_farm.project import cibuildwheel_table, cmake_hints, import_names, metadata, setup_hints, source_files
+from torch_build_farm.project import (
+    cibuildwheel_table,
+    cmake_hints,
+    import_names,
+    linked_packages,
+    metadata,
+    native_code,
+    setup_hints,
+    source_files,
+)
 from torch_build_farm.project.cibuildwheel_table import Translation
-from torch_build_farm.project.cmake_hints import NO_HINTS, CMakeHints
+from torch_build_farm.project.cmake_hints import CMakeHints
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.import_names import ImportNames
+from torch_build_farm.project.native_code import NativeCode
 from torch_build_farm.project.settings import TABLE, Settings
 from torch_build_farm.project.setup_hints import SetupHints
 from torch_build_farm.project.setup_script import setup_arguments
@@ -27,6 +36,7 @@ from torch_build_farm.project.tables import adapter
 from torch_build_farm.project.variant import Variant
 
 MARK = "CHECK:"
+_FOR_ALL_CPUS = "else the source compiles for the CPU of the machine at hand (-march=native), and the wheel is refused"
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class SourceFacts:
     cuda_sources: tuple[str, ...]
     setup: SetupHints
     cmake: CMakeHints
+    native: NativeCode
+    linked: Mapping[str, str]  # packages whose libraries the build links against, with who brings them
     cibuildwheel: Translation
     setup_alone: bool  # there is a setup.py, and no pyproject.toml
     subdirectory: str  # the folder of the Python project; empty for the top
@@ -72,6 +84,12 @@ def look(origin: Origin) -> SourceFacts:
         cuda_sources = [str(path.relative_to(origin.root)) for path in origin.root.rglob("*.cu")]
     except RecursionError:
         raise SourceError("folders of the source lie too deep in one another", where=str(origin.root)) from None
+    setup = source_files.text(root, "setup.py")
+    cmake_text = cmake_hints.text(root) if _runs_cmake(setup, build_system) else ""
+    cmake = cmake_hints.find(cmake_text)
+    if "CMAKE_INSTALL_PREFIX" in setup:
+        # setup.py puts what CMake installs into the package.
+        cmake = replace(cmake, outside=())
     return SourceFacts(
         name=_valid_name(stated.name),
         version=version,
@@ -81,7 +99,9 @@ def look(origin: Origin) -> SourceFacts:
         torch=_torch(requirements),
         cuda_sources=tuple(sorted(cuda_sources)),
         setup=setup_hints.find(root, document),
-        cmake=cmake_hints.find(root) if _runs_cmake(root, build_system) else NO_HINTS,
+        cmake=cmake,
+        native=native_code.find(setup, cmake_text),
+        linked=linked_packages.find(setup, cmake_text, cmake.required, stated.requires),
         cibuildwheel=cibuildwheel_table.translate(document),
         setup_alone=not (origin.subdirectory or (root / "pyproject.toml").is_file()),
         subdirectory=origin.subdirectory,
@@ -89,10 +109,10 @@ def look(origin: Origin) -> SourceFacts:
     )
 
 
-def _runs_cmake(root: Path, build_system: Mapping[str, Any]) -> bool:
+def _runs_cmake(setup: str, build_system: Mapping[str, Any]) -> bool:
     """Whether CMake builds the Python project: many have CMake files for users of C++ alone."""
     words = f"{build_system.get('build-backend', '')} {build_system.get('requires', '')}"
-    return "scikit" in words or "cmake" in f"{words} {source_files.text(root, 'setup.py')}".lower()
+    return "scikit" in words or "cmake" in f"{words} {setup}".lower()
 
 
 def _torch(requirements: Iterable[str]) -> str:
@@ -155,28 +175,21 @@ def _packages_line(facts: SourceFacts, name: str) -> str:
         mark = f"is {', '.join(imports.modules)} built? setup.py may leave it out"
     elif not (imports.listed or len(imports.names) == 1):
         mark = "which packages does the wheel install?"
+    elif imports.without_sources:
+        mark = f"is {', '.join(imports.without_sources)} a module too? setup.py gives it no sources"
     return _line("packages", imports.names or (name.replace("-", "_"),), mark)
 
 
 def _settings_lines(facts: SourceFacts) -> list[str]:
-    """Keys that only some projects need: by [tool.cibuildwheel], and by what setup.py reads."""
+    """Keys that only some projects need: by [tool.cibuildwheel], by setup.py and by CMake's files."""
     settings = dict(facts.cibuildwheel.settings)
-    environment = dict(settings.pop("environment", {}))
-    # Without this, setup.py would download somebody's wheel in place of a build.
-    environment |= facts.setup.forces_build
-    # With this, setup.py of torch-scatter and its kin leaves the CUDA sources out.
-    if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.setup.variables:
-        environment["FORCE_ONLY_CPU"] = "1"
-    reasons = []
-    if facts.cibuildwheel.settings.get("environment"):
-        reasons.append("by [tool.cibuildwheel]")
-    if facts.setup.forces_build:
-        reasons.append("compiles, where setup.py may take a wheel that somebody else built")
-    if "FORCE_ONLY_CPU" in environment:
-        reasons.append("builds what needs no CUDA")
-    lines = []
-    if environment:
-        lines.append(f"environment = {_inline(environment)}  # {MARK} {'; '.join(reasons)}")
+    lines = _environment_lines(facts, settings.pop("environment", {}))
+    if facts.native.cmake_defines:
+        lines.append(f"cmake-defines = {_inline(facts.native.cmake_defines)}  # {MARK} {_FOR_ALL_CPUS}")
+    if facts.linked:
+        libraries = {f"lib{package}.so*": distribution for package, distribution in facts.linked.items()}
+        mark = f"the build seems to link against {', '.join(facts.linked)}; what are the libraries called?"
+        lines.append(f"external-libraries = {_inline(libraries)}  # {MARK} {mark}")
     imported = [name for name in facts.setup.undeclared if name not in settings.get("build-requires", ())]
     if imported:
         requires = [*settings.pop("build-requires", ()), *imported]
@@ -184,6 +197,23 @@ def _settings_lines(facts: SourceFacts) -> list[str]:
     for key, value in settings.items():
         lines.append(f"{key} = {_inline(value)}  # {MARK} by [tool.cibuildwheel]")
     return lines
+
+
+def _environment_lines(facts: SourceFacts, by_cibuildwheel: Mapping[str, str]) -> list[str]:
+    """The line of `environment`, with each reason for a variable in its mark; none where there is no variable."""
+    environment = dict(by_cibuildwheel)
+    reasons = ["by [tool.cibuildwheel]"] if by_cibuildwheel else []
+    if facts.setup.forces_build:
+        environment |= facts.setup.forces_build
+        reasons.append("compiles, where setup.py may take a wheel that somebody else built")
+    # With this, setup.py of torch-scatter and its kin leaves the CUDA sources out.
+    if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.setup.variables:
+        environment["FORCE_ONLY_CPU"] = "1"
+        reasons.append("builds what needs no CUDA")
+    if facts.native.environment:
+        environment |= facts.native.environment
+        reasons.append(_FOR_ALL_CPUS)
+    return [f"environment = {_inline(environment)}  # {MARK} {'; '.join(reasons)}"] if environment else []
 
 
 def _inline(value: Any) -> str:
@@ -199,8 +229,9 @@ def _inline(value: Any) -> str:
 def _hints(facts: SourceFacts) -> Iterator[str]:
     """What the source says that no key of the file answers, a sentence each; marked where somebody has to decide."""
     if facts.cuda_sources:
+        more = len(facts.cuda_sources) - 1
         yield (
-            f"{MARK} {facts.cuda_sources[0]} and {len(facts.cuda_sources) - 1} more need nvcc. "
+            f"{MARK} {facts.cuda_sources[0]} {f'and {more} more need' if more else 'needs'} nvcc. "
             'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
         )
         for name, value in facts.setup.forces_cuda.items():
@@ -212,6 +243,11 @@ def _hints(facts: SourceFacts) -> Iterator[str]:
         yield f"setup.py reads {', '.join(facts.setup.variables)}; the table environment sets them."
     if facts.setup.downloads:
         yield f"{MARK} setup.py downloads something. A build that it depends on has to do without."
+    if facts.native.file and not (facts.native.environment or facts.native.cmake_defines):
+        yield (
+            f"{MARK} {facts.native.file} compiles with -march=native, for the CPU of the machine at hand. A wheel of "
+            "such code is refused: a diff in patches takes it out, and cpu-baseline gives leave for newer CPUs."
+        )
     if facts.setup.outside:
         patterns = ", ".join(f'"{kind}/*"' for kind in facts.setup.outside)
         yield (
@@ -231,7 +267,11 @@ def _cmake_hints(cmake: CMakeHints, backend: str) -> Iterator[str]:
         )
     if cmake.fetches:
         fetches = ", ".join(cmake.fetches)
-        yield f"{MARK} {fetches} of CMake fetches sources: network = true in containers, or vendor them."
+        yield (
+            f"{MARK} CMake fetches {fetches}: network = true lets it. Of what FetchContent fetches, cmake-defines = "
+            '{ FETCHCONTENT_TRY_FIND_PACKAGE_MODE = "ALWAYS" } takes what prepare or system-packages installed, and '
+            '{ FETCHCONTENT_FULLY_DISCONNECTED = "ON" } leaves out what the build can do without.'
+        )
     if cmake.outside:
         step = "Let the build install into the package."
         if backend.startswith("scikit_build_core"):

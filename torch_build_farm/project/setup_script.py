@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,17 +49,35 @@ def called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
-def extension_names(root: Path) -> set[str]:
-    """The plain names of the extensions that the tree's setup.py makes: Extension("name", ...) and its kin."""
+@dataclass(frozen=True)
+class ExtensionNames:
+    """The plain names of the extensions that a setup.py makes; `without_sources` are those with an empty list of them.
+
+    Such an extension may stand for a module that CMake builds, or for none: with any, setuptools writes a wheel for
+    this platform.
+    """
+
+    names: frozenset[str]
+    without_sources: frozenset[str]
+
+
+def extension_names(root: Path) -> ExtensionNames:
+    """The extensions that the tree's setup.py makes: Extension("name", [...]) and its kin."""
     values = _parsed(root, "setup.py")[1]
-    names = set()
+    names, without_sources = set(), set()
     for call in calls(root, "setup.py"):
-        if called(call).endswith("Extension"):
-            stated = [keyword.value for keyword in call.keywords if keyword.arg == "name"] or call.args[:1]
-            name = _value(stated[0], values) if stated else None
-            if isinstance(name, str):
-                names.add(name)
-    return names
+        if not called(call).endswith("Extension"):
+            continue
+        arguments = dict(zip(("name", "sources"), call.args, strict=False))
+        arguments |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+        name = _value(arguments["name"], values) if "name" in arguments else None
+        if not isinstance(name, str):
+            continue
+        names.add(name)
+        sources = arguments.get("sources")
+        if isinstance(sources, ast.List | ast.Tuple) and not sources.elts:
+            without_sources.add(name)
+    return ExtensionNames(frozenset(names), frozenset(without_sources))
 
 
 def imports(root: Path) -> set[str]:
