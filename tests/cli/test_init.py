@@ -112,6 +112,25 @@ setup(name="demo", version="1", packages=["demo"], ext_modules=[CUDAExtension(na
     assert 'plain-files = ["data/*", "scripts/*"]' in text
 
 
+def test_what_a_setup_py_reads_from_its_command_line(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("""
+import sys
+from sys import argv
+def asked(option, variable):
+    return option in sys.argv or os.environ.get(variable) == "1"
+if "--cuda_ext" in sys.argv:
+    sys.argv.remove("--cuda_ext")
+cpp = asked("--cpp_ext", "DEMO_CPP_EXT")
+if "--debug" not in argv or "sdist" in sys.argv or "--not-an-option" in sys.path:
+    later("--not-an-option-either")
+setup(name="demo", version="1", packages=["demo"])
+""")
+    _, text = written(tmp_path)
+    (line,) = [line for line in text.splitlines() if line.startswith("# CHECK: setup.py looks for options")]
+    setting = tomllib.loads(line.partition("line. ")[2].partition(" passes")[0])
+    assert setting == {"config-settings": {"--build-option": ["--cpp_ext", "--cuda_ext", "--debug"]}}
+
+
 def test_what_cmake_files_say(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nname = "demo"\nversion = "1"\n[build-system]\nrequires = ["scikit-build-core"]\n'

@@ -241,6 +241,11 @@ def _hints(facts: SourceFacts) -> Iterator[str]:
             )
     if facts.setup.variables:
         yield f"setup.py reads {', '.join(facts.setup.variables)}; the table environment sets them."
+    if facts.setup.options:
+        yield (
+            f"{MARK} setup.py looks for options on its command line. "
+            f'config-settings = {{ "--build-option" = {_inline(facts.setup.options)} }} passes all of them.'
+        )
     if facts.setup.downloads:
         yield f"{MARK} setup.py downloads something. A build that it depends on has to do without."
     if facts.native.file and not (facts.native.environment or facts.native.cmake_defines):

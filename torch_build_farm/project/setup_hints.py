@@ -37,6 +37,7 @@ class SetupHints:
 
     `downloads`: setup.py fetches something. `outside` are kinds of folders that files go into outside of packages:
     "scripts", "data", "headers". `undeclared` are modules that setup.py imports and that no build requirement brings.
+    `options` are those that setup.py looks for on its command line.
     """
 
     variables: tuple[str, ...]
@@ -45,6 +46,7 @@ class SetupHints:
     downloads: bool
     outside: tuple[str, ...]
     undeclared: tuple[str, ...]
+    options: tuple[str, ...]
 
 
 def find(project: Path, pyproject: Mapping[str, Any]) -> SetupHints:
@@ -59,6 +61,7 @@ def find(project: Path, pyproject: Mapping[str, Any]) -> SetupHints:
         downloads=bool(_DOWNLOADS.search(text)),
         outside=tuple(sorted(set(_outside(project, pyproject)))),
         undeclared=tuple(sorted(_undeclared(project, pyproject))),
+        options=tuple(sorted(setup_script.options(project))),
     )
 
 

@@ -91,6 +91,33 @@ def imports(root: Path) -> set[str]:
     return modules
 
 
+def options(root: Path) -> set[str]:
+    """The options that the tree's setup.py looks for on its command line: "--cpp_ext" in sys.argv.
+
+    Those that a function of setup.py looks for are the arguments of its calls.
+    """
+    tree = _parsed(root, "setup.py")[0]
+    looked_for: list[ast.expr] = []
+    functions = set()
+    for node in ast.walk(tree):
+        looked_for += _looked_for(node)
+        if isinstance(node, ast.FunctionDef) and any(map(_looked_for, ast.walk(node))):
+            functions.add(node.name)
+    for call in calls(root, "setup.py"):
+        if called(call) in functions:
+            looked_for += [*call.args, *(keyword.value for keyword in call.keywords)]
+    values = [node.value for node in looked_for if isinstance(node, ast.Constant)]
+    return {value for value in values if isinstance(value, str) and value.startswith("--")}
+
+
+def _looked_for(node: ast.AST) -> list[ast.expr]:
+    """What `node` compares with the items of sys.argv."""
+    match node:
+        case ast.Compare(left, [ast.In() | ast.NotIn()], [ast.Attribute(attr="argv") | ast.Name(id="argv")]):
+            return [left]
+    return []
+
+
 def attribute(root: Path, reference: str) -> str:
     """The plain value that a module of the tree assigns to a name, such as package.__version__; empty without one.
 
