@@ -52,6 +52,16 @@ def test_where_a_toolkit_is_or_pretends_to_be(make_farm: Callable[..., Farm], tm
     assert "broken toolkit" not in log.read_text()
 
 
+def test_a_setup_py_that_looks_for_nvcc(make_farm: Callable[..., Farm], tmp_path: Path) -> None:
+    """It would compile device code wherever it finds one, so that the wheel depended on the machine."""
+    (tmp_path / "nvcc").write_text("#!/bin/sh\n")
+    (tmp_path / "nvcc").chmod(0o755)
+    farm = make_farm("scripted", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    farm.edit("setup.py", "# imports of a test", "import shutil\nassert not shutil.which('nvcc'), shutil.which('nvcc')")
+    answer = farm("build", "--torch", "2.9", "--json")
+    assert answer.code == 0, answer.err
+
+
 def test_torch_libraries_tie_a_wheel_to_a_cuda_torch(make_farm: Callable[..., Farm]) -> None:
     """Plain ${TORCH_LIBRARIES} needs a CUDA torch; where "any" torch is promised, find_package(Torch) offers no CUDA."""
     farm = make_farm("probe")

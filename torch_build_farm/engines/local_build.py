@@ -26,6 +26,7 @@ from torch_build_farm.engines.base import BuildRequest, Engine, ccache_of
 from torch_build_farm.engines.missing_modules import lacks_module
 from torch_build_farm.engines.shared_files import SharedFiles, share
 from torch_build_farm.engines.variables import Places, build_variables
+from torch_build_farm.engines.without_toolkit import path_without_nvcc
 from torch_build_farm.project.settings import Project
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class LocalBuild:
             for callers_name, builds_name in passed.items():
                 if callers_name in os.environ:
                     variables[builds_name] = os.environ[callers_name]
+        else:
+            variables["PATH"] = path_without_nvcc(variables["PATH"], request.scratch / "search-path")
         return {**variables, **build_variables(self.settings, request, places)}
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
