@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import shutil
 import subprocess
 import zipfile
@@ -21,7 +22,7 @@ from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.pipeline.stages import repair
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import checks, relocate
-from torch_build_farm.wheels.auditwheel import policy
+from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 SETTINGS = Settings(name="demo", packages=("demo",))
@@ -115,8 +116,22 @@ def test_grafts_of_what_torch_uses_too(tmp_path: Path, library: Make, name: str,
     assert risk in problem
 
 
-@pytest.mark.parametrize("name", ["libtorch_c_dlpack_addon_torch28-cuda.so", "libtorchfoo.so", "libc10d_own.so.1"])
-def test_a_library_of_the_projects_own_may_be_called_after_torch(tmp_path: Path, library: Make, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("libtorch_c_dlpack_addon_torch28-cuda.so", "libtorchfoo.so", "libc10d_own.so.1"),
+        *(
+            "libcufft_helper.so",
+            "libcudart-shim.so.1",
+            "libnccl-net.so",
+            "libnvidia-resiliency.so",
+            "libcusparse2.so.1",
+        ),
+    ],
+)
+def test_a_library_of_the_projects_own_may_be_called_after_torch_or_cuda(
+    tmp_path: Path, library: Make, name: str
+) -> None:
     elf = library("--set-soname", name).read_bytes()
     core = library("--add-needed", name, "--add-needed", "libtorch_cuda_own.so").read_bytes()
     found = wheel(tmp_path, {f"demo/{name}": elf, "demo/_core.so": core})
@@ -129,6 +144,15 @@ def test_torchs_libraries_are_those_of_its_releases() -> None:
     names = {unit.library for unit in tables.symbols.units if unit.release and Version(unit.release) >= Version("2.8")}
     # GCC's, which torch's wheel brings: a project may graft its own.
     assert set(policy().torch) == names - {"libgomp.so.1", "libgfortran.so.5"}
+
+
+def test_what_torch_needs_of_cuda_is_cudas() -> None:
+    tables = AuditTables.load(Path("nothing"))
+    units = [unit for unit in tables.symbols.units if unit.release and Version(unit.release) >= Version("2.8")]
+    needed = {name for unit in units for name in unit.needed} - {unit.library for unit in units}
+    of_cuda = {name for name in needed if re.match(r"lib(cu|nv|nccl)", name)}
+    assert {"libcudart.so.12", "libcudart.so.13", "libcufft.so.11", "libcusparseLt.so.0", "libnccl.so.2"} <= of_cuda
+    assert [name for name in sorted(of_cuda) if not matches_any(name, policy().cuda)] == []
 
 
 def test_an_allowed_graft(tmp_path: Path, library: Make) -> None:
