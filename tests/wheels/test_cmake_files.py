@@ -106,7 +106,9 @@ MOVE = Move(("demo", "ns.sub"), "torch29")
         ),
         ("demo/a.cmake", b"${CMAKE_CURRENT_LIST_DIR}/x.cmake \xff", b"${CMAKE_CURRENT_LIST_DIR}/x.cmake \xff"),
         ("demo/a.cmake", b"${CMAKE_CURRENT_LIST_DIR}/../demo/\xff", b"${CMAKE_CURRENT_LIST_DIR}/\xff"),
+        ("demo/a.cmake", b"${CMAKE_CURRENT_LIST_DIR}/../../../usr", b"${CMAKE_CURRENT_LIST_DIR}/../../../../usr"),
     ],
 )
-def test_places_lead_where_they_led(path: str, old: bytes, new: bytes) -> None:
+def test_places_lead_where_they_led(path: str, old: bytes, new: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")  # however deep the farm's own folder lies
     assert moved({path: old}, MOVE.folder) == {path: new}

@@ -11,6 +11,8 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 
+from torch_build_farm.wheels.run_paths import way
+
 _LIST_DIR = "${CMAKE_CURRENT_LIST_DIR}"
 # What install(EXPORT) writes: the file's own folder, then one line for each folder above it.
 _IMPORT_PREFIX = re.compile(
@@ -55,15 +57,15 @@ def _moved(path: str, content: bytes, prefixes: Mapping[str, str], new_folder: C
 
     def import_prefix(match: re.Match[bytes]) -> bytes:
         prefix = _above(folder, _count(match))
-        steps = len(posixpath.relpath(new_folder(prefix), new).split("/"))
-        old_steps = len(posixpath.relpath(prefix, folder).split("/"))
+        steps = len(way(new, new_folder(prefix)).split("/"))
+        old_steps = len(way(folder, prefix).split("/"))
         return match[0] + _ONE_ABOVE * (steps - old_steps)
 
     def list_dir(match: re.Match[bytes]) -> bytes:
         rest = _text(match["rest"]).lstrip("/")
         place = posixpath.normpath(posixpath.join(_above(folder, _count(match)), rest))
         slash = "/" if match["rest"].endswith(b"/") else ""
-        return _bytes(f"{_LIST_DIR}/{posixpath.relpath(new_folder(place), new)}{slash}")
+        return _bytes(f"{_LIST_DIR}/{way(new, new_folder(place))}{slash}")
 
     content = _IMPORT_PREFIX.sub(import_prefix, content)
     content = _ABOVE_LIST_DIR.sub(list_dir, content)
@@ -77,7 +79,7 @@ def _below_prefix(content: bytes, prefix: str, new_folder: Callable[[str], str])
 
     def place(match: re.Match[bytes]) -> bytes:
         old = posixpath.normpath(posixpath.join(prefix, _text(match["rest"])))
-        new = posixpath.relpath(new_folder(old), prefix)
+        new = way(prefix, new_folder(old))
         return b"${" + match["name"] + b"}/" + _bytes(new) + (b"/" if match["rest"].endswith(b"/") else b"")
 
     names = b"|".join(_PREFIXES)

@@ -24,7 +24,7 @@ from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.project.variant import STABLE_TAG
-from torch_build_farm.wheels import cmake_files, namespaces, plain_files, run_paths
+from torch_build_farm.wheels import cmake_files, namespaces, pkg_config_files, plain_files, run_paths
 from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Library, opened, read_wheel
@@ -35,6 +35,7 @@ ENTRY_POINTS = "plain_entry_points.txt"
 # says what the variant needs of torch (`cuda_needed`), "import-torch-first: yes" that the dispatcher imports torch, and
 # "torch: 2.10" that the variant serves that minor and all later ones.
 MARKER = "_variant.txt"
+_PACKAGE_FILES = (".cmake", ".pc")  # say where a package's libraries and headers are
 _MAIN = """import os, runpy
 
 runpy.run_path(os.path.join(os.path.dirname(__file__), "__init__.py"), run_name="__main__")
@@ -243,6 +244,16 @@ def _repatch(library: Library, content: bytes, move: Move, scratch: Path, shell:
     return run_paths.patched(library, content, entries, scratch=scratch, shell=shell, error=RelocationError)
 
 
+def _moved_package_files(contents: Mapping[str, bytes], move: Move) -> dict[str, bytes]:
+    """CMake's and pkg-config's files, by where they were installed, with the places that they name after the move."""
+    moved = {}
+    for path, content in contents.items():
+        if path.endswith(".pc"):
+            moved[path] = pkg_config_files.moved(path, content, move.folder)
+    of_cmake = {path: content for path, content in contents.items() if path not in moved}
+    return moved | cmake_files.moved(of_cmake, move.folder)
+
+
 def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: str, shell: Shell) -> Path:
     """Write the relocated wheel into folder `out`; it requires the plain wheel. Returns its path.
 
@@ -259,11 +270,11 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         namespaces.check(outermost(settings.packages), archive)
         metadata = _require(archive.read(f"{info}/METADATA").decode("utf-8"), settings)
     move = _move(settings.packages, tag, info, libraries.values())
-    by_cmake = {}
+    package_files = {}
     for entry, content in zip(entries, contents, strict=True):
-        if entry.filename.endswith(".cmake"):
-            by_cmake[installed_path(entry.filename)] = content
-    by_cmake = cmake_files.moved(by_cmake, move.folder)
+        if entry.filename.endswith(_PACKAGE_FILES):
+            package_files[installed_path(entry.filename)] = content
+    package_files = _moved_package_files(package_files, move)
     planned = _plan([entry.filename for entry in entries], info, move, settings.plain_files)
     members = []
     for entry in entries:
@@ -272,8 +283,8 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
             content = plain_files.content_for_all(entry.filename, content)
         elif entry.filename in libraries:
             content = _repatch(libraries[entry.filename], content, move, scratch, shell)
-        elif entry.filename.endswith(".cmake"):
-            content = by_cmake[installed_path(entry.filename)]
+        elif entry.filename.endswith(_PACKAGE_FILES):
+            content = package_files[installed_path(entry.filename)]
         elif entry.filename == f"{info}/METADATA":
             content = metadata.encode("utf-8")
         # Nothing else of the entry changes, so that the same input always gives the same bytes.

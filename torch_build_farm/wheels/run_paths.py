@@ -33,6 +33,12 @@ def resolve(entry: str, folder: str) -> str | None:
     return posixpath.normpath(posixpath.join(ROOT, folder, match[1] or ""))
 
 
+def way(folder: str, place: str) -> str:
+    """The relative path from a folder to a place, both relative to site-packages; the place may lie outside of it."""
+    # Without made-up folders it would depend on how deep the current folder lies.
+    return posixpath.relpath(*(posixpath.normpath(f"/{ROOT}{path}") for path in (place, folder)))
+
+
 def linked(libraries: Collection[Library]) -> set[str]:
     """The members that another library of the wheel needs and finds by its own run paths.
 
