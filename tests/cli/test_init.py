@@ -131,6 +131,94 @@ setup(name="demo", version="1", packages=["demo"])
     assert setting == {"config-settings": {"--build-option": ["--cpp_ext", "--cuda_ext", "--debug"]}}
 
 
+@pytest.mark.parametrize(
+    ("script", "tables"),
+    [
+        (
+            "scripts/compile.py",
+            """build-backend = "poetry.core.masonry.api"
+[tool.poetry.build]
+script = "scripts/compile.py"
+""",
+        ),
+        (
+            "compile.py",
+            """build-backend = "poetry.core.masonry.api"
+[tool.poetry]
+build = "compile.py"
+""",
+        ),
+        (
+            "hatch_build.py",
+            """build-backend = "hatchling.build"
+[tool.hatch.build.hooks.custom]
+""",
+        ),
+        (
+            "hook.py",
+            """build-backend = "hatchling.build"
+[tool.hatch.build.targets.wheel.hooks.custom]
+path = "hook.py"
+""",
+        ),
+        (
+            "pdm_build.py",
+            """build-backend = "pdm.backend"
+""",
+        ),
+    ],
+)
+def test_what_the_script_of_another_back_end_says(tmp_path: Path, script: str, tables: str) -> None:
+    backend = {"poetry": "poetry-core", "hatchl": "hatchling", "pdm.ba": "pdm-backend"}[tables.split('"')[1][:6]]
+    (tmp_path / "pyproject.toml").write_text(
+        f'[project]\nname = "demo"\nversion = "1"\n[build-system]\nrequires = ["{backend}"]\n{tables}'
+    )
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "__init__.py").touch()
+    (tmp_path / script).parent.mkdir(exist_ok=True)
+    (tmp_path / script).write_text("""
+import os, numpy, torch
+from setuptools import Distribution
+FORCE = os.getenv("DEMO_FORCE_BUILD", "FALSE") == "TRUE"
+flags = ["-O3", "-march=haswell", "-mavx2", "-march=x86-64"]
+""")
+    _, text = written(tmp_path)
+    settings = tomllib.loads(text)["tool"]["torch-build-farm"]
+    assert settings["build-requires"] == ["numpy", "setuptools"]
+    assert f"# CHECK: {script} imports numpy, setuptools" in text
+    assert settings["environment"] == {"DEMO_FORCE_BUILD": "TRUE"}
+    assert f"# {script} reads DEMO_FORCE_BUILD;" in text
+    assert f"# CHECK: {script} compiles with -march=haswell, -mavx2." in text
+    assert 'cpu-baseline = "x86-64-v3" gives leave' in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [
+        ("-msse4.2 -mpopcnt", "x86-64-v2"),
+        ("-march=x86-64-v3", "x86-64-v3"),
+        ("-mfma -mavx512f", "x86-64-v4"),
+        ("-march=armv8-a -mtune=haswell -march=x86-64 -march=rv64gc -matomic", ""),
+    ],
+)
+def test_code_for_newer_cpus(tmp_path: Path, flags: str, level: str) -> None:
+    (tmp_path / "setup.py").write_text(f"setup(name='demo', version='1', packages=['demo'])\nflags = '{flags}'\n")
+    _, text = written(tmp_path)
+    stated = [line for line in text.splitlines() if "compiles with" in line]
+    assert [f'cpu-baseline = "{level}"' in line for line in stated] == ([True] if level else [])
+
+
+def test_meson_compiles_for_the_machine_at_hand(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["meson-python"]\nbuild-backend = "mesonpy"\n[project]\nname = "demo"\nversion = "1"\n'
+    )
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "__init__.py").touch()
+    (tmp_path / "meson.build").write_text("project('demo', 'cpp')\nadd_project_arguments('-march=native')\n")
+    _, text = written(tmp_path)
+    assert "# CHECK: meson.build compiles with -march=native" in text
+
+
 def test_what_cmake_files_say(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nname = "demo"\nversion = "1"\n[build-system]\nrequires = ["scikit-build-core"]\n'

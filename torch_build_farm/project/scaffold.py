@@ -14,6 +14,7 @@ from torch_build_farm.core.errors import SourceError, VersionError
 from torch_build_farm.core.requirements import check_name
 from torch_build_farm.core.text import printable
 from torch_build_farm.project import (
+    build_script,
     cibuildwheel_table,
     cmake_hints,
     import_names,
@@ -84,7 +85,8 @@ def look(origin: Origin) -> SourceFacts:
         cuda_sources = [str(path.relative_to(origin.root)) for path in origin.root.rglob("*.cu")]
     except RecursionError:
         raise SourceError("folders of the source lie too deep in one another", where=str(origin.root)) from None
-    setup = source_files.text(root, "setup.py")
+    script = build_script.name(document)
+    setup = source_files.text(root, script)
     cmake_text = cmake_hints.text(root) if _runs_cmake(setup, build_system) else ""
     cmake = cmake_hints.find(cmake_text)
     if "CMAKE_INSTALL_PREFIX" in setup:
@@ -100,7 +102,7 @@ def look(origin: Origin) -> SourceFacts:
         cuda_sources=tuple(sorted(cuda_sources)),
         setup=setup_hints.find(root, document),
         cmake=cmake,
-        native=native_code.find(setup, cmake_text),
+        native=native_code.find(script, setup, cmake_text),
         linked=linked_packages.find(setup, cmake_text, cmake.required, stated.requires),
         cibuildwheel=cibuildwheel_table.translate(document),
         setup_alone=not (origin.subdirectory or (root / "pyproject.toml").is_file()),
@@ -112,7 +114,7 @@ def look(origin: Origin) -> SourceFacts:
 def _runs_cmake(setup: str, build_system: Mapping[str, Any]) -> bool:
     """Whether CMake builds the Python project: many have CMake files for users of C++ alone."""
     words = f"{build_system.get('build-backend', '')} {build_system.get('requires', '')}"
-    return "scikit" in words or "cmake" in f"{words} {setup}".lower()
+    return "scikit" in words or ("mesonpy" not in words and "cmake" in f"{words} {setup}".lower())
 
 
 def _torch(requirements: Iterable[str]) -> str:
@@ -193,7 +195,9 @@ def _settings_lines(facts: SourceFacts) -> list[str]:
     imported = [name for name in facts.setup.undeclared if name not in settings.get("build-requires", ())]
     if imported:
         requires = [*settings.pop("build-requires", ()), *imported]
-        lines.append(f"build-requires = {_inline(requires)}  # {MARK} setup.py imports {', '.join(imported)}")
+        lines.append(
+            f"build-requires = {_inline(requires)}  # {MARK} {facts.setup.script} imports {', '.join(imported)}"
+        )
     for key, value in settings.items():
         lines.append(f"{key} = {_inline(value)}  # {MARK} by [tool.cibuildwheel]")
     return lines
@@ -205,7 +209,7 @@ def _environment_lines(facts: SourceFacts, by_cibuildwheel: Mapping[str, str]) -
     reasons = ["by [tool.cibuildwheel]"] if by_cibuildwheel else []
     if facts.setup.forces_build:
         environment |= facts.setup.forces_build
-        reasons.append("compiles, where setup.py may take a wheel that somebody else built")
+        reasons.append(f"compiles, where {facts.setup.script} may take a wheel that somebody else built")
     # With this, setup.py of torch-scatter and its kin leaves the CUDA sources out.
     if facts.cuda_sources and "FORCE_ONLY_CPU" in facts.setup.variables:
         environment["FORCE_ONLY_CPU"] = "1"
@@ -240,18 +244,23 @@ def _hints(facts: SourceFacts) -> Iterator[str]:
                 "without a GPU too."
             )
     if facts.setup.variables:
-        yield f"setup.py reads {', '.join(facts.setup.variables)}; the table environment sets them."
+        yield f"{facts.setup.script} reads {', '.join(facts.setup.variables)}; the table environment sets them."
     if facts.setup.options:
         yield (
             f"{MARK} setup.py looks for options on its command line. "
             f'config-settings = {{ "--build-option" = {_inline(facts.setup.options)} }} passes all of them.'
         )
     if facts.setup.downloads:
-        yield f"{MARK} setup.py downloads something. A build that it depends on has to do without."
+        yield f"{MARK} {facts.setup.script} downloads something. A build that it depends on has to do without."
     if facts.native.file and not (facts.native.environment or facts.native.cmake_defines):
         yield (
             f"{MARK} {facts.native.file} compiles with -march=native, for the CPU of the machine at hand. A wheel of "
             "such code is refused: a diff in patches takes it out, and cpu-baseline gives leave for newer CPUs."
+        )
+    for file, options in facts.native.newer.items():
+        yield (
+            f"{MARK} {file} compiles with {', '.join(options)}. A wheel whose code needs such a CPU and does not ask "
+            f'for it is refused; cpu-baseline = "{native_code.level(options)}" gives leave.'
         )
     if facts.setup.outside:
         patterns = ", ".join(f'"{kind}/*"' for kind in facts.setup.outside)

@@ -1,4 +1,7 @@
-"""What a setup.py says of its build that somebody who writes a project file should know, read as data."""
+"""What setup.py, or the script of another back end, says of the build to somebody who writes a project file.
+
+It is read as data.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.toml import table_in
-from torch_build_farm.project import setup_script, source_files
+from torch_build_farm.project import build_script, setup_script, source_files
 
 _READS = r"""(?:getenv\(|environ\.get\(|environ\[)\s*["'](?P<name>\w+)["']"""
 _VARIABLE = re.compile(_READS)
@@ -23,8 +26,9 @@ _COMPARED = re.compile(_READS + r"""\s*(?:,\s*["'][^"'\n]*["']\s*)?[)\]]\s*==\s*
 _DOWNLOADS = re.compile(r"\burlretrieve\b|\burlopen\b|\brequests\.get\b|\bhf_hub_download\b|\bgdown\b")
 _FORCES_BUILD = re.compile(r"\w*FORCE_BUILD")
 _FORCES_CUDA = re.compile(r"(?:\w+_)?FORCE_CUDA(?:_EXTENSIONS?)?")
-# In every build: Python's own, setuptools', and what the farm adds.
-_THERE = {*sys.stdlib_module_names, "distutils", "packaging", "pkg_resources", "setuptools", "torch"}
+# In every build: Python's own, and what the farm adds. In one of setup.py: setuptools' too.
+_THERE = {*sys.stdlib_module_names, "distutils", "packaging", "torch"}
+_SETUPTOOLS = {"pkg_resources", "setuptools"}
 # Arguments of setup(), and keys of setuptools' table, for what is installed outside of packages, by the kind of folder.
 _OUTSIDE = {
     "data_files": "data", "data-files": "data", "scripts": "scripts", "script-files": "scripts", "headers": "headers",
@@ -33,13 +37,15 @@ _OUTSIDE = {
 
 @dataclass(frozen=True)
 class SetupHints:
-    """`variables` are those that setup.py reads; `forces_build` and `forces_cuda` are some of them, with their values.
+    """What `script`, such as setup.py, says.
 
-    `downloads`: setup.py fetches something. `outside` are kinds of folders that files go into outside of packages:
-    "scripts", "data", "headers". `undeclared` are modules that setup.py imports and that no build requirement brings.
-    `options` are those that setup.py looks for on its command line.
+    `variables` are those that it reads; `forces_build` and `forces_cuda` are some of them, with their values.
+    `downloads`: it fetches something. `outside` are kinds of folders that files go into outside of packages: "scripts",
+    "data", "headers". `undeclared` are modules that it imports and that no build requirement brings. `options` are
+    those that setup.py looks for on its command line.
     """
 
+    script: str
     variables: tuple[str, ...]
     forces_build: Mapping[str, str]
     forces_cuda: Mapping[str, str]
@@ -50,31 +56,34 @@ class SetupHints:
 
 
 def find(project: Path, pyproject: Mapping[str, Any]) -> SetupHints:
-    """The hints of the project in a folder. Raises SourceError where setup.py cannot be read."""
-    text = source_files.text(project, "setup.py")
+    """The hints of the project in a folder. Raises SourceError where its script cannot be read."""
+    script = build_script.name(pyproject)
+    text = source_files.text(project, script)
     variables = sorted({match["name"] for match in _VARIABLE.finditer(text)})
     values = {match["name"]: match["value"] for match in _COMPARED.finditer(text)}
     return SetupHints(
+        script=script,
         variables=tuple(variables),
         forces_build={name: values.get(name, "1") for name in variables if _FORCES_BUILD.fullmatch(name)},
         forces_cuda={name: values.get(name, "1") for name in variables if _FORCES_CUDA.fullmatch(name)},
         downloads=bool(_DOWNLOADS.search(text)),
         outside=tuple(sorted(set(_outside(project, pyproject)))),
-        undeclared=tuple(sorted(_undeclared(project, pyproject))),
-        options=tuple(sorted(setup_script.options(project))),
+        undeclared=tuple(sorted(_undeclared(project, script, pyproject))),
+        options=tuple(sorted(setup_script.options(project))) if script == "setup.py" else (),
     )
 
 
-def _undeclared(project: Path, pyproject: Mapping[str, Any]) -> set[str]:
-    """Modules that setup.py imports and that neither Python, nor the project, nor a declared requirement brings."""
+def _undeclared(project: Path, script: str, pyproject: Mapping[str, Any]) -> set[str]:
+    """Modules that the script imports and that neither Python, nor the project, nor a declared requirement brings."""
+    there = _THERE | _SETUPTOOLS if script == "setup.py" else _THERE
     declared = set()
     for text in table_in(pyproject, "build-system").get("requires", []):
         with contextlib.suppress(InvalidRequirement):
             declared.add(canonicalize_name(Requirement(text).name))
     undeclared = set()
-    for module in setup_script.imports(project):
+    for module in setup_script.imports(project, script):
         own = (project / module).is_dir() or (project / f"{module}.py").is_file()
-        if not own and module not in _THERE and canonicalize_name(module) not in declared:
+        if not own and module not in there and canonicalize_name(module) not in declared:
             undeclared.add(module)
     return undeclared
 

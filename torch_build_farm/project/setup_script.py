@@ -80,10 +80,10 @@ def extension_names(root: Path) -> ExtensionNames:
     return ExtensionNames(frozenset(names), frozenset(without_sources))
 
 
-def imports(root: Path) -> set[str]:
-    """The top-level modules that the tree's setup.py imports in any case, outside of functions and conditions."""
+def imports(root: Path, name: str) -> set[str]:
+    """The top-level modules that a Python file of the tree imports in any case, outside of functions and conditions."""
     modules: set[str] = set()
-    for node in _parsed(root, "setup.py")[0].body:
+    for node in _parsed(root, name)[0].body:
         if isinstance(node, ast.Import):
             modules.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
