@@ -86,3 +86,29 @@ def test_an_extension_without_sources_is_in_doubt(tmp_path: Path) -> None:
 def test_an_extension_without_sources_that_is_the_only_name(tmp_path: Path) -> None:
     read = names(tmp_path, {"setup.py": "setup(ext_modules=[Extension(name='demo_ext', sources=[])])"})
     assert (read.names, read.without_sources) == (("demo_ext",), ("demo_ext",))
+
+
+def test_modules_of_meson(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": '[build-system]\nbuild-backend = "mesonpy"',
+        "demo/__init__.py": "",
+        "meson.build": """project('demo', 'cpp', version: '1')
+py = import('python').find_installation(pure: false)
+py.extension_module('demo_cpu', 'a.cpp', cpp_args: f('x', subdir: 'y'), install: true)
+py.extension_module('_core', 'a.cpp', subdir: 'demo', install: true)
+py.extension_module('tool', 'a.cpp')
+foreach name : ['a', 'b']
+  py.extension_module('_@0@'.format(name), 'a.cpp', install: true)
+endforeach
+py.install_sources('demo/__init__.py', subdir: 'demo')
+py.install_sources(['helper.py', 'data.txt'])
+subdir('cpp')
+# py.extension_module('commented', 'a.cpp', install: true)
+""",
+        "cpp/meson.build": "py.extension_module('demo_gpu', 'b.cpp', install : get_option('gpu'))\n",
+    }
+    read = names(tmp_path, files)
+    assert (read.names, read.modules) == (
+        ("demo", "demo_cpu", "demo_gpu", "helper"),
+        ("demo_cpu", "demo_gpu", "helper"),
+    )

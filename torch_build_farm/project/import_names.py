@@ -15,7 +15,8 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.toml import table_in
-from torch_build_farm.project import setup_script, source_files
+from torch_build_farm.project import meson_file, setup_script, source_files
+from torch_build_farm.project.dynamic_version import back_end
 
 # Folders with an __init__.py that are seldom installed.
 _BESIDE = {"benchmark", "benchmarks", "build", "cmake", "conda", "csrc", "dist", "doc", "docs", "example", "examples",
@@ -29,8 +30,8 @@ _MOST_FOLDERS = 2_000
 class ImportNames:
     """Packages, dotted in a namespace, and single modules; `listed`: the source itself lists them.
 
-    `modules` are those of them that only setup.py names, where it may or may not build them. `without_sources` are
-    extensions that may stand for no module; they are among `names` only where there is nothing else.
+    `modules` are those of them that only setup.py or meson.build names, where it may or may not build them.
+    `without_sources` are extensions that may stand for no module, among `names` only where there is nothing else.
     """
 
     names: tuple[str, ...]
@@ -60,7 +61,8 @@ def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], 
     extensions = setup_script.extension_names(project)
     without_sources = {module for module in extensions.without_sources if not _has_files(project, bases, module)}
     without_sources = {module for module in without_sources if module.isidentifier()}
-    modules = {module for module in extensions.names if module.isidentifier()} - packages - without_sources
+    named = extensions.names | (meson_file.modules(project) if back_end(pyproject) == "mesonpy" else set())
+    modules = {module for module in named if module.isidentifier()} - packages - without_sources
     built = packages - without_sources | modules
     return ImportNames(
         names=tuple(sorted(built or without_sources)),

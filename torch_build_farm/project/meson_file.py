@@ -1,7 +1,7 @@
-"""What project() in a meson.build says, read as data.
+"""What project() in a meson.build says, and what its other calls install at top level, read as data.
 
 Own code: meson itself would have to be installed, and its parser is no public interface. project() has to be the first
-statement of the file (Meson's manual, "project"), and only the words of its call are taken apart here.
+statement of the file (Meson's manual, "project"), and only the words of calls are taken apart here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from torch_build_farm.project import source_files
 
@@ -20,6 +20,7 @@ _WORD = re.compile(
     re.DOTALL,
 )
 _OPEN, _CLOSE = "([{", ")]}"
+_MOST_FILES = 100
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,35 @@ def project(root: Path) -> MesonProject:
         case [_Word("files"), _Word("("), _Word(path, quoted=True), _Word(")")]:
             return MesonProject(_only_text(name), version_file=path)
     return MesonProject(_only_text(name), version_expression=expression)
+
+
+def modules(root: Path) -> set[str]:
+    """The modules that the tree's meson.build, and those below it by subdir(), install beside the packages.
+
+    They are extension modules and files of Python without a `subdir` (Meson's manual, "Python module"), as far as they
+    are plain text. Raises SourceError where a file cannot be read.
+    """
+    names: set[str] = set()
+    folders = [PurePosixPath()]
+    for folder in folders:
+        for function, arguments in _calls(_words(source_files.text(root, str(folder / "meson.build")))):
+            first = _only_text(arguments.get("0", []))
+            if function == "subdir" and first and len(folders) < _MOST_FILES:
+                folders.append(folder / first)
+            elif function == "extension_module" and "install" in arguments and "subdir" not in arguments:
+                names.add(first)
+            elif function == "install_sources" and "subdir" not in arguments:
+                names.update(word.text.removesuffix(".py") for word in arguments.get("0", ()) if word.quoted)
+    return names
+
+
+def _calls(words: Iterator[_Word]) -> Iterator[tuple[str, dict[str, list[_Word]]]]:
+    """Each function that is called, but for those in arguments, with the words of its arguments."""
+    previous = ""
+    for word in words:
+        if previous.isidentifier() and word == _Word("(", quoted=False):
+            yield previous, _arguments(words)
+        previous = "" if word.quoted else word.text
 
 
 def _words(text: str) -> Iterator[_Word]:

@@ -174,7 +174,7 @@ def _packages_line(facts: SourceFacts, name: str) -> str:
         folder = imports.beside[0].partition(".")[0]
         mark = f'should the wheel install {folder}? exclude = ["/{folder}/"] leaves it out'
     elif imports.modules:
-        mark = f"is {', '.join(imports.modules)} built? setup.py may leave it out"
+        mark = f"is {', '.join(imports.modules)} built? {facts.setup.script} may leave it out"
     elif not (imports.listed or len(imports.names) == 1):
         mark = "which packages does the wheel install?"
     elif imports.without_sources:
