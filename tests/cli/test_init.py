@@ -199,6 +199,7 @@ flags = ["-O3", "-march=haswell", "-mavx2", "-march=x86-64"]
         ("-march=x86-64-v3", "x86-64-v3"),
         ("-mfma -mavx512f", "x86-64-v4"),
         ("-march=armv8-a -mtune=haswell -march=x86-64 -march=rv64gc -matomic", ""),
+        (f"-march={'a' * 100_000}", ""),
     ],
 )
 def test_code_for_newer_cpus(tmp_path: Path, flags: str, level: str) -> None:

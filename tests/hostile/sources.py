@@ -17,7 +17,7 @@ from torch_build_farm.releases.sdk import fallback
 
 _PYPROJECT = """[build-system]
 requires = ["setuptools>=70", "setuptools_scm>=8", "torch==2.9.1"]
-build-backend = "setuptools.build_meta"
+build-backend = "{backend}"
 
 [project]
 name = "demo-ext"
@@ -55,6 +55,12 @@ if os.getenv("FORCE_ONLY_CPU", "0") == "1": pass
 requires = ["torch", "numpy"] + ["x"]
 setup(name="demo", version=__version__, python_requires=f">={'3.8'}", install_requires=requires)
 """
+_MESON = """project('demo-ext', 'cpp', version: '1.7')
+py = import('python').find_installation(pure: false)
+py.extension_module('demo_cpu', 'a.cpp', cpp_args: ['-march=native', f(x, y: 1)], install: true)
+py.install_sources(['helper.py'])  # beside the package
+subdir('cpp')
+"""
 _ARCHIVAL = "node: 0123abc\nnode-date: 2026-01-02T00:00:00+00:00\ndescribe-name: v1.4-3-g0123abc\nref-names: HEAD -> main, tag: v1.4\n"
 _HEAD, _PACKED = (
     "ref: refs/heads/main\n",
@@ -66,6 +72,7 @@ def examples(seed: int) -> dict[str, bytes]:
     """The files of a source tree by their names."""
     chance = random.Random(seed)
     pyproject = _PYPROJECT.format(
+        backend="mesonpy" if chance.random() < 0.2 else "setuptools.build_meta",
         version=chance.choice(['version = "1.2.3"', 'dynamic = ["version"]', 'dynamic = ["version"]', ""]),
         way=chance.choice(['file = ["VERSION"]', 'attr = "demo.version.__version__"', 'file = "../VERSION"']),
         provider=chance.choice(["regex", "setuptools_scm", "own"]),
@@ -75,7 +82,7 @@ def examples(seed: int) -> dict[str, bytes]:
     files = {
         "pyproject.toml": pyproject, "PKG-INFO": _PKG_INFO, "setup.cfg": _SETUP_CFG, "setup.py": _SETUP_PY,
         "VERSION": "1.5\n", "demo/version.py": '__version__ = "1.6"\n', "demo/__init__.py": "",
-        "demo.egg-info/top_level.txt": "demo\n_demo\n", ".git_archival.txt": _ARCHIVAL,
+        "demo.egg-info/top_level.txt": "demo\n_demo\n", ".git_archival.txt": _ARCHIVAL, "meson.build": _MESON,
     }  # fmt: skip
     for name in list(files):
         if chance.random() < 0.4:
@@ -122,6 +129,12 @@ def _bomb(chance: random.Random, name: str) -> str:
             "a0 = ['xx']\n" + "".join(f"a{i + 1} = [a{i}, a{i}]\n" for i in range(min(many, 500))) + "setup(version=f'{a40}')",
             "setup(" * many, "lambda: " * many + "1", "[],\n" * many, "x.y" * many, "f'" + "{" * many, "#" * many * 10,
             "\n" * many, "from torch.utils import (\n" * many, "from torch.utils import " + "x, " * many, " \t" * many,
+        ])  # fmt: skip
+    if name == "meson.build":
+        return chance.choice([
+            "project(" * many, "project('a', version: " + "[" * many, "subdir('a')\n" * many, "x.extension_module('a', " * many,
+            "subdir('" + "a/" * many + "')", "'" * many, "f'" * many, "project()\n" + "subdir('.')\n" * many, "-march=" * many,
+            "-march=" + "a" * many, "extension_module('" + "a" * many + "', install: true)", "\\\n" * many,
         ])  # fmt: skip
     return chance.choice([
         "Name: " + "x" * many, "[metadata]\nname" + " " * many + "x", " \t" * many, "[" * many, "Name: a\n b" * many, ":" * many,

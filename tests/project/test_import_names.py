@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm.project import import_names
+from torch_build_farm.project import import_names, setup_hints
 from torch_build_farm.project.setup_script import setup_arguments
 
 CASES = {
@@ -112,3 +112,10 @@ subdir('cpp')
         ("demo", "demo_cpu", "demo_gpu", "helper"),
         ("demo_cpu", "demo_gpu", "helper"),
     )
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    name = "a" * 300
+    setup = f"import {name}\nsetup(packages=['demo', '{name}'], ext_modules=[Extension('{name}', [])])"
+    assert names(tmp_path, {"setup.py": setup}).names == ("demo",)
+    assert setup_hints.find(tmp_path, {}).undeclared == ()

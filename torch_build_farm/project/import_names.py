@@ -24,6 +24,7 @@ _BESIDE = {"benchmark", "benchmarks", "build", "cmake", "conda", "csrc", "dist",
            "vendor"}  # fmt: skip
 _NAMESPACES_DEEP = 4
 _MOST_FOLDERS = 2_000
+_LONGEST = 200  # bytes of a name, which is that of a file too
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], 
             candidates = _packages(project / base, "", _Budget())
             packages = {package for package in candidates if base or _plausible(package, name)}
     extensions = setup_script.extension_names(project)
-    without_sources = {module for module in extensions.without_sources if not _has_files(project, bases, module)}
-    without_sources = {module for module in without_sources if module.isidentifier()}
+    without_sources = set(filter(can_be_a_module, extensions.without_sources))
+    without_sources = {module for module in without_sources if not _has_files(project, bases, module)}
     named = extensions.names | (meson_file.modules(project) if back_end(pyproject) == "mesonpy" else set())
-    modules = {module for module in named if module.isidentifier()} - packages - without_sources
+    modules = set(filter(can_be_a_module, named)) - packages - without_sources
     built = packages - without_sources | modules
     return ImportNames(
         names=tuple(sorted(built or without_sources)),
@@ -70,6 +71,11 @@ def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], 
         modules=tuple(sorted(modules)),
         without_sources=tuple(sorted(without_sources)),
     )
+
+
+def can_be_a_module(name: str) -> bool:
+    """Whether Python can import a module of that name, and a file can have it."""
+    return name.isidentifier() and len(name.encode()) <= _LONGEST
 
 
 def _has_files(project: Path, bases: Iterable[str], module: str) -> bool:
@@ -88,7 +94,7 @@ def _plausible(dotted: str, name: str) -> bool:
 
 def _importable(names: Iterable[str]) -> set[str]:
     """Those of the names that can be imported, without the packages within others: the settings take no others."""
-    valid = {name for name in names if all(part.isidentifier() for part in name.split("."))}
+    valid = {name for name in names if all(map(can_be_a_module, name.split(".")))}
     return {name for name in valid if not any(name.startswith(f"{other}.") for other in valid)}
 
 

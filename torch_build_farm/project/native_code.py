@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 _NATIVE = re.compile(r"-m(?:arch|cpu)=native\b|-xHost\b")  # of GCC, Clang and Intel's compilers
 # GCC's manual, "x86 Options"; not what every x86-64 CPU has, and not other CPUs'.
 _NEWER = re.compile(
-    r"(?<![\w-])-m(?:arch=(?!native\b|arm|rv\d|x86-64(?!-v))[a-z][\w-]*"
-    r"|ssse3|sse4(?:\.\d|a)?|popcnt|avx\w*|fma4?|f16c|bmi2?)(?![\w.-])"
+    r"(?<![\w-])-m(?:arch=(?!native\b|arm|rv\d|x86-64(?!-v))[a-z][\w-]{0,40}"
+    r"|ssse3|sse4(?:\.\d|a)?|popcnt|avx\w{0,40}|fma4?|f16c|bmi2?)(?![\w.-])"
 )
 _FOURTH = ("avx512", "x86-64-v4", "icelake", "sapphirerapids", "znver4", "znver5")
 _SECOND = ("sse", "popcnt", "x86-64-v2", "nehalem", "westmere", "silvermont")

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.toml import table_in
 from torch_build_farm.project import build_script, setup_script, source_files
+from torch_build_farm.project.import_names import can_be_a_module
 
 _READS = r"""(?:getenv\(|environ\.get\(|environ\[)\s*["'](?P<name>\w+)["']"""
 _VARIABLE = re.compile(_READS)
@@ -81,7 +82,7 @@ def _undeclared(project: Path, script: str, pyproject: Mapping[str, Any]) -> set
         with contextlib.suppress(InvalidRequirement):
             declared.add(canonicalize_name(Requirement(text).name))
     undeclared = set()
-    for module in setup_script.imports(project, script):
+    for module in filter(can_be_a_module, setup_script.imports(project, script)):
         own = (project / module).is_dir() or (project / f"{module}.py").is_file()
         if not own and module not in there and canonicalize_name(module) not in declared:
             undeclared.add(module)
