@@ -61,3 +61,38 @@ def test_nothing_for_the_machine_at_hand(tmp_path: Path) -> None:
     _, text = written(tmp_path)
     assert "CHECK: else" not in text
     assert "native" not in text
+
+
+_MESON = """[build-system]
+requires = ["meson-python"]
+build-backend = "mesonpy"
+[project]
+name = "demo"
+version = "1"
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"setup.py": "flags = ['-fopenmp']"}, True),
+        ({"setup.py": "cmake", "CMakeLists.txt": "find_package( OpenMP REQUIRED)"}, True),
+        (
+            {"pyproject.toml": _MESON, "meson.build": "dependency('openmp')"},
+            True,
+        ),
+        ({"pyproject.toml": _MESON, "meson.build": "dependency( 'fmt')"}, False),
+        ({"setup.py": "# -fopenmp-simd", "CMakeLists.txt": "find_package(OpenMP)"}, False),
+    ],
+)
+def test_openmp_is_left_to_torch(tmp_path: Path, files: dict[str, str], expected: bool) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "__init__.py").touch()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    _, text = written(tmp_path)
+    lines = [line for line in text.splitlines() if line.startswith("external-libraries")]
+    assert (
+        lines
+        == ['external-libraries = { "libgomp.so.1" = "torch" }  # CHECK: OpenMP by torch\'s own library'] * expected
+    )

@@ -20,6 +20,8 @@ _ASKED = re.compile(
     r"\b(?P<package>[A-Za-z_]\w*)(?:\.utils)?\.(?:cmake_prefix_path|get_cmake_dir|get_library_dirs?|get_lib_dirs?)\b"
 )
 _ALIAS = re.compile(r"(?:\bimport|,)\s+(?P<package>\w+)\s+as\s+(?P<alias>\w+)")
+# Options of compilers, CMake's FindOpenMP, and a dependency of Meson's.
+_OPENMP = re.compile(r"-fopenmp(?![\w-])|-lgomp\b|\bfind_package\s*\(\s*OpenMP\b|\bdependency\(\s*'openmp'")
 # Their libraries are torch's own, or headers are all that they have for a build.
 _NO_LIBRARY = {"cython", "nanobind", "numpy", "nvidia", "pybind11", "torch"}
 
@@ -41,6 +43,11 @@ def find(setup: str, cmake: str, cmake_packages: Iterable[str], requires: Iterab
         if distribution and package not in _NO_LIBRARY:
             linked[package] = distribution
     return dict(sorted(linked.items()))
+
+
+def uses_openmp(setup: str, cmake: str) -> bool:
+    """Whether the texts of setup.py or another back end's file, or of CMake files, ask for OpenMP."""
+    return bool(_OPENMP.search(setup) or _OPENMP.search(cmake))
 
 
 def _names(requires: Iterable[str]) -> Iterator[str]:

@@ -55,6 +55,7 @@ class SourceFacts:
     cmake: CMakeHints
     native: NativeCode
     linked: Mapping[str, str]  # packages whose libraries the build links against, with who brings them
+    openmp: bool
     cibuildwheel: Translation
     setup_alone: bool  # there is a setup.py, and no pyproject.toml
     subdirectory: str  # the folder of the Python project; empty for the top
@@ -104,6 +105,7 @@ def look(origin: Origin) -> SourceFacts:
         cmake=cmake,
         native=native_code.find(script, setup, cmake_text),
         linked=linked_packages.find(setup, cmake_text, cmake.required, stated.requires),
+        openmp=linked_packages.uses_openmp(setup, cmake_text),
         cibuildwheel=cibuildwheel_table.translate(document),
         setup_alone=not (origin.subdirectory or (root / "pyproject.toml").is_file()),
         subdirectory=origin.subdirectory,
@@ -188,10 +190,7 @@ def _settings_lines(facts: SourceFacts) -> list[str]:
     lines = _environment_lines(facts, settings.pop("environment", {}))
     if facts.native.cmake_defines:
         lines.append(f"cmake-defines = {_inline(facts.native.cmake_defines)}  # {MARK} {_FOR_ALL_CPUS}")
-    if facts.linked:
-        libraries = {f"lib{package}.so*": distribution for package, distribution in facts.linked.items()}
-        mark = f"the build seems to link against {', '.join(facts.linked)}; what are the libraries called?"
-        lines.append(f"external-libraries = {_inline(libraries)}  # {MARK} {mark}")
+    lines += _external_libraries_lines(facts)
     imported = [name for name in facts.setup.undeclared if name not in settings.get("build-requires", ())]
     if imported:
         requires = [*settings.pop("build-requires", ()), *imported]
@@ -218,6 +217,19 @@ def _environment_lines(facts: SourceFacts, by_cibuildwheel: Mapping[str, str]) -
         environment |= facts.native.environment
         reasons.append(_FOR_ALL_CPUS)
     return [f"environment = {_inline(environment)}  # {MARK} {'; '.join(reasons)}"] if environment else []
+
+
+def _external_libraries_lines(facts: SourceFacts) -> list[str]:
+    """The line of `external-libraries`, with each reason in its mark; none where there is no such library."""
+    libraries = {f"lib{package}.so*": distribution for package, distribution in facts.linked.items()}
+    reasons = []
+    if facts.linked:
+        reasons.append(f"the build seems to link against {', '.join(facts.linked)}; what are the libraries called?")
+    if facts.openmp:
+        # One of the wheel's own would be a second OpenMP runtime in the process.
+        libraries["libgomp.so.1"] = "torch"
+        reasons.append("OpenMP by torch's own library")
+    return [f"external-libraries = {_inline(libraries)}  # {MARK} {' '.join(reasons)}"] if libraries else []
 
 
 def _inline(value: Any) -> str:
