@@ -1,0 +1,1 @@
+from . import one, two  # noqa: F401

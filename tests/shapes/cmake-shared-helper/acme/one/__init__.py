@@ -1,0 +1,1 @@
+from . import _one  # noqa: F401

@@ -1,0 +1,1 @@
+from acme.two import _two  # noqa: F401

@@ -1,0 +1,1 @@
+from acme_backend import _C  # noqa: F401

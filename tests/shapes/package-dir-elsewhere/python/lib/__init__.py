@@ -1,0 +1,1 @@
+from . import _core, sub  # noqa: F401
