@@ -21,7 +21,7 @@ from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.project import source_files
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import auditwheel
+from torch_build_farm.wheels import auditwheel, cython_files
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.checks import problems
 from torch_build_farm.wheels.device_code import device_code_problems
@@ -69,6 +69,7 @@ def repair(
         # Its name has the tag that auditwheel granted, so it is not known before.
         (repaired,) = scratch.glob("*.whl")
         _mend_run_paths(repaired, settings, interpreter_run_paths, scratch, shell)
+        _leave_out_notes(repaired, builders)
         wheel = read_wheel(repaired)
         code = read_machine_code(wheel)
         reasons = problems(wheel, settings, expected, builders, linked_by)
@@ -106,6 +107,22 @@ def _mend_run_paths(
                 shell.say(f"the run paths of {library.path} become {':'.join(right) or 'none'}")
             members.append((info, content))
     write_wheel(path, members)
+
+
+def _leave_out_notes(path: Path, builders: Iterable[str]) -> None:
+    """Write the wheel anew where the output of Cython notes folders of the build."""
+    members, changed = [], False
+    with opened(path) as archive:
+        if not any(name.endswith(cython_files.SUFFIXES) for name in archive.namelist()):
+            return
+        for info in archive.infolist():
+            content = archive.read(info)
+            if info.filename.endswith(cython_files.SUFFIXES):
+                noted, content = content, cython_files.without_note(content, builders)
+                changed = changed or content != noted
+            members.append((info, content))
+    if changed:
+        write_wheel(path, members)
 
 
 def _init_files(step: Step) -> list[str]:
