@@ -106,7 +106,7 @@ setup(name="demo", version="1", packages=["demo"], ext_modules=[CUDAExtension(na
     (line,) = [line for line in text.splitlines() if line.startswith("environment")]
     assert "# CHECK: compiles, where setup.py may take a wheel that somebody else built" in line
     assert '# CHECK: with cuda-arch-list, environment = { FORCE_CUDA = "1" } compiles device code' in text
-    assert "# CHECK: setup.py downloads something." in text
+    assert "# CHECK: setup.py downloads something, and" in text
     assert "# CHECK: a.cu needs nvcc." in text
     assert "# CHECK: the wheel has files outside of its packages" in text
     assert 'plain-files = ["data/*", "scripts/*"]' in text

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_init import written
+from tests.conftest import CHECKOUT
+from torch_build_farm.project.settings import load
 
 
 def test_a_library_that_a_requirement_brings(tmp_path: Path) -> None:
@@ -61,6 +63,144 @@ def test_nothing_for_the_machine_at_hand(tmp_path: Path) -> None:
     _, text = written(tmp_path)
     assert "CHECK: else" not in text
     assert "native" not in text
+
+
+def project_with(tree: Path, files: dict[str, str]) -> str:
+    """The text that `init` writes for a project of these files and the package `demo`."""
+    for name, text in {"demo/__init__.py": "", **files}.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return written(tree)[1]
+
+
+def line_of(text: str, start: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.startswith(start)]
+    return line
+
+
+SETUP = "setup(name='demo', version='1', packages=['demo'], ext_modules=[CUDAExtension('demo._C', ['a.cpp'])])\n"
+
+
+def test_device_code_that_depends_on_a_gpu(tmp_path: Path) -> None:
+    asks = "import torch\nif torch.cuda.is_available(): pass\n"
+    text = project_with(tmp_path / "asks", {"setup.py": asks + SETUP, "a.cu": ""})
+    assert "# CHECK: setup.py asks torch.cuda.is_available(), which a machine without a GPU denies" in text
+    for name, setup, source in (
+        ("forced", asks + "import os; os.getenv('FORCE_CUDA')\n", "a.cu"),  # which another line names
+        ("comment", "# torch.cuda.is_available()\n", "a.cu"),
+        ("none", asks, "third_party/cutlass/a.cu"),
+    ):
+        text = project_with(tmp_path / name, {"setup.py": setup + SETUP, source: ""})
+        assert "is_available" not in text, name
+        assert ("nvcc" in text) == (source == "a.cu")
+
+
+def test_an_older_standard_than_some_minors_need(tmp_path: Path) -> None:
+    old = SETUP.replace("['a.cpp']", "['a.cpp'], extra_compile_args={'cxx': ['-std=c++17'], 'nvcc': ['-std=gnu++14']}")
+    text = project_with(tmp_path / "setup", {"setup.py": old})
+    line = line_of(text, "# CHECK: setup.py asks for -std=c++17, -std=gnu++14")
+    assert "torch 2.8, 2.9, 2.10, 2.11 need C++17" in line
+    assert "torch 2.12, 2.13, 2.14, 2.15 need C++20" in line
+    assert """before-build = ["sed -i 's/-std=c++17/-std=c++20/' setup.py"]""" in line
+    new = old.replace("c++17", "c++20").replace("gnu++14", "c++20")
+    assert "asks for" not in project_with(tmp_path / "new", {"setup.py": new})
+
+    narrow = old.replace("gnu++14", "c++17").replace("version=", "install_requires=['torch<2.12'], version=")
+    assert "asks for" not in project_with(tmp_path / "narrow", {"setup.py": narrow})
+
+    cmake = {"setup.py": SETUP + "cmake = 1\n", "CMakeLists.txt": "set(CMAKE_CXX_STANDARD 17)\n"}
+    assert "# CHECK: CMakeLists.txt asks for CXX_STANDARD 17:" in project_with(tmp_path / "cmake", cmake)
+    nothing = {**cmake, "a.cpp": "", "setup.py": "cmake = 1\nsetup(name='demo', version='1', packages=['demo'])\n"}
+    assert "asks for" not in project_with(tmp_path / "nothing", nothing)
+
+
+def test_imports_that_only_some_builds_make(tmp_path: Path) -> None:
+    setup = (
+        "def jobs():\n    import psutil, os, helper\n    from yaml import load\n"
+        "try:\n    import optional\nexcept ImportError: pass\n" + SETUP
+    )
+    files = {
+        "setup.py": setup,
+        "helper.py": "",
+        "pyproject.toml": '[build-system]\nrequires = ["setuptools", "yaml"]\n',
+    }
+    text = project_with(tmp_path / "a", files)
+    assert '# CHECK: setup.py imports psutil in some cases: build-requires = ["psutil"] brings it.' in text
+    assert not [line for line in text.splitlines() if line.startswith("build-requires")]
+    # A back end in the tree may bring what it likes.
+    files["pyproject.toml"] += 'build-backend = "backend"\nbackend-path = ["."]\n'
+    assert "psutil" not in project_with(tmp_path / "b", files)
+
+
+def test_downloads_and_builds_that_are_forced(tmp_path: Path) -> None:
+    text = project_with(tmp_path, {"setup.py": "from urllib.request import urlopen\nurlopen(url)\n" + SETUP})
+    assert "# CHECK: setup.py downloads something, and a build has no network: network = true gives it one" in text
+
+
+@pytest.mark.parametrize(
+    ("setup", "header", "stable", "minors"),
+    [
+        ("", "torch/csrc/stable/library.h", "2.10", ["2.10", "2.11", "2.12", "2.13", "2.14", "2.15"]),
+        ("x = '-DTORCH_TARGET_VERSION=0x020b000000000000'", "torch/csrc/stable/ops.h", "2.11", ["2.11", "2.12", "2.13", "2.14", "2.15"]),
+        ("x = '-DTORCH_TARGET_VERSION=0x020a000000000000'", "torch/all.h", "2.10", None),
+        ("x = '-DTORCH_TARGET_VERSION=0x0c0a000000000000'", "torch/csrc/stable/ops.h", "2.10", ["2.10", "2.11", "2.12", "2.13", "2.14", "2.15"]),
+        ("", "torch/all.h", None, None),
+    ],
+)  # fmt: skip
+def test_sources_of_the_stable_abi(
+    tmp_path: Path, setup: str, header: str, stable: str | None, minors: list[str] | None
+) -> None:
+    vendored = {"third_party/x/x.cpp": "#include <ATen/ATen.h>\n"}
+    text = project_with(tmp_path, {"setup.py": f"{setup}\n{SETUP}", "a.cpp": f"#include <{header}>\n", **vendored})
+    settings = load(tmp_path / "torch-build-farm", CHECKOUT).settings
+    assert (settings.stable_abi and str(settings.stable_abi)) == stable
+    assert [str(minor) for minor in settings.torch] == (
+        minors or ["2.8", "2.9", "2.10", "2.11", "2.12", "2.13", "2.14", "2.15"]
+    )
+    if stable:
+        assert "# CHECK:" in line_of(text, "stable-abi = ")
+
+
+def test_a_source_that_compiles_nothing(tmp_path: Path) -> None:
+    pure = "setup(name='demo', version='1', packages=['demo'], install_requires=['torch'])\n"
+    mark = "# CHECK: nothing of the source is compiled: does it need a wheel for each torch?"
+    assert mark in line_of(project_with(tmp_path / "pure", {"setup.py": pure}), "torch = ")
+    for name, files in {
+        "generated": {"setup.py": SETUP},
+        "cmake": {"setup.py": pure, "CMakeLists.txt": ""},
+        "cython": {"setup.py": pure, "demo/a.pyx": ""},
+    }.items():
+        assert mark not in project_with(tmp_path / name, files)
+
+
+def test_requirements_that_setuptools_wrote_down(tmp_path: Path) -> None:
+    text = project_with(
+        tmp_path,
+        {
+            "setup.py": "setup(install_requires=read())\n" + SETUP.replace("setup(", "other("),
+            "PKG-INFO": "Metadata-Version: 2.1\nName: demo\nVersion: 1\n",
+            "demo.egg-info/requires.txt": "numpy\ntorch>=2.13\n\n[all]\ntorch<2\n",
+        },
+    )
+    assert "requires 'torch>=2.13'" in text
+    assert line_of(text, "torch = ") == 'torch = ["2.13", "2.14", "2.15"]'
+
+
+def test_files_that_cmake_includes(tmp_path: Path) -> None:
+    text = project_with(
+        tmp_path,
+        {
+            "setup.py": SETUP + "cmake = 1\n",
+            "CMakeLists.txt": "include(cmake/dependencies.cmake)\nfind_package(Demo REQUIRED)\n",
+            "cmake/dependencies.cmake": "FetchContent_Declare(fmt URL x)\n",
+            "cmake/Fetch.cmake": "#[==[\nFetchContent_Declare(quoted URL x)\n]] #]==] FetchContent_Declare(real URL x) #[[ to the end\nFetchContent_Declare(last URL x)\n",
+            "cmake/FindOther.cmake": "find_package(Inner REQUIRED)\n",
+        },
+    )
+    assert "# CHECK: CMake fetches fmt, real:" in text
+    assert "Inner" not in text
+    assert "CMake requires" not in text  # Demo is the project's own name
 
 
 _MESON = """[build-system]

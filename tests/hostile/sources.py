@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.hostile.damage import damage, damage_text
 from torch_build_farm.core import toml
 from torch_build_farm.core.errors import FarmError
-from torch_build_farm.project import kept_sources, scaffold, tree
+from torch_build_farm.project import kept_sources, scaffold, source_facts, tree
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.project.variant import read_variants
@@ -156,7 +156,7 @@ def check(data: dict[str, bytes], folder: Path) -> None:
         tree.read(Origin(root)).digest()
     fallback.reason_for_full_torch(Settings(name="demo", packages=("demo",)), root)
     variants = list(read_variants([Path(__file__).parents[2] / "variants"]).values())
-    text = scaffold.project_file(scaffold.look(Origin(root)), {}, variants)
+    text = scaffold.project_file(source_facts.look(Origin(root)), {}, variants)
     settings = toml.loads(text)
     assert list(settings) == ["tool"]
     assert set(settings["tool"]["torch-build-farm"]) <= {

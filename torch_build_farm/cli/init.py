@@ -16,9 +16,10 @@ from torch_build_farm.core import foreign_files, toml
 from torch_build_farm.core.archives import unpack
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_text, sha256
-from torch_build_farm.project import scaffold
+from torch_build_farm.project import scaffold, source_facts
 from torch_build_farm.project.fetch import Fetcher, Origin, only_folder
 from torch_build_farm.project.settings import TABLE
+from torch_build_farm.project.source_facts import SourceFacts
 from torch_build_farm.project.variant import read_variants
 
 
@@ -59,7 +60,7 @@ def _init_tree(context: Context, tree: Path, folder: Path | None) -> None:
     A tree that has a setup.py alone stays one: beside it a pyproject.toml, whatever it holds, makes pip build in an
     isolated environment (PEP 518), where setup.py cannot import torch.
     """
-    facts = scaffold.look(Origin(tree))
+    facts = source_facts.look(Origin(tree))
     if folder is None:
         folder = tree / TABLE if facts.setup_alone else tree
     origin = {}
@@ -78,7 +79,7 @@ def _init_sdist(context: Context, source: str, folder: Path | None) -> None:
             archive = fetcher.download(asked, scratch)
         unpack(archive, scratch / "tree")
         # What an archive holds is no repository, even if it holds a .git.
-        tree = scaffold.look(Origin(only_folder(scratch / "tree"), "sdist", sealed=True))
+        tree = source_facts.look(Origin(only_folder(scratch / "tree"), "sdist", sealed=True))
         if not (tree.name and tree.version):
             raise UsageError(
                 f"{archive.name} is not an sdist: it does not state its name and version",
@@ -106,7 +107,7 @@ def _requirement(source: str) -> Requirement:
         ) from None
 
 
-def _write_project(context: Context, tree: scaffold.SourceFacts, origin: dict[str, str], folder: Path) -> None:
+def _write_project(context: Context, tree: SourceFacts, origin: dict[str, str], folder: Path) -> None:
     """Write the table to the folder's pyproject.toml: to a new file, or at the end of one without the table.
 
     Raises UsageError if the file has the table already, is not valid TOML, or cannot be written.

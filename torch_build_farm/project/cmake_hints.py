@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import SourceError
 from torch_build_farm.project import source_files
 
 _MOST_FILES = 50
 _MOST_FOLDERS = 2_000
-_NOT_ITS_OWN = {"3rdparty", "build", "docs", "examples", "extern", "external", "test", "tests", "third_party", "vendor"}
+# Files that others include, but for those that find a package or are one.
+_INCLUDED = re.compile(r"(?!Find)(?!.*[Cc]onfig).+\.cmake")
 _COMMENT = re.compile(r"#[^\n]*")
+_BRACKET_COMMENT = re.compile(r"#\[(?P<equals>=*)\[")
 _FIND = re.compile(r"\bfind_package\s*\(\s*(?P<name>\w[\w.+-]*)(?P<rest>[^()]{0,500})\)", re.IGNORECASE)
 _FETCH = re.compile(
     r"\b(?:FetchContent_Declare|FetchContent_Populate|ExternalProject_Add|CPMAddPackage)"
@@ -31,7 +35,8 @@ _DESTINATION = re.compile(
     r'(?:/[^\s"]*)?)"?(?=\s|$)'
 )
 # Found in every build: torch, the interpreter, and what a build requirement or the compiler brings.
-_THERE = {"cuda", "cudatoolkit", "openmp", "pybind11", "python", "python3", "pythoninterp", "pythonlibs", "threads",
+_THERE = {"cuda", "cudatoolkit", "openmp", "pybind11", "python", "python3", "pythoninterp", "pythonlibs",
+          "pythonlibsnew", "threads",
           "torch", "nanobind", "scikit-build"}  # fmt: skip
 
 
@@ -46,9 +51,14 @@ class CMakeHints:
     fetches: tuple[str, ...]
     outside: tuple[str, ...]
 
+    def without(self, name: str) -> CMakeHints:
+        """The same, without a package of the project's own name, which its build or an earlier one makes."""
+        required = tuple(other for other in self.required if canonicalize_name(other) != canonicalize_name(name))
+        return replace(self, required=required)
+
 
 def text(project: Path) -> str:
-    """The CMakeLists.txt of a project's folder, and of those folders below that are its own, without comments."""
+    """The CMake files of a project's folder, and of those folders below that are its own, without comments."""
     return "\n".join(_texts(project))
 
 
@@ -69,17 +79,36 @@ def find(text: str) -> CMakeHints:
 
 
 def _texts(project: Path) -> Iterator[str]:
-    """The CMakeLists.txt files without their comments, those nearest to the top first."""
+    """The project's own CMake files without their comments, those nearest to the top first."""
     pending, files, folders = [""], 0, 0
     while pending and files < _MOST_FILES and folders < _MOST_FOLDERS:
         folder = pending.pop(0)
         folders += 1
         with os.scandir(project / folder) as entries:
-            below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        pending += [f"{folder}{name}/" for name in below if name not in _NOT_ITS_OWN and not name.startswith(".")]
-        try:
-            text = source_files.text(project, f"{folder}CMakeLists.txt")
-        except SourceError:  # too large, or a link that leads out: there is no hint in it
+            found = sorted(entries, key=lambda entry: entry.name)
+        below = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+        pending += [f"{folder}{name}/" for name in below if not (name in source_files.NOT_ITS_OWN or name[0] == ".")]
+        for entry in found:
+            if entry.name == "CMakeLists.txt" or _INCLUDED.fullmatch(entry.name):
+                try:
+                    text = source_files.text(project, f"{folder}{entry.name}")
+                except SourceError:  # too large, or a link that leads out: there is no hint in it
+                    continue
+                files += bool(text)
+                yield _without_comments(text)
+
+
+def _without_comments(text: str) -> str:
+    """A text of CMake's language without comments, also those of several lines: #[[ ... ]], #[==[ ... ]==]."""
+    parts, end = [], 0
+    for opening in _BRACKET_COMMENT.finditer(text):
+        if opening.start() < end:
             continue
-        files += bool(text)
-        yield _COMMENT.sub("", text)
+        parts.append(text[end : opening.start()])
+        closing = f"]{opening['equals']}]"
+        end = text.find(closing, opening.end())
+        if end < 0:  # the comment lasts until the text ends
+            end = len(text)
+            break
+        end += len(closing)
+    return _COMMENT.sub("", "".join([*parts, text[end:]]))

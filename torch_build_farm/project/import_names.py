@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from packaging.utils import canonicalize_name
 
@@ -31,8 +31,8 @@ _LONGEST = 200  # bytes of a name, which is that of a file too
 class ImportNames:
     """Packages, dotted in a namespace, and single modules; `listed`: the source itself lists them.
 
-    `modules` are those of them that only setup.py or meson.build names, where it may or may not build them.
-    `without_sources` are extensions that may stand for no module, among `names` only where there is nothing else.
+    `modules` are those of them that setup.py may or may not build. `without_sources` are
+    extensions that may stand for no module; they are among `names` only where there is nothing else.
     """
 
     names: tuple[str, ...]
@@ -51,24 +51,36 @@ def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], 
 
     `setup` are the arguments of setup() that are plain. Raises SourceError where a file cannot be read.
     """
-    bases = _bases(pyproject, setup)
-    names = _importable([*_listed(pyproject, setup), *_top_level(project)])
-    listed = bool(names)
-    packages = {package for listed_name in names for package in _below_namespace(project, bases, listed_name)}
-    for base in bases:
+    places = _places(pyproject, setup)
+    extensions = setup_script.extension_names(project)
+    stated = set(_listed(pyproject, setup))
+    # setuptools writes extensions down without the package that setup() puts them into.
+    written_down = set(_top_level(project)) - extensions.relative
+    written_down -= {name for name in _BESIDE & written_down if not places.has_files(project, name)}
+    listed_names = _importable(stated | written_down)
+    packages = {package for listed_name in listed_names for package in _below_namespace(project, places, listed_name)}
+    for base in places.bases:
         if not packages:
             candidates = _packages(project / base, "", _Budget())
             packages = {package for package in candidates if base or _plausible(package, name)}
-    extensions = setup_script.extension_names(project)
+
+    # Of these setuptools wrote down the first name alone: they are compiled modules, or folders with nothing but such.
+    compiled = {name for name in packages & written_down - stated if not places.has_files(project, name)}
     without_sources = set(filter(can_be_a_module, extensions.without_sources))
-    without_sources = {module for module in without_sources if not _has_files(project, bases, module)}
-    named = extensions.names | (meson_file.modules(project) if back_end(pyproject) == "mesonpy" else set())
-    modules = set(filter(can_be_a_module, named)) - packages - without_sources
-    built = packages - without_sources | modules
+    without_sources = {module for module in without_sources if not places.has_files(project, module)}
+    installed = meson_file.modules(project) if back_end(pyproject) == "mesonpy" else set()
+    of_meson = set(filter(can_be_a_module, installed))  # there are other files too
+    named = extensions.names | of_meson
+    modules = {module for module in named if _is_outside(module, packages - compiled)} - without_sources
+    built = packages - compiled - without_sources | modules
+    for module in compiled - without_sources:
+        if not any(other.startswith(f"{module}.") for other in modules):
+            built.add(module)
+    uncertain = (modules | compiled) & built - extensions.certain if extensions.any else modules & of_meson
     return ImportNames(
         names=tuple(sorted(built or without_sources)),
-        listed=listed,
-        modules=tuple(sorted(modules)),
+        listed=bool(listed_names),
+        modules=tuple(sorted(uncertain)),
         without_sources=tuple(sorted(without_sources)),
     )
 
@@ -78,9 +90,10 @@ def can_be_a_module(name: str) -> bool:
     return name.isidentifier() and len(name.encode()) <= _LONGEST
 
 
-def _has_files(project: Path, bases: Iterable[str], module: str) -> bool:
-    """Whether a name is that of a package or a module in Python."""
-    return any((project / base / f"{module}{suffix}").exists() for base in bases for suffix in ("", ".py"))
+def _is_outside(module: str, packages: Iterable[str]) -> bool:
+    """Whether a module, which may be dotted, lies in none of the packages."""
+    importable = all(map(can_be_a_module, module.split(".")))
+    return importable and not any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
 def _plausible(dotted: str, name: str) -> bool:
@@ -98,17 +111,39 @@ def _importable(names: Iterable[str]) -> set[str]:
     return {name for name in valid if not any(name.startswith(f"{other}.") for other in valid)}
 
 
-def _bases(pyproject: Mapping[str, Any], setup: Mapping[str, Any]) -> list[str]:
-    """The folders in which packages lie, the likeliest first: as the project says, src/, python/ or its own."""
+@dataclass(frozen=True)
+class _Places:
+    """Where packages lie: in the folders `bases`, the likeliest first, and those of `folders` in their own."""
+
+    bases: tuple[str, ...]
+    folders: Mapping[str, str]
+
+    def of(self, name: str) -> Iterator[str]:
+        """The folders in which a package may lie."""
+        if name in self.folders:
+            yield self.folders[name]
+        for base in self.bases:
+            yield f"{base}/{name.replace('.', '/')}".lstrip("/")
+
+    def has_files(self, project: Path, name: str) -> bool:
+        """Whether a name is that of a package or a module in Python."""
+        return any((project / f"{place}{suffix}").exists() for place in self.of(name) for suffix in ("", ".py"))
+
+
+def _places(pyproject: Mapping[str, Any], setup: Mapping[str, Any]) -> _Places:
+    """As the project says, then src/, python/ or its own folder."""
     setuptools = table_in(pyproject, "tool", "setuptools")
-    stated: list[Any] = []
-    for folders in (table_in(setuptools, "package-dir"), setup.get("package_dir")):
-        if isinstance(folders, dict):
-            stated.append(folders.get(""))
+    folders: dict[str, str] = {}
+    for stated in (table_in(setuptools, "package-dir"), setup.get("package_dir")):
+        if isinstance(stated, dict):
+            folders |= {str(name): folder for name, folder in stated.items() if _is_inside(folder)}
     where = table_in(setuptools, "packages", "find").get("where")
-    stated += where if isinstance(where, list) else []
-    inside = [text for text in stated if isinstance(text, str) and ".." not in text and not text.startswith("/")]
-    return list(dict.fromkeys([*inside, "src", "python", ""]))
+    bases = [folders.pop("", None), *(where if isinstance(where, list) else [])]
+    return _Places(tuple(dict.fromkeys([*filter(_is_inside, bases), "src", "python", ""])), folders)
+
+
+def _is_inside(folder: object) -> TypeGuard[str]:
+    return isinstance(folder, str) and ".." not in folder and not folder.startswith("/")
 
 
 # ---- what is listed
@@ -151,10 +186,10 @@ def _top_level(project: Path) -> list[str]:
     return names
 
 
-def _below_namespace(project: Path, bases: Iterable[str], name: str) -> list[str]:
+def _below_namespace(project: Path, places: _Places, name: str) -> list[str]:
     """The packages of a namespace that is listed by its first name; the name itself where it is a package."""
-    for base in bases:
-        folder = project.joinpath(base, *name.split("."))
+    for place in places.of(name):
+        folder = project / place
         if folder.is_dir():
             packages = list(_packages(folder, name, _Budget()))
             if packages:

@@ -2,141 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tomlkit
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import InvalidName, canonicalize_name
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from torch_build_farm.core.errors import SourceError, VersionError
-from torch_build_farm.core.requirements import check_name
 from torch_build_farm.core.text import printable
-from torch_build_farm.project import (
-    build_script,
-    cibuildwheel_table,
-    cmake_hints,
-    import_names,
-    linked_packages,
-    metadata,
-    native_code,
-    setup_hints,
-    source_files,
-)
-from torch_build_farm.project.cibuildwheel_table import Translation
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.project import native_code
 from torch_build_farm.project.cmake_hints import CMakeHints
-from torch_build_farm.project.fetch import Origin
-from torch_build_farm.project.import_names import ImportNames
-from torch_build_farm.project.native_code import NativeCode
 from torch_build_farm.project.settings import TABLE, Settings
-from torch_build_farm.project.setup_hints import SetupHints
-from torch_build_farm.project.setup_script import setup_arguments
-from torch_build_farm.project.subdirectories import is_project, project_folder, projects_below
+from torch_build_farm.project.source_facts import SourceFacts
 from torch_build_farm.project.tables import adapter
+from torch_build_farm.project.torch_in_source import TorchInSource
 from torch_build_farm.project.variant import Variant
 
 MARK = "CHECK:"
+_FIRST_STABLE = Minor(2, 10)  # 2.9 has half of the stable ABI
 _FOR_ALL_CPUS = "else the source compiles for the CPU of the machine at hand (-march=native), and the wheel is refused"
-
-
-@dataclass(frozen=True)
-class SourceFacts:
-    """What a source tree states; empty where it states nothing."""
-
-    name: str
-    version: str
-    no_version: str  # why there is no version
-    backend: str
-    imports: ImportNames
-    torch: str  # the requirement on torch
-    cuda_sources: tuple[str, ...]
-    setup: SetupHints
-    cmake: CMakeHints
-    native: NativeCode
-    linked: Mapping[str, str]  # packages whose libraries the build links against, with who brings them
-    openmp: bool
-    cibuildwheel: Translation
-    setup_alone: bool  # there is a setup.py, and no pyproject.toml
-    subdirectory: str  # the folder of the Python project; empty for the top
-    other_projects: tuple[str, ...]  # folders that hold a Python project too
-
-
-def look(origin: Origin) -> SourceFacts:
-    """The facts of a source tree. Raises SourceError where there is no Python project.
-
-    Where there is none at the top, the facts are those of the likeliest one below.
-    """
-    projects = () if is_project(origin.root) else projects_below(origin.root)
-    if projects:
-        origin = replace(origin, subdirectory=projects[0])
-    root = project_folder(origin.root, origin.subdirectory)
-    document = metadata.document(root)
-    no_version = ""
-    try:
-        stated = metadata.read(root, document, answers=origin.answer)
-        version = stated.version
-    except (VersionError, SourceError) as error:  # the latter of git, else it comes again
-        # Everything else is still worth knowing.
-        stated = metadata.read(root, document, "0")
-        version, no_version = "", error.what
-    build_system = document.get("build-system", {})
-    requirements = [*stated.requires, *map(str, build_system.get("requires", ()))]
-    try:
-        cuda_sources = [str(path.relative_to(origin.root)) for path in origin.root.rglob("*.cu")]
-    except RecursionError:
-        raise SourceError("folders of the source lie too deep in one another", where=str(origin.root)) from None
-    script = build_script.name(document)
-    setup = source_files.text(root, script)
-    cmake_text = cmake_hints.text(root) if _runs_cmake(setup, build_system) else ""
-    cmake = cmake_hints.find(cmake_text)
-    if "CMAKE_INSTALL_PREFIX" in setup:
-        # setup.py puts what CMake installs into the package.
-        cmake = replace(cmake, outside=())
-    return SourceFacts(
-        name=_valid_name(stated.name),
-        version=version,
-        no_version=no_version,
-        backend=str(build_system.get("build-backend", "setuptools")),
-        imports=import_names.find(root, document, setup_arguments(root), stated.name),
-        torch=_torch(requirements),
-        cuda_sources=tuple(sorted(cuda_sources)),
-        setup=setup_hints.find(root, document),
-        cmake=cmake,
-        native=native_code.find(script, setup, cmake_text),
-        linked=linked_packages.find(setup, cmake_text, cmake.required, stated.requires),
-        openmp=linked_packages.uses_openmp(setup, cmake_text),
-        cibuildwheel=cibuildwheel_table.translate(document),
-        setup_alone=not (origin.subdirectory or (root / "pyproject.toml").is_file()),
-        subdirectory=origin.subdirectory,
-        other_projects=projects[1:],
-    )
-
-
-def _runs_cmake(setup: str, build_system: Mapping[str, Any]) -> bool:
-    """Whether CMake builds the Python project: many have CMake files for users of C++ alone."""
-    words = f"{build_system.get('build-backend', '')} {build_system.get('requires', '')}"
-    return "scikit" in words or ("mesonpy" not in words and "cmake" in f"{words} {setup}".lower())
-
-
-def _torch(requirements: Iterable[str]) -> str:
-    """The first requirement on torch; empty if there is none."""
-    for text in requirements:
-        try:
-            if canonicalize_name(Requirement(text).name) == "torch":
-                return text
-        except InvalidRequirement:
-            continue
-    return ""
-
-
-def _valid_name(name: str) -> str:
-    """A distribution's name, which becomes that of a folder; empty for one that is not valid."""
-    try:
-        check_name(name)
-    except InvalidName:
-        return ""
-    return name
 
 
 def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequence[Variant]) -> str:
@@ -162,26 +47,31 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
         # A comment: a version that nobody chose would be built, and published.
         lines.append(_comment(f'version = "1.2.3"  # {MARK} {facts.no_version}; nothing is built until this is set'))
     lines.append(_packages_line(facts, name))
-    lines.append(_torch_line(facts, variants))
+    chosen, mark = _variants(facts, variants)
+    lines.append(_line("torch", [str(variant.torch) for variant in chosen], mark))
+    oldest_stable = _oldest_stable(facts, [variant.torch for variant in chosen])
+    if oldest_stable:
+        mark = "of torch's C++ the source seems to use the stable ABI alone; from which minor on?"
+        lines.append(_line("stable-abi", str(oldest_stable), mark))
     lines += _settings_lines(facts)
-    lines += [_comment(hint) for hint in _hints(facts)]
+    lines += [_comment(hint) for hint in (*_hints(facts), *_standard_hints(facts, chosen))]
     lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
     return "\n".join(lines) + "\n"
 
 
 def _packages_line(facts: SourceFacts, name: str) -> str:
     imports = facts.imports
-    mark = ""
+    marks = []
     if imports.beside:
         folder = imports.beside[0].partition(".")[0]
-        mark = f'should the wheel install {folder}? exclude = ["/{folder}/"] leaves it out'
-    elif imports.modules:
-        mark = f"is {', '.join(imports.modules)} built? {facts.setup.script} may leave it out"
-    elif not (imports.listed or len(imports.names) == 1):
-        mark = "which packages does the wheel install?"
-    elif imports.without_sources:
-        mark = f"is {', '.join(imports.without_sources)} a module too? setup.py gives it no sources"
-    return _line("packages", imports.names or (name.replace("-", "_"),), mark)
+        marks.append(f'should the wheel install {folder}? exclude = ["/{folder}/"] leaves it out')
+    if imports.modules:
+        marks.append(f"is {', '.join(imports.modules)} built? {facts.setup.script} may leave it out")
+    if imports.without_sources:
+        marks.append(f"is {', '.join(imports.without_sources)} a module too? setup.py gives it no sources")
+    if not (marks or imports.listed or len(imports.names) == 1):
+        marks.append("which packages does the wheel install?")
+    return _line("packages", imports.names or (name.replace("-", "_"),), "; ".join(marks))
 
 
 def _settings_lines(facts: SourceFacts) -> list[str]:
@@ -244,17 +134,7 @@ def _inline(value: Any) -> str:
 
 def _hints(facts: SourceFacts) -> Iterator[str]:
     """What the source says that no key of the file answers, a sentence each; marked where somebody has to decide."""
-    if facts.cuda_sources:
-        more = len(facts.cuda_sources) - 1
-        yield (
-            f"{MARK} {facts.cuda_sources[0]} {f'and {more} more need' if more else 'needs'} nvcc. "
-            'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
-        )
-        for name, value in facts.setup.forces_cuda.items():
-            yield (
-                f'{MARK} with cuda-arch-list, environment = {{ {name} = "{value}" }} compiles device code on a machine '
-                "without a GPU too."
-            )
+    yield from _cuda_hints(facts)
     if facts.setup.variables:
         yield f"{facts.setup.script} reads {', '.join(facts.setup.variables)}; the table environment sets them."
     if facts.setup.options:
@@ -262,8 +142,17 @@ def _hints(facts: SourceFacts) -> Iterator[str]:
             f"{MARK} setup.py looks for options on its command line. "
             f'config-settings = {{ "--build-option" = {_inline(facts.setup.options)} }} passes all of them.'
         )
+    if facts.setup.conditional:
+        names = facts.setup.conditional
+        yield (
+            f"{MARK} {facts.setup.script} imports {', '.join(names)} in some cases: build-requires = {_inline(names)} "
+            f"brings {'them' if len(names) > 1 else 'it'}."
+        )
     if facts.setup.downloads:
-        yield f"{MARK} {facts.setup.script} downloads something. A build that it depends on has to do without."
+        yield (
+            f"{MARK} {facts.setup.script} downloads something, and a build has no network: network = true gives it "
+            "one, where what it downloads is no wheel of somebody else's."
+        )
     if facts.native.file and not (facts.native.environment or facts.native.cmake_defines):
         yield (
             f"{MARK} {facts.native.file} compiles with -march=native, for the CPU of the machine at hand. A wheel of "
@@ -283,6 +172,46 @@ def _hints(facts: SourceFacts) -> Iterator[str]:
     yield from _cmake_hints(facts.cmake, facts.backend)
     for note in facts.cibuildwheel.notes:
         yield f"{MARK} [tool.cibuildwheel] {note}."
+
+
+def _cuda_hints(facts: SourceFacts) -> Iterator[str]:
+    if not facts.cuda_sources:
+        return
+    more = len(facts.cuda_sources) - 1
+    yield (
+        f"{MARK} {facts.cuda_sources[0]} {f'and {more} more need' if more else 'needs'} nvcc. "
+        'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
+    )
+    for name, value in facts.setup.forces_cuda.items():
+        yield (
+            f'{MARK} with cuda-arch-list, environment = {{ {name} = "{value}" }} compiles device code on a machine '
+            "without a GPU too."
+        )
+    if facts.setup.asks_for_gpu and not facts.setup.forces_cuda:
+        yield (
+            f"{MARK} {facts.setup.script} asks torch.cuda.is_available(), which a machine without a GPU denies: with "
+            "cuda-arch-list, a diff in patches has it compile device code in any case."
+        )
+
+
+def _standard_hints(facts: SourceFacts, variants: Sequence[Variant]) -> Iterator[str]:
+    """The minors whose headers need a newer C++ than the source is compiled with."""
+    standard = facts.standard
+    if facts.torch_cxx is TorchInSource.NOTHING:
+        return
+    minors: dict[int, list[str]] = {}
+    for variant in variants:
+        if standard.years and variant.cxx_standard > min(standard.years):
+            minors.setdefault(variant.cxx_standard, []).append(str(variant.torch))
+    if minors:
+        needs = "; ".join(f"torch {', '.join(names)} need C++{year}" for year, names in minors.items())
+        newest = max(minors)
+        old = standard.texts[0]
+        change = f"s/{old}/{old[:-2]}{newest}/"
+        yield (
+            f"{MARK} {standard.file} asks for {', '.join(standard.texts)}: {needs}. An entry of overrides changes it, "
+            f'such as torch = ">={minors[newest][0]}" with before-build = ["sed -i \'{change}\' {standard.file}"].'
+        )
 
 
 def _cmake_hints(cmake: CMakeHints, backend: str) -> Iterator[str]:
@@ -310,17 +239,33 @@ def _comment(text: str) -> str:
     return f"# {printable(text)}"
 
 
-def _torch_line(facts: SourceFacts, variants: Sequence[Variant]) -> str:
-    """The minors to build for: those that the source's requirement admits, else all of them, marked."""
+def _variants(facts: SourceFacts, variants: Sequence[Variant]) -> tuple[list[Variant], str]:
+    """The minors to build for, and a mark where that is in doubt: those that the source's requirement admits, else all.
+
+    Sources that include the stable headers alone compile for none that is older.
+    """
     admitted = [variant for variant in variants if _admits(facts.torch, variant)]
-    minors = [str(variant.torch) for variant in admitted or variants]
+    chosen = admitted or list(variants)
+    oldest_stable = _oldest_stable(facts, [variant.torch for variant in chosen])
+    if oldest_stable and facts.torch_cxx is TorchInSource.STABLE:
+        chosen = [variant for variant in chosen if variant.torch >= oldest_stable]
+    if not facts.compiles:
+        return chosen, "nothing of the source is compiled: does it need a wheel for each torch?"
     if not facts.torch:
-        mark = "the source names no torch: which minors does it compile for?"
-    elif not admitted:
-        mark = "no known minor is admitted: which does it compile for?"
-    else:
-        mark = ""
-    return _line("torch", minors, mark)
+        return chosen, "the source names no torch: which minors does it compile for?"
+    if not admitted:
+        return chosen, "no known minor is admitted: which does it compile for?"
+    return chosen, ""
+
+
+def _oldest_stable(facts: SourceFacts, minors: Sequence[Minor]) -> Minor | None:
+    """The oldest of the minors that one wheel of the stable ABI would serve; None for a source that uses another."""
+    if not (facts.stable_target or facts.torch_cxx is TorchInSource.STABLE):
+        return None
+    target = _FIRST_STABLE
+    if facts.stable_target and facts.stable_target in minors:
+        target = facts.stable_target
+    return min((minor for minor in minors if minor >= target), default=None)
 
 
 def _line(key: str, value: str | Sequence[str], mark: str = "") -> str:

@@ -5,10 +5,11 @@ It is read as data.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ class SetupHints:
 
     `variables` are those that it reads; `forces_build` and `forces_cuda` are some of them, with their values.
     `downloads`: it fetches something. `outside` are kinds of folders that files go into outside of packages: "scripts",
-    "data", "headers". `undeclared` are modules that it imports and that no build requirement brings. `options` are
-    those that setup.py looks for on its command line.
+    "data", "headers". `undeclared` are modules that it imports and that no build requirement brings, `conditional` such
+    that it imports in some cases. `asks_for_gpu`: it calls torch.cuda.is_available(). `options` are those that setup.py
+    looks for on its command line.
     """
 
     script: str
@@ -53,15 +55,25 @@ class SetupHints:
     downloads: bool
     outside: tuple[str, ...]
     undeclared: tuple[str, ...]
+    conditional: tuple[str, ...]
+    asks_for_gpu: bool
     options: tuple[str, ...]
 
 
-def find(project: Path, pyproject: Mapping[str, Any]) -> SetupHints:
-    """The hints of the project in a folder. Raises SourceError where its script cannot be read."""
+def find(project: Path, pyproject: Mapping[str, Any], build_requires: Iterable[str] = ()) -> SetupHints:
+    """The hints of the project in a folder; `build_requires` are all that it declares, also in setup().
+
+    Raises SourceError where its script cannot be read.
+    """
     script = build_script.name(pyproject)
     text = source_files.text(project, script)
     variables = sorted({match["name"] for match in _VARIABLE.finditer(text)})
     values = {match["name"]: match["value"] for match in _COMPARED.finditer(text)}
+    build_system = table_in(pyproject, "build-system")
+    declared = build_system.get("requires", [])
+    there = _THERE | _SETUPTOOLS if script == "setup.py" else _THERE
+    imported, conditional = setup_script.imports(project, script), setup_script.conditional_imports(project, script)
+    own_back_end = "backend-path" in build_system  # which may bring what no file declares
     return SetupHints(
         script=script,
         variables=tuple(variables),
@@ -69,24 +81,32 @@ def find(project: Path, pyproject: Mapping[str, Any]) -> SetupHints:
         forces_cuda={name: values.get(name, "1") for name in variables if _FORCES_CUDA.fullmatch(name)},
         downloads=bool(_DOWNLOADS.search(text)),
         outside=tuple(sorted(set(_outside(project, pyproject)))),
-        undeclared=tuple(sorted(_undeclared(project, script, pyproject))),
+        undeclared=tuple(sorted(_undeclared(project, imported - there, declared))),
+        conditional=() if own_back_end else tuple(sorted(_undeclared(project, conditional - there, build_requires))),
+        asks_for_gpu=any(_asks_for_gpu(call) for call in setup_script.calls(project, script)),
         options=tuple(sorted(setup_script.options(project))) if script == "setup.py" else (),
     )
 
 
-def _undeclared(project: Path, script: str, pyproject: Mapping[str, Any]) -> set[str]:
-    """Modules that the script imports and that neither Python, nor the project, nor a declared requirement brings."""
-    there = _THERE | _SETUPTOOLS if script == "setup.py" else _THERE
+def _undeclared(project: Path, modules: Iterable[str], requirements: Iterable[str]) -> set[str]:
+    """Those of the modules that neither the project nor a declared requirement brings."""
     declared = set()
-    for text in table_in(pyproject, "build-system").get("requires", []):
+    for text in requirements:
         with contextlib.suppress(InvalidRequirement):
             declared.add(canonicalize_name(Requirement(text).name))
     undeclared = set()
-    for module in filter(can_be_a_module, setup_script.imports(project, script)):
+    for module in filter(can_be_a_module, modules):
         own = (project / module).is_dir() or (project / f"{module}.py").is_file()
-        if not own and module not in there and canonicalize_name(module) not in declared:
+        if not own and canonicalize_name(module) not in declared:
             undeclared.add(module)
     return undeclared
+
+
+def _asks_for_gpu(call: ast.Call) -> bool:
+    match call.func:
+        case ast.Attribute(ast.Attribute(attr="cuda") | ast.Name(id="cuda"), "is_available"):
+            return True
+    return False
 
 
 def _outside(project: Path, pyproject: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ Own code: setuptools reads `attr:` in the same way first, and imports the module
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,44 +51,96 @@ def called(call: ast.Call) -> str:
 
 @dataclass(frozen=True)
 class ExtensionNames:
-    """The plain names of the extensions that a setup.py makes; `without_sources` are those with an empty list of them.
+    """The extensions that a setup.py makes, by their plain names.
 
-    Such an extension may stand for a module that CMake builds, or for none: with any, setuptools writes a wheel for
-    this platform.
+    `any`: it makes some, with whatever names. `names` are dotted, as the modules are imported. `certain` are those made
+    outside of conditions and loops; `without_sources` those with an empty list of sources: such an extension may stand
+    for a module that CMake builds, or for none (with any, setuptools writes a wheel for this platform). `relative` are
+    as written, where setup() has an `ext_package` that they belong to.
     """
 
+    any: bool
     names: frozenset[str]
+    certain: frozenset[str]
     without_sources: frozenset[str]
+    relative: frozenset[str]
 
 
 def extension_names(root: Path) -> ExtensionNames:
     """The extensions that the tree's setup.py makes: Extension("name", [...]) and its kin."""
-    values = _parsed(root, "setup.py")[1]
-    names, without_sources = set(), set()
-    for call in calls(root, "setup.py"):
-        if not called(call).endswith("Extension"):
-            continue
+    tree, values = _parsed(root, "setup.py")
+    conditional = set(_conditional_calls(tree))
+    has_package, package = _extension_package(tree, values)
+    names, certain, without_sources, relative = set(), set(), set(), set()
+    made = [call for call in calls(root, "setup.py") if called(call).endswith("Extension")]
+    for call in made:
         arguments = dict(zip(("name", "sources"), call.args, strict=False))
         arguments |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
         name = _value(arguments["name"], values) if "name" in arguments else None
         if not isinstance(name, str):
             continue
+        if has_package:
+            relative.add(name)
+            if not package:
+                continue  # the module's whole name is not known
+            name = f"{package}.{name}"
         names.add(name)
+        if _place(call) not in conditional:
+            certain.add(name)
         sources = arguments.get("sources")
         if isinstance(sources, ast.List | ast.Tuple) and not sources.elts:
             without_sources.add(name)
-    return ExtensionNames(frozenset(names), frozenset(without_sources))
+    return ExtensionNames(bool(made), *map(frozenset, (names, certain, without_sources, relative)))
+
+
+def _extension_package(tree: ast.Module, values: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether setup() has an `ext_package`, and its value; empty where it is not plain."""
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and called(call) == "setup":
+            for keyword in call.keywords:
+                if keyword.arg == "ext_package":
+                    value = _value(keyword.value, values)
+                    return True, value if isinstance(value, str) else ""
+    return False, ""
+
+
+def _conditional_calls(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """Where the calls are that some runs do not make, or make several times."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If | ast.IfExp | ast.For | ast.While | ast.Try | ast.ListComp | ast.GeneratorExp):
+            yield from (_place(call) for call in ast.walk(node) if isinstance(call, ast.Call))
+
+
+def _place(call: ast.Call) -> tuple[int, int]:
+    return call.lineno, call.col_offset
 
 
 def imports(root: Path, name: str) -> set[str]:
     """The top-level modules that a Python file of the tree imports in any case, outside of functions and conditions."""
+    return _imported(_parsed(root, name)[0].body)
+
+
+def conditional_imports(root: Path, name: str) -> set[str]:
+    """Those that the file imports within functions and conditions, but for modules that it tries to import."""
+    tree = _parsed(root, name)[0]
+    tried = {id(node) for attempt in ast.walk(tree) if isinstance(attempt, ast.Try) for node in ast.walk(attempt)}
+    return _imported(node for node in ast.walk(tree) if id(node) not in tried) - imports(root, name)
+
+
+def _imported(nodes: Iterable[ast.AST]) -> set[str]:
     modules: set[str] = set()
-    for node in _parsed(root, name)[0].body:
+    for node in nodes:
         if isinstance(node, ast.Import):
             modules.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules.add(node.module.partition(".")[0])
     return modules
+
+
+def texts(root: Path, name: str) -> list[str]:
+    """Every string in a Python file of the tree."""
+    strings = (node.value for node in ast.walk(_parsed(root, name)[0]) if isinstance(node, ast.Constant))
+    return [value for value in strings if isinstance(value, str)]
 
 
 def options(root: Path) -> set[str]:
@@ -181,10 +233,18 @@ def _plain(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return None if None in texts else _bounded("".join(map(str, texts)))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _sum(_plain(left, names), _plain(right, names))
+        case ast.Dict(keys=keys, values=items):
+            pairs = [(key and _plain(key, names), _plain(item, names)) for key, item in zip(keys, items, strict=True)]
+            scalar = all(isinstance(part, _SCALARS) for pair in pairs for part in pair)
+            return dict(pairs) if scalar else _literal(node)
         case ast.List(elts=elements):
             items = [_plain(element, names) for element in elements]
             # Lists of lists that names share double with each line as well, once they are written out.
             return _bounded(items) if all(isinstance(item, _SCALARS) for item in items) else None
+    return _literal(node)
+
+
+def _literal(node: ast.expr) -> Any:
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError):

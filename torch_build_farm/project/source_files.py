@@ -10,6 +10,8 @@ from torch_build_farm.core.errors import SourceError, UnsafeNameError
 from torch_build_farm.core.paths import inside
 
 LARGEST = 256 << 10  # bytes
+# Folders of a tree whose content is not the project's own, or is not installed.
+NOT_ITS_OWN = {"3rdparty", "build", "docs", "examples", "extern", "external", "test", "tests", "third_party", "vendor"}
 
 
 def content(root: Path, name: str, limit: int = LARGEST) -> bytes:

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from pathlib import Path, PurePosixPath
 
 from torch_build_farm.core.errors import SourceError
+from torch_build_farm.core.versions import Minor
 from torch_build_farm.project import source_files
 
 _COMPILED = {".c", ".cc", ".cpp", ".cxx", ".cu", ".cuh", ".h", ".hh", ".hpp", ".hxx", ".inl", ".pyx", ".pxd"}
@@ -31,6 +32,10 @@ _BUILT_WITH_TORCH = re.compile(
     r"find_package\s*\(\s*Torch\b|cpp_extension|CppExtension|CUDAExtension|dependency\(\s*['\"]torch\b|\btorch_python\b",
     re.IGNORECASE,
 )
+
+
+# The release whose functions a source is content with: 0x020a... is torch 2.10 (torch/csrc/stable/README.md).
+_TARGET = re.compile(r"TORCH_TARGET_VERSION\W{1,5}0x(?P<major>[0-9a-fA-F]{2})(?P<minor>[0-9a-fA-F]{2})")
 
 
 class TorchInSource(Enum):
@@ -72,3 +77,15 @@ def torch_in_source(root: Path, names: Iterable[str]) -> TorchInSource | None:
     if built_with_torch:
         return TorchInSource.CXX
     return TorchInSource.NOTHING if compiled else None
+
+
+def may_be_compiled(names: Iterable[str]) -> bool:
+    """Whether any of these files is a source that is compiled, or states how such sources are."""
+    paths = map(PurePosixPath, names)
+    return any(path.suffix in _COMPILED or path.name in _BUILD_FILES - {"setup.py"} for path in paths)
+
+
+def target(build: str) -> Minor | None:
+    """The torch minor whose stable ABI a source asks for in the files that build it, given their text."""
+    match = _TARGET.search(build)
+    return Minor(int(match["major"], 16), int(match["minor"], 16)) if match else None
