@@ -174,7 +174,16 @@ def _possible_jobs(project: Project) -> list[str]:
         default = [python for python in variant.cpython if not python.free_threaded]
         for python in project.settings.ci.python or default:
             jobs.append(job_id(project.distribution(variant), python))
-    return jobs
+    return jobs + _possible_core_jobs(project)
+
+
+def _possible_core_jobs(project: Project) -> list[str]:
+    """The ids of the core's jobs, as in `_possible_jobs`; none for a project without a core."""
+    if project.core is None:
+        return []
+    default = [python for python in project.core.cpython if not python.free_threaded]
+    name = project.distribution(project.core)
+    return [job_id(name, python) for python in project.settings.ci.python or default]
 
 
 def _template_values(project: Project, out: Path) -> dict[str, Any]:

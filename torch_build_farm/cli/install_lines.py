@@ -18,8 +18,12 @@ def install_lines(context: Context, project: Project, run: RunResult) -> list[st
     if run.exit_code or not run.wheels:
         return []
     source = f"--find-links {shlex.quote(str(run.work / 'dist'))}"
-    version = run.jobs[0].job.version
-    variants = dict.fromkeys(result.job.distribution for result in run.jobs)
+    of_variants = [result.job for result in run.jobs if result.job.variant.needs_torch]
+    if not of_variants:  # a core alone
+        core = run.jobs[0].job
+        return ["install it with", f"  pip install {source} {core.distribution}=={core.version}"]
+    version = of_variants[0].version
+    variants = dict.fromkeys(job.distribution for job in of_variants)
     one_name = f"{project.settings.name}=={version}"
     lines = [
         "install it with",

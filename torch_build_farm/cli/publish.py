@@ -35,6 +35,7 @@ from torch_build_farm.core.urls import public
 from torch_build_farm.pipeline import workfolder
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import install_check, inventory, published_list, upload, upload_plan
+from torch_build_farm.publish.core_wheels import CoreWheels
 from torch_build_farm.publish.install_check import Release
 from torch_build_farm.publish.inventory import Published, VariantFile
 from torch_build_farm.publish.names import IndexNames
@@ -136,6 +137,19 @@ class _Variants:
     proven: Mapping[str, str]
 
 
+def _require_proven(context: Context, problems: Sequence[str]) -> None:
+    """Raise PublishError where anything speaks against a proof."""
+    if problems:
+        message = "not everything is proven:"
+        for problem in problems:
+            message += f"\n  - {problem}"
+        raise PublishError(
+            message,
+            where=str(context.work),
+            next_step="build and smoke-test with this work folder, then publish again",
+        )
+
+
 def _read_variants(
     context: Context, options: PublishOptions, project: Project, listed: Collection[str], folder: PrivateFolder
 ) -> _Variants:
@@ -158,16 +172,7 @@ def _read_variants(
         elif wheel.name not in listed:
             digests[wheel.name] = digest_of(wheel.path)
     doubts = upload_plan.doubts(digests, context.work)
-    problems = [doubts[name] for name in digests if name in selected and name in doubts]
-    if problems:
-        message = "not everything is proven:"
-        for problem in problems:
-            message += f"\n  - {problem}"
-        raise PublishError(
-            message,
-            where=str(context.work),
-            next_step="build and smoke-test with this work folder, then publish again",
-        )
+    _require_proven(context, [doubts[name] for name in digests if name in selected and name in doubts])
     # Nothing of a wheel is read before it is known to be the farm's.
     family = []
     for wheel in wheels:
@@ -175,6 +180,14 @@ def _read_variants(
             family.append(inventory.with_metadata(wheel, copies[wheel.name].path))
     proven = {name: digest for name, digest in digests.items() if name not in doubts}
     return _Variants(tuple(copies[name] for name in sorted(selected)), tuple(family), proven)
+
+
+def _read_cores(context: Context, cores: CoreWheels, folder: PrivateFolder) -> list[PrivateCopy]:
+    """Copy the core's wheels into a private folder. Raises PublishError for one that is not proven."""
+    copies = [folder.copy(path) for path in cores.wheels]
+    doubts = upload_plan.doubts({copy.path.name: copy.sha256 for copy in copies}, context.work)
+    _require_proven(context, list(doubts.values()))
+    return copies
 
 
 def _reissued(context: Context, copies: Sequence[PrivateCopy], number: int, folder: PrivateFolder) -> list[PrivateCopy]:
@@ -308,8 +321,13 @@ def _prepare(context: Context, options: PublishOptions, folder: PrivateFolder) -
     published = published_list.read(project.root)
     variants = _read_variants(context, options, project, published.of(target.name), folder)
 
+    cores = CoreWheels.of(project, variants.selected, context.work)
+    core_copies = _read_cores(context, cores, folder)
+    proven = {**variants.proven, **{copy.path.name: copy.sha256 for copy in core_copies}}
+
     # What the index has counts if it is in the list, or has the bytes of a proven wheel.
-    names = IndexNames(target.index, published, folder.path, variants.proven)
+    names = IndexNames(target.index, published, folder.path, proven)
+    cores.require_all(names)
     to_publish = {canonicalize_name(copy.path.name.split("-")[0]) for copy in variants.selected}
     on_index = inventory.published(project, names, to_publish, target.name)
 
@@ -323,8 +341,9 @@ def _prepare(context: Context, options: PublishOptions, folder: PrivateFolder) -
     if options.build_number is not None:
         uploaded = _reissued(context, uploaded, options.build_number, folder)
     behind = _wheels_behind_name(context, family, folder)
+    uploaded = [*core_copies, *uploaded]
     copies = {copy.path.name: copy for copy in (*uploaded, *behind)}
-    names = replace(names, built={**variants.proven, **{name: copy.sha256 for name, copy in copies.items()}})
+    names = replace(names, built={**proven, **{name: copy.sha256 for name, copy in copies.items()}})
     plan = upload_plan.plan(project, uploaded, behind, names, target.name)
 
     warnings = [*plan.warnings, *on_index.notes]

@@ -16,7 +16,14 @@ from rich.text import Text
 from torch_build_farm.cli.console import People, in_ci
 from torch_build_farm.core.files import size_text
 from torch_build_farm.core.text import printable
-from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, RepairFacts, SmokeFacts
+from torch_build_farm.pipeline.facts import (
+    AuditFacts,
+    BuildFacts,
+    CoreAuditFacts,
+    CoreSmokeFacts,
+    RepairFacts,
+    SmokeFacts,
+)
 from torch_build_farm.pipeline.results import JobResult, RunResult, Status, audit_verdicts
 from torch_build_farm.project.plan import Job
 
@@ -150,23 +157,44 @@ def _lines(result: JobResult, work: Path) -> list[str]:
     if repair:
         lines += _machine_lines(repair)
     if audit:
-        needs = f"; needs {', '.join(audit.symbol_versions)}" if audit.symbol_versions else ""
-        lines.append(f"audit   works with torch {audit.true_range}{needs}")
+        lines.append(f"audit   works with torch {audit.true_range}{_needs(audit.symbol_versions)}")
     if smoke:
-        torch = f"{smoke.oldest} and {smoke.torch}" if smoke.oldest else smoke.torch
-        parts = [f"torch {torch} on {', '.join(smoke.devices)}", f"imports {', '.join(smoke.imports)}"]
-        if smoke.refuses:
-            parts.append(f"refuses {smoke.refuses}")
-        lines.append(f"smoke   {'; '.join(parts)}")
-        if smoke.stubs:
-            lines.append(
-                f"        beside a stub of {', '.join(smoke.stubs)}: a test on a machine with a GPU is missing"
-            )
-        if smoke.script:
-            lines.append(f"        {smoke.script}")
-        for last_line in smoke.tests:
-            lines.append(f"        {last_line}")
+        lines += _smoke_lines(smoke)
+    return lines + _core_lines(result)
+
+
+def _smoke_lines(smoke: SmokeFacts) -> list[str]:
+    """What a variant did beside its torch."""
+    torch = f"{smoke.oldest} and {smoke.torch}" if smoke.oldest else smoke.torch
+    parts = [f"torch {torch} on {', '.join(smoke.devices)}", f"imports {', '.join(smoke.imports)}"]
+    if smoke.refuses:
+        parts.append(f"refuses {smoke.refuses}")
+    lines = [f"smoke   {'; '.join(parts)}"]
+    if smoke.core:
+        lines.append(f"        beside {smoke.core}")
+    if smoke.stubs:
+        lines.append(f"        beside a stub of {', '.join(smoke.stubs)}: a test on a machine with a GPU is missing")
+    if smoke.script:
+        lines.append(f"        {smoke.script}")
+    for last_line in smoke.tests:
+        lines.append(f"        {last_line}")
     return lines
+
+
+def _core_lines(result: JobResult) -> list[str]:
+    """What the stages of a core found out about it."""
+    audit, smoke = result.facts(CoreAuditFacts), result.facts(CoreSmokeFacts)
+    lines = []
+    if audit:
+        lines.append(f"audit   needs no torch{_needs(audit.symbol_versions)}")
+    if smoke:
+        lines.append(f"smoke   without torch; imports {', '.join(smoke.imported_without_torch)}")
+    return lines
+
+
+def _needs(symbol_versions: Sequence[str]) -> str:
+    """What a wheel needs of the C and C++ libraries, as the end of a sentence."""
+    return f"; needs {', '.join(symbol_versions)}" if symbol_versions else ""
 
 
 def _machine_lines(repair: RepairFacts) -> list[str]:
@@ -192,7 +220,7 @@ def _audit_table(console: People, results: Sequence[JobResult]) -> None:
 def _fewer_variants(console: People, results: Sequence[JobResult]) -> None:
     """Say what the wheels use of torch, if their project needs fewer variants than it has."""
     audits = [audit for audit in (result.facts(AuditFacts) for result in results) if audit]
-    minors = {result.job.variant.torch for result in results}
+    minors = {result.job.variant.torch for result in results if result.job.variant.needs_torch}
     words = {audit.fewer_variants for audit in audits}
     # One wheel that does use torch's C++ interface needs its variant.
     if len(minors) > 1 and len(words) == 1 and "" not in words:
@@ -206,6 +234,6 @@ def plan_table(console: People, jobs: Sequence[Job]) -> None:
         table.add_column(column, no_wrap=True)
     for job in jobs:
         variant = job.variant
-        row = (job.id, job.version, variant.pin, variant.release, variant.cuda, str(variant.cxx_standard))
-        table.add_row(*row)
+        torch = (variant.pin, variant.release, variant.cuda) if variant.needs_torch else ("none", "-", "-")
+        table.add_row(job.id, job.version, *torch, str(variant.cxx_standard))
     console.print(table)

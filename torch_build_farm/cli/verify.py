@@ -63,7 +63,7 @@ def _selection_of(job: str, project: Project) -> Selection:
     jobs = jobs_of(project)
     if job in jobs:
         variant, python = jobs[job]
-        return Selection((str(variant.torch),), (python,))
+        return Selection((str(variant.torch),), (python,), (job,))
     raise UsageError(
         f"this project has no job {job}, which built the wheel",
         where=str(project.root),
@@ -72,9 +72,12 @@ def _selection_of(job: str, project: Project) -> Selection:
 
 
 def _run_again(context: Context, prepared: Prepared, stages: Sequence[Stage], recorded: WheelRecords) -> list[Record]:
-    """Run `stages` anew, and return their records in order. Raises the job's own error."""
+    """Run `stages` anew, and return their records in order. Raises the job's own error.
+
+    The job of a variant takes along the core's, which it is beside.
+    """
     # The date of the recorded build goes into the new wheel too: it must not be what makes them differ.
-    (result,) = execute(
+    results = execute(
         prepared,
         stages,
         smoke="none",
@@ -82,6 +85,7 @@ def _run_again(context: Context, prepared: Prepared, stages: Sequence[Stage], re
         progress=report.Progress(context.console, prepared.plan.jobs),
         force=True,
     )
+    (result,) = [result for result in results if result.job.id == recorded.job]
     if result.error:
         raise result.error
     return [stage.record for stage in result.stages]
@@ -130,7 +134,7 @@ def _verify(context: Context, options: VerifyOptions) -> int:
             )
 
         # Then build, with the packages that the recorded build environment had.
-        prepared = replace(prepared, project=rebuild.in_environment(project, recorded))
+        prepared = replace(prepared, project=rebuild.in_environment(prepared.project, recorded))
         new_records = _run_again(context, prepared, WHEEL, recorded)
         new_wheel = place.work / new_records[-1].outputs[0].path
         wheel_differences = differences(wheel, new_wheel)

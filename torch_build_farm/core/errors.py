@@ -347,6 +347,15 @@ class PackError(FarmError):
     exit_code = 34
 
 
+class CoreError(FarmError):
+    """The core, which the variants add to, is not there, or is not without torch.
+
+    Mend the core's own job first: its log and its error say what is wrong. Variants whose core failed are not started.
+    """
+
+    exit_code = 35
+
+
 class Interrupted(FarmError):  # noqa: N818 (not an error of anyone's)
     """SIGINT or SIGTERM arrived: everything is stopped, and finished stages are kept.
 

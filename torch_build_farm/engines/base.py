@@ -37,7 +37,7 @@ class BuildRequest:
     `tree` is the rendered source tree, only read; `scratch` is an empty folder of the build's own; `out` is where the
     wheel goes; `makeflags` joins the shared jobserver, and `share` is how many compilers the build may start where no
     jobserver reaches it; `epoch` is SOURCE_DATE_EPOCH (Unix seconds); `shell` has the log; `sdk` is the part of torch
-    that the build gets, None for all of it; `reuse`: ccache may be used.
+    that the build gets, None for all of it, or for none where the job needs no torch; `reuse`: ccache may be used.
     """
 
     job: Job
@@ -51,6 +51,11 @@ class BuildRequest:
     shell: Shell
     sdk: Sdk | None = None
     reuse: bool = False
+
+    @property
+    def needs_full_torch(self) -> bool:
+        """Whether the build gets all of torch."""
+        return self.sdk is None and self.job.variant.needs_torch
 
     @property
     def sdk_misses(self) -> Path:

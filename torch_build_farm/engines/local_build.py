@@ -136,7 +136,7 @@ class LocalBuild:
         self.home.parent.mkdir(parents=True, exist_ok=True)
         job = request.job
         python = self.engine.interpreters(job.variant)[job.python].path
-        if request.sdk is None:
+        if request.needs_full_torch:
             with self.engine.site(job, request.shell) as site:
                 torch_downloads.fetch(self.engine.store, job.variant.release, job.python, site)
 

@@ -108,7 +108,7 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
 def _search_paths(request: BuildRequest, places: Places) -> dict[str, list[str]]:
     """Where CMake and others look: in the prefixes, then in torch."""
     paths = search_paths(places.prefixes)
-    if places.environment:
+    if places.environment and request.job.variant.needs_torch:
         paths["CMAKE_PREFIX_PATH"].append(str(site_packages(places.environment, request.job.python) / "torch"))
     return paths
 

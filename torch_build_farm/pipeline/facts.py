@@ -154,7 +154,8 @@ class SmokeFacts:
     torch that the resolver refused beside the wheel; a project with one minor has no torch to refuse. `tests` are the
     last lines of the project's test commands, in their order. `stubs` are the libraries of NVIDIA's driver that the
     wheel needs and that were replaced by stubs: it was imported, and not run on a GPU. `oldest` is the version of the
-    oldest torch, with which a wheel of the stable ABI did the same.
+    oldest torch, with which a wheel of the stable ABI did the same. `core` is the wheel of the core that it was tested
+    beside.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -168,6 +169,7 @@ class SmokeFacts:
     tests: tuple[str, ...] = ()
     stubs: tuple[str, ...] = ()
     oldest: str | None = None
+    core: str | None = None
 
     def text(self) -> dict[str, str]:
         """For the JSON document; what was not tested is left out."""
@@ -187,8 +189,45 @@ class SmokeFacts:
             text["stubs"] = ", ".join(self.stubs)
         if self.oldest is not None:
             text["oldest"] = self.oldest
+        if self.core is not None:
+            text["core"] = self.core
         return text
 
 
-Facts = RenderFacts | BuildFacts | RepairFacts | AuditFacts | SmokeFacts
-SomeFacts = TypeVar("SomeFacts", RenderFacts, BuildFacts, RepairFacts, AuditFacts, SmokeFacts)
+@dataclass(frozen=True)
+class CoreAuditFacts:
+    """What a core needs, which is nothing of torch.
+
+    `symbol_versions` are as in AuditFacts; `pybind11_ids` are the ids under which it shares types with its variants.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    symbol_versions: tuple[str, ...]
+    pybind11_ids: tuple[str, ...]
+
+    def text(self) -> dict[str, str]:
+        """For the JSON document."""
+        text = {"needs-torch": "no", "asks-for": "; ".join(self.symbol_versions)}
+        if self.pybind11_ids:
+            text["pybind11"] = " ".join(self.pybind11_ids)
+        return text
+
+
+@dataclass(frozen=True)
+class CoreSmokeFacts:
+    """What a core did where no torch is: `imported_without_torch` are its modules."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    imported_without_torch: tuple[str, ...]
+
+    def text(self) -> dict[str, str]:
+        """For the JSON document."""
+        return {"torch": "none", "imports": ", ".join(self.imported_without_torch)}
+
+
+Facts = RenderFacts | BuildFacts | RepairFacts | AuditFacts | SmokeFacts | CoreAuditFacts | CoreSmokeFacts
+SomeFacts = TypeVar(
+    "SomeFacts", RenderFacts, BuildFacts, RepairFacts, AuditFacts, SmokeFacts, CoreAuditFacts, CoreSmokeFacts
+)

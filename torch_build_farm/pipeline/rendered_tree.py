@@ -60,6 +60,7 @@ def render(project: Project, source: Source, job: Job) -> Tree:
     """The source tree of `job`: the variant's name, torch pinned, requires-python cut, all other metadata kept.
 
     Where [project] does not say all of that, the variant's back end (data/variant_backend.py) sees to it in the wheel.
+    The tree of a core has the metadata of its own source, without torch.
 
     Pure and byte-stable. Raises RenderError where the metadata cannot be rendered or a template is wrong.
     """
@@ -100,12 +101,18 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
     # PEP 518: a project without the table builds with setuptools.
     projects_build_system = source.pyproject.get("build-system", {"requires": ["setuptools"]})
 
-    # Built against exactly one release, though the wheel's own pin takes every release of the minor.
     declared = [*projects_build_system["requires"], *settings.build_requires]
-    requires = _with_torch(declared, f"=={variant.release}", where)
+    if variant.needs_torch:
+        # Built against exactly one release, though the wheel's own pin takes every release of the minor.
+        requires = _with_torch(declared, f"=={variant.release}", where)
+    else:
+        requires = [str(requirement) for requirement in declared]
     if settings.cuda_arch_list:
         requires += variant.cuda_toolkit
-    if _project_table_decides(source):
+    if not variant.needs_torch:
+        build_system = {**projects_build_system, "requires": requires}
+        metadata = source.pyproject.get("project", {})
+    elif _project_table_decides(source):
         build_system = {**projects_build_system, "requires": requires}
         metadata = _project_table(source, job, where)
     else:
@@ -120,10 +127,11 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
         "job": job,
         "variant": variant,
         "settings": settings,
-        "pybind11": _pybind11(variant, [*requires, *settings.build_constraints]),
+        # What shares types with a core is held to the core's version (project/core_source.py).
+        "pybind11": "" if project.core else _pybind11(variant, [*requires, *settings.build_constraints]),
         "build_system": build_system,
         "metadata": metadata,
-        "tool": _tool(source),
+        "tool": _tool(source, renamed=variant.needs_torch),
     }
 
 
@@ -207,8 +215,8 @@ def python_bounds(variant: Variant) -> tuple[str, str]:
     return low.release, f"{high.major}.{high.minor + 1}"
 
 
-def _tool(source: Source) -> dict[str, Any]:
-    """The project's [tool] tables, except the farm's own.
+def _tool(source: Source, *, renamed: bool) -> dict[str, Any]:
+    """The project's [tool] tables, except the farm's own; `renamed`: the distribution gets a variant's name.
 
     Without `wheel.packages` scikit-build-core looks for packages with the distribution's name in src/, python/ and the
     root (its manual, "wheel.packages"). The variant's name is another one, so the table gets what the search would have
@@ -220,7 +228,7 @@ def _tool(source: Source) -> dict[str, Any]:
     searches = back_end(source).startswith("scikit_build_core") and "packages" not in settings.get("wheel", {})
 
     # Where [project] does not decide, the back end sees the project's own name, and finds its packages by itself.
-    if not (searches and _project_table_decides(source)):
+    if not (renamed and searches and _project_table_decides(source)):
         return tool
 
     # The places in the order in which scikit-build-core looks; the first that has a package counts.
@@ -253,7 +261,7 @@ def _pyproject(context: Mapping[str, Any]) -> str:
 
 def _backend_files(source: Source, job: Job) -> dict[str, str]:
     """The variant's own back end and its facts, for a tree whose metadata only its project's back end knows."""
-    if _project_table_decides(source):
+    if _project_table_decides(source) or not job.variant.needs_torch:
         return {}
     facts = {
         "distribution": job.distribution,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
 from torch_build_farm.project import checkout, cibuildwheel_table, source_size, tree
+from torch_build_farm.project import core_source as core_check
 from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, check_architectures, plan
@@ -86,6 +87,7 @@ def prepare(
     exclude = (*_farm_files(project, origin, farm_folders), *project.settings.exclude)
     read = partial(tree.read, origin, exclude, project.settings.version)
     source = read(project.changes)
+    core_source = _core_source(project, read)
     large = source_size.notice(source)
     if large:
         place.say(large)
@@ -105,20 +107,39 @@ def prepare(
         """The full versions of the CPythons that the engine has for a variant."""
         return {python: interpreter.version for python, interpreter in chosen.interpreters(variant).items()}
 
+    # A variant is of no use where its core does not install.
+    requires_python = [source.metadata.requires_python]
+    if core_source:
+        requires_python.append(core_source.metadata.requires_python)
+        project = project.requiring_core(core_source.version)
     planned = plan(
         project,
         selection,
         version=source.version,
-        requires_python=source.metadata.requires_python,
+        requires_python=",".join(filter(None, requires_python)),
         engine=pythons,
         running=CPython.running(),
+        core_version=core_source.version if core_source else "",
     )
+    if project.settings.core and core_source:
+        variants = dict.fromkeys(job.variant.torch for job in planned.jobs if job.variant.needs_torch)
+        core_check.check(
+            project, project.settings.core, source, core_source, [project.torch_minors[minor] for minor in variants]
+        )
     check_architectures(project, planned.jobs)
     planned = replace(
         planned, notes=(*planned.notes, *_notes_on_variants(project, source, planned.jobs), *_unread(project, source))
     )
     sources = _sources(project, planned.jobs, source, read)
     return Prepared(project, source, sources, chosen, why, planned, place)
+
+
+def _core_source(project: Project, read: Callable[[Changes], Source]) -> Source | None:
+    """The source as the core's job builds it; None for a project without a core."""
+    if project.core is None:
+        return None
+    settings = project.settings.for_job(project.core, project.core.cpython[0])
+    return read(project.changes_by(settings))
 
 
 def _sources(
@@ -134,7 +155,8 @@ def _sources(
         changes = project.changes_by(project.settings.for_job(job.variant, job.python))
         if changes not in by_changes:
             changed = by_changes[changes] = read(changes)
-            if (changed.metadata.name, changed.version) != (source.metadata.name, source.version):
+            is_renamed = (changed.metadata.name, changed.version) != (source.metadata.name, source.version)
+            if job.variant.needs_torch and is_renamed:
                 raise SourceError(
                     f"{job.id}: a patch of its own makes the source {changed.metadata.name} {changed.version}, and all "
                     f"jobs build {source.metadata.name} {source.version}",
@@ -155,7 +177,7 @@ def _unread(project: Project, source: Source) -> list[str]:
 
 def _notes_on_variants(project: Project, source: Source, jobs: Sequence[Job]) -> list[str]:
     """What the source says of a project that may need fewer variants than this plan has, before they are all built."""
-    if len({job.variant.torch for job in jobs}) < 2:
+    if len({job.variant.torch for job in jobs if job.variant.needs_torch}) < 2:
         return []
     shown = torch_in_source(source.root, [file.path for file in source.files if not file.link])
     if shown is TorchInSource.NOTHING:
@@ -253,7 +275,7 @@ def execute(
             store=place.store,
             runner=place.runner,
             work=place.work,
-            minors=frozenset(job.variant.torch for job in jobs),
+            minors=frozenset(job.variant.torch for job in jobs if job.variant.needs_torch),
             smoke=smoke,
             force=force,
             epoch=epoch,
@@ -265,7 +287,9 @@ def execute(
             audit_tables=Once(_audit_tables),
             audit_tables_sha256=Once(_audit_tables_sha256),
             announce=place.say,
-            may_share_wheels=may_be_shared(prepared.source, prepared.project.settings),
+            may_share_wheels=any(
+                may_be_shared(source, prepared.project.settings) for source in _distinct(prepared.sources.values())
+            ),
         )
 
         # What would fail after minutes of building is found out before it, but only where something has to be built.
@@ -275,6 +299,11 @@ def execute(
         if first and BUILD in stages:
             _check(context, jobs, first, place.say)
         return runner.run(context, jobs, stages, progress)
+
+
+def _distinct(sources: Iterable[Source]) -> list[Source]:
+    """Each source once: jobs that differ in nothing have the same one."""
+    return list({id(source): source for source in sources}.values())
 
 
 def _say_why_again(context: RunContext, first: Mapping[str, Stage], say: Callable[[str], None]) -> None:
@@ -296,22 +325,24 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
     """
     due = [job for job in jobs if job.id in first]
     to_build = [job for job in due if first[job.id] in (RENDER, BUILD)]
+    with_torch = [job for job in to_build if job.variant.needs_torch]
     smoke = context.smoke != "none"
     if to_build:
         (context.work / "logs").mkdir(parents=True, exist_ok=True)
         log = context.work / "logs" / "engine.log"
         log.unlink(missing_ok=True)
         # First, since making an SDK is all download, and making an image takes minutes of other work.
-        sdk_build.make_sdks_ahead(context, to_build, log)
+        sdk_build.make_sdks_ahead(context, with_torch, log)
         context.engine.check(to_build, Shell(context.runner, {}, context.store.root, log, say))
 
     # The engine's store, which is known only once the engine is checked: it may lie on another machine's disk.
     store = context.engine.store
     full = bool(fallback.reason_for_full_torch(context.project.settings, context.source.root))
+    due_with_torch = [job for job in due if job.variant.needs_torch]
     if due:
         torch_downloads.check_disk(
             store,
-            due,
+            due_with_torch,
             smoke=smoke,
             full=full,
             minors=context.project.torch_minors.values(),
@@ -319,11 +350,11 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
         )
 
     # One request shows whether the index answers; each job's own download shows the rest.
-    missing = torch_downloads.missing(store, due, smoke, full)
+    missing = torch_downloads.missing(store, due_with_torch, smoke, full)
     if missing:
         torch_downloads.check_index(context.store, *missing[0], context.runner)
-    elif to_build and not full:
-        sdk_build.check_index(context, to_build[0])
+    elif with_torch and not full:
+        sdk_build.check_index(context, with_torch[0])
 
 
 def _audit_tables() -> AuditTables:

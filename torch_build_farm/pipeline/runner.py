@@ -17,13 +17,14 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar
 
 from torch_build_farm.core import tools
-from torch_build_farm.core.errors import FarmError, InternalError, Interrupted, of_the_machine
+from torch_build_farm.core.errors import CoreError, FarmError, InternalError, Interrupted, of_the_machine
 from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.pipeline import estimates, records, workfolder
-from torch_build_farm.pipeline.records import Record
+from torch_build_farm.pipeline.records import WHEEL_STAGE, Record
 from torch_build_farm.pipeline.results import JobResult, Progress, StageResult
 from torch_build_farm.pipeline.shared_wheels import earlier_jobs, serves
 from torch_build_farm.pipeline.stage import RunContext, Stage, Step
+from torch_build_farm.pipeline.stages.order import stages_of
 from torch_build_farm.project.plan import Job
 
 T = TypeVar("T")
@@ -36,13 +37,20 @@ def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progr
     Raises Interrupted when the run was cancelled; finished stages keep their records.
     """
     ranks = {}
-    for rank, job in enumerate(estimates.longest_first(jobs, context.work)):
+    # Cores before all others, which wait for them.
+    in_line = sorted(estimates.longest_first(jobs, context.work), key=lambda job: job.variant.needs_torch)
+    for rank, job in enumerate(in_line):
         ranks[job.id] = rank
 
     # A thread for each job, since nearly all of its time a job waits: for its turn, or for a process that it started.
     with progress, ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="job") as pool:
-        job_runs = {job.id: _JobRun(context, job, ranks[job.id], stages, progress) for job in jobs}
+        job_runs = {}
         for job in jobs:
+            job_runs[job.id] = _JobRun(context, job, ranks[job.id], stages_of(job, stages), progress)
+        cores = {job.python: job_runs[job.id] for job in jobs if not job.variant.needs_torch}
+        for job in jobs:
+            if job.variant.needs_torch:
+                job_runs[job.id].core = cores.get(job.python)
             of_variant = [job_runs[other.id] for other in jobs if other.distribution == job.distribution]
             job_runs[job.id].of_variant = sorted(of_variant, key=lambda job_run: job_run.job.python)
         futures = [pool.submit(job_run.run) for job_run in job_runs.values()]
@@ -68,15 +76,22 @@ def pending(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage]) -
     """The first stage that has to run of each job, by the job's id; jobs that are all fresh are left out."""
     first_stages = {}
     fresh: dict[str, dict[str, Record]] = {}  # the records of each job by their stages
+    core_of = {job.python: job.id for job in jobs if not job.variant.needs_torch}
+    # The plan has the cores first.
     for job in jobs:
+        stages_of_job = stages_of(job, stages)
         fresh_of_earlier = [fresh.get(other.id, {}) for other in earlier_jobs(jobs, job)]
-        before = fresh[job.id] = _shared_records(stages, fresh_of_earlier, job)
-        for stage in stages:
+        before = fresh[job.id] = _shared_records(stages_of_job, fresh_of_earlier, job)
+        beside_core = job.variant.needs_torch and job.python in core_of
+        core = fresh[core_of[job.python]].get(WHEEL_STAGE) if beside_core else None
+        for stage in stages_of_job:
             if stage.name in before:
                 continue
             record = None
-            if not context.force:
-                step = Step(context, job, before, lambda _: None)
+            # What is done beside a core depends on a wheel that is still to be made.
+            is_known = core is not None or not (beside_core and stage.beside_core)
+            if is_known and not context.force:
+                step = Step(context, job, before, lambda _: None, core)
                 path = records.path_of(context.folder(job), stage.name)
                 record = _fresh(context, path, records.digest(stage.inputs(step)))
             if record is None:
@@ -149,6 +164,7 @@ class _JobRun:
         self.rank = rank
         self.stages = stages
         self.progress = progress
+        self.core: _JobRun | None = None  # the job of the core that this one is beside
         self.of_variant: Sequence[_JobRun] = ()  # the jobs of the same variant with this one, the oldest CPython first
         self.maker = self  # the job whose wheel this one tests: its own, or an earlier one that serves its CPython
         self.results: list[StageResult] = []
@@ -192,6 +208,8 @@ class _JobRun:
         return None
 
     def _run_stages(self) -> None:
+        if self.core:
+            self._await_core(self.core)
         if self.context.may_share_wheels or self._was_served():
             self._share_earlier_wheel()
         shared = [stage.name for stage in self.stages if not stage.per_cpython]
@@ -242,6 +260,24 @@ class _JobRun:
             self.results = [replace(result, kept=True) for result in results]
             return
 
+    def _await_core(self, core: _JobRun) -> None:
+        """Wait until the core is done. Raises CoreError where it failed."""
+        self._wait(core.over)
+        if core.error:
+            raise CoreError(
+                f"{self.job.id}: not started, since {core.job.id} failed, which it adds to",
+                where=str(self.context.log(core.job)),
+                next_step=f"mend {core.job.id} first: {core.error.what}",
+            )
+
+    @property
+    def _core_record(self) -> Record | None:
+        """The record with the wheel of the core that this job is beside, if there is one, and its stages are run."""
+        if self.core is None:
+            return None
+        records_of_core = {result.record.stage: result.record for result in self.core.results}
+        return records_of_core.get(WHEEL_STAGE)
+
     def _wait(self, event: threading.Event) -> None:
         """Wait for another job. Raises Interrupted when the run is cancelled meanwhile."""
         while not event.wait(_POLL_S):
@@ -253,7 +289,9 @@ class _JobRun:
 
         # Fresh is what was made from the same inputs; the inputs of a stage hold the digests of the stages before it.
         before = {result.record.stage: result.record for result in self.results}
-        step = Step(self.context, self.job, before, lambda line: self.progress.printed(self.job, line))
+        step = Step(
+            self.context, self.job, before, lambda line: self.progress.printed(self.job, line), self._core_record
+        )
         path = records.path_of(step.folder, stage.name)
         inputs = stage.inputs(step)
         digest = records.digest(inputs)

@@ -39,6 +39,8 @@ def build_wheel(step: Step, request: BuildRequest) -> tuple[Path, str]:
     Raises what the engine's `build` does, or SdkError.
     """
     settings, release = step.context.project.settings, step.job.variant.release
+    if not step.job.variant.needs_torch:
+        return _build(step, request, None), "no torch"
 
     # "full" in the settings, or a setup.py with torch.utils.cpp_extension, which runs torch.
     reason = fallback.reason_for_full_torch(settings, request.tree)

@@ -22,7 +22,7 @@ from torch_build_farm.pipeline.records import Record
 from torch_build_farm.pipeline.rendered_tree import Tree
 from torch_build_farm.pipeline.slots import Slots
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.settings import Project
+from torch_build_farm.project.settings import Project, Settings
 from torch_build_farm.project.tree import Source
 
 if TYPE_CHECKING:
@@ -105,13 +105,15 @@ class RunContext:
 class Step:
     """A stage at work on a job.
 
-    `before` has the records of the job's earlier stages by their names; `say` shows a line to people.
+    `before` has the records of the job's earlier stages by their names; `say` shows a line to people. `core` is the
+    record with the wheel of the core for the job's CPython; None for a job that is not beside one.
     """
 
     context: RunContext
     job: Job
     before: Mapping[str, Record]
     say: Callable[[str], None]
+    core: Record | None = None
 
     @property
     def folder(self) -> Path:
@@ -140,6 +142,21 @@ class Step:
         (artifact,) = self.before[stage.name].outputs
         return artifact.sha256
 
+    @property
+    def core_wheel(self) -> Path | None:
+        """The wheel of the core for the job's CPython; None for a job that is not beside one."""
+        return self.context.work / self.core.outputs[0].path if self.core else None
+
+    @property
+    def core_digest(self) -> str:
+        """SHA-256 of the core's wheel; empty where there is none."""
+        return self.core.outputs[0].sha256 if self.core else ""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the job."""
+        return self.context.project.settings.for_job(self.job.variant, self.job.python)
+
     def facts(self, stage: Stage, kind: type[SomeFacts]) -> SomeFacts:
         """What an earlier stage found out."""
         return self.before[stage.name].facts(kind)
@@ -159,7 +176,7 @@ class Stage:
 
     `holding` is given the job's rank, the lowest first in line. The first output of a stage that `makes_wheel` is the
     job's finished wheel. What a stage `per_cpython` finds out holds for the job's CPython alone, also where several
-    jobs share a wheel.
+    jobs share a wheel. A stage `beside_core` looks at the core's wheel too, where the project has a core.
     """
 
     name: str
@@ -170,3 +187,4 @@ class Stage:
     )
     makes_wheel: bool = False
     per_cpython: bool = False
+    beside_core: bool = False

@@ -70,7 +70,12 @@ class Override:
     """Applied to the source after the project's `patches`. They may change neither its name nor its version."""
 
     def selects(self, variant: Variant, python: CPython) -> bool:
-        """Whether this entry applies to the variant's job for that CPython."""
+        """Whether this entry applies to the variant's job for that CPython.
+
+        One that names a torch or a CUDA does not apply to a core, which has neither.
+        """
+        if not variant.needs_torch and (self.torch or self.cuda):
+            return False
         return (
             self._selects_minor(variant.torch)
             and (not self.cpython or python in self.cpython)

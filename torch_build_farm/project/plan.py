@@ -52,7 +52,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Job:
-    """One variant on one CPython: one wheel."""
+    """One variant, or the core, on one CPython: one wheel."""
 
     distribution: str
     version: str
@@ -67,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs in order of torch and Python, and notes on what was requested but left out."""
+    """The jobs in order of torch and Python, the core's first, and notes on what was requested but left out."""
 
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
@@ -92,9 +92,9 @@ class Plan:
 
 
 def jobs_of(project: Project) -> dict[str, tuple[Variant, CPython]]:
-    """Every job that a project could have, by its id: each variant on each CPython that its torch has wheels for."""
-    jobs = {}
-    for variant in project.variants.values():
+    """Every job that a project could have, by its id: each variant, and the core, on each of its CPythons."""
+    jobs: dict[str, tuple[Variant, CPython]] = {}
+    for variant in (*([project.core] if project.core else []), *project.variants.values()):
         for python in variant.cpython:
             jobs[job_id(project.distribution(variant), python)] = (variant, python)
     return jobs
@@ -113,8 +113,11 @@ def plan(
     requires_python: str,
     engine: Callable[[Variant], Mapping[CPython, str]],
     running: CPython,
+    core_version: str = "",
 ) -> Plan:
     """The jobs for `selection`, given the engine's CPythons for a variant, with full versions, and the running one.
+
+    The variants on a CPython bring the core's job there, whatever `selection` names; `core_version` is its version.
 
     Raises UnknownTorchError, NoPythonError where a variant is left without a CPython, and UsageError where `only`
     matches no job.
@@ -143,19 +146,32 @@ def plan(
     if not selection.only:
         if lacking:
             raise lacking[0]
-        return Plan(tuple(jobs), tuple(notes))
+        return Plan((*_core_jobs(project, jobs, core_version), *jobs), tuple(notes))
 
     # --only names jobs, so a variant without a CPython matters only where no other job matches.
-    matching = [job for job in jobs if _matches(job, selection.only)]
+    of_core = _core_jobs(project, jobs, core_version)
+    matching = [job for job in (*of_core, *jobs) if _matches(job, selection.only)]
     if lacking and not matching:
         raise lacking[0]
     if not matching:
-        ids = [job.id for job in jobs]
+        ids = [job.id for job in (*of_core, *jobs)]
         raise UsageError(
             f"--only {' '.join(selection.only)} matches no job; {nearest(selection.only[0], ids)}",
             next_step="`plan` lists the jobs; patterns may hold * and ?",
         )
-    return Plan(tuple(matching), tuple(notes))
+    # A variant's job takes the core's along.
+    pythons = {job.python for job in matching}
+    needed = [job for job in of_core if job.python in pythons]
+    return Plan((*needed, *(job for job in matching if job.variant.needs_torch)), tuple(notes))
+
+
+def _core_jobs(project: Project, jobs: Sequence[Job], version: str) -> list[Job]:
+    """The core's job on each CPython that `jobs` are for, in order; none for a project without a core."""
+    core = project.core
+    if core is None:
+        return []
+    pythons = sorted({job.python for job in jobs})
+    return [Job(project.distribution(core), version, core, python) for python in pythons]
 
 
 def check_architectures(project: Project, jobs: Sequence[Job]) -> None:

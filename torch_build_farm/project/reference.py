@@ -21,6 +21,7 @@ from torch_build_farm import __version__
 from torch_build_farm.core import errors
 from torch_build_farm.core.errors import FarmError
 from torch_build_farm.core.files import replace_text
+from torch_build_farm.project.core_table import Core
 from torch_build_farm.project.overrides import Override
 from torch_build_farm.project.settings import TABLE, Ci, Settings, SystemPackages
 from torch_build_farm.project.tables import adapter
@@ -174,6 +175,7 @@ def generated_files(docs: Path = DOCS) -> dict[Path, str]:
             "settings": table(Settings),
             "system-packages": table(SystemPackages),
             "overrides": table(Override),
+            "core": table(Core),
             "ci": table(Ci),
         },
         "variants.md": {"variants": table(Variant)},

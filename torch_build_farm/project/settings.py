@@ -21,6 +21,7 @@ from torch_build_farm import __version__
 from torch_build_farm.core.errors import ConfigError, nearest
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.changes import Changes
+from torch_build_farm.project.core_table import Core
 from torch_build_farm.project.overrides import Override
 from torch_build_farm.project.tables import (
     REFERENCE,
@@ -44,7 +45,7 @@ from torch_build_farm.project.tables import (
     load_toml,
     read_table,
 )
-from torch_build_farm.project.variant import StableVariant, Variant, collect_variants
+from torch_build_farm.project.variant import CoreVariant, StableVariant, Variant, collect_variants
 
 TABLE = "torch-build-farm"
 SYSTEM = "system"  # who brings a library of `external-libraries` that no distribution has: the user's system
@@ -292,6 +293,10 @@ class Settings:
     """What differs between jobs, by torch, CPython or CUDA: an array of tables,
     `[[tool.torch-build-farm.overrides]]`."""
 
+    core: Core | None = None
+    """A distribution without torch that owns the package which the variants add to, built once per CPython before them;
+    a table of its own. Not set: there is none."""
+
     ci: Ci = Ci()
     """Keys for the workflows that `ci` writes; a table of its own."""
 
@@ -304,6 +309,8 @@ class Settings:
         for override in self.overrides:
             if override.selects(variant, python):
                 resolved = replace(resolved, **override.changes(resolved))
+        if self.core and isinstance(variant, CoreVariant):
+            resolved = replace(resolved, **self.core.changes(resolved))
         return resolved
 
 
@@ -329,6 +336,24 @@ class Project:
         variants = {minor: facts for minor, facts in self.torch_minors.items() if minor < floor}
         variants[floor] = StableVariant.of([facts for minor, facts in self.torch_minors.items() if minor >= floor])
         return variants
+
+    @cached_property
+    def core(self) -> CoreVariant | None:
+        """What the jobs of the core are planned for; None for a project without a core."""
+        if self.settings.core is None:
+            return None
+        # Not those of one run: the core is the same, and is kept, whichever minors are asked for.
+        built = [self.torch_minors[minor] for minor in sorted(self.settings.torch) if minor in self.torch_minors]
+        oldest = built[0] if built else next(iter(self.torch_minors.values()))
+        pythons = {python for variant in self.variants.values() for python in variant.cpython}
+        return CoreVariant.of(oldest, sorted(pythons))
+
+    def requiring_core(self, version: str) -> Project:
+        """The project whose variants require the core at exactly that version."""
+        if self.settings.core is None:
+            return self
+        requires = (*self.settings.requires, f"{self.settings.core.name}=={version}")
+        return replace(self, settings=replace(self.settings, requires=requires))
 
     @property
     def imports(self) -> tuple[str, ...]:
@@ -359,8 +384,16 @@ class Project:
         """Name of the rungs behind the one name."""
         return self.settings.select_name or f"{self.settings.name}-select"
 
+    @property
+    def family_names(self) -> tuple[str, ...]:
+        """The names of all its distributions, except the core's."""
+        variants = [self.distribution(variant) for variant in self.variants.values()]
+        return (*variants, self.select_name, self.auto_name, self.settings.name)
+
     def distribution(self, variant: Variant | Minor) -> str:
-        """Name of the variant's distribution, such as pymomentum-gpu-torch28."""
+        """Name of the variant's distribution, such as pymomentum-gpu-torch28, or of the core's."""
+        if self.settings.core and isinstance(variant, CoreVariant):
+            return self.settings.core.name
         return f"{self.settings.name}-{variant.tag}"
 
 
@@ -389,6 +422,10 @@ def load(root: Path, builtin: Path) -> Project:
             problems += [f"{path}: [tool.{TABLE}]: overrides[{number}]{it}" for it in override.problems(torch_minors)]
     if settings and not problems:
         problems += [f"{path}: [tool.{TABLE}]: {problem}" for problem in _stable_problems(settings, torch_minors)]
+    if settings and settings.core and not problems:
+        names = Project(root, settings, torch_minors, ()).family_names
+        of_core = settings.core.problems(names, settings.packages)
+        problems += [f"{path}: [tool.{TABLE}]: {problem}" for problem in of_core]
     if problems or settings is None:
         raise ConfigError("\n".join(problems), next_step=REFERENCE)
     templates = tuple(folder for folder in (root / "templates", builtin / "templates") if folder.is_dir())

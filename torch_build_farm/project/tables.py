@@ -292,6 +292,8 @@ def _keys_of(shape: type, path: list[int | str]) -> list[str]:
     for key in path:
         # From each table to the dataclass of the table below it, or of the tables in a list.
         shape = get_args(shape)[0] if isinstance(key, int) else get_type_hints(shape)[str(key).replace("-", "_")]
+        if type(None) in get_args(shape):  # a table that may be left out
+            (shape,) = set(get_args(shape)) - {type(None)}
     return [kebab(field.name) for field in fields(shape)]
 
 

@@ -15,7 +15,7 @@ from packaging.version import Version
 from pydantic import ConfigDict, Field, StrictInt
 
 from torch_build_farm.core.errors import ConfigError
-from torch_build_farm.core.versions import Minor
+from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.tables import (
     REFERENCE,
     TABLE_CONFIG,
@@ -30,6 +30,7 @@ from torch_build_farm.project.tables import (
 
 # The variant of torch's stable ABI, as part of names.
 STABLE_TAG = "torch-stable"
+_CORE_TAG = "core"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Variant:
     pybind11: VersionText = ""
     """The version of pybind11 among torch's headers, such as `"2.13.6"`. A build that requires pybind11 gets this one,
     unless the project holds it to another. Not set: any."""
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether its wheels are built and tested with torch."""
+        return True
 
     @property
     def tag(self) -> str:
@@ -162,6 +168,41 @@ class StableVariant(Variant):
     def newest(self) -> str:
         """The newest known release of all minors."""
         return self.served[-1].newest
+
+
+@dataclass(frozen=True)
+class CoreVariant(Variant):
+    """What a core has in place of a variant: no torch, and the CPythons of every variant.
+
+    Image, C++ standard and compiler are those of the oldest minor that is built, so that it loads wherever a variant
+    does. All other facts are that minor's too, and concern no core.
+    """
+
+    @classmethod
+    def of(cls, oldest: Variant, pythons: Sequence[CPython]) -> Self:
+        """The core beside variants with these CPythons, the oldest of which is `oldest`."""
+        facts = {field.name: getattr(oldest, field.name) for field in fields(Variant)}
+        return cls(**{**facts, "cpython": tuple(pythons), "cuda_toolkit": (), "pybind11": ""})
+
+    @property
+    def needs_torch(self) -> bool:
+        """It is built and tested where no torch is."""
+        return False
+
+    @property
+    def tag(self) -> str:
+        """The core as part of names: "core"."""
+        return _CORE_TAG
+
+    @property
+    def tested_with(self) -> tuple[str, ...]:
+        """No torch."""
+        return ()
+
+    @property
+    def pin(self) -> str:
+        """No requirement on torch."""
+        return ""
 
 
 def read_variants(folders: Sequence[Path]) -> dict[Minor, Variant]:

@@ -65,8 +65,10 @@ def _minor_by_name(project: Project) -> dict[str, Minor]:
 
 def all_names(project: Project) -> list[str]:
     """The normalized names of every distribution that this project publishes."""
-    behind = (project.select_name, project.auto_name, project.settings.name)
-    return [*_minor_by_name(project), *(canonicalize_name(name) for name in behind)]
+    others = [project.select_name, project.auto_name, project.settings.name]
+    if project.settings.core:
+        others.append(project.settings.core.name)
+    return [*_minor_by_name(project), *(canonicalize_name(name) for name in others)]
 
 
 def python_tag(wheel: str) -> str:

@@ -1,7 +1,7 @@
 """What is to be published and in which order. Pure, except that it reads the index.
 
-Variants come first, then the rungs and the middle wheel, and the plain wheel last: at no moment does the index have a
-wheel whose requirements it lacks.
+The core comes first where there is one, then variants, the rungs and the middle wheel, and the plain wheel last: at no
+moment does the index have a wheel whose requirements it lacks.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _because(job: JobRecords, stage: str) -> str:
 def plan(
     project: Project, variants: Sequence[PrivateCopy], behind: Sequence[PrivateCopy], names: IndexNames, target: str
 ) -> PublishPlan:
-    """Compare what is built with what the index has. `behind` are the wheels behind the one name, in order.
+    """Compare what is built with what the index has. `variants` has the wheels of their core first; `behind` are the
+    wheels behind the one name, in order.
 
     Raises PublishError if the index has another file of the same name, or a file under one of the names that is not
     this project's, PackageIndexError if it cannot be read.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
@@ -176,13 +175,9 @@ def _cuda_needed(wheel: Wheel) -> list[str]:
 
 def _pybind11(wheel: Wheel) -> list[str]:
     """Modules of pybind11 that do not see each other's types."""
-    members = defaultdict[str, list[str]](list)
-    for library in wheel.libraries:
-        for internals_id in library.pybind11:
-            members[internals_id].append(library.path)
-    if len(members) < 2:
+    if len(wheel.pybind11) < 2:
         return []
-    listed = [f"{internals_id} in {', '.join(paths)}" for internals_id, paths in sorted(members.items())]
+    listed = [f"{internals_id} in {', '.join(paths)}" for internals_id, paths in wheel.pybind11.items()]
     return [
         "modules of pybind11 do not see each other's types, since they are of several versions of it or of several "
         f"compilers: {'; '.join(listed)}; build all of them with one, such as the one among torch's headers"

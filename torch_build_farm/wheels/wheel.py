@@ -59,6 +59,15 @@ class Wheel:
     libraries: tuple[Library, ...]
 
     @property
+    def pybind11(self) -> dict[str, list[str]]:
+        """The ids under which its libraries share types with other modules of pybind11, each with the libraries."""
+        members: dict[str, list[str]] = {}
+        for library in self.libraries:
+            for internals_id in sorted(library.pybind11):
+                members.setdefault(internals_id, []).append(library.path)
+        return dict(sorted(members.items()))
+
+    @property
     def platform(self) -> str:
         """The platform tags of the file name, unchanged."""
         return self.path.stem.rsplit("-", 1)[1]

@@ -159,7 +159,7 @@ class ContainerBuild:
         """Install what the build requires, where no foreign code runs. Raises what installing raises."""
         job = self.request.job
         with open_site(self.session, job, self.request.shell) as site:
-            if self.request.sdk is None:
+            if self.request.needs_full_torch:
                 torch_downloads.fetch(self.access.store, job.variant.release, job.python, site)
             # Only the build itself uses ccache, and whether the image has it is asked here, where a container runs.
             if self.request.reuse and site.shell.run("sh", "-c", "command -v ccache").ok:

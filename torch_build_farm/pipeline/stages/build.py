@@ -16,20 +16,27 @@ from torch_build_farm.pipeline import estimates, installed_packages, sdk_build
 from torch_build_farm.pipeline.facts import BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.render import RENDER
-from torch_build_farm.project.variant import StableVariant
+from torch_build_farm.project.variant import StableVariant, Variant
 from torch_build_farm.wheels import auditwheel
 
 _PEAK_BYTES = 20  # a number of the engine's
 
 
+def _variant_facts(variant: Variant) -> dict[str, Any]:
+    """What a build takes from the variants file."""
+    # Of the stable ABI's variant the oldest minor alone: a new minor is no reason to build its wheel again.
+    facts = asdict(variant.minors[0])
+    # No fact about torch is a reason to build a core again.
+    return facts if variant.needs_torch else {name: facts[name] for name in ("image", "cxx_standard")}
+
+
 def _inputs(step: Step) -> dict[str, Any]:
     context = step.context
-    settings = context.project.settings.for_job(step.job.variant, step.job.python)
+    settings = step.settings
     # Everything by which two builds of the same tree may differ: what is forgotten here keeps a wheel that is outdated.
     inputs = {
         "tree": step.digest_of(RENDER),
-        # Of the stable ABI's variant the oldest minor alone: a new minor is no reason to build its wheel again.
-        "variant": asdict(step.job.variant.minors[0]),
+        "variant": _variant_facts(step.job.variant),
         "stable-abi": isinstance(step.job.variant, StableVariant),
         "farm": __version__,
         "engine": context.engine.name,
@@ -63,7 +70,7 @@ def _work(step: Step) -> Outcome:
         makeflags=context.jobserver.makeflags,
         share=context.compilers_per_build,
         epoch=context.epoch,
-        version_from_scm=context.source.metadata.version_from_scm,
+        version_from_scm=context.tree(step.job).source.metadata.version_from_scm,
         shell=step.shell,
         reuse=not context.force and os.environ.get("TORCH_BUILD_FARM_CCACHE", "").lower() != "off",
     )

@@ -23,6 +23,7 @@ from torch_build_farm.project import source_files
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel, cython_files
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
+from torch_build_farm.wheels.beside_core import core_problems
 from torch_build_farm.wheels.checks import problems
 from torch_build_farm.wheels.device_code import device_code_problems
 from torch_build_farm.wheels.limited_api import limited_api_problems
@@ -44,11 +45,13 @@ def repair(
     interpreter_run_paths: Sequence[str] = (),
     already_repaired: bool = False,
     setup_script: str = "",
+    core: Path | None = None,
 ) -> tuple[Wheel, MachineCode]:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
     `expected`, `builders` and `linked_by` are as in `problems`, `interpreter_run_paths` as the engine states them.
-    `already_repaired`: the engine has run auditwheel. `setup_script` is the text of the source's setup.py.
+    `already_repaired`: the engine has run auditwheel. `setup_script` is the text of the source's setup.py. `core` is
+    the wheel of the core that it is installed beside.
 
     Returns the wheel, and what its code asks of users' machines.
     Raises RepairError with every reason why the wheel is unfit.
@@ -75,6 +78,8 @@ def repair(
         reasons = problems(wheel, settings, expected, builders, linked_by)
         reasons += machine_code_problems(code, settings) + limited_api_problems(wheel, code)
         reasons += device_code_problems(code.device_code, settings.cuda_arch_list, setup_script)
+        if core:
+            reasons += core_problems(wheel, read_wheel(core))
         if reasons:
             listed = "\n".join(f"  - {reason}" for reason in reasons)
             raise RepairError(f"{raw.name} is not fit for users:\n{listed}", where=str(raw))
@@ -133,7 +138,7 @@ def _init_files(step: Step) -> list[str]:
     prefix = f"/{folder}/" if folder else "/"
     paths = [f"/{file.path}" for file in source.files if f"/{file.path}".startswith(prefix)]
     init_files = []
-    for package in step.context.project.settings.packages:
+    for package in step.settings.packages:
         init = f"{package.replace('.', '/')}/__init__.py"
         # The source may have its packages in a folder, such as src/.
         in_source = [path for path in paths if path.endswith(f"/{init}")]
@@ -168,10 +173,11 @@ def _build_folders(step: Step) -> list[str]:
 
 
 def _inputs(step: Step) -> dict[str, Any]:
-    settings = step.context.project.settings
+    settings = step.settings
     return {
         "farm": __version__,
         "wheel": step.digest_of(BUILD),
+        "core": step.core_digest,
         "name": step.output(BUILD).name,
         "policy": asdict(auditwheel.policy()),
         "packages": settings.packages,
@@ -179,7 +185,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "grafted-libraries": settings.grafted_libraries,
         "external-libraries": dict(settings.external_libraries),
         "requires": settings.requires,
-        "cuda-arch-list": settings.for_job(step.job.variant, step.job.python).cuda_arch_list,
+        "cuda-arch-list": settings.cuda_arch_list,
         "cpu-baseline": settings.cpu_baseline,
         "size-limit-mb": settings.size_limit_mb,
         "torch-flavours": settings.torch_flavours,
@@ -201,7 +207,7 @@ def _work(step: Step) -> Outcome:
         step.output(BUILD),
         out,
         scratch,
-        settings=context.project.settings.for_job(step.job.variant, step.job.python),
+        settings=step.settings,
         expected=_init_files(step),
         builders=_build_folders(step),
         shell=shell,
@@ -209,6 +215,7 @@ def _work(step: Step) -> Outcome:
         setup_script=source_files.text(context.tree(step.job).source.project, "setup.py"),
         interpreter_run_paths=context.engine.interpreter_run_paths(step.job),
         already_repaired=context.engine.repairs_itself,
+        core=step.core_wheel,
     )
     facts = RepairFacts(
         wheel.platform,
@@ -219,4 +226,4 @@ def _work(step: Step) -> Outcome:
     return Outcome((wheel.path,), facts)
 
 
-REPAIR = Stage("repair", _inputs, _work)
+REPAIR = Stage("repair", _inputs, _work, beside_core=True)

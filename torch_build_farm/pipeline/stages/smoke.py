@@ -25,6 +25,7 @@ def _inputs(step: Step) -> dict[str, Any]:
     return {
         "farm": __version__,
         "wheel": step.digest_of(RELOCATE),
+        "core": step.core_digest,
         "names": (context.project.auto_name, context.project.select_name),
         "dispatcher": one_name.dispatcher_template(context.project),
         "newest": step.job.variant.newest,
@@ -53,6 +54,9 @@ def _work(step: Step) -> Outcome:
     family = one_name.Family.of(context.project, wheel, {minor: step.job.version}, context.epoch)
     one_name.write(family, wheels)
     link_or_copy(wheel, wheels / wheel.name)
+    # The index may have a core of that version, too, or none yet.
+    if step.core_wheel:
+        link_or_copy(step.core_wheel, wheels / step.core_wheel.name)
     try:
         with context.engine.site(step.job, step.shell) as site:
             findings = []
@@ -69,13 +73,15 @@ def _work(step: Step) -> Outcome:
                 )
                 findings.append(test.run())
             *older, newest = findings
-            return Outcome(facts=replace(newest, oldest=older[0].torch if older else None))
+            core = step.core_wheel.name if step.core_wheel else None
+            return Outcome(facts=replace(newest, oldest=older[0].torch if older else None, core=core))
     finally:
         shutil.rmtree(wheels, ignore_errors=True)
 
 
-def _smoke_slot(context: RunContext, rank: int) -> AbstractContextManager[None]:
+def smoke_slot(context: RunContext, rank: int) -> AbstractContextManager[None]:
+    """Hold one of the places for smoke tests."""
     return context.smoke_slots.hold(rank, context.runner)
 
 
-SMOKE = Stage("smoke", _inputs, _work, _smoke_slot, per_cpython=True)
+SMOKE = Stage("smoke", _inputs, _work, smoke_slot, per_cpython=True, beside_core=True)

@@ -1,0 +1,7 @@
+#pragma once
+
+namespace acme {
+struct Body {
+  double mass;
+};
+}  // namespace acme
