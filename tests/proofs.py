@@ -18,10 +18,14 @@ _FACTS: dict[str, Facts | None] = {
 STAGES = tuple(_FACTS)
 
 
-def prove(wheel: Path, work: Path, job: str, mode: str = "full") -> dict[str, Path]:
-    """Write the records of a job that made, audited and tested `wheel`; returns their files, by stage."""
+def prove(wheel: Path, work: Path, job: str, mode: str = "full", core: Path | None = None) -> dict[str, Path]:
+    """Write the records of a job that made, audited and tested `wheel`, beside `core`; returns their files, by stage."""
     digest = sha256(wheel)
-    inputs = {"wheel": records.digest(digest), "mode": records.digest(mode)}
+    inputs = {
+        "wheel": records.digest(digest),
+        "mode": records.digest(mode),
+        "core": records.digest(sha256(core) if core else ""),
+    }
     made = Artifact(f"jobs/{job}/relocated/{wheel.name}", digest, wheel.stat().st_size)
     tree = Artifact(f"jobs/{job}/source", "0" * 64, 0)
     outputs = {"render": (tree,), "relocate": (made,)}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.pipeline.test_smoke import JOB, PROJECT
 from tests.until import until
-from torch_build_farm.core.errors import AbiError
+from torch_build_farm.core.errors import AbiError, CoreError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.pipeline import records, runner
@@ -20,6 +20,7 @@ from torch_build_farm.pipeline.results import JobResult, Status
 from torch_build_farm.pipeline.slots import Slots
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.project.plan import Job
+from torch_build_farm.project.variant import CoreVariant
 
 NAME = "demo_torch29-1.0-cp311-cp311-manylinux_2_17_x86_64.whl"
 
@@ -181,3 +182,69 @@ def test_jobs_that_wait_for_one_value_make_it_once() -> None:
     for thread in threads:
         thread.join()
     assert (values, made) == ([1] * 8, [1])
+
+
+class CoreBench:
+    """A core and a variant of one CPython, whose one stage notes what it sees."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.core_content = "core"
+        self.refuse = False
+        self.ran: list[str] = []
+        self.seen: list[str] = []
+        self.core = Job("demo-core", "1.0", CoreVariant.of(JOB.variant, [JOB.python]), JOB.python)
+        # The name by which the runner knows the finished wheel.
+        self.carve = Stage(records.WHEEL_STAGE, self._inputs, self._carve, makes_wheel=True, beside_core=True)
+
+    def _inputs(self, step: Step) -> Mapping[str, Any]:
+        return {"content": "" if step.job.variant.needs_torch else self.core_content, "core": step.core_digest}
+
+    def _carve(self, step: Step) -> Outcome:
+        self.ran.append(step.job.distribution)
+        if self.refuse and not step.job.variant.needs_torch:
+            raise AbiError("not today")
+        if step.core_wheel:
+            self.seen.append(step.core_wheel.read_text())
+        wheel = step.folder / f"{step.job.distribution.replace('-', '_')}-1.0-cp311-cp311-linux_x86_64.whl"
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        wheel.write_text(self.core_content)
+        return Outcome((wheel,))
+
+    def run(self, monkeypatch: pytest.MonkeyPatch) -> tuple[JobResult, ...]:
+        monkeypatch.setattr(runner, "stages_of", lambda job, stages: tuple(stages))
+        self.ran.clear()
+        # The variant first: what waits is not decided by the order.
+        return runner.run(context(self.work), [JOB, self.core], [self.carve], Quiet())
+
+    def pending(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        monkeypatch.setattr(runner, "stages_of", lambda job, stages: tuple(stages))
+        return list(runner.pending(context(self.work), [self.core, JOB], [self.carve]))
+
+
+def test_a_variant_waits_for_its_core_and_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = CoreBench(tmp_path)
+    assert bench.pending(monkeypatch) == [bench.core.id, JOB.id]
+    variant, core = bench.run(monkeypatch)
+    assert (core.error, variant.error) == (None, None)
+    assert bench.ran == ["demo-core", "demo-torch29"]
+    assert bench.seen == ["core"]
+    bench.run(monkeypatch)
+    assert bench.ran == []
+    assert bench.pending(monkeypatch) == []
+    bench.core_content = "another core"
+    # Which stages of the variant run is known once the core is there.
+    assert bench.pending(monkeypatch) == [bench.core.id, JOB.id]
+    bench.run(monkeypatch)
+    assert bench.ran == ["demo-core", "demo-torch29"]
+
+
+def test_a_variant_of_a_core_that_fails_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = CoreBench(tmp_path)
+    bench.refuse = True
+    variant, core = bench.run(monkeypatch)
+    assert bench.ran == ["demo-core"]
+    assert isinstance(core.error, AbiError)
+    assert isinstance(variant.error, CoreError)
+    assert variant.error.what == f"{JOB.id}: not started, since {bench.core.id} failed, which it adds to"
+    assert "not today" in variant.error.next_step

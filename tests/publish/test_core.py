@@ -1,0 +1,93 @@
+"""The core goes to the index before the variants that were tested beside it, and by its SHA-256."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Answer
+from tests.family import make_wheel
+from tests.index import Index
+from tests.proofs import prove
+from tests.release import Release
+from torch_build_farm.core.errors import PublishError
+
+Call = Callable[..., Answer]
+TABLE = """
+[tool.torch-build-farm.core]
+name = "demo-core"
+pyproject = "pyproject-core.toml"
+packages = ["base"]
+"""
+
+
+@pytest.fixture
+def core(release: Release) -> Path:
+    """A proven core in work/dist, of a project with the table."""
+    project = release.project.root / "pyproject.toml"
+    project.write_text(project.read_text() + TABLE)
+    wheel = made(release, "1.0")
+    prove(wheel, release.folder / "work", wheel.name)
+    return wheel
+
+
+def made(release: Release, version: str) -> Path:
+    release.dist.mkdir(parents=True, exist_ok=True)
+    return make_wheel(release.dist, "demo-core", version, {"base/__init__.py": f"version = '{version}'\n"})
+
+
+def dry_run(call: Call, index: Index, *words: str) -> Answer:
+    return call("publish", index.url, "--index-url", index.url, "--json", *words)
+
+
+def variant(release: Release, torch: str, core: Path) -> Path:
+    wheel = release.variant(torch)
+    prove(wheel, release.folder / "work", wheel.name, core=core)
+    return wheel
+
+
+def test_the_core_goes_first(release: Release, call: Call, index: Index, core: Path) -> None:
+    variant(release, "2.8", core)
+    variant(release, "2.9", core)
+    made(release, "0.9")  # an older one, which no variant was tested beside
+    answer = dry_run(call, index)
+    assert answer.code == 0, answer.err
+    assert [file["name"] for file in answer.document["files"]] == [
+        "demo-core", "demo-torch28", "demo-torch29", "demo-select", "demo-select", "demo-auto", "demo",
+    ]  # fmt: skip
+    assert "demo-core" in answer.document["waves"][0]
+
+
+def test_one_that_is_on_the_index_is_not_needed_here(release: Release, call: Call, index: Index, core: Path) -> None:
+    variant(release, "2.8", core)
+    index.add_wheel(core)
+    release.list(index, core)
+    assert {file["name"]: file["state"] for file in dry_run(call, index).document["files"]}["demo-core"] == "there"
+    core.unlink()
+    answer = dry_run(call, index)
+    assert answer.code == 0, answer.err
+    assert "demo-core" not in {file["name"] for file in answer.document["files"]}
+
+
+def test_a_variant_whose_core_is_nowhere(release: Release, call: Call, index: Index, core: Path) -> None:
+    variant(release, "2.8", core)
+    core.unlink()
+    made(release, "1.1")
+    answer = dry_run(call, index)
+    assert answer.code == PublishError.exit_code
+    assert "was smoke-tested beside a demo-core that is neither in dist nor on the index" in answer.err + answer.out
+
+
+def test_a_core_that_is_not_proven(release: Release, call: Call, index: Index, core: Path) -> None:
+    variant(release, "2.8", core)
+    (release.folder / "work" / "jobs" / core.name / "records" / "smoke.json").unlink()
+    answer = dry_run(call, index)
+    assert answer.code == PublishError.exit_code
+    assert f"{core.name}: not smoke-tested" in answer.err + answer.out
+
+
+def test_a_variant_may_not_go_before_its_core(release: Release, call: Call, index: Index, core: Path) -> None:
+    variant(release, "2.8", core)
+    answer = dry_run(call, index, "--names", "demo-torch28")
+    assert answer.code == PublishError.exit_code
+    assert f"{core.name} has to be on the index before demo_torch28" in answer.err + answer.out
