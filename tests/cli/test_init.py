@@ -518,3 +518,16 @@ def test_a_project_file_that_is_too_large(tmp_path: Path, capsys: pytest.Capture
     (other / "pyproject.toml").write_text("#" * (1 << 20))
     assert main.main(["init", str(tmp_path), str(other)]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_files_that_may_take_the_place_of_pyproject(tmp_path: Path) -> None:
+    project = '[project]\nname = "acme"\nversion = "1"\n[build-system]\nrequires = ["setuptools"]\n'
+    for name in ("pyproject.toml", "pyproject-core.toml", "pyproject-gpu.toml", "other.toml"):
+        (tmp_path / name).write_text(project)
+    _, text = written(tmp_path)
+    (line,) = [line for line in text.splitlines() if "pyproject-core.toml" in line]
+    assert line.startswith(
+        f"# {scaffold.MARK} pyproject-core.toml, pyproject-gpu.toml may take the place of pyproject.toml"
+    )
+    assert "[tool.torch-build-farm.core]" in line
+    assert load(tmp_path, CHECKOUT).settings.core is None

@@ -25,7 +25,7 @@ from torch_build_farm.pipeline.facts import BuildFacts
 from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.pipeline.stage import RunContext, Step
-from torch_build_farm.pipeline.stages.order import ALL
+from torch_build_farm.pipeline.stages.order import ALL, stages_of
 from torch_build_farm.pipeline.stages.repair import REPAIR
 from torch_build_farm.project import tree
 from torch_build_farm.project.fetch import Fetcher
@@ -88,6 +88,7 @@ OF_NO_STAGE = {
     *("torch", "stable-abi", "git", "revision", "sdist", "sdist-sha256", "overrides"),
     *("memory-per-compile-gb", "ci"),
     "prepare-files",  # below, since it changes something only beside `prepare`
+    "core",  # below, since its job is one of its own
 }
 
 
@@ -105,15 +106,16 @@ class Project:
     lines: str = ""
     files: dict[str, str] = field(default_factory=lambda: dict(FILES))
 
-    def run(self) -> tuple[RunContext, Job]:
-        """A run of one job."""
+    def run(self, *, of_core: bool = False) -> tuple[RunContext, Job]:
+        """A run of one job, of a variant or of the core."""
         for name, content in self.files.items():
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content + (self.lines if name == "pyproject.toml" else ""))
         work = self.root / "work"
         project = load(self.root, CHECKOUT)
-        variant, python = project.variants[Minor(2, 11)], CPython.running()
+        variant, python = project.core if of_core else project.variants[Minor(2, 11)], CPython.running()
+        assert variant
         settings = project.settings.for_job(variant, python)
         origin = Fetcher(work / "sources", Runner(), print).obtain(project)
         source = tree.read(origin, ("/work/", *settings.exclude), settings.version, project.changes_by(settings))
@@ -130,12 +132,12 @@ class Project:
         )
         return run, job
 
-    def inputs(self) -> dict[str, str]:
+    def inputs(self, *, of_core: bool = False) -> dict[str, str]:
         """The digest of each stage's inputs, as if the stages before it had made the same as ever."""
-        run, job = self.run()
+        run, job = self.run(of_core=of_core)
         before: dict[str, Record] = {}
         digests = {}
-        for stage in ALL:
+        for stage in stages_of(job, ALL):
             inputs = stage.inputs(Step(run, job, before, print))
             digests[stage.name] = records.digest(inputs)
             details = BuildFacts("local", "", "torch 2.11.0", None, None, ()) if stage.name == "build" else None
@@ -196,6 +198,51 @@ def test_files_of_prepare_are_an_input(tmp_path: Path) -> None:
     assert project.inputs() == before
     project.files["more.sh"] = "false\n"
     assert project.inputs() != before
+
+
+CORE = '[tool.torch-build-farm.core]\nname = "base"\npyproject = "base.toml"\npackages = ["base"]\n'
+
+
+def with_core(root: Path, lines: str = "", table: str = CORE) -> Project:
+    """A project with a core."""
+    bases = {
+        "base.toml": '[project]\nname = "base"\nversion = "1"\n',
+        "other.toml": '[project]\nname = "base"\nversion = "1"\ndescription = "another one"\n',
+    }
+    return Project(root, f"{lines}{table}", {**FILES, **bases})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"base.toml"', '"other.toml"'),
+        ('["base"]', '["base", "more"]'),
+        ('["base"]', '["base"]\nimports = ["base.more"]'),
+        ('["base"]', '["base"]\nenvironment = { MODE = "fast" }'),
+        ('["base"]', '["base"]\ncmake-defines = { MODE = "fast" }'),
+    ],
+)
+def test_the_table_of_the_core_is_an_input_of_its_job(tmp_path: Path, old: str, new: str) -> None:
+    usual = with_core(tmp_path / "usual")
+    changed = with_core(tmp_path / "changed", table=CORE.replace(old, new))
+    assert changed.inputs(of_core=True) != usual.inputs(of_core=True)
+    assert changed.inputs() == usual.inputs()
+
+
+@pytest.mark.parametrize(
+    ("lines", "counts"),
+    [
+        ('before-build = ["true"]\n', True),
+        ('cpu-baseline = "x86-64-v3"\n', True),
+        ('cuda-arch-list = ["9.0"]\n', False),
+        ('requires = ["numpy"]\n', False),
+        ('torch-build = "full"\n', False),
+    ],
+)
+def test_what_concerns_torch_builds_no_core_again(tmp_path: Path, lines: str, *, counts: bool) -> None:
+    usual, changed = with_core(tmp_path / "usual"), with_core(tmp_path / "changed", lines)
+    assert (changed.inputs(of_core=True) != usual.inputs(of_core=True)) is counts
+    assert changed.inputs() != usual.inputs()
 
 
 def repair(project: Project, *linker_flags: str) -> str:

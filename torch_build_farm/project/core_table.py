@@ -65,6 +65,7 @@ class Core:
             # All of these are about torch.
             "cuda_arch_list": (),
             "torch_flavours": "cuda",
+            "torch_build": "auto",
             "stable_abi": None,
         }
 

@@ -163,15 +163,25 @@ def _hints(facts: SourceFacts) -> Iterator[str]:
             f"{MARK} {file} compiles with {', '.join(options)}. A wheel whose code needs such a CPU and does not ask "
             f'for it is refused; cpu-baseline = "{native_code.level(options)}" gives leave.'
         )
+    yield from _distribution_hints(facts)
+    yield from _cmake_hints(facts.cmake, facts.backend)
+    for note in facts.cibuildwheel.notes:
+        yield f"{MARK} [tool.cibuildwheel] {note}."
+
+
+def _distribution_hints(facts: SourceFacts) -> Iterator[str]:
+    """What may belong to another distribution than a variant's."""
+    if facts.other_pyprojects:
+        yield (
+            f"{MARK} {', '.join(facts.other_pyprojects)} may take the place of pyproject.toml: the key pyproject names "
+            f"the one that is built, and [tool.{TABLE}.core] one of a distribution without torch that this one adds to."
+        )
     if facts.setup.outside:
         patterns = ", ".join(f'"{kind}/*"' for kind in facts.setup.outside)
         yield (
             f"{MARK} the wheel has files outside of its packages, which two variants cannot both own. Where they are "
             f"the same for every variant, plain-files = [{patterns}] puts them into the plain wheel."
         )
-    yield from _cmake_hints(facts.cmake, facts.backend)
-    for note in facts.cibuildwheel.notes:
-        yield f"{MARK} [tool.cibuildwheel] {note}."
 
 
 def _cuda_hints(facts: SourceFacts) -> Iterator[str]:

@@ -62,6 +62,7 @@ class SourceFacts:
     setup_alone: bool  # there is a setup.py, and no pyproject.toml
     subdirectory: str  # the folder of the Python project; empty for the top
     other_projects: tuple[str, ...]  # folders that hold a Python project too
+    other_pyprojects: tuple[str, ...]  # files beside pyproject.toml that may take its place
 
 
 def look(origin: Origin) -> SourceFacts:
@@ -115,6 +116,7 @@ def look(origin: Origin) -> SourceFacts:
         setup_alone=not (origin.subdirectory or (root / "pyproject.toml").is_file()),
         subdirectory=origin.subdirectory,
         other_projects=projects[1:],
+        other_pyprojects=tuple(sorted(path.name for path in root.glob("pyproject?*.toml") if path.is_file())),
     )
 
 
