@@ -11,7 +11,7 @@ from torch_build_farm.core.resources import DATA
 from torch_build_farm.core.templates import markdown_environment
 from torch_build_farm.core.text import Markdown
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.pipeline.facts import SmokeFacts
+from torch_build_farm.pipeline.facts import CoreSmokeFacts, SmokeFacts
 from torch_build_farm.pipeline.results import JobResult, audit_verdicts
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.facts import Facts
@@ -68,7 +68,8 @@ def of_build(results: Sequence[JobResult]) -> str:
     """The section on the builds: what was built, and the findings of the audit and the smoke test."""
     rows = audit_verdicts(results)
     ranges, verdicts = output.cells(rows) if rows else ([], {})
-    return _render("evidence-build.md.j2", jobs=results, ranges=ranges, verdicts=verdicts, SmokeFacts=SmokeFacts)
+    facts = {"SmokeFacts": SmokeFacts, "CoreSmokeFacts": CoreSmokeFacts}
+    return _render("evidence-build.md.j2", jobs=results, ranges=ranges, verdicts=verdicts, **facts)
 
 
 def _render(template: str, **names: object) -> str:
