@@ -1,6 +1,7 @@
 """Rendered workflows: what may be written over, what a project decides, and what every job is allowed."""
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,16 @@ def test_the_jobs_of_a_project_with_a_stable_wheel(tiny: Farm) -> None:
     text = str(rendered(tiny)["torch-wheels"])
     names = set(re.findall(r"\btiny[\w-]*-torch[\w-]*-cp312\b", text))
     assert {name.split("-torch")[-1] for name in names} == {"28-cp312", "29-cp312", "-stable-cp312"}
+
+
+def test_the_jobs_of_a_project_with_a_core(make_farm: Callable[..., Farm]) -> None:
+    """A job of the core has an output of its own, and the plan's torch for it is one that --torch takes."""
+    addon = make_farm("addon")
+    settings(addon, 'python = ["3.11"]')
+    job = rendered(addon)["torch-wheels"]["jobs"]["wheel"]
+    assert "acme-core-cp311" in job["outputs"]
+    assert "acme-gpu-torch29-cp311" in job["outputs"]
+    planned = addon("plan", "--torch", "2.9", "--python", "3.11", "--json").document["include"][0]
+    assert planned["job"] == "acme-core-cp311"
+    alone = addon("plan", "--torch", planned["torch"], "--python", "3.11", "--only", planned["job"], "--json")
+    assert [entry["job"] for entry in alone.document["include"]] == ["acme-core-cp311"]

@@ -11,9 +11,19 @@ from tests.until import until
 from torch_build_farm.cli.console import People
 from torch_build_farm.cli.report import Progress, summary
 from torch_build_farm.core.errors import CompileError
-from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts, Facts, RepairFacts, SmokeFacts
+from torch_build_farm.pipeline.facts import (
+    AuditFacts,
+    BuildFacts,
+    CoreAuditFacts,
+    CoreSmokeFacts,
+    Facts,
+    RepairFacts,
+    SmokeFacts,
+)
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.pipeline.results import JobResult, RunResult, StageResult
+from torch_build_farm.project.plan import Job
+from torch_build_farm.project.variant import CoreVariant
 
 OTHER = replace(JOB, distribution="demo-torch28")
 
@@ -94,3 +104,28 @@ def test_the_summary_has_what_each_stage_found_out() -> None:
     stream = io.StringIO()
     summary(People(stream, width=100), RunResult((JobResult(JOB, kept_build, None, None, "log"),), 6.5, Path("/work")))
     assert stream.getvalue().splitlines()[1] == "demo-torch29-cp311  2.0 s"
+
+
+def test_the_summary_of_a_core_and_of_a_variant_beside_it() -> None:
+    core = Job("demo-core", "1.0", CoreVariant.of(JOB.variant, [JOB.python]), JOB.python)
+
+    def result(job: Job, **facts: Facts) -> JobResult:
+        stages = [StageResult(Record(name, job.id, "", (), 1.0, "", details=it), False) for name, it in facts.items()]
+        return JobResult(job, tuple(stages), None, None, "log")
+
+    name = "demo_core-1.0-cp311-cp311-linux_x86_64.whl"
+    beside = SmokeFacts("2.9.1", "12.8", ("cpu",), ("demo",), "agrees", "torch 2.10", core=name)
+    results = (
+        result(core, audit=CoreAuditFacts(("GLIBC_2.32",), ()), smoke=CoreSmokeFacts(("base",))),
+        result(JOB, smoke=beside),
+    )
+    stream = io.StringIO()
+    summary(People(stream, width=100), RunResult(results, 6.5, Path("/work")))
+    assert stream.getvalue().splitlines()[1:7] == [
+        "demo-core-cp311  2.0 s",
+        "  audit   needs no torch; needs GLIBC_2.32",
+        "  smoke   without torch; imports base",
+        "demo-torch29-cp311  1.0 s",
+        "  smoke   torch 2.9.1 on cpu; imports demo; refuses torch 2.10",
+        f"          beside {name}",
+    ]

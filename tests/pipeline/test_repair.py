@@ -250,11 +250,15 @@ def test_record(tmp_path: Path, library: Make) -> None:
     assert checks.problems(found, SETTINGS) == ["RECORD has another hash for demo/x.py"]
 
 
-def test_a_wheel_without_a_library(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("is_core", "words"), [(False, "a pure Python project needs no variants"), (True, "leave out the table core")]
+)
+def test_a_wheel_without_a_library(tmp_path: Path, *, is_core: bool, words: str) -> None:
     raw = wheel(tmp_path, {"demo/x.py": b""}).path
-    shell = Shell(Runner(), {}, tmp_path, tmp_path / "log", print)
-    with pytest.raises(RepairError, match="no compiled library"):
-        repair.repair(raw, tmp_path, tmp_path / "scratch", settings=SETTINGS, expected=(), builders=(), shell=shell)
+    scratch, shell = tmp_path / "scratch", Shell(Runner(), {}, tmp_path, tmp_path / "log", print)
+    with pytest.raises(RepairError, match="no compiled library") as caught:
+        repair.repair(raw, tmp_path, scratch, settings=SETTINGS, expected=(), builders=(), shell=shell, is_core=is_core)
+    assert words in caught.value.next_step
 
 
 def test_stripped_section_headers_hide_nothing(tmp_path: Path, library: Make) -> None:

@@ -15,8 +15,12 @@ from torch_build_farm.core.errors import AbiError, CompileError, SmokeError
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.pipeline import runner
 from torch_build_farm.pipeline.results import JobResult
-from torch_build_farm.pipeline.shared_wheels import serves
+from torch_build_farm.pipeline.shared_wheels import may_be_shared, serves
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
+from torch_build_farm.project import tree
+from torch_build_farm.project.changes import Changes
+from torch_build_farm.project.fetch import Origin
+from torch_build_farm.project.settings import Settings
 
 OLD, NEW = JOB, replace(JOB, python=CPython(3, 12))
 
@@ -149,3 +153,11 @@ def test_a_build_that_fails_leaves_the_other_its_own(tmp_path: Path) -> None:
     results = bench.run()
     assert [result.status for result in results.values()] == ["failed", "done"]
     assert "carve 3.12" in bench.ran
+
+
+def test_what_the_pyproject_file_of_a_core_announces(tmp_path: Path) -> None:
+    for name, text in (("pyproject.toml", ""), ("pyproject-core.toml", 'wheel.py-api = "cp39"\n')):
+        (tmp_path / name).write_text(f'[project]\nname = "demo"\nversion = "1"\n[tool.scikit-build]\n{text}')
+    settings = Settings(name="demo", packages=("demo",))
+    assert not may_be_shared(tree.read(Origin(tmp_path)), settings)
+    assert may_be_shared(tree.read(Origin(tmp_path), changes=Changes(pyproject="pyproject-core.toml")), settings)

@@ -52,10 +52,13 @@ def may_be_shared(source: Source, settings: Settings) -> bool:
     It decides only whether jobs wait for each other: a wheel is shared where its tag says so.
     """
     texts = [*settings.environment.values(), *settings.cmake_defines, *settings.cmake_defines.values()]
-    build_files = [file.path for file in source.files if PurePosixPath(file.path).name in _BUILD_FILES]
-    for path in build_files[:_MOST_FILES]:
+    build_files = [file for file in source.files if PurePosixPath(file.path).name in _BUILD_FILES]
+    for file in build_files[:_MOST_FILES]:
+        if file.content is not None:  # a patch, or another file in its place
+            texts.append(file.content.decode("utf-8", "replace"))
+            continue
         try:
-            texts.append(source_files.text(source.root, path))
+            texts.append(source_files.text(source.root, file.path))
         except SourceError:  # too large to be written by hand
             continue
     return any(_SHARED.search(text) for text in texts)

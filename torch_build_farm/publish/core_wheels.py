@@ -34,17 +34,15 @@ class CoreWheels:
             return cls("")
         name = canonicalize_name(project.settings.core.name)
         by_digest = {records.digest(sha256(path)): path for path in _wheels_of(name, work / "dist")}
-        jobs = records.by_wheel(work)
+        tested_beside = _tested_beside(work)
         wheels: dict[Path, None] = {}  # an ordered set
         lacking = []
         for variant in variants:
-            job = jobs.get(variant.sha256)
-            smoke = job.read("smoke") if job else None
-            digest = smoke.inputs.get("core", "") if smoke else ""
-            if digest in by_digest:
-                wheels[by_digest[digest]] = None
-            else:
-                lacking.append((variant.path.name, digest))
+            for digest in tested_beside.get(records.digest(variant.sha256), [""]):
+                if digest in by_digest:
+                    wheels[by_digest[digest]] = None
+                else:
+                    lacking.append((variant.path.name, digest))
         return cls(name, tuple(wheels), tuple(lacking))
 
     def require_all(self, names: IndexNames) -> None:
@@ -59,6 +57,17 @@ class CoreWheels:
                     where="work/dist",
                     next_step="run again with this work folder, which tests the variants beside the core that is there",
                 )
+
+
+def _tested_beside(work: Path) -> dict[str, list[str]]:
+    """The cores that each wheel was tested beside, as digests, by the digest of the wheel's SHA-256."""
+    # A wheel for several CPythons has a test beside the core of each.
+    cores: dict[str, list[str]] = {}
+    for path in sorted(work.glob("jobs/*/records/smoke.json")):
+        smoke = records.read(path)
+        if smoke and "wheel" in smoke.inputs:
+            cores.setdefault(smoke.inputs["wheel"], []).append(smoke.inputs.get("core", ""))
+    return cores
 
 
 def _wheels_of(name: str, dist: Path) -> list[Path]:

@@ -84,8 +84,15 @@ def failure(log: Path, tail: Sequence[str]) -> RepairError:
     )
 
 
-def without_library(name: str, where: Path) -> RepairError:
-    """The error for a wheel that has nothing to do with torch's ABI."""
+def without_library(name: str, where: Path, *, of_core: bool = False) -> RepairError:
+    """The error for a wheel that has nothing to do with torch's ABI; `of_core`: nor with a CPython's."""
+    if of_core:
+        return RepairError(
+            f"{name} holds no compiled library, so one wheel of it serves every CPython",
+            where=str(where),
+            next_step="check what the build installs; a core of pure Python is built and published without the farm: "
+            "leave out the table core, and let the variants require it",
+        )
     return RepairError(
         f"{name} holds no compiled library, so nothing in it depends on torch's version",
         where=str(where),

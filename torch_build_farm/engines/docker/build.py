@@ -310,7 +310,7 @@ class ContainerBuild:
         if error:
             return error
         if done.returncode == cibuildwheel_config.PURE:
-            return without_library(f"the wheel of {job}", log)
+            return without_library(f"the wheel of {job}", log, of_core=not self.request.job.variant.needs_torch)
         if cibuildwheel_config.was_repairing(done.tail):
             return auditwheel.failure(log, done.tail)
         error = diagnose(job, log, subdirectory=self.settings.subdirectory)

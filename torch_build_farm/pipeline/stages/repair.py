@@ -46,19 +46,20 @@ def repair(
     already_repaired: bool = False,
     setup_script: str = "",
     core: Path | None = None,
+    is_core: bool = False,
 ) -> tuple[Wheel, MachineCode]:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
     `expected`, `builders` and `linked_by` are as in `problems`, `interpreter_run_paths` as the engine states them.
     `already_repaired`: the engine has run auditwheel. `setup_script` is the text of the source's setup.py. `core` is
-    the wheel of the core that it is installed beside.
+    the wheel of the core that it is installed beside; `is_core`: it is one itself.
 
     Returns the wheel, and what its code asks of users' machines.
     Raises RepairError with every reason why the wheel is unfit.
     """
     # auditwheel fails for such a wheel too, but its message does not say what that means for a variant.
     if not read_wheel(raw).libraries:
-        raise without_library(raw.name, raw)
+        raise without_library(raw.name, raw, of_core=is_core)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
@@ -216,6 +217,7 @@ def _work(step: Step) -> Outcome:
         interpreter_run_paths=context.engine.interpreter_run_paths(step.job),
         already_repaired=context.engine.repairs_itself,
         core=step.core_wheel,
+        is_core=not step.job.variant.needs_torch,
     )
     facts = RepairFacts(
         wheel.platform,
