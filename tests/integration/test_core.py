@@ -110,3 +110,12 @@ def test_variants_of_a_core_that_fails_are_not_started(tmp_path: Path) -> None:
     for variant in variants:
         assert variant["stages"] == []
         assert f"not started, since {core['job']} failed" in variant["error"]["what"]
+
+
+def test_a_core_with_files_of_the_variants_is_refused(tmp_path: Path) -> None:
+    farm = project(tmp_path)
+    shutil.copytree(farm.project / "solver", farm.project / "acme" / "solver")
+    answer = farm("build", "--torch", "2.8", "--only", "acme-core-*", "--json")
+    assert answer.code == CoreError.exit_code
+    (core,) = answer.document["jobs"]
+    assert "the core has acme/solver/__init__.py, which the variants bring with acme.solver" in core["error"]["what"]

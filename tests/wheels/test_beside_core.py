@@ -7,7 +7,7 @@ import pytest
 
 from tests.pipeline.test_repair import wheel
 from tests.wheels.test_pybind11_ids import modules  # noqa: F401 (a fixture)
-from torch_build_farm.wheels.beside_core import core_problems
+from torch_build_farm.wheels.beside_core import core_problems, members_of_variants
 from torch_build_farm.wheels.pybind11_ids import internals_ids
 from torch_build_farm.wheels.wheel import Wheel
 
@@ -37,3 +37,20 @@ def test_one_version_and_none_are_no_problem(tmp_path: Path, modules: Mapping[st
     without = made(tmp_path / "without", {"acme/solver/data.txt": b""})
     assert core_problems(without, core) == []
     assert core_problems(core, without) == []
+
+
+def test_files_that_variants_bring(tmp_path: Path) -> None:
+    names = [
+        "acme/__init__.py",
+        "acme/solver/__init__.py",
+        "acme/solver.pyi",
+        "acme/solver_more/__init__.py",
+        "acme/fast.so",
+    ]
+    core = made(tmp_path / "core", dict.fromkeys(names, b""))
+    assert members_of_variants(core, ("acme.solver", "acme.fast")) == [
+        "acme/solver/__init__.py",
+        "acme/solver.pyi",
+        "acme/fast.so",
+    ]
+    assert members_of_variants(core, ("acme.other",)) == []

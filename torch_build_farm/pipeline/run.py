@@ -87,7 +87,8 @@ def prepare(
     exclude = (*_farm_files(project, origin, farm_folders), *project.settings.exclude)
     read = partial(tree.read, origin, exclude, project.settings.version)
     source = read(project.changes)
-    core_source = _core_source(project, read)
+    core_changes = _core_changes(project)
+    core_source = read(core_changes) if core_changes else None
     large = source_size.notice(source)
     if large:
         place.say(large)
@@ -130,36 +131,43 @@ def prepare(
     planned = replace(
         planned, notes=(*planned.notes, *_notes_on_variants(project, source, planned.jobs), *_unread(project, source))
     )
-    sources = _sources(project, planned.jobs, source, read)
+    sources = _sources(project, planned.jobs, source, core_source, read)
     return Prepared(project, source, sources, chosen, why, planned, place)
 
 
-def _core_source(project: Project, read: Callable[[Changes], Source]) -> Source | None:
-    """The source as the core's job builds it; None for a project without a core."""
+def _core_changes(project: Project) -> Changes | None:
+    """What the jobs of the core change of the source; None for a project without a core."""
     if project.core is None:
         return None
-    settings = project.settings.for_job(project.core, project.core.cpython[0])
-    return read(project.changes_by(settings))
+    return project.changes_by(project.settings.for_job(project.core, project.core.cpython[0]))
 
 
 def _sources(
-    project: Project, jobs: Sequence[Job], source: Source, read: Callable[[Changes], Source]
+    project: Project,
+    jobs: Sequence[Job],
+    source: Source,
+    core_source: Source | None,
+    read: Callable[[Changes], Source],
 ) -> dict[str, Source]:
     """The source of each job, by its id: `source`, read again for jobs that overrides change more of it for.
 
-    Raises SourceError where that changes the source's name or version, which all jobs share.
+    Raises SourceError where that changes the source's name or version, which all jobs of variants share, and all jobs
+    of the core.
     """
     by_changes = {project.changes: source}
+    core_changes = _core_changes(project)
+    if core_changes and core_source:
+        by_changes[core_changes] = core_source
     sources = {}
     for job in jobs:
         changes = project.changes_by(project.settings.for_job(job.variant, job.python))
         if changes not in by_changes:
             changed = by_changes[changes] = read(changes)
-            is_renamed = (changed.metadata.name, changed.version) != (source.metadata.name, source.version)
-            if job.variant.needs_torch and is_renamed:
+            expected = core_source if core_source and not job.variant.needs_torch else source
+            if (changed.metadata.name, changed.version) != (expected.metadata.name, expected.version):
                 raise SourceError(
                     f"{job.id}: a patch of its own makes the source {changed.metadata.name} {changed.version}, and all "
-                    f"jobs build {source.metadata.name} {source.version}",
+                    f"jobs build {expected.metadata.name} {expected.version}",
                     where=", ".join(map(str, changes.patches)),
                     next_step="move the patch from overrides to the project's patches",
                 )

@@ -174,15 +174,15 @@ class StableVariant(Variant):
 class CoreVariant(Variant):
     """What a core has in place of a variant: no torch, and the CPythons of every variant.
 
-    Image, C++ standard and compiler are those of the oldest minor that is built, so that it loads wherever a variant
-    does. All other facts are that minor's too, and concern no core.
+    Image and C++ standard are those of the oldest minor that is built, so that it loads wherever a variant does. All
+    other facts are that minor's too, and concern no core.
     """
 
     @classmethod
     def of(cls, oldest: Variant, pythons: Sequence[CPython]) -> Self:
         """The core beside variants with these CPythons, the oldest of which is `oldest`."""
         facts = {field.name: getattr(oldest, field.name) for field in fields(Variant)}
-        return cls(**{**facts, "cpython": tuple(pythons), "cuda_toolkit": (), "pybind11": ""})
+        return cls(**{**facts, "cpython": tuple(pythons), "cuda_toolkit": (), "pybind11": "", "gcc": 1})
 
     @property
     def needs_torch(self) -> bool:

@@ -1,9 +1,11 @@
-"""Whether a variant and the core that it adds to share C++ types: one id of pybind11's internals in both wheels."""
+"""A variant and the core that it adds to: they share C++ types, by one id of pybind11's internals, and no file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch_build_farm.wheels.record import installed_path
+from torch_build_farm.wheels.relocate import Move
 from torch_build_farm.wheels.wheel import Wheel
 
 
@@ -22,6 +24,12 @@ def core_problems(variant: Wheel, core: Wheel) -> list[str]:
         f"{_listed(core.pybind11.items())} of {core.path.name}; build both with one pybind11 and one compiler: hold "
         "builds to a version by build-constraints, and let its headers come before those among torch's"
     ]
+
+
+def members_of_variants(core: Wheel, packages: tuple[str, ...]) -> list[str]:
+    """The members of a core that lie in the variants' `packages`, and so belong to the plain wheel and to variants."""
+    move = Move(packages, "variant")
+    return [member for member in core.members if move.member(installed_path(member)) is not None]
 
 
 def _listed(members_of_ids: Iterable[tuple[str, list[str]]]) -> str:

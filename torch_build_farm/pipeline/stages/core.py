@@ -14,16 +14,29 @@ from torch_build_farm.pipeline.records import WHEEL_STAGE
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.repair import REPAIR
 from torch_build_farm.pipeline.stages.smoke import smoke_slot
+from torch_build_farm.wheels.beside_core import members_of_variants
+from torch_build_farm.wheels.wheel import read_wheel
 
 
 def _wheel_inputs(step: Step) -> dict[str, Any]:
-    return {"farm": __version__, "wheel": step.digest_of(REPAIR)}
+    packages = step.context.project.settings.packages
+    return {"farm": __version__, "wheel": step.digest_of(REPAIR), "packages-of-variants": packages}
 
 
 def _wheel_work(step: Step) -> Outcome:
     # Its packages are its own: no variant moves what belongs to it.
     repaired, out = step.output(REPAIR), step.folder / "finished"
     clear(out)
+    packages = step.context.project.settings.packages
+    members = members_of_variants(read_wheel(repaired), packages)
+    if members:
+        more = f" and {len(members) - 1} more" if members[1:] else ""
+        raise CoreError(
+            f"{step.job.id}: the core has {members[0]}{more}, which the variants bring with {', '.join(packages)}",
+            where=str(repaired),
+            next_step="leave it out of the core's wheel, by the settings of the build back end in its pyproject file "
+            "(scikit-build-core: wheel.exclude)",
+        )
     link_or_copy(repaired, out / repaired.name)
     return Outcome((out / repaired.name,))
 
@@ -41,9 +54,10 @@ def _audit_inputs(step: Step) -> dict[str, Any]:
 
 def _audit_work(step: Step) -> Outcome:
     # Imported here, as in the audit of a variant.
-    from torch_build_farm.audit import read_wheel, symbol_versions, torch_free  # noqa: PLC0415
+    from torch_build_farm.audit import symbol_versions, torch_free  # noqa: PLC0415
+    from torch_build_farm.audit.read_wheel import read as read_for_audit  # noqa: PLC0415
 
-    wheel = read_wheel.read(step.output(CORE_WHEEL))
+    wheel = read_for_audit(step.output(CORE_WHEEL))
     problems = torch_free.problems(wheel, step.context.audit_tables.get())
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
