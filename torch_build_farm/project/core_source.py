@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from torch_build_farm.core.errors import ConfigError, SourceError
 from torch_build_farm.core.requirements import read_requirement
@@ -57,9 +58,9 @@ def _check_pybind11(project: Project, sources: Iterable[Source], variants: Itera
         if variant.pybind11:
             bundled.setdefault(variant.pybind11, []).append(str(variant.torch))
     listed = "; ".join(f"{version} of torch {', '.join(minors)}" for version, minors in bundled.items())
-    example = max(bundled, default="3.0.1")
+    example = max(bundled, key=Version, default="3.0.1")
     raise ConfigError(
-        "the core and its variants share types by pybind11, and nothing says which version all of them are built with"
+        "beside a core no build is held to the pybind11 of its torch, and nothing says which version all of them get"
         + (f"; among torch's headers are {listed}" if listed else ""),
         where=str(project.root / "pyproject.toml"),
         next_step=f'name one: build-constraints = ["pybind11=={example}"] in [tool.{TABLE}]',
