@@ -165,13 +165,19 @@ def test_sources_of_the_stable_abi(
 def test_a_source_that_compiles_nothing(tmp_path: Path) -> None:
     pure = "setup(name='demo', version='1', packages=['demo'], install_requires=['torch'])\n"
     mark = "# CHECK: nothing of the source is compiled: does it need a wheel for each torch?"
-    assert mark in line_of(project_with(tmp_path / "pure", {"setup.py": pure}), "torch = ")
+    for name, files in {"pure": {}, "compiled by its users": {"demo/csrc/a.cpp": "", "CMakeLists.txt": ""}}.items():
+        assert mark in line_of(project_with(tmp_path / name, {"setup.py": pure, **files}), "torch = ")
+    stated = '[project]\nname = "demo"\nversion = "1"\ndependencies = ["torch"]\n'
+    table = '[tool.setuptools]\next-modules = [{ name = "demo._C", sources = ["a.c"] }]\n'
+    meson = '[build-system]\nrequires = ["meson-python"]\nbuild-backend = "mesonpy"\n'
     for name, files in {
-        "generated": {"setup.py": SETUP},
-        "cmake": {"setup.py": pure, "CMakeLists.txt": ""},
-        "cython": {"setup.py": pure, "demo/a.pyx": ""},
+        "setup": {"setup.py": SETUP},
+        "imported": {"setup.py": pure.replace(")", ", ext_modules=helper.extensions())")},
+        "table": {"pyproject.toml": stated + table},
+        "cmake": {"setup.py": f"cmake = 1\n{pure}"},
+        "meson": {"pyproject.toml": meson + stated, "meson.build": "project('demo', 'c')"},
     }.items():
-        assert mark not in project_with(tmp_path / name, files)
+        assert mark not in project_with(tmp_path / name, files), name
 
 
 def test_requirements_that_setuptools_wrote_down(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from packaging.utils import InvalidName, canonicalize_name
 
 from torch_build_farm.core.errors import SourceError, VersionError
 from torch_build_farm.core.requirements import check_name
+from torch_build_farm.core.toml import table_in
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.project import (
     build_script,
@@ -29,6 +30,7 @@ from torch_build_farm.project import (
 )
 from torch_build_farm.project.cibuildwheel_table import Translation
 from torch_build_farm.project.cmake_hints import CMakeHints
+from torch_build_farm.project.dynamic_version import back_end
 from torch_build_farm.project.fetch import Origin
 from torch_build_farm.project.import_names import ImportNames
 from torch_build_farm.project.language_standard import LanguageStandard
@@ -94,7 +96,6 @@ def look(origin: Origin) -> SourceFacts:
     if "CMAKE_INSTALL_PREFIX" in setup:
         # setup.py puts what CMake installs into the package.
         cmake = replace(cmake, outside=())
-    extensions = setup_script.extension_names(root)
     return SourceFacts(
         name=_valid_name(stated.name),
         version=version,
@@ -104,7 +105,7 @@ def look(origin: Origin) -> SourceFacts:
         torch=_torch(requirements),
         torch_cxx=torch_in_source.torch_in_source(origin.root, files),
         stable_target=torch_in_source.target(setup + cmake_text),
-        compiles=extensions.any or runs_cmake or torch_in_source.may_be_compiled(files),
+        compiles=runs_cmake or _compiles(root, document, setup, files),
         cuda_sources=tuple(name for name in files if name.endswith(".cu")),
         standard=language_standard.find(root, script, cmake_text),
         setup=setup_hints.find(root, document, stated.build_requires),
@@ -124,6 +125,14 @@ def _runs_cmake(setup: str, build_system: Mapping[str, Any]) -> bool:
     """Whether CMake builds the Python project: many have CMake files for users of C++ alone."""
     words = f"{build_system.get('build-backend', '')} {build_system.get('requires', '')}"
     return "scikit" in words or ("mesonpy" not in words and "cmake" in f"{words} {setup}".lower())
+
+
+def _compiles(root: Path, document: Mapping[str, Any], setup: str, files: Iterable[str]) -> bool:
+    """Whether a project that CMake does not build may compile anything: some packages have sources as data."""
+    if back_end(document) == "setuptools":
+        stated = "ext-modules" in table_in(document, "tool", "setuptools")
+        return stated or setup_script.extension_names(root).any or "_modules" in setup  # ext_modules, cffi_modules
+    return torch_in_source.may_be_compiled(files)
 
 
 def _torch(requirements: Iterable[str]) -> str:
