@@ -437,6 +437,21 @@ def test_what_takes_all_of_torch_from_the_start(tmp_path: Path, setting: str, te
     assert bool(found) == bool(why)
 
 
+@pytest.mark.parametrize(
+    ("line", "runs_torch"),
+    [
+        ("run_command(py, '-c', 'from torch.utils import cpp_extension; print(1)', check: true)", True),
+        ("code = 'import os, torch.utils.cpp_extension as e'", True),
+        ("code = 'import torch; print(torch.utils.cmake_prefix_path)'", False),
+        ("cpp_extension = 'torch.utils'", False),
+    ],
+)
+def test_what_meson_runs_of_torch(tmp_path: Path, line: str, runs_torch: bool) -> None:
+    (tmp_path / "meson.build").write_text(f"project('demo', 'cpp')\n{line}\n")
+    expected = "meson.build uses torch.utils.cpp_extension, which runs torch" if runs_torch else ""
+    assert fallback.reason_for_full_torch(Settings(name="x", packages=("x",)), tmp_path) == expected
+
+
 LONG_SCRIPTS = {
     "blank lines": "\n" * 400_000,
     "imports without an end": "from torch.utils import (\n" * 16_000,

@@ -20,6 +20,8 @@ _RUNS_TORCH = re.compile(
     rb"|from +torch\.utils +import\b([ \t]*\([^)]{0,2000}|[^#;\n]{0,2000})\bcpp_extension\b)",
     re.MULTILINE,
 )
+# The same in a command of meson.build. Meson leaves out of the build's log what a failed command prints.
+_COMMAND_RUNS_TORCH = re.compile(rb"\btorch\.utils(?:\.| +import +(?:[\w ,]{0,200}\b)?)cpp_extension\b")
 _LONGEST_SCRIPT = 1_000_000  # bytes; torch's own setup.py has 60,000
 
 # What torch's wheels have required since 2.6, except triton and NVIDIA's: a build script may import them undeclared.
@@ -38,7 +40,9 @@ def reason_for_full_torch(settings: Settings, tree: Path) -> str:
     if settings.torch_build == "full":
         return 'torch-build = "full"'
     if settings.torch_build == "auto":
-        for path in sorted((tree / settings.subdirectory).glob("*.py")):
+        folder = tree / settings.subdirectory
+        scripts = [*sorted(folder.glob("*.py")), folder / "meson.build"]
+        for path in scripts:
             if _runs_torch(path):
                 return f"{path.name} uses torch.utils.cpp_extension, which runs torch"
     return ""
@@ -50,7 +54,8 @@ def _runs_torch(script: Path) -> bool:
         content = foreign_files.content(script, _LONGEST_SCRIPT)
     except OSError:
         return False
-    return _RUNS_TORCH.search(content) is not None
+    pattern = _COMMAND_RUNS_TORCH if script.name == "meson.build" else _RUNS_TORCH
+    return pattern.search(content) is not None
 
 
 def names_refused(note: Path, log: str) -> str:
