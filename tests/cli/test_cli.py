@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, Farm
+from tests.conftest import CHECKOUT, Farm, need
 from torch_build_farm.cli.main import main
 
 
@@ -159,6 +159,17 @@ def test_plan_as_a_matrix(tiny: Farm, words: list[str]) -> None:
     answer = tiny("plan", *words, "--json")
     assert answer.code == 0, answer.err
     assert [job["torch"] for job in answer.document["include"]] == ["2.8", "2.9"]
+
+
+def test_cpythons_that_share_a_wheel_are_one_entry_of_the_matrix(tiny: Farm) -> None:
+    """As build files announce it: one machine builds the wheel and tests it on each."""
+    words = ("plan", "--torch", "2.9", "--python", "all", "--json")
+    apart = [(job["job"], job["python"]) for job in tiny(*words).document["include"]]
+    need(len(apart) > 1, "needs several CPythons")
+    table = "[tool.torch-build-farm]"
+    tiny.edit("pyproject.toml", table, f'[tool.scikit-build]\nwheel.py-api = "py3"\n\n{table}')
+    (together,) = tiny(*words).document["include"]
+    assert (together["job"], together["python"]) == (apart[0][0], " ".join(python for _, python in apart))
 
 
 def test_a_python_without_the_farm() -> None:

@@ -255,6 +255,28 @@ def test_build_variables_map_folders_and_join_the_projects_flags() -> None:
     assert "TORCH_STABLE_ONLY" not in " ".join(plain.values())
 
 
+def test_what_builds_need_is_looked_for_in_prefixes_and_in_torch() -> None:
+    """Neither loses the other, nor what the project itself names."""
+    settings = replace(PROJECT.settings, environment={"CMAKE_PREFIX_PATH": "/own", "CPATH": "/own/include"})
+    places = Places(Path("/e"), Path("/project"), Path("/tmp/b"), {}, prefixes=[Path("/opt/fmt")])
+    found = build_variables(settings, request("2.13"), places)
+    assert found["CMAKE_PREFIX_PATH"] == "/own:/opt/fmt:/e/lib/python3.11/site-packages/torch"
+    assert found["CPATH"] == "/own/include:/opt/fmt/include"
+    assert found["PKG_CONFIG_PATH"].startswith("/opt/fmt/lib/pkgconfig:")
+    assert "-ffile-prefix-map=/opt/fmt=prefix" in found["CXXFLAGS"]
+
+
+def test_a_build_with_cuda_sources_links_against_a_stub_of_the_driver() -> None:
+    settings = replace(PROJECT.settings, environment={"LDFLAGS": "-s"}, cuda_arch_list=("9.0",), subdirectory="below")
+    found = build_variables(settings, request("2.13"), Places(None, Path("/project"), Path("/tmp/b"), {}))
+    assert found["LDFLAGS"] == "-s -L/project/below/.torch-build-farm/driver"
+    assert found["CMAKE_LIBRARY_PATH"] == "/project/below/.torch-build-farm/driver"
+    without = build_variables(
+        replace(settings, cuda_arch_list=()), request("2.13"), Places(None, Path("/p"), Path("/b"), {})
+    )
+    assert without["LDFLAGS"] == "-s"
+
+
 def test_a_build_for_the_stable_abi_gets_no_more_than_its_oldest_torch_has() -> None:
     project = replace(PROJECT, settings=replace(PROJECT.settings, stable_abi=Minor(2, 10), cuda_arch_list=("9.0",)))
     places = Places(Path("/e"), Path("/project"), Path("/tmp/b"), {})

@@ -120,22 +120,25 @@ PLUG_IN = {
 }
 
 
-@pytest.mark.parametrize(
-    "files", [HATCH, POETRY, MESON, PDM, PLUG_IN], ids=["hatch", "poetry", "meson", "pdm", "plug-in"]
-)
-def test_a_compiled_project(tmp_path: Path, files: dict[str, str]) -> None:
+BACK_ENDS = {"hatch": HATCH, "poetry": POETRY, "meson": MESON, "pdm": PDM, "plug-in": PLUG_IN}
+IN_CONTAINERS = [pytest.param("docker", name, marks=pytest.mark.docker) for name in ("hatch", "poetry", "meson")]
+
+
+@pytest.mark.parametrize(("engine", "name"), [*(("local", name) for name in BACK_ENDS), *IN_CONTAINERS])
+def test_a_compiled_project(tmp_path: Path, engine: str, name: str) -> None:
+    files = BACK_ENDS[name]
     project = tmp_path / "project"
     (project / "demo").mkdir(parents=True)
     (project / "demo" / "__init__.py").write_text("from ._core import answer\n")
     shutil.copy(PROJECTS / "tiny" / "core.cpp", project)
-    for name, text in files.items():
-        (project / name).write_text(text)
+    for path, text in files.items():
+        (project / path).write_text(text)
     if SETTINGS not in files["pyproject.toml"]:
         (project / "pyproject.toml").write_text(files["pyproject.toml"] + SETTINGS)
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"], ["tag", "v1.2"]):
         git(project, *words)
 
-    answer = Farm(project, tmp_path / "work")("build", "--torch", "2.9", "--json")
+    answer = Farm(project, tmp_path / "work", engine=engine)("build", "--torch", "2.9", "--json")
 
     assert answer.code == 0, answer.err
     (job,) = answer.document["jobs"]

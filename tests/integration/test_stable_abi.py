@@ -110,3 +110,15 @@ def test_more_than_the_stable_abi_is_refused(
     answer = farm("build", "--torch", "2.12")
     assert answer.code == error.exit_code, answer.out
     assert said in answer.out
+
+
+@pytest.mark.docker
+def test_its_oldest_and_its_newest_torch_in_containers(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(PROJECTS / "stable", project)
+    answer = Farm(project, tmp_path / "work", engine="docker")("smoke", "--torch", "2.12", "--json")
+    assert answer.code == 0, answer.err
+    (job,) = answer.document["jobs"]
+    (smoke,) = [stage["details"] for stage in job["stages"] if stage["stage"] == "smoke"]
+    assert (smoke["oldest"], smoke["torch"]) == ("2.10.0", "2.15.0")
+    assert smoke["refuses"] == "torch 2.9"

@@ -224,16 +224,54 @@ def test_a_link_to_a_pack_is_that_pack(pack: Callable[..., Path], work: Path, tm
     assert [wheel.job for wheel in accepted] == [JOB]
 
 
-def test_two_packs_with_a_wheel_of_the_same_name(builder: Path, work: Path, tmp_path: Path) -> None:
-    """As two CPythons make them where the tag serves both."""
-    both = WHEEL.replace("cp312-cp312", "cp310-abi3")
-    for job in (JOB, JOB.replace("cp312", "cp311")):
-        finished(builder, job, both)
-    files = {}
-    for job in (JOB, JOB.replace("cp312", "cp311")):
-        files[job] = packs.write(builder, [job], tmp_path / f"{job}.tar")
-    digests = {job: pack.sha256 for job, pack in files.items()}
-    refused(work, "both bring", *(pack.path for pack in files.values()), digests=digests)
+def both_made(machines: Path, tag: str, *contents: bytes) -> dict[str, packs.Pack]:
+    """The packs of two machines, each with a CPython of its own, that made a wheel of the same name."""
+    made = {}
+    for job, content in zip((JOB, JOB.replace("cp312", "cp311")), contents, strict=True):
+        machine = machines / job
+        finished(machine, job, WHEEL.replace("cp312-cp312", tag), content)
+        made[job] = packs.write(machine, [job], machines / f"{job}.tar")
+    return made
+
+
+def test_two_machines_that_made_the_same_wheel(builder: Path, work: Path, tmp_path: Path) -> None:
+    """That of the older CPython is taken, and of the other what holds for its CPython: as one machine does it."""
+    made = both_made(tmp_path, "cp310-abi3", b"same", b"same")
+    digests = {job: pack.sha256 for job, pack in made.items()}
+    for _ in range(2):  # again over what is there
+        accepted = packs.accept([pack.path for pack in made.values()], digests, PROJECT, work)
+        assert [wheel.job for wheel in accepted] == list(made)
+        (delivered,) = (work / "dist").iterdir()
+        assert proven([delivered], work) == []
+        proofs = {job: sorted(path.stem for path in work.glob(f"jobs/{job}/records/*.json")) for job in made}
+        assert proofs == {JOB: ["smoke"], JOB.replace("cp312", "cp311"): sorted(STAGES)}
+        assert packs.finished_jobs(work) == (JOB.replace("cp312", "cp311"),)
+        # What one machine did alone, and delivered under the same name.
+        workfolder.deliver(delivered, work / "jobs" / JOB, work)
+
+
+@pytest.mark.parametrize(
+    ("tag", "contents"), [("cp310-abi3", (b"one", b"another")), ("cp312-cp312", (b"same", b"same"))]
+)
+def test_two_packs_with_a_wheel_of_the_same_name(
+    builder: Path, work: Path, tmp_path: Path, tag: str, contents: tuple[bytes, bytes]
+) -> None:
+    """Each was tested with its own CPython alone, and only one can be published."""
+    made = both_made(tmp_path, tag, *contents)
+    digests = {job: pack.sha256 for job, pack in made.items()}
+    refused(work, "both bring", *(pack.path for pack in made.values()), digests=digests)
+
+
+def test_a_machines_pack_has_all_jobs_of_its_variant(builder: Path, work: Path, tmp_path: Path) -> None:
+    """And no others."""
+    younger = JOB.replace("cp312", "cp313")
+    finished(builder, younger, WHEEL.replace("cp312", "cp313"), b"for 3.13")
+    of_variant = packs.write(builder, [JOB, younger], tmp_path / "variant.tar")
+    with_another = packs.write(builder, [JOB, OTHER], tmp_path / "another.tar")
+    refused(work, "vouches for is of", with_another.path, digests={JOB: with_another.sha256})
+    refused(work, "vouches for is of", of_variant.path, digests={OTHER: of_variant.sha256})
+    accepted = packs.accept([of_variant.path], {JOB: of_variant.sha256}, PROJECT, work)
+    assert [wheel.job for wheel in accepted] == [JOB, younger]
 
 
 def without(content: Mapping[str, bytes], name: str) -> dict[str, bytes]:

@@ -45,6 +45,7 @@ FILES = {
     "smoke.py": "import demo\n",
     "more.sh": "true\n",
 }
+CODE = "int answer() { return 42; }"
 PREPARE = 'prepare = ["make"]\n'
 SETTINGS = {
     "name": '"other"',
@@ -245,16 +246,16 @@ def test_what_concerns_torch_builds_no_core_again(tmp_path: Path, lines: str, *,
     assert changed.inputs() != usual.inputs()
 
 
-def repair(project: Project, *linker_flags: str) -> str:
-    """What repair says of a wheel with one library."""
+def repair(project: Project, *linker_flags: str, tag: str = "cp311-cp311", code: str = CODE) -> str:
+    """What repair says of a wheel of that tag with one library."""
     run, job = project.run()
     run.store.make()
     run.log(job).parent.mkdir(parents=True)
     raw = run.folder(job) / "raw"
     raw.mkdir(parents=True)
-    core = compiled(raw, "int answer() { return 42; }", *linker_flags)
+    core = compiled(raw, code, *linker_flags)
     built = wheel(raw, {"demo/_core.so": core, "demo/__init__.py": b"value = 1\n"}).path
-    built = built.rename(raw / "demo_torch211-1-cp311-cp311-linux_x86_64.whl")
+    built = built.rename(raw / f"demo_torch211-1-{tag}-linux_x86_64.whl")
     before = {"build": Record("build", job.id, "", (records.artifact(built, run.work),), 0, "")}
     with pytest.raises(RepairError) as caught:
         REPAIR.work(Step(run, job, before, print))
@@ -265,6 +266,13 @@ def test_repair_asks_for_what_an_override_says(tmp_path: Path) -> None:
     """Device code of one minor alone."""
     lines = '[[tool.torch-build-farm.overrides]]\ntorch = ["2.11"]\ncuda-arch-list = ["9.0"]\n'
     assert "no device code, though cuda-arch-list asks for sm_90" in repair(Project(tmp_path, lines))
+
+
+def test_repair_refuses_an_abi3_wheel_that_is_none(tmp_path: Path) -> None:
+    code = 'extern "C" void* _PyObject_GetDictPtr(void*); extern "C" void* run(void* self) { return _PyObject_GetDictPtr(self); }'
+    assert "outside the limited API of Python 3.9: _PyObject_GetDictPtr" in repair(
+        Project(tmp_path), tag="cp39-abi3", code=code
+    )
 
 
 @pytest.mark.parametrize(

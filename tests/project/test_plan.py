@@ -108,6 +108,17 @@ def test_matrix_is_what_ci_needs() -> None:
     }
 
 
+def test_one_machine_makes_a_wheel_for_several_cpythons() -> None:
+    plan = planned("2.8", "2.9", pythons=(CPython(3, 12), CPython(3, 11)))
+    alone = [entry["job"][-14:] for entry in plan.matrix()["include"]]
+    assert alone == ["-torch28-cp311", "-torch28-cp312", "-torch29-cp311", "-torch29-cp312"]
+    shared = plan.matrix(shared_wheels=True)["include"]
+    assert [(entry["job"][-13:], entry["python"]) for entry in shared] == [
+        ("torch28-cp311", "3.11 3.12"),
+        ("torch29-cp311", "3.11 3.12"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("torch", "jobs"),
     [

@@ -16,6 +16,7 @@ from torch_build_farm.cli.selection import SelectionOptions, add_selection_argum
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.run import Prepared, epoch_of, execute, prepare
+from torch_build_farm.pipeline.shared_wheels import may_be_shared
 from torch_build_farm.pipeline.stage import Mode, Stage
 from torch_build_farm.pipeline.stages.order import ALL, TREE, stages_with
 from torch_build_farm.project.plan import Selection
@@ -73,7 +74,10 @@ def _prepare(context: Context, options: SelectionOptions) -> Prepared:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job as an entry of a CI matrix; `releases` are torch's, with spaces between."""
+    """An entry of a CI matrix: a job, or the jobs of a variant that may share one wheel, called after the first.
+
+    `python` are their CPythons and `releases` are torch's, with spaces between.
+    """
 
     job: str
     distribution: str
@@ -95,9 +99,11 @@ class PlanAnswer:
 
 def _show_plan(context: Context, options: SelectionOptions) -> int:
     """`plan`: show the jobs; nothing runs."""
-    plan = _prepare(context, options).plan
+    prepared = _prepare(context, options)
+    plan = prepared.plan
     if context.json:
-        context.answer(PlanAnswer(tuple(PlannedJob(**job) for job in plan.matrix()["include"])))
+        matrix = plan.matrix(shared_wheels=may_be_shared(prepared.source, prepared.project.settings))
+        context.answer(PlanAnswer(tuple(PlannedJob(**job) for job in matrix["include"])))
     else:
         report.plan_table(context.console, plan.jobs)
         for note in plan.notes:

@@ -28,12 +28,14 @@ from torch_build_farm.core.files import remove_tree, replace_file, sha256
 from torch_build_farm.core.paths import inside
 from torch_build_farm.pipeline import records, workfolder
 from torch_build_farm.pipeline.records import SCHEMA, WHEEL_STAGE, Record
+from torch_build_farm.pipeline.shared_wheels import serves
 from torch_build_farm.pipeline.stages.order import ALL
 from torch_build_farm.project.plan import jobs_of
 from torch_build_farm.project.settings import Project
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 _STAGES = tuple(stage.name for stage in ALL)
+_PER_CPYTHON = tuple(stage.name for stage in ALL if stage.per_cpython)
 _PIECE = 1 << 20  # bytes
 # A pack is not compressed: what it unpacks to is its own size. The largest wheels that an index takes are 1 GB.
 _LIMITS = Limits(members=20_000, size=64 << 30)
@@ -148,11 +150,11 @@ def accept(
 ) -> tuple[PackedWheel, ...]:
     """Take over the jobs of packs: their wheels go to the dist folder, their records are sealed with this user's key.
 
-    `digests` are the SHA-256 of each job's own pack, by job; or the one SHA-256 of a pack of any jobs. All packs are
-    taken over, or none of them.
+    `digests` are the SHA-256 of packs, each by the job that it is of, alone or with others of its variant; or the one
+    SHA-256 of a pack of any jobs. All packs are taken over, or none of them.
 
     Raises PackError for a pack that nobody vouches for, or that has something else in it than it should; for a pack
-    that is missing; and for two with a wheel of the same name.
+    that is missing; and for two jobs with different wheels of the same name.
     """
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="accept-", dir=work) as folder:
@@ -161,14 +163,24 @@ def accept(
         jobs: list[_Unpacked] = []
         for number, (copy, job) in enumerate(copies):
             unpacked = _unpack(copy, Path(folder) / f"unpacked-{number}", project)
-            if job and [one.job for one in unpacked] != [job]:
-                names = ", ".join(one.job for one in unpacked)
-                raise PackError(f"the pack that {job} vouches for is of {names or 'no job'}", where=copy.name)
+            if job:
+                _check_voucher(job, [one.job for one in unpacked], project, copy.name)
             jobs += unpacked
-        _refuse_doubles(jobs)
-        for unpacked_job in jobs:
-            _take_over(unpacked_job, work)
+        makers = _makers(jobs, project)
+        # Last, since a job that made the same wheel in an earlier run withdraws it first.
+        for makes_wheel in (False, True):
+            for unpacked_job in jobs:
+                if makes_wheel == (makers[unpacked_job.wheel.name] == unpacked_job.job):
+                    _take_over(unpacked_job, work, makes_wheel=makes_wheel)
     return tuple(job.packed for job in jobs)
+
+
+def _check_voucher(voucher: str, jobs: Sequence[str], project: Project, pack: str) -> None:
+    """Raise PackError for a pack that `voucher` vouches for, with other jobs than it and those of its variant."""
+    known_jobs = jobs_of(project)
+    variants = {known_jobs[job][0].tag for job in (voucher, *jobs) if job in known_jobs}
+    if voucher not in jobs or len(variants) > 1:
+        raise PackError(f"the pack that {voucher} vouches for is of {', '.join(jobs) or 'no job'}", where=pack)
 
 
 def _copies(packs: Sequence[Path], digests: Mapping[str, str] | str, folder: Path) -> list[tuple[Path, str]]:
@@ -274,22 +286,42 @@ def _wheel_of(job_folder: Path, wheels: Mapping[str, Path], distribution: str) -
     return wheel
 
 
-def _refuse_doubles(jobs: Sequence[_Unpacked]) -> None:
-    """Raise PackError where two jobs have a wheel of the same name. No two packs are of one job: each has its own."""
-    owners: dict[str, str] = {}
+def _makers(jobs: Sequence[_Unpacked], project: Project) -> dict[str, str]:
+    """The job whose wheel is taken, for each wheel's name: of several with the same wheel, that of the oldest CPython.
+
+    So it is where one machine does these jobs. Raises PackError where two jobs have different wheels of the same name,
+    or different jobs the same one.
+    """
+    known_jobs = jobs_of(project)
+    of_name: dict[str, list[_Unpacked]] = {}
     for unpacked in jobs:
-        name = unpacked.wheel.name
-        owner = owners.setdefault(name, unpacked.job)
-        if owner != unpacked.job:
-            raise PackError(f"{owner} and {unpacked.job} both bring {name}")
+        of_name.setdefault(unpacked.wheel.name, []).append(unpacked)
+    makers = {}
+    for name, unpacked_jobs in of_name.items():
+        maker, *others = sorted(unpacked_jobs, key=lambda unpacked: known_jobs[unpacked.job][1])
+        for other in others:
+            same_wheel = other.job != maker.job and other.packed.sha256 == maker.packed.sha256
+            if not (same_wheel and all(serves(name, known_jobs[job][1]) for job in (maker.job, other.job))):
+                raise PackError(
+                    f"{maker.job} and {other.job} both bring {name}",
+                    next_step="let one machine build a wheel for several CPythons and test it on each: `plan --json` "
+                    "puts them together where the build files name such a tag (py-api, py_limited_api, abi3)",
+                )
+        makers[name] = maker.job
+    return makers
 
 
-def _take_over(unpacked: _Unpacked, work: Path) -> None:
-    """Put a job's wheel into the dist folder, and its records, sealed, into the job's."""
+def _take_over(unpacked: _Unpacked, work: Path, *, makes_wheel: bool) -> None:
+    """Put a job's wheel into the dist folder, and its records, sealed, into the job's.
+
+    A job that does not make its wheel has records of what holds for its CPython alone, as after a run.
+    """
     job_folder = inside(work, f"jobs/{unpacked.job}")
     # What lies there is of an earlier run, whose wheel may have had another name.
     workfolder.withdraw(job_folder, work)
     remove_tree(job_folder)
-    workfolder.deliver(unpacked.wheel, job_folder, work)
+    if makes_wheel:
+        workfolder.deliver(unpacked.wheel, job_folder, work)
     for stage, record in unpacked.records.items():
-        records.write(record, records.path_of(job_folder, stage))
+        if makes_wheel or stage in _PER_CPYTHON:
+            records.write(record, records.path_of(job_folder, stage))

@@ -72,23 +72,37 @@ class Plan:
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
 
-    def matrix(self) -> dict[str, list[dict[str, str]]]:
-        """The jobs as a CI matrix (GitHub Actions' strategy.matrix): one combination a job."""
+    def matrix(self, *, shared_wheels: bool = False) -> dict[str, list[dict[str, str]]]:
+        """The jobs as a CI matrix (GitHub Actions' strategy.matrix): one combination a job.
+
+        With `shared_wheels` one a variant, with all its CPythons: one machine builds the wheel and tests it on each.
+        Such a combination is called after the job with the oldest CPython, which makes the wheel.
+        """
         combinations = []
-        for job in self.jobs:
+        for jobs in self._by_machine(shared_wheels=shared_wheels):
+            job = jobs[0]
             combination = {
                 "job": job.id,
                 "distribution": job.distribution,
                 "version": job.version,
                 "variant": job.variant.tag,
                 "torch": str(job.variant.torch),
-                "python": str(job.python),
+                "python": " ".join(str(each.python) for each in jobs),
                 "releases": " ".join(release for minor in job.variant.minors for release in minor.releases),
                 "cuda": job.variant.cuda,
                 "image": job.variant.image,
             }
             combinations.append(combination)
         return {"include": combinations}
+
+    def _by_machine(self, *, shared_wheels: bool) -> list[list[Job]]:
+        """The jobs of each machine, the one with the oldest CPython first."""
+        if not shared_wheels:
+            return [[job] for job in self.jobs]
+        of_variants: dict[str, list[Job]] = {}
+        for job in self.jobs:
+            of_variants.setdefault(job.distribution, []).append(job)
+        return [sorted(jobs, key=lambda job: job.python) for jobs in of_variants.values()]
 
 
 def jobs_of(project: Project) -> dict[str, tuple[Variant, CPython]]:
