@@ -8,7 +8,7 @@ from tests.conftest import CHECKOUT
 from torch_build_farm.cli import main
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.project.cuda_architectures import architectures, normalised, refused
+from torch_build_farm.project.cuda_architectures import Refused, architectures, normalised, refused
 from torch_build_farm.project.settings import load
 
 PROJECT = '[project]\nname = "demo"\nversion = "1"\n[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
@@ -52,16 +52,39 @@ def test_what_torch_does_not_read_fails_where_it_is_written(tmp_path: Path, item
 
 
 def test_what_a_toolkit_compiles_for() -> None:
-    assert refused(["7.0", "9.0a", "10.1", "12.0+PTX"], "12.8") == {}
-    assert refused(["7.0", "8.9", "10.1+PTX", "11.0"], "13.0") == {"7.0": "7.5", "10.1+PTX": "10.0"}
-    assert refused(["10.3", "12.1+PTX"], "12.8") == {"10.3": "10.1", "12.1+PTX": "12.0"}
-    assert refused(["7.0"], "13.9") == {"7.0": "7.5"}, "as the release before it"
-    assert refused(["7.0"], "99.0") == {}, "nothing is known of it"
+    nothing = Refused({}, {})
+    assert refused(["7.0", "9.0a", "10.1", "12.0+PTX"], "12.8", Minor(2, 8)) == nothing
+    by_toolkit = {"7.0": "7.5", "10.1+PTX": "10.0"}
+    assert refused(["7.0", "8.9", "10.1+PTX", "11.0"], "13.0", Minor(2, 13)) == Refused({}, by_toolkit)
+    assert refused(["10.3", "12.1+PTX"], "12.8", Minor(2, 8)) == Refused({}, {"10.3": "10.1", "12.1+PTX": "12.0"})
+    assert refused(["7.0"], "13.9", Minor(2, 13)) == Refused({}, {"7.0": "7.5"}), "as the release before it"
+    assert refused(["7.0"], "99.0", Minor(2, 13)) == nothing, "nothing is known of it"
+
+
+@pytest.mark.parametrize(
+    ("name", "minor", "cuda", "nearest"),
+    [("10.1", (2, 9), "12.8", "10.0"), ("10.1a+PTX", (2, 10), "12.8", "10.0"), ("11.0", (2, 8), "13.0", "10.3")],
+)
+def test_what_a_torch_does_not_read(name: str, minor: tuple[int, int], cuda: str, nearest: str) -> None:
+    """Some architectures were renamed: a torch reads the name that its own time had for them."""
+    assert refused([name, "9.0"], cuda, Minor(*minor)) == Refused({name: nearest}, {})
 
 
 def test_every_torch_that_the_farm_knows_has_its_toolkit() -> None:
     for variant in load(CHECKOUT, CHECKOUT).variants.values():
         assert architectures().of_toolkit(variant.cuda), variant.cuda
+
+
+def test_the_plan_names_the_minors_whose_torch_does_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(f'{PROJECT}cuda-arch-list = ["9.0", "10.1"]\n')
+    words = ["plan", "--project", str(tmp_path), "--engine", "local", "--torch", "2.8", "2.9", "2.10"]
+    assert main.main(words) == ConfigError.exit_code
+    said = capsys.readouterr().err
+    assert "cuda-arch-list: torch 2.9, 2.10 does not read 10.1; it takes 5.0, " in said
+    assert "10.1," not in said.partition("it takes")[2]
+    assert main.main(words[:-2]) == 0
 
 
 def test_the_plan_names_the_minors_whose_toolkit_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

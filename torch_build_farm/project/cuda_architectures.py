@@ -12,6 +12,7 @@ from importlib.resources import files
 from packaging.version import Version
 
 from torch_build_farm.core.errors import nearest
+from torch_build_farm.core.versions import Minor
 
 _PTX = "+PTX"  # the code of a virtual architecture too, which the driver compiles for newer GPUs
 _OTHER_SPELLINGS = re.compile(
@@ -23,22 +24,38 @@ _OTHER_SPELLINGS = re.compile(
 class Architectures:
     """What data/cuda_architectures.toml says.
 
-    `torch` are the names that torch reads, `nvcc` those that a toolkit compiles for, by the toolkit's release, and
-    `named` the names that stand for several.
+    `torch` are the names that a minor of torch and those after it read, `nvcc` those that a toolkit compiles for, by
+    the toolkit's release, and `named` the names that stand for several.
     """
 
-    torch: frozenset[str]
+    torch: Mapping[Version, tuple[str, ...]]
     nvcc: Mapping[Version, tuple[str, ...]]
     named: Mapping[str, tuple[str, ...]]
 
+    @property
+    def of_any_torch(self) -> frozenset[str]:
+        """The names that some torch reads."""
+        return frozenset().union(*self.torch.values())
+
+    def of_torch(self, minor: Minor) -> tuple[str, ...]:
+        """What a minor of torch reads; one that is older than the data is taken for the oldest there."""
+        known = [other for other in self.torch if other <= Version(str(minor))]
+        return self.torch[max(known, default=min(self.torch))]
+
     def of_toolkit(self, cuda: str) -> tuple[str, ...]:
-        """What the toolkit of a CUDA release such as "12.8" compiles for and torch reads; empty for an unknown one.
+        """What the toolkit of a CUDA release such as "12.8" compiles for; empty for an unknown one.
 
         A release that the data lacks is taken for the one before it, of the same major.
         """
         release = Version(cuda)
         known = [other for other in self.nvcc if other <= release and other.major == release.major]
-        return tuple(name for name in self.nvcc[max(known)] if name in self.torch) if known else ()
+        return self.nvcc[max(known)] if known else ()
+
+    def taken(self, cuda: str, minor: Minor) -> tuple[str, ...]:
+        """What a torch reads and its toolkit compiles for, where the toolkit is known."""
+        of_torch = self.of_torch(minor)
+        of_toolkit = self.of_toolkit(cuda) or of_torch
+        return tuple(name for name in of_toolkit if name in of_torch)
 
 
 @cache
@@ -47,7 +64,7 @@ def architectures() -> Architectures:
     text = files("torch_build_farm").joinpath("data/cuda_architectures.toml").read_text("utf-8")
     table = tomllib.loads(text)
     return Architectures(
-        torch=frozenset(table["torch"]),
+        torch={Version(minor): tuple(names) for minor, names in table["torch"].items()},
         nvcc={Version(release): tuple(names) for release, names in table["nvcc"].items()},
         named={name: tuple(stands_for) for name, stands_for in table["named"].items()},
     )
@@ -65,7 +82,7 @@ def normalised(items: Iterable[str]) -> tuple[str, ...]:
         for word in re.split(r"[;\s]+", item.strip("; \t\n")):
             expanded = known.named.get(word, (word,))
             for name in expanded:
-                if name.removesuffix(_PTX) not in known.torch:
+                if name.removesuffix(_PTX) not in known.of_any_torch:
                     raise ValueError(_not_read(name, known))
             names += expanded
     return tuple(dict.fromkeys(names))
@@ -75,26 +92,42 @@ def _not_read(name: str, known: Architectures) -> str:
     example = 'such as "9.0", "9.0a", "9.0+PTX" or "Hopper"'
     match = _OTHER_SPELLINGS.fullmatch(name)
     respelled = f"{match['major']}.{match['minor']}{match['letter']}" if match else ""
-    if respelled in known.torch:
+    of_any_torch = known.of_any_torch
+    if respelled in of_any_torch:
         hint = f"did you mean {respelled!r}?"
     elif match:
-        hint = f"the nearest is {_nearest_number(respelled, known.torch)!r}"
+        hint = f"the nearest is {_nearest_number(respelled, of_any_torch)!r}"
     else:
-        hint = nearest(name, [*known.named, *sorted(known.torch, key=_number)])
+        hint = nearest(name, [*known.named, *sorted(of_any_torch, key=_number)])
     return f"{name!r:.60} is no CUDA architecture that torch reads, {example}; {hint}"
 
 
-def refused(names: Sequence[str], cuda: str) -> dict[str, str]:
-    """Those of `names` that the toolkit of a CUDA release does not compile for, each with the nearest that it does."""
-    taken = architectures().of_toolkit(cuda)
-    if not taken:  # a major that the farm knows nothing of
-        return {}
-    wrong = {}
+@dataclass(frozen=True)
+class Refused:
+    """Names that cannot be had: `by_torch`, which does not read them, or `by_toolkit`, which does not compile for them.
+
+    Each has the nearest that can be had.
+    """
+
+    by_torch: Mapping[str, str]
+    by_toolkit: Mapping[str, str]
+
+
+def refused(names: Sequence[str], cuda: str, minor: Minor) -> Refused:
+    """Those of `names` that a torch or the toolkit of its CUDA release refuses.
+
+    Of a toolkit of a major that the farm knows nothing of, nothing is refused.
+    """
+    known = architectures()
+    of_torch, of_toolkit, taken = known.of_torch(minor), known.of_toolkit(cuda), known.taken(cuda, minor)
+    by_torch, by_toolkit = {}, {}
     for name in names:
         plain = name.removesuffix(_PTX)
-        if plain not in taken:
-            wrong[name] = _nearest_number(plain, taken)
-    return wrong
+        if of_toolkit and plain not in of_toolkit:
+            by_toolkit[name] = _nearest_number(plain, taken)
+        elif plain not in of_torch:
+            by_torch[name] = _nearest_number(plain, taken)
+    return Refused(by_torch, by_toolkit)
 
 
 def _nearest_number(name: str, others: Iterable[str]) -> str:

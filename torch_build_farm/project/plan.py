@@ -189,25 +189,30 @@ def _core_jobs(project: Project, jobs: Sequence[Job], version: str) -> list[Job]
 
 
 def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
-    """Raise ConfigError for jobs whose `cuda-arch-list` their torch's CUDA toolkit does not compile for.
+    """Raise ConfigError for jobs whose `cuda-arch-list` their torch does not read, or its toolkit does not compile for.
 
-    nvcc would say so too, after minutes.
+    torch's build and nvcc would say so too, after minutes.
     """
-    minors: dict[tuple[str, tuple[str, ...]], dict[str, Job]] = {}  # by what is refused and by which toolkit
+    known = cuda_architectures.architectures()
+    minors: dict[tuple[str, str, str], dict[str, None]] = {}  # by who refuses, what it does, and what it takes
+    hints: dict[str, str] = {}
     for job in jobs:
-        names = project.settings.for_job(job.variant, job.python).cuda_arch_list
-        wrong = cuda_architectures.refused(names, job.variant.cuda)
-        if wrong:
-            minors.setdefault((job.variant.cuda, tuple(wrong)), {})[str(job.variant.torch)] = job
+        variant = job.variant
+        names = project.settings.for_job(variant, job.python).cuda_arch_list
+        wrong = cuda_architectures.refused(names, variant.cuda, variant.torch)
+        taken = ", ".join(known.taken(variant.cuda, variant.torch))
+        for who, refuses, refused in (
+            (f"CUDA {variant.cuda} of torch", "does not compile for", wrong.by_toolkit),
+            ("torch", "does not read", wrong.by_torch),
+        ):
+            if refused:
+                key = (who, f"{refuses} {', '.join(refused)}", taken)
+                minors.setdefault(key, {})[str(variant.torch)] = None
+                hints |= refused
 
-    problems, hints = [], {}
-    for (cuda, names), of_minor in minors.items():
-        taken = ", ".join(cuda_architectures.architectures().of_toolkit(cuda))
-        problems.append(
-            f"cuda-arch-list: CUDA {cuda} of torch {', '.join(of_minor)} does not compile for {', '.join(names)}; "
-            f"it takes {taken}"
-        )
-        hints.update(cuda_architectures.refused(names, cuda))
+    problems = []
+    for (who, refuses, taken), of_minor in minors.items():
+        problems.append(f"cuda-arch-list: {who} {', '.join(of_minor)} {refuses}; it takes {taken}")
     if problems:
         raise ConfigError(
             "\n".join(problems),
