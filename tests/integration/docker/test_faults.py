@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import docker as docker_sdk
@@ -14,6 +15,7 @@ from tests.conftest import Farm
 from tests.integration.docker.conftest import Docker, PrivateEngine, hold, left_behind, release
 from tests.integration.test_bad_input import waiting
 from tests.until import DEADLINE_S, until
+from torch_build_farm.core import process_identity
 from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.engines.docker.containers import Labels, sweep
 
@@ -310,6 +312,25 @@ def test_errands_are_swept_when_they_are_old(contained: Farm, docker: Docker) ->
         assert young not in docker.containers()
     finally:
         subprocess.run(["docker", "rm", "--force", young], check=False, capture_output=True)
+
+
+def test_what_killed_farms_of_other_stores_left_is_swept(contained: Farm, docker: Docker, tmp_path: Path) -> None:
+    """Their stores may never be used again; what a live farm has there stays, with a job or without."""
+    ended = subprocess.Popen(["true"])
+    dead, alive = process_identity.of(ended.pid), process_identity.of(os.getpid())
+    ended.wait()
+    elsewhere = Labels.of(TorchStore.at(tmp_path / "other-store", tmp_path / "other-work"), "run")
+    left = []
+    for process, job in ((dead, ""), (dead, "demo"), (alive, ""), (alive, "demo"), ("", "")):
+        labels = replace(elsewhere, process=process).all(job)
+        options = [f"--label={name}={value}" for name, value in labels.items()]
+        left.append(docker("create", *options, "torch-build-farm-base:latest", "true"))
+    try:
+        assert contained("clean").code == 0
+        assert [container in docker.containers() for container in left] == [False, False, True, True, True]
+    finally:
+        for container in left:
+            subprocess.run(["docker", "rm", "--force", container], check=False, capture_output=True)
 
 
 def test_the_store_is_not_touched_by_faults() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import os
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
+from torch_build_farm.core import process_identity
 from torch_build_farm.core.errors import EngineError
 from torch_build_farm.core.process import Runner, to_be_finished
 from torch_build_farm.core.store import TorchStore
@@ -37,11 +39,15 @@ _RETURN_S = 20.0  # for an engine that went away to come back and be cleaned up
 
 @dataclass(frozen=True)
 class Labels:
-    """Who owns a container: `store` identifies this machine and its store, `scope` the work folder, `run` the run."""
+    """Who owns a container: `store` identifies this machine and its store, `scope` the work folder, `run` the run.
+
+    `process` is the farm's own, as `process_identity.of` has it.
+    """
 
     store: str
     scope: str
     run: str
+    process: str = ""
 
     @classmethod
     def of(cls, store: TorchStore, run: str) -> Labels:
@@ -49,11 +55,14 @@ class Labels:
         machine = Path("/etc/machine-id")
         machine_id = machine.read_text("utf-8") if machine.is_file() else ""
         identity = f"{machine_id}{socket.gethostname()}\n{store.root}"
-        return cls(hashlib.sha256(identity.encode()).hexdigest()[:12], store.scope, run)
+        process = process_identity.of(os.getpid())
+        return cls(hashlib.sha256(identity.encode()).hexdigest()[:12], store.scope, run, process)
 
     def all(self, job: str = "") -> dict[str, str]:
         """As the engine takes them; `job` is empty for containers that belong to no job."""
         labels = {LABEL: "yes", f"{LABEL}.store": self.store, f"{LABEL}.scope": self.scope, f"{LABEL}.run": self.run}
+        if self.process:
+            labels[f"{LABEL}.process"] = self.process
         if job:
             labels[f"{LABEL}.job"] = job
         return labels
@@ -262,18 +271,22 @@ def remove(client: DockerClient, filters: list[str]) -> None:
 def sweep(client: DockerClient, store: TorchStore, errand_s: float = _ERRAND_S) -> int:
     """Remove containers that killed farms of this machine left; returns how many.
 
-    Needs the store's lock on its scope. A container without a job may belong to a live farm for `errand_s` seconds.
+    Needs the store's lock on its scope. Of other stores those are removed whose farm is gone, by its process. In this
+    store a container without a job may belong to a live farm for `errand_s` seconds.
     """
     from docker.errors import APIError  # noqa: PLC0415
 
     owner = Labels.of(store, "").store
     removed = 0
-    for container in client.api.containers(all=True, filters={"label": [f"{LABEL}.store={owner}"]}):
+    for container in client.api.containers(all=True, filters={"label": [f"{LABEL}=yes"]}):
         labels = container["Labels"]
-        # A farm that plans runs errands without a job, and holds no lock yet.
-        recent_errand = f"{LABEL}.job" not in labels and time.time() - container["Created"] < errand_s
-        if recent_errand or store.in_work(labels.get(f"{LABEL}.scope", "")):
-            continue
+        if not process_identity.is_gone(labels.get(f"{LABEL}.process", "")):
+            if labels.get(f"{LABEL}.store") != owner:
+                continue
+            # A farm that plans runs errands without a job, and holds no lock yet.
+            recent_errand = f"{LABEL}.job" not in labels and time.time() - container["Created"] < errand_s
+            if recent_errand or store.in_work(labels.get(f"{LABEL}.scope", "")):
+                continue
         try:
             client.api.remove_container(container["Id"], force=True, v=True)
             removed += 1
