@@ -14,6 +14,7 @@ two environments share is one hard link, downloaded and unpacked once.
 | `index/`           | tables of torch releases that `index add` read     | the farm                            |
 | `images/`          | what is in base images                             | the farm                            |
 | `engines/`         | notes of what other machines' volumes have         | the farm                            |
+| `mounts/`          | two empty folders, where local builds see their own| nobody                              |
 | `in-use`, `locks/` | locks                                              | the farm                            |
 | `ccache/PROJECT/`  | what ccache keeps of one project                   | that project's builds               |
 | `prefixes/DIGEST/` | what `prepare` of one project installed            | that project's commands             |
@@ -151,6 +152,11 @@ class TorchStore:
     def environment(self, name: str) -> Path:
         """Where an environment of that name lies while it is in use."""
         return self.root / "envs" / self.scope / name
+
+    @property
+    def mount_points(self) -> tuple[Path, Path]:
+        """Where each local build sees its environment and its own files, if it can mount them there."""
+        return self.root / "mounts" / "environment", self.root / "mounts" / "scratch"
 
     @contextlib.contextmanager
     def in_use(self, alone: bool = False) -> Iterator[None]:

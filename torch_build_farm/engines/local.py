@@ -33,6 +33,7 @@ from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.interpreters import ASK_LINKER_FLAGS, find_interpreters, run_paths_of
 from torch_build_farm.engines.local_build import LocalBuild
 from torch_build_farm.engines.local_prefix import LocalPrefix
+from torch_build_farm.engines.name_spaces import NameSpaces
 from torch_build_farm.engines.prefixes import given_prefixes, preparation
 from torch_build_farm.engines.shared_files import share
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
@@ -132,11 +133,24 @@ class LocalEngine:
     @cached_property
     def _why_network(self) -> str:
         """Why builds that may not use a network have one all the same; empty where they have none."""
-        return no_network.why_not()
+        return NameSpaces(no_network=True).why_not()
 
     def isolated(self) -> bool:
         """Whether foreign code of a build starts without a network."""
         return not self.project.settings.network and not self._why_network
+
+    @cached_property
+    def _mounts(self) -> bool:
+        """Whether a build's folders can be mounted where those of other builds are."""
+        points = self.store.mount_points
+        for point in points:
+            point.mkdir(parents=True, exist_ok=True)
+        return not NameSpaces(mounts=dict(zip(points, points, strict=True))).why_not()
+
+    def _name_spaces(self, home: Path, scratch: Path) -> NameSpaces:
+        """Those of a build with an environment `home` and its own files in `scratch`."""
+        mounts = dict(zip((home, scratch), self.store.mount_points, strict=True)) if self._mounts else {}
+        return NameSpaces(self.isolated(), mounts)
 
     def _settings(self, job: Job) -> Settings:
         return self.project.settings.for_job(job.variant, job.python)
@@ -249,7 +263,7 @@ class LocalEngine:
         remove_tree(home)
         # What the kernel killed for want of memory does not always leave a word in the log, but the kernel counts it.
         before = oom_kills()
-        build = LocalBuild(self, self.project, request, home, isolated=self.isolated())
+        build = LocalBuild(self, self.project, request, home, self._name_spaces(home, request.scratch))
         try:
             wheel = build.run()
             ninja_log.keep(request.scratch / "build", request.out)

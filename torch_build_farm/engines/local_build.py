@@ -24,6 +24,7 @@ from torch_build_farm.core.process import Completed
 from torch_build_farm.engines import no_network, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Engine, ccache_of
 from torch_build_farm.engines.missing_modules import lacks_module
+from torch_build_farm.engines.name_spaces import NameSpaces
 from torch_build_farm.engines.shared_files import SharedFiles, share
 from torch_build_farm.engines.variables import Places, build_variables
 from torch_build_farm.engines.without_toolkit import path_without_nvcc
@@ -36,29 +37,36 @@ if TYPE_CHECKING:
 class LocalBuild:
     """One build: environment at `home`, a writable copy of the tree under the request's scratch folder.
 
-    `isolated`: foreign code starts without a network.
+    Foreign code starts in `name_spaces`, and its variables name places as it sees them there. uv starts outside, since
+    a hard link leads from one mount to another nowhere (link(2)).
     """
 
-    def __init__(self, engine: Engine, project: Project, request: BuildRequest, home: Path, *, isolated: bool) -> None:
+    def __init__(
+        self, engine: Engine, project: Project, request: BuildRequest, home: Path, name_spaces: NameSpaces
+    ) -> None:
         self.engine = engine
         self.project = project
-        self.isolated = isolated
+        self.name_spaces = name_spaces
         self.request = request
         self.home = home
         self.tree = request.scratch / "source"
         self.settings = project.settings.for_job(request.job.variant, request.job.python)
-        self.env = self._variables()
+        self.env = self._variables(home, request.scratch)
+        self.foreign_env = self._variables(name_spaces.path(home), name_spaces.path(request.scratch))
         self.peak_mb = 0.0
         self.foreign_tail: tuple[str, ...] = ()  # of the last command's output, if that was foreign code
 
-    def _variables(self) -> dict[str, str]:
-        """The build's environment variables: the farm's usual ones, the caller's CUDA, and those of every engine."""
+    def _variables(self, home: Path, scratch: Path) -> dict[str, str]:
+        """The build's environment variables: the farm's usual ones, the caller's CUDA, and those of every engine.
+
+        `home` and `scratch` are where a command sees these folders.
+        """
         request = self.request
         places = Places(
-            self.home,
-            self.tree,
-            request.scratch / "build",
-            {str(request.scratch): "."},
+            home,
+            scratch / self.tree.name,
+            scratch / "build",
+            {str(scratch): "."},
             sdk=request.sdk.folder if request.sdk else None,
             sdk_misses=request.sdk_misses,
             ccache=ccache_of(self.project, self.engine.store, self.engine.name)
@@ -67,9 +75,9 @@ class LocalBuild:
             prefixes=self.engine.prefixes,
         )
         variables = {
-            **tools.foreign_environment(request.scratch),
-            "VIRTUAL_ENV": str(self.home),
-            "PATH": tools.search_path(self.home / "bin"),
+            **tools.foreign_environment(scratch),
+            "VIRTUAL_ENV": str(home),
+            "PATH": tools.search_path(home / "bin"),
         }
         if self.settings.cuda_arch_list:
             passed = {"CUDA_HOME": "CUDA_HOME", "CXX": "CUDAHOSTCXX"}  # else nvcc takes the first gcc on PATH
@@ -82,16 +90,16 @@ class LocalBuild:
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         """Start a command of foreign code; this is the runner that `build` calls its hooks with."""
-        more = dict(extra_environ or {})
-        if self.isolated:
-            cmd, more = [*no_network.WITHOUT_NETWORK, *cmd], {**no_network.OFFLINE, **more}
-        done = self._start(cmd, Path(cwd) if cwd else self.home.parent, more)
+        folder = Path(cwd) if cwd else self.home.parent
+        env = {**self.foreign_env, **(no_network.OFFLINE if self.name_spaces.no_network else {})}
+        for name, value in (extra_environ or {}).items():
+            env[name] = self.name_spaces.text(value)  # `build` says where a back end lies that is in the source
+        done = self._start(self.name_spaces.command(cmd, folder), folder, env)
         self.foreign_tail = done.tail
         _require_success(done)
 
-    def _start(self, cmd: Sequence[str], folder: Path, more: Mapping[str, str]) -> Completed:
-        """Start a command with `more` variables than the build's."""
-        shell = replace(self.request.shell, env={**self.env, **more}, cwd=folder)
+    def _start(self, cmd: Sequence[str], folder: Path, env: Mapping[str, str]) -> Completed:
+        shell = replace(self.request.shell, env=env, cwd=folder)
         done = shell.run(*cmd)
         self.peak_mb = max(self.peak_mb, done.peak_mb)
         return done
@@ -100,7 +108,7 @@ class LocalBuild:
         """Call uv with the store's cache, which no foreign code learns of, and with no other way to link from it."""
         cache = {"UV_CACHE_DIR": str(self.engine.store.uv_cache), "UV_LINK_MODE": "clone"}
         self.foreign_tail = ()
-        _require_success(self._start([str(tools.uv()), *words], self.home.parent, cache))
+        _require_success(self._start([str(tools.uv()), *words], self.home.parent, {**self.env, **cache}))
 
     def _install(self, requirements: set[str]) -> SharedFiles:
         """Install requirements; returns what the environment then shares with the store."""
@@ -142,10 +150,11 @@ class LocalBuild:
 
         # PEP 517 in its order: the environment, what [build-system] requires, and only then the back end, which may ask
         # for more.
-        self._uv("venv", "--python", str(python), str(self.home))
+        # Relocatable, since its scripts run where foreign code sees it.
+        self._uv("venv", "--relocatable", "--python", str(python), str(self.home))
         builder = project_builder(
             self.tree / self.settings.subdirectory,
-            python_executable=str(self.home / "bin" / "python"),
+            python_executable=str(self.name_spaces.path(self.home) / "bin" / "python"),
             runner=self._call,
         )
         shared = self._install(set(builder.build_system_requires))
@@ -170,7 +179,7 @@ class LocalBuild:
             path = check_regular(inside(request.out, wheel))
         except FileNotFoundError:
             raise self._error(f"the back end made no {wheel!r:.200}, though it says so") from None
-        if not self.settings.network and not self.isolated:
+        if not self.settings.network and not self.name_spaces.no_network:
             project = request.tree / self.settings.subdirectory
             no_network.check_compiled(request, path, project)
         return path

@@ -1,22 +1,18 @@
-"""Builds without a network: how one starts on this machine, and how it shows that a build wanted one or used one."""
+"""Builds without a network: how it shows that one wanted a network, or used one."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch_build_farm.core.errors import BuildError, DiskError, FarmError, OutOfMemoryError, SourceError
 from torch_build_farm.core.files import walk
 from torch_build_farm.core.log import STAGE_MARK, read
-from torch_build_farm.core.process import capture
-from torch_build_farm.core.resources import DATA
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.project import setup_hints
 from torch_build_farm.wheels.wheel import opened
 
-WITHOUT_NETWORK = (sys.executable, "-I", "-S", str(DATA / "no_network.py"))  # the words before a command
 OFFLINE = {"UV_OFFLINE": "1"}
 
 # Messages of programs that find no network: getaddrinfo's, the kernel's, uv's and cargo's.
@@ -38,12 +34,6 @@ _COMPILES = re.compile(
     r"^\s*(?:\S*/)?[\w.+-]*(?:gcc|g\+\+|clang|clang\+\+|\bcc|c\+\+|nvcc|icpx|rustc|gfortran)(?:-[\d.]+)?\s.*\s-(?:c|o)\s"
     r"|^\s*\[\s*\d+(?:/\d+|%)\]\s|^\s*Compiling \S+ v\d"
 )
-
-
-def why_not() -> str:
-    """Why this machine cannot start a command without a network; empty where it can."""
-    done = capture([*WITHOUT_NETWORK, "true"])
-    return "" if done.ok else done.last_line or f"exit code {done.returncode}"
 
 
 def explained(job: str, error: FarmError, tail: Sequence[str], project: Path) -> FarmError:
