@@ -14,6 +14,7 @@ from torch_build_farm.core.errors import AbiError, CoreError
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.pipeline import records, runner
+from torch_build_farm.pipeline.first_builds import FirstBuilds
 from torch_build_farm.pipeline.jobserver import Jobserver
 from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.results import JobResult, Status
@@ -56,6 +57,7 @@ def context(work: Path, *, force: bool = False, may_share_wheels: bool = False) 
         jobserver=Jobserver(work / "fifo", 1),
         build_slots=Slots(1),
         smoke_slots=Slots(1),
+        first_builds=FirstBuilds(lambda: False),
         compilers_per_build=1,
         trees={},
         audit_tables=Once(lambda: pytest.fail("no stage asks for them")),

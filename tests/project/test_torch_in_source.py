@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from torch_build_farm.project.torch_in_source import TorchInSource, torch_in_source
+from torch_build_farm.project.torch_in_source import TorchInSource, sources_without_torch, torch_in_source
 
 SETUP = "from setuptools import setup, Extension\nsetup(ext_modules=[Extension('demo._core', ['core.cpp'])])\n"
 
@@ -72,3 +72,18 @@ def test_nothing(tmp_path: Path, files: dict[str, str]) -> None:
 def test_a_source_without_compiled_code_shows_nothing_either_way(tmp_path: Path, files: dict[str, str]) -> None:
     """Its code may come from elsewhere: FetchContent, a submodule, a generator."""
     assert torch_in_source(*tree(tmp_path, files)) is None
+
+
+def test_sources_without_torch(tmp_path: Path) -> None:
+    files = {
+        "src/free.cpp": '#include <vector>\n#include "plain.h"\n',
+        "src/free.c": "int answer(void);\n",
+        "src/plain.h": "#pragma once\n",
+        "src/direct.cpp": "#include <torch/extension.h>\n",
+        "src/through.cc": '#include "../include/outer.h"\n',
+        "include/outer.h": '#include "inner.h"\n',
+        "include/inner.h": "#include <c10/core/Device.h>\n#include <outer.h>\n",
+        "src/kernel.cu": "",
+        "CMakeLists.txt": "find_package(Torch REQUIRED)\n",
+    }
+    assert sources_without_torch(*tree(tmp_path, files)) == 2

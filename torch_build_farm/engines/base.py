@@ -145,6 +145,10 @@ class Engine(Protocol):
         """
 
     @property
+    def shares_compilations(self) -> bool:
+        """Whether builds find in ccache what those of other minors compiled, by what is known before one starts."""
+
+    @property
     def prefixes(self) -> Sequence[PurePath]:
         """Folders in which its builds find dependencies, as they see them."""
 

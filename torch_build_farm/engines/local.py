@@ -78,6 +78,11 @@ class LocalEngine:
         return LocalPrefix(folder, prepared)
 
     @property
+    def shares_compilations(self) -> bool:
+        """Whether ccache is on PATH, and builds see their folders at the same place."""
+        return shutil.which("ccache") is not None and self._mounts
+
+    @property
     def prefixes(self) -> Sequence[PurePath]:
         """What was prepared in the store, and the folders that the settings name."""
         prepared = [self._prefix.folder] if self._prefix else []

@@ -19,13 +19,14 @@ from torch_build_farm.engines import torch_downloads
 from torch_build_farm.engines.base import Engine
 from torch_build_farm.engines.choose import choose
 from torch_build_farm.pipeline import estimates, records, rendered_tree, runner, sdk_build, workfolder
+from torch_build_farm.pipeline.first_builds import FirstBuilds
 from torch_build_farm.pipeline.jobserver import Jobserver
 from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.results import JobResult, Progress
 from torch_build_farm.pipeline.shared_wheels import may_be_shared
 from torch_build_farm.pipeline.slots import Slots
 from torch_build_farm.pipeline.stage import Mode, RunContext, Stage
-from torch_build_farm.pipeline.stages.build import BUILD
+from torch_build_farm.pipeline.stages.build import BUILD, may_reuse
 from torch_build_farm.pipeline.stages.render import RENDER
 from torch_build_farm.pipeline.workplace import Workplace
 from torch_build_farm.project import checkout, cibuildwheel_table, source_size, tree
@@ -34,7 +35,7 @@ from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.fetch import Fetcher, Origin
 from torch_build_farm.project.plan import Job, Plan, Selection, check_architectures, plan
 from torch_build_farm.project.settings import PUBLISHED_LIST, Project
-from torch_build_farm.project.torch_in_source import TorchInSource, torch_in_source
+from torch_build_farm.project.torch_in_source import TorchInSource, sources_without_torch, torch_in_source
 from torch_build_farm.project.tree import Source
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.sdk import fallback
@@ -289,6 +290,7 @@ def execute(
             epoch=epoch,
             jobserver=jobserver,
             build_slots=Slots(at_once),
+            first_builds=FirstBuilds(partial(_one_build_first, prepared, slots, force)),
             smoke_slots=Slots(at_once),  # environments are hard links: several take no more disk than one
             compilers_per_build=max(1, slots // min(at_once, max(1, len(jobs)))),
             trees=trees,
@@ -312,6 +314,14 @@ def execute(
 def _distinct(sources: Iterable[Source]) -> list[Source]:
     """Each source once: jobs that differ in nothing have the same one."""
     return list({id(source): source for source in sources}.values())
+
+
+def _one_build_first(prepared: Prepared, slots: int, force: bool) -> bool:
+    """Whether one build can keep all compilers busy with what the others then get from ccache."""
+    if not (may_reuse(force=force) and prepared.engine.shares_compilations):
+        return False
+    source = prepared.source
+    return sources_without_torch(source.root, [file.path for file in source.files if not file.link]) > slots
 
 
 def _say_why_again(context: RunContext, first: Mapping[str, Stage], say: Callable[[str], None]) -> None:

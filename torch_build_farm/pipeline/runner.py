@@ -301,7 +301,7 @@ class _JobRun:
 
         # From here on the wheel in the dist folder, if there is one, no longer belongs to what the records say.
         self._withdraw()
-        with stage.holding(self.context, self.rank):
+        with stage.holding(self.context, self.job, self.rank):
             self.progress.started(self.job, stage.name)
             start = time.monotonic()
             self._log_heading(stage)

@@ -16,6 +16,7 @@ from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.engines.base import Engine
 from torch_build_farm.pipeline.facts import Facts, SomeFacts
+from torch_build_farm.pipeline.first_builds import FirstBuilds
 from torch_build_farm.pipeline.jobserver import Jobserver
 from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.records import Record
@@ -51,6 +52,7 @@ class RunContext:
     epoch: int  # SOURCE_DATE_EPOCH, Unix seconds
     jobserver: Jobserver
     build_slots: Slots
+    first_builds: FirstBuilds
     smoke_slots: Slots
     compilers_per_build: int  # for a build that no jobserver reaches
     trees: Mapping[str, Once[Tree]]
@@ -174,15 +176,15 @@ class Outcome:
 class Stage:
     """A named stage: its inputs, which decide whether it is fresh; its work; and what it holds meanwhile.
 
-    `holding` is given the job's rank, the lowest first in line. The first output of a stage that `makes_wheel` is the
-    job's finished wheel. What a stage `per_cpython` finds out holds for the job's CPython alone, also where several
+    `holding` is given the job and its rank, the lowest first in line. The first output of a stage that `makes_wheel` is
+    the job's finished wheel. What a stage `per_cpython` finds out holds for the job's CPython alone, also where several
     jobs share a wheel. A stage `beside_core` looks at the core's wheel too, where the project has a core.
     """
 
     name: str
     inputs: Callable[[Step], Mapping[str, Any]]
     work: Callable[[Step], Outcome]
-    holding: Callable[[RunContext, int], contextlib.AbstractContextManager[object]] = lambda *_: (
+    holding: Callable[[RunContext, Job, int], contextlib.AbstractContextManager[object]] = lambda *_: (
         contextlib.nullcontext()
     )
     makes_wheel: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import Enum, auto
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from torch_build_farm.core.errors import SourceError
@@ -15,6 +16,7 @@ from torch_build_farm.core.versions import Minor
 from torch_build_farm.project import source_files
 
 _COMPILED = {".c", ".cc", ".cpp", ".cxx", ".cu", ".cuh", ".h", ".hh", ".hpp", ".hxx", ".inl", ".pyx", ".pxd"}
+_SOURCES = {".c", ".cc", ".cpp", ".cxx"}  # of those, what ccache knows
 _BUILD_FILES = {"CMakeLists.txt", "meson.build", "setup.py"}
 _MOST_FILES = 2000
 _LARGEST = 1 << 20  # bytes of a file that is read; generated sources are longer
@@ -26,6 +28,7 @@ _INCLUDE = re.compile(
     """,
     re.MULTILINE | re.VERBOSE,
 )
+_ANY_INCLUDE = re.compile(r"""^[ \t]*\#[ \t]*include[ \t]*[<"]([^>"\n]{1,200})""", re.MULTILINE)
 # Headers that promise a stable ABI (torch/csrc/stable/README.md), or call no function of torch.
 _STABLE = re.compile(r"torch/(csrc/stable|headeronly|csrc/inductor/aoti_torch/c)/")
 _BUILT_WITH_TORCH = re.compile(
@@ -89,3 +92,29 @@ def target(build: str) -> Minor | None:
     """The torch minor whose stable ABI a source asks for in the files that build it, given their text."""
     match = _TARGET.search(build)
     return Minor(int(match["major"], 16), int(match["minor"], 16)) if match else None
+
+
+def sources_without_torch(root: Path, names: Iterable[str]) -> int:
+    """How many sources in C and C++ include no header of torch, by themselves or by another file of the tree.
+
+    Of a large tree the first 2,000 files are looked at. Files go by their names without folders, since a compiler's
+    command says which folder a header is looked for in.
+    """
+    included: dict[str, set[str]] = {}
+    with_torch: set[str] = set()
+    for name in islice((name for name in names if PurePosixPath(name).suffix in _COMPILED), _MOST_FILES):
+        try:
+            text = source_files.text(root, name, _LARGEST)
+        except SourceError:
+            continue
+        file_name = PurePosixPath(name).name
+        included.setdefault(file_name, set()).update(PurePosixPath(path).name for path in _ANY_INCLUDE.findall(text))
+        if _INCLUDE.search(text):
+            with_torch.add(file_name)
+
+    # What includes a file that includes torch includes torch.
+    more = with_torch
+    while more:
+        more = {name for name, headers in included.items() if headers & more} - with_torch
+        with_torch |= more
+    return sum(PurePosixPath(name).suffix in _SOURCES for name in included.keys() - with_torch)

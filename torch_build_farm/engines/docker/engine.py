@@ -64,6 +64,12 @@ class DockerEngine:
         return (PurePosixPath(cibuildwheel_config.BUILD), *(project / name for name in source_folders))
 
     @property
+    def shares_compilations(self) -> bool:
+        """Whether the project brings ccache into its images."""
+        packages = self.project.settings.system_packages
+        return "ccache" in (*packages.apt, *packages.dnf)
+
+    @property
     def prefixes(self) -> Sequence[PurePath]:
         """By the image's layer and the settings."""
         return images.prefixes_of(self.project.settings)

@@ -16,6 +16,7 @@ from torch_build_farm.pipeline import estimates, installed_packages, sdk_build
 from torch_build_farm.pipeline.facts import BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.render import RENDER
+from torch_build_farm.project.plan import Job
 from torch_build_farm.project.variant import StableVariant, Variant
 from torch_build_farm.wheels import auditwheel
 
@@ -72,7 +73,7 @@ def _work(step: Step) -> Outcome:
         epoch=context.epoch,
         version_from_scm=context.tree(step.job).source.metadata.version_from_scm,
         shell=step.shell,
-        reuse=not context.force and os.environ.get("TORCH_BUILD_FARM_CCACHE", "").lower() != "off",
+        reuse=may_reuse(force=context.force),
     )
     wheel, built_with = sdk_build.build_wheel(step, request)
     peak_mb = None
@@ -90,10 +91,19 @@ def _work(step: Step) -> Outcome:
     return Outcome((wheel,), facts)
 
 
+def may_reuse(*, force: bool) -> bool:
+    """Whether builds may take compilations from ccache, in a run with or without --force."""
+    return not force and os.environ.get("TORCH_BUILD_FARM_CCACHE", "").lower() != "off"
+
+
 @contextlib.contextmanager
-def _build_slot(context: RunContext, rank: int) -> Iterator[None]:
-    """Hold one of the --jobs places and one token of the jobserver."""
-    with context.build_slots.hold(rank, context.runner), context.jobserver.build(context.runner):
+def _build_slot(context: RunContext, job: Job, rank: int) -> Iterator[None]:
+    """Hold one of the --jobs places and one token of the jobserver, after the build that goes first."""
+    with (
+        context.first_builds.turn(job, rank, context.runner),
+        context.build_slots.hold(rank, context.runner),
+        context.jobserver.build(context.runner),
+    ):
         yield
 
 

@@ -13,6 +13,7 @@ from torch_build_farm.pipeline.smoke_test import SmokeTest, neighbour
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.relocate import RELOCATE
 from torch_build_farm.pipeline.stages.render import RENDER
+from torch_build_farm.project.plan import Job
 from torch_build_farm.wheels import one_name
 
 
@@ -79,7 +80,7 @@ def _work(step: Step) -> Outcome:
         shutil.rmtree(wheels, ignore_errors=True)
 
 
-def smoke_slot(context: RunContext, rank: int) -> AbstractContextManager[None]:
+def smoke_slot(context: RunContext, _: Job, rank: int) -> AbstractContextManager[None]:
     """Hold one of the places for smoke tests."""
     return context.smoke_slots.hold(rank, context.runner)
 
