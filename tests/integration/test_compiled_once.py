@@ -29,7 +29,7 @@ exec c++ "$@"
 @pytest.fixture
 def project(tiny: Farm, tmp_path: Path) -> Farm:
     """A project with one source that includes torch, and more than one for each CPU that do not."""
-    need(shutil.which("ccache") is not None, "needs ccache, on PATH")
+    need(shutil.which("ccache") is not None, "needs ccache on PATH, as the group test installs it")
     now = time.time_ns()  # so that no earlier run has compiled it
     sources = ["core.cpp", "torch.cpp"]
     (tiny.project / "torch.cpp").write_text(TORCH)
@@ -41,7 +41,7 @@ def project(tiny: Farm, tmp_path: Path) -> Farm:
         "CMakeLists.txt",
         "WITH_SOABI core.cpp)",
         f"WITH_SOABI {' '.join(sources)})\nfind_package(Torch REQUIRED)\n"
-        "set_source_files_properties(torch.cpp PROPERTIES INCLUDE_DIRECTORIES ${TORCH_INCLUDE_DIRS})",
+        "target_link_libraries(_core PRIVATE ${TORCH_LIBRARIES})",
     )
     compiler = tmp_path / "g++"
     compiler.write_text(COMPILER.replace("@LOG@", str(tmp_path / "compiled")))

@@ -79,9 +79,13 @@ def _tools() -> list[Finding]:
         location = shutil.which(name, path=search_path)
         state = "ok" if location else "missing"
         findings.append(Finding(name, state, location or "not found", purpose, "pip install ."))
-    # These two do not come with the farm, and many projects need neither.
-    git = shutil.which("git")
-    findings.append(Finding("git", "ok" if git else "absent", git or "not found", "versions from git tags, patches"))
+    # These do not come with the farm, and many projects need none of them.
+    for name, purpose in (
+        ("git", "versions from git tags, patches"),
+        ("ccache", "compiling what is free of torch once for all minors"),
+    ):
+        location = shutil.which(name)
+        findings.append(Finding(name, "ok" if location else "absent", location or "not found", purpose))
     nvcc = shutil.which("nvcc")
     cuda_release = nvcc_release(nvcc) if nvcc else ""
     purpose = "projects with CUDA sources only (cuda-arch-list)"
