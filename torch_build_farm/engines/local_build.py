@@ -51,6 +51,7 @@ class LocalBuild:
         self.home = home
         self.tree = request.scratch / "source"
         self.settings = project.settings.for_job(request.job.variant, request.job.python)
+        self.search_path = self._search_path()
         self.env = self._variables(home, request.scratch)
         self.foreign_env = self._variables(name_spaces.path(home), name_spaces.path(request.scratch))
         self.peak_mb = 0.0
@@ -77,16 +78,21 @@ class LocalBuild:
         variables = {
             **tools.foreign_environment(scratch),
             "VIRTUAL_ENV": str(home),
-            "PATH": tools.search_path(home / "bin"),
+            "PATH": os.pathsep.join([str(home / "bin"), self.search_path.replace(str(request.scratch), str(scratch))]),
         }
         if self.settings.cuda_arch_list:
             passed = {"CUDA_HOME": "CUDA_HOME", "CXX": "CUDAHOSTCXX"}  # else nvcc takes the first gcc on PATH
             for callers_name, builds_name in passed.items():
                 if callers_name in os.environ:
                     variables[builds_name] = os.environ[callers_name]
-        else:
-            variables["PATH"] = path_without_nvcc(variables["PATH"], request.scratch / "search-path")
         return {**variables, **build_variables(self.settings, request, places)}
+
+    def _search_path(self) -> str:
+        """PATH without the environment's programs; links in the scratch folder keep nvcc out of it."""
+        path = tools.search_path()
+        if self.settings.cuda_arch_list:
+            return path
+        return path_without_nvcc(path, self.request.scratch / "search-path")
 
     def _call(self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         """Start a command of foreign code; this is the runner that `build` calls its hooks with."""
