@@ -47,13 +47,14 @@ def project(tiny: Farm, tmp_path: Path) -> Farm:
     compiler.write_text(COMPILER.replace("@LOG@", str(tmp_path / "compiled")))
     compiler.chmod(0o755)
     tiny.env = {"CXX": str(compiler), "SOURCE_DATE_EPOCH": "1700000000", "TORCH_BUILD_FARM_CCACHE": "on"}
-    tiny.checkout = Path(os.environ.get("OLD", tiny.checkout))
     return tiny
 
 
 def compiled(farm: Farm) -> Counter[str]:
     """How often each source of the project was compiled since this was last asked."""
     log = farm.project.parent / "compiled"
+    if not log.exists():
+        return Counter()
     names = re.findall(r"/(\w+\.cpp)$", log.read_text(), re.MULTILINE)
     log.unlink()
     return Counter(name for name in names if (farm.project / name).exists())

@@ -187,7 +187,7 @@ class TorchStore:
 
         A container may leave a program there that has this user's rights, whoever starts it (setuid).
         """
-        for folder in (self.root / "envs", self.root / "ccache", self.root / "prefixes"):
+        for folder in (self.root / "envs", self.root / "ccache", self.root / "prefixes", *self.mount_points):
             ownership.make_folder(folder)
             if stat.S_IMODE(folder.stat().st_mode) & 0o077:
                 folder.chmod(0o700)

@@ -148,8 +148,6 @@ class LocalEngine:
     def _mounts(self) -> bool:
         """Whether a build's folders can be mounted where those of other builds are."""
         points = self.store.mount_points
-        for point in points:
-            point.mkdir(parents=True, exist_ok=True)
         return not NameSpaces(mounts=dict(zip(points, points, strict=True))).why_not()
 
     def _name_spaces(self, home: Path, scratch: Path) -> NameSpaces:

@@ -119,9 +119,18 @@ def _ccache(folder: PurePath) -> dict[str, str]:
     Results are looked up by the preprocessed source, with every header of torch's in it, and by nothing less: the mode
     that goes by the names of headers is off, since two minors' headers have the same names. So a source without torch
     is compiled once for all minors where its path is the same, one with torch once for each torch.
+
+    The time at which a header's inode changed (ctime) says nothing: it changes with every hard link that another
+    environment makes or loses, and ccache would take the header for one that somebody writes at that moment.
     """
     launchers = dict.fromkeys(("CMAKE_C_COMPILER_LAUNCHER", "CMAKE_CXX_COMPILER_LAUNCHER"), "ccache")
-    return {**launchers, "CCACHE_DIR": str(folder), "CCACHE_NODIRECT": "1", "CCACHE_MAXSIZE": "2G"}
+    return {
+        **launchers,
+        "CCACHE_DIR": str(folder),
+        "CCACHE_NODIRECT": "1",
+        "CCACHE_MAXSIZE": "2G",
+        "CCACHE_SLOPPINESS": "include_file_ctime",
+    }
 
 
 def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[str, str]:
