@@ -111,6 +111,8 @@ def test_an_older_standard_than_some_minors_need(tmp_path: Path) -> None:
 
     cmake = {"setup.py": SETUP + "cmake = 1\n", "CMakeLists.txt": "set(CMAKE_CXX_STANDARD 17)\n"}
     assert "# CHECK: CMakeLists.txt asks for CXX_STANDARD 17:" in project_with(tmp_path / "cmake", cmake)
+    stable = {"setup.py": old.replace("gnu++14", "c++17"), "a.cpp": "#include <torch/csrc/stable/ops.h>"}
+    assert "asks for" not in project_with(tmp_path / "stable", stable)  # one wheel, compiled against torch 2.10
     nothing = {**cmake, "a.cpp": "", "setup.py": "cmake = 1\nsetup(name='demo', version='1', packages=['demo'])\n"}
     assert "asks for" not in project_with(tmp_path / "nothing", nothing)
 

@@ -283,3 +283,17 @@ def test_the_stable_abis_variant_where_its_back_end_decides(tmp_path: Path) -> N
     facts = json.loads(rendered(tmp_path, text, "2.10").rendered[".torch-build-farm/variant.json"])
     assert (facts["pin"], facts["cpython"]) == (">=2.10", ["3.10", ""])
     assert cut_requires_python(">=3.8,<4", *facts["cpython"]) == ">=3.10,<4"
+
+
+def test_cmake_sees_the_projects_own_name(tmp_path: Path) -> None:
+    own = PYPROJECT.replace(
+        "wheel.packages =", 'cmake.define = { SKBUILD_PROJECT_NAME = "x", Y = "1" }\nwheel.packages ='
+    )
+    (tmp_path / "cpp").mkdir()
+    (tmp_path / "cpp" / "CMakeLists.txt").write_text("install(TARGETS _core DESTINATION ${SKBUILD_PROJECT_NAME})\n")
+    for text, defines in (
+        (PYPROJECT, {"SKBUILD_PROJECT_NAME": "Demo_Pkg"}),
+        (own, {"SKBUILD_PROJECT_NAME": "x", "Y": "1"}),
+    ):
+        settings = document(rendered(tmp_path, text))["tool"]["scikit-build"]
+        assert settings["cmake"]["define"] == defines

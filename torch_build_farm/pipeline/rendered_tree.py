@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.templates import strict_environment
 from torch_build_farm.engines.variables import CONSTRAINTS, DRIVER_STUBS, FARM_FOLDER, PRELUDE, TOOLCHAIN
+from torch_build_farm.project import source_files
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import TABLE, Project
 from torch_build_farm.project.tree import Source
@@ -32,6 +34,7 @@ from torch_build_farm.wheels import driver
 
 _DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"  # PEP 517's, where none is named
 _VARIANT_BACKEND = "variant_backend"
+_PROJECT_NAME = "SKBUILD_PROJECT_NAME"  # of scikit-build-core, for CMake files
 # What that back end consists of; the tree gets copies of these files side by side. None imports another by package.
 _VARIANT_BACKEND_FILES = ("data/variant_backend.py", "core/wheel_archive.py", "project/variant_metadata.py")
 # Rendered file <- template. Besides these the farm renders pyproject.toml; all else of the tree is the project's own.
@@ -218,21 +221,27 @@ def python_bounds(variant: Variant) -> tuple[str, str]:
 def _tool(source: Source, *, renamed: bool) -> dict[str, Any]:
     """The project's [tool] tables, except the farm's own; `renamed`: the distribution gets a variant's name.
 
-    Without `wheel.packages` scikit-build-core looks for packages with the distribution's name in src/, python/ and the
-    root (its manual, "wheel.packages"). The variant's name is another one, so the table gets what the search would have
-    found by the project's name.
+    scikit-build-core goes by the distribution's name, and the variant's is another one: in _PROJECT_NAME, by which some
+    CMake files call the package, and without `wheel.packages` in its search for packages in src/, python/ and the
+    root (its manual, "wheel.packages"). The table gets what both would be by the project's name.
     """
     tool = dict(source.pyproject.get("tool", {}))
     tool.pop(TABLE, None)
-    settings = tool.get("scikit-build", {})
-    searches = back_end(source).startswith("scikit_build_core") and "packages" not in settings.get("wheel", {})
+    # Where [project] does not decide, the back end sees the project's own name.
+    if not (renamed and back_end(source).startswith("scikit_build_core") and _project_table_decides(source)):
+        return tool
 
-    # Where [project] does not decide, the back end sees the project's own name, and finds its packages by itself.
-    if not (renamed and searches and _project_table_decides(source)):
+    name = str(source.pyproject["project"]["name"]).replace("-", "_")
+    settings = dict(tool.get("scikit-build", {}))
+    if _cmake_asks_for_name(source):
+        cmake = settings.get("cmake", {})
+        defines = {_PROJECT_NAME: name.replace(".", "_"), **cmake.get("define", {})}
+        settings["cmake"] = {**cmake, "define": defines}
+        tool["scikit-build"] = settings
+    if "packages" in settings.get("wheel", {}):
         return tool
 
     # The places in the order in which scikit-build-core looks; the first that has a package counts.
-    name = str(source.pyproject["project"]["name"]).replace("-", "_")
     prefix = f"{source.origin.subdirectory}/" if source.origin.subdirectory else ""
     paths = {file.path.removeprefix(prefix) for file in source.files if file.path.startswith(prefix)}
     for base in ("src/", "python/", ""):
@@ -245,6 +254,18 @@ def _tool(source: Source, *, renamed: bool) -> dict[str, Any]:
                 tool["scikit-build"] = {**settings, "wheel": wheel}
                 return tool
     return tool
+
+
+def _cmake_asks_for_name(source: Source) -> bool:
+    """Whether a CMake file of the source uses the variable with the distribution's name."""
+    for file in source.files:
+        path = PurePosixPath(file.path)
+        if not file.link and (path.name == "CMakeLists.txt" or path.suffix == ".cmake"):
+            with contextlib.suppress(SourceError):  # too large for a file that somebody wrote
+                content = file.content or source_files.content(source.root, file.path)
+                if _PROJECT_NAME.encode() in content:
+                    return True
+    return False
 
 
 def _pyproject(context: Mapping[str, Any]) -> str:

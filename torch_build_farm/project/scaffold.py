@@ -54,7 +54,9 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
         mark = "of torch's C++ the source seems to use the stable ABI alone; from which minor on?"
         lines.append(_line("stable-abi", str(oldest_stable), mark))
     lines += _settings_lines(facts)
-    lines += [_comment(hint) for hint in (*_hints(facts), *_standard_hints(facts, chosen))]
+    # The wheel of the stable ABI is compiled against its oldest minor alone.
+    compiled = [variant for variant in chosen if not oldest_stable or variant.torch <= oldest_stable]
+    lines += [_comment(hint) for hint in (*_hints(facts), *_standard_hints(facts, compiled))]
     lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,4 @@
 #include <Python.h>
-int base(void);
-int (*volatile used)(void) = base;
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_core"};
 
