@@ -81,7 +81,8 @@ def checkout(top: Path, folder: str, files: dict[str, str]) -> Path:
 
 def members(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
-        return {name for name in archive.namelist() if ".dist-info/" not in name}
+        # auditwheel, which containers run in the build, has entries for folders too.
+        return {name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith("/")}
 
 
 def plain_build(project: Path, out: Path) -> set[str]:

@@ -120,5 +120,5 @@ def test_its_oldest_and_its_newest_torch_in_containers(tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     (job,) = answer.document["jobs"]
     (smoke,) = [stage["details"] for stage in job["stages"] if stage["stage"] == "smoke"]
-    assert (smoke["oldest"], smoke["torch"]) == ("2.10.0", "2.15.0")
+    assert [smoke[name].partition("+")[0] for name in ("oldest", "torch")] == ["2.10.0", "2.15.0"]
     assert smoke["refuses"] == "torch 2.9"
