@@ -232,7 +232,6 @@ find_package(Torch REQUIRED)
 find_package(Python 3.9 REQUIRED COMPONENTS Development.Module)
 find_package(Eigen3 3.4 CONFIG REQUIRED) # find_package(Commented REQUIRED)
 find_package(OptionalOne QUIET)
-find_package(OpenMP)
 add_subdirectory(cpp)
 """)
     (tmp_path / "cpp").mkdir()
@@ -250,7 +249,6 @@ install(TARGETS _core LIBRARY DESTINATION demo)
     (tmp_path / "third_party" / "x" / "CMakeLists.txt").write_text("find_package(NotOurs REQUIRED)\n")
     _, text = written(tmp_path)
     assert "# CHECK: CMake requires Eigen3: system-packages" in text
-    assert '# CHECK: CMake looks for OpenMP: external-libraries = { "libgomp.so.1" = "torch" }' in text
     assert "# CHECK: CMake fetches ${computed}, cutlass, fmt: network = true lets it." in text
     assert 'FETCHCONTENT_TRY_FIND_PACKAGE_MODE = "ALWAYS"' in text
     assert "# CHECK: CMake installs into ${CMAKE_INSTALL_LIBDIR}, include/demo, outside" in text

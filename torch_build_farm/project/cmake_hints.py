@@ -47,7 +47,6 @@ class CMakeHints:
     """
 
     torch: bool
-    openmp: bool
     required: tuple[str, ...]
     fetches: tuple[str, ...]
     outside: tuple[str, ...]
@@ -76,13 +75,7 @@ def find(text: str) -> CMakeHints:
     fetches.update(match["name"] for match in _FETCH.finditer(text))
     for match in _INSTALL.finditer(text):
         outside.update(found["folder"] for found in _DESTINATION.finditer(match["words"]))
-    return CMakeHints(
-        "torch" in packages,
-        "openmp" in packages,
-        tuple(sorted(required)),
-        tuple(sorted(fetches)),
-        tuple(sorted(outside)),
-    )
+    return CMakeHints("torch" in packages, tuple(sorted(required)), tuple(sorted(fetches)), tuple(sorted(outside)))
 
 
 def _texts(project: Path) -> Iterator[str]:

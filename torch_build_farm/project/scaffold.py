@@ -232,11 +232,6 @@ def _cmake_hints(cmake: CMakeHints, backend: str) -> Iterator[str]:
             f"{MARK} CMake requires {', '.join(cmake.required)}: system-packages or build-requires bring it, or "
             "environment says where it is."
         )
-    if cmake.openmp:
-        yield (
-            f'{MARK} CMake looks for OpenMP: external-libraries = {{ "libgomp.so.1" = "torch" }} leaves its runtime to '
-            "torch's own. A copy in the wheel is refused without grafted-libraries."
-        )
     if cmake.fetches:
         fetches = ", ".join(cmake.fetches)
         yield (
