@@ -272,7 +272,10 @@ environment = { PLAIN = "1", PATH = "$PATH:/opt", OTHER = "$(nproc)" }
 config-settings = { "cmake.define.X" = "ON", list = ["a", "b"] }
 [tool.cibuildwheel.linux]
 before-all = ["yum install -y zlib-devel xz-devel && yum clean all", "make -C deps"]
-repair-wheel-command = "auditwheel repair -w {dest_dir} {wheel} --exclude libtorch_cpu.so --exclude libfoo.so.1"
+repair-wheel-command = [
+  "auditwheel repair -w {dest_dir} {wheel} --exclude libtorch_cpu.so --exclude libcu*.so* --exclude libfoo.so.1",
+  "auditwheel repair -w {dest_dir} {wheel} --exclude=libtorchfoo.so",
+]
 [tool.cibuildwheel.macos]
 environment = { MACOS = "1" }
 [[tool.cibuildwheel.overrides]]
@@ -291,7 +294,7 @@ select = "cp312-*"
     assert settings["test-command"] == ["pytest {project}/tests"]
     assert settings["environment"] == {"PLAIN": "1"}
     assert settings["system-packages"] == {"dnf": ["zlib-devel", "xz-devel"]}
-    assert settings["external-libraries"] == {"libfoo.so.1": "system"}
+    assert settings["external-libraries"] == {"libfoo.so.1": "system", "libtorchfoo.so": "system"}
     for key in ("build-requires", "before-build", "test-command", "environment", "system-packages"):
         (line,) = [line for line in added.splitlines() if line.startswith(f"{key} = ")]
         assert "CHECK: by [tool.cibuildwheel]" in line

@@ -20,9 +20,9 @@ from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.pipeline.stages import repair
+from torch_build_farm.project.external_libraries import matches_any, policy
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import checks, relocate
-from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 SETTINGS = Settings(name="demo", packages=("demo",))

@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.core.resources import DATA
+from torch_build_farm.project.external_libraries import provider
 from torch_build_farm.releases.symbol_table import SymbolIndex, Unit
-from torch_build_farm.wheels.auditwheel import provider
 from torch_build_farm.wheels.elf.library import Elf
 
 _LONGEST_FILE_NAME = 255  # characters of a file name (Linux, NAME_MAX)

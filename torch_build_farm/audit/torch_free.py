@@ -6,7 +6,7 @@ from torch_build_farm.audit.loader import Contents
 from torch_build_farm.audit.read_wheel import AuditedWheel
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import LibraryKind, Names, describe_library
-from torch_build_farm.wheels.auditwheel import matches_any, policy
+from torch_build_farm.project.external_libraries import matches_any, policy
 
 
 def problems(wheel: AuditedWheel, known: AuditTables) -> list[str]:

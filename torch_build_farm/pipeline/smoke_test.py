@@ -22,11 +22,11 @@ from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.project_tests import ProjectTests
 from torch_build_farm.pipeline.stage import Mode
+from torch_build_farm.project.external_libraries import policy, provider
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import SYSTEM, Project
 from torch_build_farm.project.variant import StableVariant, Variant
 from torch_build_farm.wheels import driver
-from torch_build_farm.wheels.auditwheel import policy, provider
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 # The loader's message for a library that it does not find (glibc, dl-load.c).

@@ -15,6 +15,7 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from torch_build_farm.core.toml import table_in
+from torch_build_farm.project.external_libraries import is_external
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.project.tables import FARMS_VARIABLES, read_table
 
@@ -24,7 +25,6 @@ _NO_MATTER = {"archs", "build-frontend", "build-verbosity", "container-engine", 
               "pyodide", "test-environment-verbosity"}  # fmt: skip
 _INSTALLERS = re.compile(r"(?:sudo\s+)?(?P<tool>yum|dnf|microdnf|apt-get|apt)\s+(?P<rest>.*)")
 _PIP = re.compile(r"(?:python3?\s+-m\s+)?(?:uv\s+)?pip\s+install\s+(?P<rest>.*)")
-_TORCHS_OWN = re.compile(r"lib(?:torch\w*|c10\w*|cuda\w*|cu\w+|nv\w+|nccl|shm)\.so[\w.*]*")
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _repair(value: Any) -> _Translated:
         words = _shell_words(command)
         excluded = [word.partition("=")[2] for word in words if word.startswith("--exclude=")]
         excluded += [after for word, after in itertools.pairwise(words) if word == "--exclude"]
-        others = {library: "system" for library in excluded if ".so" in library and not _TORCHS_OWN.fullmatch(library)}
+        others = {library: "system" for library in excluded if ".so" in library and not is_external(library)}
         if others:
             yield "external-libraries", others
             yield None, f'who brings {", ".join(others)}? a distribution by its name, or "system"'

@@ -17,12 +17,12 @@ from torch_build_farm.core.errors import MetaError
 from torch_build_farm.core.text import markdown
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
+from torch_build_farm.project.external_libraries import matches_any, policy
 from torch_build_farm.project.settings import Project, Settings
 from torch_build_farm.project.variant import StableVariant
 from torch_build_farm.publish import published_list
 from torch_build_farm.publish.names import IndexFile, IndexNames, distribution_of
 from torch_build_farm.wheels import plain_files, platforms
-from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.one_name import Family, Model, lowest_python, read_model
 from torch_build_farm.wheels.wheel import opened, read_wheel
 

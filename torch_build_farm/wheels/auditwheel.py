@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import cache
-from importlib.resources import files
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.log import STAGE_MARK, read
+from torch_build_farm.project.external_libraries import policy
 
 _NO_LIBRARY = "does not look like a platform wheel"  # auditwheel's message for a wheel without a compiled library
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Patterns of names of libraries that a wheel must not bring, because torch or CUDA brings them.
-
-    `cuda_torch_only`: libraries that only a torch with CUDA has.
-    """
-
-    torch: tuple[str, ...]
-    cuda: tuple[str, ...]
-    cuda_torch_only: tuple[str, ...]
-
-    @property
-    def external(self) -> tuple[str, ...]:
-        return (*self.torch, *self.cuda)
-
-
-@cache
-def policy() -> Policy:
-    """The policy that the farm ships (data/policy.toml)."""
-    table = tomllib.loads(files("torch_build_farm").joinpath("data/policy.toml").read_text("utf-8"))
-    return Policy(tuple(table["torch"]), tuple(table["cuda"]), tuple(table["cuda-torch-only"]))
-
-
-def matches_any(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a library's name matches one of the glob patterns; case counts."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def provider(soname: str, external_libraries: Mapping[str, str]) -> str:
-    """Who brings a library by the setting `external-libraries`; empty for a library that no pattern matches."""
-    for pattern, distribution in external_libraries.items():
-        if fnmatchcase(soname, pattern):
-            return distribution
-    return ""
 
 
 def command(auditwheel: str, raw: str, out: str, external_libraries: Iterable[str] = ()) -> list[str]:

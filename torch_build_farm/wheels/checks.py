@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.requirements import read_requirement
+from torch_build_farm.project.external_libraries import matches_any, policy, provider
 from torch_build_farm.project.settings import SYSTEM, Settings
 from torch_build_farm.wheels import grafts, run_paths
-from torch_build_farm.wheels.auditwheel import matches_any, policy, provider
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import read as read_elf
 from torch_build_farm.wheels.plain_files import is_plain

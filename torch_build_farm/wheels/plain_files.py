@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.wheel_archive import dist_info
-from torch_build_farm.wheels.auditwheel import matches_any
+from torch_build_farm.project.external_libraries import matches_any
 from torch_build_farm.wheels.elf.headers import MAGIC
 from torch_build_farm.wheels.record import installed_path
 

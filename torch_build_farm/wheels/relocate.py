@@ -22,10 +22,10 @@ from torch_build_farm.core.errors import RelocationError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.core.wheel_archive import add_field, dist_info, split_metadata, write_wheel
+from torch_build_farm.project.external_libraries import matches_any, policy
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.project.variant import STABLE_TAG
 from torch_build_farm.wheels import cmake_files, namespaces, pkg_config_files, plain_files, run_paths
-from torch_build_farm.wheels.auditwheel import matches_any, policy
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Library, opened, read_wheel
 

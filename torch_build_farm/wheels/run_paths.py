@@ -10,8 +10,8 @@ from pathlib import Path
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RelocationError, RepairError
 from torch_build_farm.core.process import Shell
+from torch_build_farm.project.external_libraries import matches_any, policy, provider
 from torch_build_farm.project.settings import SYSTEM
-from torch_build_farm.wheels.auditwheel import matches_any, policy, provider
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.wheel import Library, read_library
 

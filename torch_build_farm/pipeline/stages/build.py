@@ -16,9 +16,9 @@ from torch_build_farm.pipeline import estimates, installed_packages, sdk_build
 from torch_build_farm.pipeline.facts import BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.render import RENDER
+from torch_build_farm.project import external_libraries
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.variant import StableVariant, Variant
-from torch_build_farm.wheels import auditwheel
 
 _PEAK_BYTES = 20  # a number of the engine's
 
@@ -56,7 +56,7 @@ def _inputs(step: Step) -> dict[str, Any]:
     }
     # Such an engine runs auditwheel within the build, so auditwheel's options are inputs of the build.
     if context.engine.repairs_itself:
-        inputs["policy"] = asdict(auditwheel.policy())
+        inputs["policy"] = asdict(external_libraries.policy())
         inputs["external-libraries"] = sorted(settings.external_libraries)
     return inputs
 

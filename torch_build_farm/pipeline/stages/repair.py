@@ -19,9 +19,9 @@ from torch_build_farm.pipeline.facts import RepairFacts
 from torch_build_farm.pipeline.rendered_tree import back_end
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
-from torch_build_farm.project import source_files
+from torch_build_farm.project import external_libraries, source_files
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import auditwheel, cython_files
+from torch_build_farm.wheels import cython_files
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.beside_core import core_problems
 from torch_build_farm.wheels.checks import problems
@@ -180,7 +180,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "wheel": step.digest_of(BUILD),
         "core": step.core_digest,
         "name": step.output(BUILD).name,
-        "policy": asdict(auditwheel.policy()),
+        "policy": asdict(external_libraries.policy()),
         "packages": settings.packages,
         "plain-files": settings.plain_files,
         "grafted-libraries": settings.grafted_libraries,
