@@ -39,7 +39,7 @@ def vendored(tmp_path_factory: pytest.TempPathFactory) -> WheelReport:
         soname = f"libaws-{number:02}.so.1"
         files[f"demo.libs/{soname}"] = library([], [f"f{number}"], ["libcrypto.so.3", "libc.so.6"], soname=soname)
     for name in ("GDS", "GPU"):
-        files[f"demo/plugins/lib{name}.so"] = library([], [name], ["libcudart.so.12", "libcrypto.so.3"])
+        files[f"accel/lib{name}.so"] = library([], [name], ["libcudart.so.12", "libcrypto.so.3"])
     needed = [*TORCH, "libaws-00.so.1", "libcudart.so.12"]
     files[MINE] = library([SYM_NE, SINGLETON, "f0"], ["PyInit__core"], needed, more=BUILT_ON_28)
     return audit(tmp_path_factory.mktemp("vendored"), files, "Requires-Dist: torch")
@@ -50,10 +50,10 @@ def test_torchs_findings_come_first_and_the_systems_last(vendored: WheelReport) 
         f"{MINE}: torch, built against one of 2.6.0 to 2.8.0 (the lines of torch's headers in it)",
         "  BROKEN with 2.9.0 to 2.15.0, 2.9.0 for these reasons:",
         "    missing c10::SymInt::sym_ne(c10::SymInt const&) const",
-        "demo/plugins/libGDS.so, libGPU.so: neutral",
+        "accel/libGDS.so, libGPU.so: neutral",
         "  BROKEN with 2.11.0 to 2.15.0: neither the wheel nor this torch brings libcudart.so.12",
         "the system has to bring",
-        "  libcrypto.so.3: for demo.libs/libaws-00.so.1, libaws-01.so.1, libaws-02.so.1 and 19 more",
+        "  libcrypto.so.3: for accel/libGDS.so, libGPU.so, demo.libs/libaws-00.so.1 and 19 more",
     ]
 
 
