@@ -216,3 +216,22 @@ def test_a_short_command_that_prints_much() -> None:
     done = process.capture([sys.executable, "-c", f"print('x' * {process._LARGEST_OUTPUT})"])
     assert (done.returncode, done.tail) == (process.NO_ANSWER, ("it prints too much",))
     assert process._LARGEST_OUTPUT == 32 << 20
+
+
+@pytest.mark.parametrize(
+    ("program", "exception"),
+    [
+        ("raise RuntimeError('not implemented for Long\\nframe #0: f (0x1 in lib.so)\\nframe #1: g')",
+         "RuntimeError: not implemented for Long"),
+        ("import absent_module", "ModuleNotFoundError: No module named 'absent_module'"),
+        ("try:\n    {}['a']\nexcept KeyError:\n    raise ValueError('the second')", "ValueError: the second"),
+        ("class Own(Exception):\n    pass\nraise Own", "Own"),
+        ("print(1\n", "SyntaxError: '(' was never closed"),
+        ("import os\nos.abort()", "Fatal Python error: Aborted"),
+        ("import sys\nsys.exit('no such file')", "no such file"),
+        ("import os\nos._exit(3)", "it ended with status 3"),
+    ],
+)  # fmt: skip
+def test_what_ended_a_python_program(tmp_path: Path, program: str, exception: str) -> None:
+    command = (sys.executable, "-I", "-X", "faulthandler", "-c", program)
+    assert Runner().run(command, env={}, log=tmp_path / "log").exception == exception

@@ -62,6 +62,27 @@ class Completed:
                 return line.strip()
         return ""
 
+    @property
+    def last_words(self) -> str:
+        """The last line that is not blank, or the exit status of a command that printed nothing."""
+        return self.last_line or f"it ended with status {self.returncode}"
+
+    @property
+    def exception(self) -> str:
+        """What ended a Python program: its last traceback's exception, or what faulthandler says; else `last_words`.
+
+        More lines follow: the rest of a message, frames of C++ behind an exception of torch's, faulthandler's stacks.
+        """
+        in_traceback = False
+        exception = ""
+        for line in self.tail:
+            if line.startswith("Traceback (most recent call last):"):
+                in_traceback = True
+            elif line.startswith("Fatal Python error:") or (in_traceback and line.strip() and not line.startswith(" ")):
+                exception = line.strip()
+                in_traceback = False
+        return exception or self.last_words
+
 
 _to_finish: list[object] = []  # what runs that has to be finished, of all threads
 

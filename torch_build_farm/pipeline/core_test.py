@@ -8,7 +8,6 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import BuildError, SmokeError
-from torch_build_farm.core.process import Completed
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.pipeline.facts import CoreSmokeFacts
@@ -48,7 +47,7 @@ class CoreTest:
                     self.site.shell.say(f"import {name}")
                     done = shell.run(python, "-I", "-X", "faulthandler", "-c", f"import {name}")
                     if not done.ok:
-                        raise self._error(f"import {name} fails where no torch is: {_last_words(done)}")
+                        raise self._error(f"import {name} fails where no torch is: {done.exception}")
         finally:
             self.site.remove(home)
         return CoreSmokeFacts(self.imports)
@@ -64,7 +63,3 @@ class CoreTest:
 
     def _error(self, what: str) -> SmokeError:
         return SmokeError(f"{self.job.id}: {what}", where=str(self.site.shell.log))
-
-
-def _last_words(done: Completed) -> str:
-    return done.last_line or f"status {done.returncode}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import SmokeError, nearest
-from torch_build_farm.core.process import Completed, Shell
+from torch_build_farm.core.process import Shell
 from torch_build_farm.engines.base import Site
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
@@ -67,7 +67,7 @@ class ProjectTests:
         python = home / "bin" / "python"
         done = shell.run(python, "-I", "-X", "faulthandler", self._script_at_site(script.resolve()))
         if not done.ok:
-            raise self._error(f"the smoke script {script.name} fails: {_last_words(done)}")
+            raise self._error(f"the smoke script {script.name} fails: {done.exception}")
         return done.tail[-1] if done.tail else "passed"
 
     def _script_at_site(self, script: Path) -> Path:
@@ -85,7 +85,7 @@ class ProjectTests:
             return
         copied = shell.run("sh", "-c", _COPY, "sh", self.site.bring(self.tree))
         if not copied.ok:
-            raise self._error(f"the source tree cannot be copied for test-command: {_last_words(copied)}")
+            raise self._error(f"the source tree cannot be copied for test-command: {copied.last_words}")
         folder = Path(copied.last_line)
         # cibuildwheel's names: the tree as a whole, and the folder of the Python project in it.
         project = folder / "project"
@@ -97,14 +97,9 @@ class ProjectTests:
                 filled_in = filled_in.replace(placeholder, str(place))
             done = shell.run("sh", "-c", _COMMAND, "sh", folder / "tests", home, filled_in)
             if not done.ok:
-                raise self._error(f"the test command {command!r} fails: {_last_words(done)}")
+                raise self._error(f"the test command {command!r} fails: {done.last_words}")
             yield done.last_line or "passed"
 
     def _error(self, what: str) -> SmokeError:
         log = str(self.site.shell.log)
         return SmokeError(f"{self.job.id}: {what}", where=log, next_step="the log has its whole output")
-
-
-def _last_words(done: Completed) -> str:
-    """The last line that a command printed, else its exit status."""
-    return done.last_line or f"status {done.returncode}"

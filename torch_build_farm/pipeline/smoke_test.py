@@ -188,7 +188,7 @@ class SmokeTest:
         """Torch as it describes itself at the end of `done`. Raises SmokeError where it is absent, or the wrong one."""
         line = _torch_line(done)
         if not (done.ok and line):
-            raise self._error(f"torch itself does not import: {done.tail[-1] if done.tail else 'it crashed'}")
+            raise self._error(f"torch itself does not import: {done.exception}")
         torch = _described(line)
         if torch is None:
             raise self._error("what the import prints about torch is not what torch says of itself")
@@ -226,8 +226,8 @@ class SmokeTest:
             raise self._import_error(name, done)
 
     def _import_error(self, name: str, done: Completed) -> SmokeError:
-        """The error for a module that does not import, with the last line of the traceback."""
-        reason = done.tail[-1] if done.tail else f"the interpreter ended with status {done.returncode}"
+        """The error for a module that does not import, with the exception of its traceback."""
+        reason = done.exception
         next_step = "the log has the traceback"
         # A wheel does not carry torch's libraries. The loader finds them only once torch itself has been imported.
         unopened = _UNOPENED.search(reason)
