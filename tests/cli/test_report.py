@@ -80,20 +80,25 @@ def test_the_summary_has_what_each_stage_found_out() -> None:
 
     build = BuildFacts("local", "", "torch's SDK 2.9.0", 812, 17.5, ())
     audit = AuditFacts("2.9", {"2.8.0": "BROKEN", "2.9.0": "OK"}, ("GLIBC_2.32", "GLIBCXX_3.4.21"))
-    smoke = SmokeFacts("2.9.1", "12.8", ("cpu", "H100"), ("demo", "demo.more"), "gradients agree", "torch 2.10")
+    smoke = SmokeFacts(
+        "2.9.1", "12.8", ("cpu", "H100"), ("demo", "demo.more"), "gradients agree", "torch 2.10",
+        tests=("3 passed",), stubs=("libcuda.so.1",),
+    )  # fmt: skip
     repair = RepairFacts("manylinux_2_28_x86_64", cpu_level="x86-64-v3", device_code=("compute_90", "sm_90"))
     stages = (ran("build", build), ran("repair", repair), ran("audit", audit), ran("smoke", smoke))
     stream = io.StringIO()
     summary(People(stream, width=100), RunResult((JobResult(JOB, stages, None, None, "log"),), 6.5, Path("/work")))
     lines = stream.getvalue().splitlines()
-    assert lines[1:10] == [
+    assert lines[1:12] == [
         "demo-torch29-cp311  8.0 s, 17.5 s of it compiling",
         "  built   with torch's SDK 2.9.0",
         "  cuda    has code for compute_90, sm_90",
         "  cpu     needs x86-64-v3: an older CPU ends the process with SIGILL",
         "  audit   works with torch 2.9; needs GLIBC_2.32, GLIBCXX_3.4.21",
         "  smoke   torch 2.9.1 on cpu, H100; imports demo, demo.more; refuses torch 2.10",
+        "          beside a stub of libcuda.so.1: a test on a machine with a GPU is missing",
         "          gradients agree",
+        "          3 passed",
         "",
         "audit, torch         2.8.0    2.9.0 ",
     ]
