@@ -189,9 +189,10 @@ def _distribution_hints(facts: SourceFacts) -> Iterator[str]:
 def _cuda_hints(facts: SourceFacts) -> Iterator[str]:
     if not facts.cuda_sources:
         return
-    more = len(facts.cuda_sources) - 1
+    first, *others = facts.cuda_sources
+    sources_need = f"{first} and {len(others)} more need" if others else f"{first} needs"
     yield (
-        f"{MARK} {facts.cuda_sources[0]} {f'and {more} more need' if more else 'needs'} nvcc. "
+        f"{MARK} {sources_need} nvcc. "
         'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
     )
     for name, value in facts.setup.forces_cuda.items():
