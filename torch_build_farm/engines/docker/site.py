@@ -24,6 +24,9 @@ from torch_build_farm.engines.docker.session import DockerSession
 from torch_build_farm.engines.docker.store_access import StoreAccess
 from torch_build_farm.project.plan import Job
 
+# The engine sends a command's two streams side by side, and their lines would be read in any order.
+_IN_ONE_STREAM = ("sh", "-c", 'exec "$@" 2>&1', "sh")
+
 
 @dataclass(frozen=True)
 class ContainerShell(Shell):
@@ -32,7 +35,7 @@ class ContainerShell(Shell):
     container: str = ""
 
     def _run(self, *command: str | os.PathLike[str]) -> Completed:
-        return super()._run(cli(), "exec", self.container, *command)
+        return super()._run(cli(), "exec", self.container, *_IN_ONE_STREAM, *command)
 
 
 @contextlib.contextmanager
