@@ -4,6 +4,7 @@ import importlib.util
 import io
 import os
 import select
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -252,3 +253,16 @@ def test_a_build_that_fills_the_jobserver_at_the_wrong_moment(tmp_path: Path, mo
         for _ in range(2):
             with jobserver.build(Runner()):
                 pass
+
+
+def test_a_projects_build_py_is_not_pypas_build(contained: ModuleType, tmp_path: Path) -> None:
+    """Python looks in the working folder first, which is the project for each of cibuildwheel's commands."""
+    (tmp_path / "build.py").write_text("print('the script of the project')\n")
+    container = contained.Container.__new__(contained.Container)
+    container.cwd = str(tmp_path)
+    with subprocess.Popen(["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        container.bash_stdin, container.bash_stdout = shell.stdin, shell.stdout
+        version = container.call(["python", "-m", "build", "--version"], env=os.environ, capture_output=True)
+        folder = container.call(["pwd"], env=os.environ, capture_output=True)
+    assert version.startswith("build ")
+    assert folder.strip() == str(tmp_path)

@@ -75,7 +75,13 @@ class Container(OCIContainer):
         capture_output: bool = False,
         cwd: str | PathLike[str] | None = None,
     ) -> str:
-        """Run a command. Ends the program where it prints too much of what is to be captured."""
+        """Run a command, PyPA's build at the top. Ends the program where it prints too much of what is to be captured.
+
+        `-m` takes a module of the working folder first, which is the project: with a build.py there, as Poetry's manual
+        calls a build script, that would be all that runs.
+        """
+        if cwd is None and list(args[:3]) == ["python", "-m", "build"]:
+            cwd = "/"
         lines = self.bash_stdout
         if isinstance(lines, BoundedLines):
             lines.left = _CAPTURED if capture_output else None
