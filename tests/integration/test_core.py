@@ -88,9 +88,10 @@ def test_each_wheel_is_reproduced(farm: Farm, run: Answer) -> None:
 
 def test_two_versions_of_pybind11_are_refused_with_both_ids(tmp_path: Path) -> None:
     farm = project(tmp_path)
-    farm.edit("pyproject.toml", 'build-constraints = ["pybind11==3.0.1"]\n', "")
-    farm.edit("pyproject.toml", '"pybind11"', '"pybind11==2.13.6"')
-    farm.edit("pyproject-core.toml", '"pybind11"', '"pybind11==3.0.1"')
+    # Torch's headers come first, and pybind11 2.13.6 is among those of 2.8.
+    linked = "target_link_libraries(_solver PRIVATE ${TORCH_LIBRARIES})"
+    headers_first = "target_include_directories(_solver BEFORE PRIVATE ${TORCH_INCLUDE_DIRS})"
+    farm.edit("CMakeLists.txt", linked, f"{linked}\n  {headers_first}")
     answer = farm("build", "--torch", "2.8", "--json")
     assert answer.code == RepairError.exit_code, answer.err
     core, variant = answer.document["jobs"]

@@ -131,6 +131,7 @@ def test_a_table_that_makes_no_sense(addon: Farm, old: str, new: str, words: str
         ("pyproject.toml", "pyproject-core.toml", "pyproject-cor.toml", SourceError, "the source has no pyproject-cor.toml; did you mean 'pyproject-core.toml'?"),
         ("pyproject.toml", '"pybind11==3.0.1"', '"pybind11>=3"', ConfigError, "among torch's headers are 2.13.6 of torch 2.8; 3.0.1 of torch 2.9"),
         ("pyproject.toml", '"pybind11==3.0.1"', '"pybind11==3.*"', ConfigError, "nothing says which version"),
+        ("pyproject-core.toml", '"pybind11"', '"pybind11==2.13.6"', ConfigError, "2.13.6 by the build requirements of acme-core ("),
     ],
 )  # fmt: skip
 def test_plan_refuses(addon: Farm, path: str, old: str, new: str, error: type[SourceError], words: str) -> None:
@@ -147,6 +148,38 @@ def test_one_pybind11_by_the_requirements_of_both(addon: Farm) -> None:
     addon.edit("pyproject-core.toml", '"pybind11"', '"pybind11==3.0.1"')
     answer = addon("plan", "--torch", "2.8", "2.9")
     assert answer.code == 0, answer.err
+
+
+def test_two_versions_of_pybind11_are_named_with_their_places(addon: Farm) -> None:
+    addon.edit("pyproject.toml", 'build-constraints = ["pybind11==3.0.1"]\n', "")
+    addon.edit("pyproject.toml", '"pybind11"', '"pybind11==2.13.6"')
+    addon.edit("pyproject-core.toml", '"pybind11"', '"pybind11==3.0.1"')
+    answer = addon("plan", "--torch", "2.8", "2.9")
+    assert answer.code == ConfigError.exit_code, answer.err
+    assert "2.13.6 by the build requirements of acme-gpu-torch28 (" in answer.err
+    assert "3.0.1 by the build requirements of acme-core (" in answer.err
+    assert "pyproject-core.toml" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ('build-requires = ["pybind11"]', "nothing says which version"),
+        ('build-requires = ["pybind11==3.0.1"]', ""),
+        # One minor has another.
+        ("""build-requires = ["pybind11==3.0.1"]
+overrides = [{ torch = "==2.8", build-requires = ["pybind11==2.13.6"] }]""", "2.13.6 by build-requires of"),
+        # A CPython has a core of its own.
+        ("""build-requires = ["pybind11==3.0.1; python_version >= '3.12'", "pybind11==2.13.6; python_version < '3.12'"]""", ""),
+    ],
+)  # fmt: skip
+def test_one_pybind11_where_the_settings_require_it(addon: Farm, added: str, words: str) -> None:
+    addon.edit("pyproject.toml", 'build-constraints = ["pybind11==3.0.1"]', added)
+    addon.edit("pyproject.toml", '"pybind11", ', "")
+    addon.edit("pyproject-core.toml", ', "pybind11"', "")
+    answer = addon("plan", "--torch", "2.8", "2.9")
+    assert answer.code == (ConfigError.exit_code if words else 0), answer.err
+    assert words in answer.err
 
 
 def test_its_tree_has_nothing_of_torch(addon: Farm) -> None:

@@ -123,16 +123,13 @@ def prepare(
         running=CPython.running(),
         core_version=core_source.version if core_source else "",
     )
+    sources = _sources(project, planned.jobs, source, core_source, read)
     if project.settings.core and core_source:
-        variants = dict.fromkeys(job.variant.torch for job in planned.jobs if job.variant.needs_torch)
-        core_check.check(
-            project, project.settings.core, source, core_source, [project.torch_minors[minor] for minor in variants]
-        )
+        core_check.check(project, project.settings.core, core_source, planned.jobs, sources)
     check_architectures(project, planned.jobs)
     planned = replace(
         planned, notes=(*planned.notes, *_notes_on_variants(project, source, planned.jobs), *_unread(project, source))
     )
-    sources = _sources(project, planned.jobs, source, core_source, read)
     return Prepared(project, source, sources, chosen, why, planned, place)
 
 
