@@ -10,13 +10,15 @@ import pytest
 
 from tests.pipeline.test_slots import NoticingRunner
 from tests.pipeline.test_smoke import JOB
-from tests.until import DEADLINE_S
+from tests.until import DEADLINE_S, until
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.pipeline.first_builds import FirstBuilds
+from torch_build_farm.project.variant import CoreVariant
 
 NEWER_STANDARD = replace(JOB, variant=replace(JOB.variant, cxx_standard=JOB.variant.cxx_standard + 3))
 OTHER_PYTHON = replace(JOB, python=CPython(3, 14))
+CORE = replace(JOB, variant=CoreVariant.of(JOB.variant, [JOB.python]))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -48,6 +50,26 @@ def test_others_of_its_kind_begin_side_by_side_when_the_first_build_has_ended(fa
         thread.join(DEADLINE_S)
     assert began_early == [False, False]
     assert not side_by_side.broken
+
+
+def test_a_core_is_no_first_build_of_the_variants() -> None:
+    builds = FirstBuilds(lambda: True)
+    with builds.turn(CORE, 0, Runner()):
+        pass
+    second_has_begun = threading.Event()
+    runner = NoticingRunner()
+
+    def build() -> None:
+        with builds.turn(JOB, 2, runner):
+            second_has_begun.set()
+
+    thread = threading.Thread(target=build, daemon=True)
+    with builds.turn(JOB, 1, Runner()):
+        thread.start()
+        until(lambda: runner.asked.is_set() or second_has_begun.is_set())
+        assert not second_has_begun.is_set()
+    thread.join(DEADLINE_S)
+    assert second_has_begun.is_set()
 
 
 def test_no_build_waits_where_that_is_not_worthwhile() -> None:

@@ -12,7 +12,7 @@ from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.slots import Slots
 from torch_build_farm.project.plan import Job
 
-_Kind = tuple[CPython, int]
+_Kind = tuple[bool, CPython, int]
 
 
 class FirstBuilds:
@@ -20,7 +20,7 @@ class FirstBuilds:
 
     Builds compile their sources in the same order, and ccache has a result once it is complete: side by side, each of
     them would compile what the others compile at that moment. A kind is what has the same headers of Python and the
-    same C++ standard.
+    same C++ standard, with torch or, as a core, without it.
     """
 
     def __init__(self, worthwhile: Callable[[], bool]) -> None:
@@ -32,7 +32,7 @@ class FirstBuilds:
     @contextlib.contextmanager
     def turn(self, job: Job, rank: int, runner: Runner) -> Iterator[None]:
         """Hold the first build's place if none has ended yet; waits for it. Raises Interrupted."""
-        kind = (job.python, job.variant.cxx_standard)
+        kind = (job.variant.needs_torch, job.python, job.variant.cxx_standard)
         if not self._worthwhile.get():
             yield
             return
