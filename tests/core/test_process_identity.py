@@ -23,6 +23,21 @@ def test_a_process_is_gone_once_it_has_ended() -> None:
     assert process_identity.of(process.pid) == ""
 
 
+def test_a_process_that_proc_hides_is_gone_once_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where /proc is mounted with hidepid (proc(5)), which takes root to set up."""
+    process = subprocess.Popen(["sleep", "60"])
+    identity = process_identity.of(process.pid)
+
+    def hidden(pid: int) -> list[str]:
+        raise FileNotFoundError(f"/proc/{pid}/stat")
+
+    monkeypatch.setattr(process_identity, "_stat", hidden)
+    assert not process_identity.is_gone(identity)
+    process.kill()
+    process.wait()
+    assert process_identity.is_gone(identity)
+
+
 def test_another_process_of_that_number_is_another_one() -> None:
     place, pid, started = process_identity.of(os.getpid()).rsplit(":", 2)
     assert process_identity.is_gone(f"{place}:{pid}:{int(started) - 1}")

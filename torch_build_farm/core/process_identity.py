@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -21,20 +22,36 @@ def of(pid: int) -> str:
 def is_gone(identity: str) -> bool:
     """Whether a process of this machine, by `of`, has ended. False for one of elsewhere, of which nothing is known."""
     place, _, process = identity.partition(":")
-    pid, _, _ = process.partition(":")
+    pid, _, started = process.partition(":")
     try:
         if not pid.isdecimal() or place != _here():
             return False
+    except OSError:  # this system does not tell
+        return False
+    try:
+        fields = _stat(int(pid))
         # One that has ended, and whose parent has not asked how, is there as a zombie.
-        return of(int(pid)) != identity or _stat(int(pid))[0] == "Z"
+        return fields[19] != started or fields[0] == "Z"
     except (OSError, IndexError):
-        return True
+        # /proc may hide the processes of other users (proc(5), hidepid).
+        return not _exists(int(pid))
 
 
 def _here() -> str:
     """The machine since it started, and the name space of process numbers here."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is a process of that number, whoever may see it (kill(2), signal 0)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _stat(pid: int) -> list[str]:
