@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -77,3 +78,23 @@ MOVE = Move(("demo", "ns.sub"), "torch29")
 )
 def test_places_lead_where_they_led(old: bytes, new: bytes) -> None:
     assert moved("demo/pkgconfig/a.pc", old, MOVE.folder) == new
+
+
+def test_a_place_that_is_longer_than_any_path_is_none() -> None:
+    long_name = b"x" * 5000
+    content = b"a=${pcfiledir}/../..\nb=${a}/" + long_name + b"\nc=${b}/../demo"
+    assert moved("demo/pkgconfig/a.pc", content, MOVE.folder) == content.replace(b"/../..", b"/../../..", 1)
+
+
+def test_definitions_that_lengthen_each_other_take_little_memory() -> None:
+    lines = [b"a0=${pcfiledir}/x"]
+    for number in range(1, 1500):
+        lines.append(b"a%d=${a%d}/" % (number, number - 1) + b"x" * 200)
+    content = b"\n".join(lines)
+    tracemalloc.start()
+    try:
+        moved("demo/pkgconfig/a.pc", content, MOVE.folder)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 20 * len(content)

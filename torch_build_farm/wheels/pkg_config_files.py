@@ -14,6 +14,7 @@ from torch_build_farm.wheels import run_paths
 
 _NAME = rb"[A-Za-z0-9_.]+"
 _DEFINITION = re.compile(rb"(?P<name>" + _NAME + rb")[ \t]*=(?P<value>.*)")
+_LONGEST_PLACE = 4096  # characters, as of a path (PATH_MAX, linux/limits.h)
 _PLACE = re.compile(rb"\$\{(?P<name>" + _NAME + rb")\}(?P<rest>(?:/[^\s\"'$]*)?)")
 
 
@@ -45,5 +46,7 @@ def moved(path: str, content: bytes, new_folder: Callable[[str], str]) -> bytes:
         definition = _DEFINITION.fullmatch(line)
         value = _PLACE.fullmatch(definition["value"].strip(b'" \t\r')) if definition else None
         if definition and value and value["name"] in places:
-            places[definition["name"]] = place_of(value)
+            place = place_of(value)
+            if len(place) <= _LONGEST_PLACE:
+                places[definition["name"]] = place
     return b"\n".join(lines)
