@@ -87,3 +87,17 @@ def test_sources_without_torch(tmp_path: Path) -> None:
         "CMakeLists.txt": "find_package(Torch REQUIRED)\n",
     }
     assert sources_without_torch(*tree(tmp_path, files)) == 2
+
+
+def test_sources_without_torch_bound_what_is_read_of_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = "".join(f"#include <other{number}.h>\n" for number in range(1000))
+    files = {
+        "inner.h": "#include <torch/extension.h>\n",
+        "read.cpp": others.partition("\n")[2] + '#include "inner.h"\n',
+        "too-many.cpp": others + '#include "inner.h"\n',
+        "last.cpp": "\n",
+    }
+    assert sources_without_torch(*tree(tmp_path, files)) == 2
+    all_but_last = sum(map(len, files.values())) - 1
+    monkeypatch.setattr("torch_build_farm.project.torch_in_source._MOST_TEXT", all_but_last)
+    assert sources_without_torch(*tree(tmp_path, files)) == 1
