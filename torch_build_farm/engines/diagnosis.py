@@ -13,6 +13,7 @@ from torch_build_farm.core.errors import (
     FarmError,
     OutOfMemoryError,
     PackageIndexError,
+    SmokeError,
 )
 from torch_build_farm.core.log import STAGE_MARK, read
 from torch_build_farm.engines import missing_files, missing_libraries
@@ -91,6 +92,18 @@ def diagnose(what: str, log: Path, oom_kills: int = 0, subdirectory: str = "") -
         reason = nonempty[-1] if nonempty else "no output"
     shown = missing_files.without_copy(reason)
     return BuildError(f"{what}: the build failed: {shown}", where=where, next_step=_next_step(reason, subdirectory))
+
+
+def install_error(what: str, log: Path) -> FarmError:
+    """The error for a wheel that does not install, as the last stage in `log` says; `what` names the job.
+
+    It is a SmokeError, or a more exact one that the log explains, such as PackageIndexError.
+    """
+    error = diagnose(what, log)
+    # A BuildError proper is what remains when nothing more exact, such as a full disk, is found in the log.
+    if type(error) is BuildError:
+        return SmokeError(f"{what}: the wheel does not install: {error.what}", where=str(log))
+    return error
 
 
 def _next_step(reason: str, subdirectory: str) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from torch_build_farm.core.errors import BuildError, SmokeError
+from torch_build_farm.core.errors import SmokeError
 from torch_build_farm.engines.base import Site
-from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.engines.diagnosis import install_error
 from torch_build_farm.pipeline.facts import CoreSmokeFacts
 from torch_build_farm.project.plan import Job
 from torch_build_farm.wheels.wheel import read_wheel
 
-_HAS_TORCH = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
+_HAS_TORCH = "import importlib.util; print(importlib.util.find_spec('torch') is not None)"
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class CoreTest:
         place = self.site.bring(self.wheel.parent) / self.wheel.name
         try:
             if not self.site.install(home, place).ok:
-                error = diagnose(self.job.id, self.site.shell.log)
-                # A BuildError proper is what remains when nothing more exact is found in the log.
-                raise self._error(f"the wheel does not install: {error.what}") if type(error) is BuildError else error
+                raise install_error(self.job.id, self.site.shell.log)
             with self.site.foreign(home) as shell:
                 python = home / "bin" / "python"
-                if not shell.run(python, "-I", "-c", _HAS_TORCH).ok:
+                answer = shell.run(python, "-I", "-c", _HAS_TORCH)
+                if not answer.ok or answer.last_line not in ("True", "False"):
+                    raise self._error(f"Python does not say whether torch is there: {answer.exception}")
+                if answer.last_line == "True":
                     raise self._error("what it requires brings torch, and a core is for users without it, too")
                 for name in self.imports:
                     self.site.shell.say(f"import {name}")

@@ -18,7 +18,7 @@ from torch_build_farm.core.requirements import read_version
 from torch_build_farm.core.text import is_utf8
 from torch_build_farm.engines import torch_bytecode, torch_downloads, variables
 from torch_build_farm.engines.base import Site
-from torch_build_farm.engines.diagnosis import diagnose
+from torch_build_farm.engines.diagnosis import diagnose, install_error
 from torch_build_farm.pipeline.facts import SmokeFacts
 from torch_build_farm.pipeline.project_tests import ProjectTests
 from torch_build_farm.pipeline.stage import Mode
@@ -134,11 +134,15 @@ class SmokeTest:
             self._import(shell, name)
         return SmokeFacts(torch.version, torch.cuda, torch.devices, self.project.imports)
 
-    def _error(self, what: str, next_step: str = "") -> SmokeError:
-        job = self.job.id
+    @property
+    def _what(self) -> str:
+        """What is tested, as errors name it."""
         if isinstance(self.job.variant, StableVariant):
-            job += f" with torch {self.torch}"
-        return SmokeError(f"{job}: {what}", where=str(self.site.shell.log), next_step=next_step)
+            return f"{self.job.id} with torch {self.torch}"
+        return self.job.id
+
+    def _error(self, what: str, next_step: str = "") -> SmokeError:
+        return SmokeError(f"{self._what}: {what}", where=str(self.site.shell.log), next_step=next_step)
 
     def _python(self, shell: Shell, *arguments: str | Path) -> Completed:
         """Run the environment's interpreter, isolated (-I): no module comes from the current folder or PYTHONPATH."""
@@ -154,11 +158,7 @@ class SmokeTest:
         # A pin admits one torch; of those that the stable ABI's variant requires this one is named.
         named = [f"torch=={self.torch}"] if isinstance(self.job.variant, StableVariant) else []
         if not site.install(home, *required, *named).ok:
-            error = diagnose(self.job.id, self.site.shell.log)
-            # A BuildError proper is what remains when nothing more exact, such as a full disk, is found in the log.
-            if type(error) is BuildError:
-                raise self._error(f"the wheel does not install: {error.what}")
-            raise error
+            raise install_error(self._what, site.shell.log)
         self._no_sdk(home)
         torch_bytecode.put(site, home, self.job.python)
 
