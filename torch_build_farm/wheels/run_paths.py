@@ -36,7 +36,9 @@ def resolve(entry: str, folder: str) -> str | None:
 def way(folder: str, place: str) -> str:
     """The relative path from a folder to a place, both relative to site-packages; the place may lie outside of it."""
     # Without made-up folders it would depend on how deep the current folder lies.
-    return posixpath.relpath(*(posixpath.normpath(f"/{ROOT}{path}") for path in (place, folder)))
+    absolute_folder = posixpath.normpath(f"/{ROOT}{folder}")
+    absolute_place = posixpath.normpath(f"/{ROOT}{place}")
+    return posixpath.relpath(absolute_place, absolute_folder)
 
 
 def linked(libraries: Collection[Library]) -> set[str]:
