@@ -1,6 +1,7 @@
 """The search path of a build that is to have no CUDA toolkit, on a machine that has one.
 
-A setup.py may compile device code wherever it finds nvcc. What a wheel holds would then depend on the machine.
+A setup.py may compile device code wherever it finds nvcc. What a wheel holds would then depend on the machine. This
+hides nvcc from a search by PATH; torch's own guess, /usr/local/cuda (torch.utils.cpp_extension.CUDA_HOME), remains.
 """
 
 from __future__ import annotations
