@@ -534,3 +534,16 @@ def test_files_that_may_take_the_place_of_pyproject(tmp_path: Path) -> None:
     )
     assert "[tool.torch-build-farm.core]" in line
     assert load(tmp_path, CHECKOUT).settings.core is None
+
+
+def test_no_name_of_a_folder_becomes_a_setting(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for folder in ("a", BREAK, "c\x1b[2J\u2028\udcff"):
+        (tree / folder).mkdir(parents=True)
+        (tree / folder / "setup.py").write_text("from setuptools import setup\nsetup(name='demo', version='1')\n")
+    assert main.main(["init", str(tree)]) == 0
+    text = (tree / "pyproject.toml").read_text()
+    settings = tomllib.loads(text)["tool"]["torch-build-farm"]
+    assert settings["subdirectory"] == "a"
+    assert set(settings) == {"name", "subdirectory", "packages", "torch"}
+    assert r"# CHECK: or is it c\x1b[2J\u2028\udcff, x\nbefore-build" in text

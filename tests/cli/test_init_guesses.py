@@ -244,3 +244,52 @@ def test_openmp_is_left_to_torch(tmp_path: Path, files: dict[str, str], expected
         lines
         == ['external-libraries = { "libgomp.so.1" = "torch" }  # CHECK: OpenMP by torch\'s own library'] * expected
     )
+
+
+_EXCLUDES = """[project]
+name = "demo"
+version = "1"
+dependencies = ["torch", "engine-core"]
+[build-system]
+requires = ["setuptools"]
+[tool.cibuildwheel]
+before-build = "pip install psutil>=5 ninja"
+environment = { DEMO = "1" }
+repair-wheel-command = "auditwheel repair --exclude libengine.so.2 --exclude libfoo.so.1 --exclude libgomp.so.1"
+"""
+
+
+@pytest.mark.parametrize("excludes", [True, False])
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("openmp", [True, False])
+def test_libraries_of_the_source_and_of_cibuildwheel(tmp_path: Path, excludes: bool, links: bool, openmp: bool) -> None:
+    lines = ["import engine, psutil, yaml, os", "os.getenv('DEMO_FORCE_BUILD')", SETUP]
+    if links:
+        lines.append("engine.get_library_dir()")
+    if openmp:
+        lines.append("flags = '-fopenmp'")
+    pyproject = _EXCLUDES if excludes else _EXCLUDES.partition("[tool.")[0]
+    document = project_with(tmp_path, {"setup.py": "\n".join(lines), "pyproject.toml": pyproject})
+    text = document.partition("[tool.torch-build-farm]")[2]
+
+    libraries = {"libengine.so*": "engine-core"} if links else {}
+    reasons = ["the build seems to link against engine; what are the libraries called?"] if links else []
+    if openmp:
+        libraries["libgomp.so.1"] = "torch"
+        reasons.append("OpenMP by torch's own library")
+    if excludes:
+        libraries |= {} if links else {"libengine.so.2": "system"}
+        libraries["libfoo.so.1"] = "system"
+        libraries.setdefault("libgomp.so.1", "system")
+        reasons.append("by [tool.cibuildwheel]")
+    settings = load(tmp_path, CHECKOUT).settings
+    assert dict(settings.external_libraries) == libraries
+    if libraries:
+        assert line_of(text, "external-libraries = ").endswith(f"  # CHECK: {'; '.join(reasons)}")
+
+    by_cibuildwheel = "by [tool.cibuildwheel]; " if excludes else ""
+    imported = ["engine", "yaml"] if excludes else ["engine", "psutil", "yaml"]
+    line = line_of(text, "build-requires = ")
+    assert list(settings.build_requires) == (["psutil>=5", "ninja"] if excludes else []) + imported
+    assert line.endswith(f"  # CHECK: {by_cibuildwheel}setup.py imports {', '.join(imported)}")
+    assert f"# CHECK: {by_cibuildwheel}compiles, where" in line_of(text, "environment = ")

@@ -13,6 +13,7 @@ from torch_build_farm.core.text import printable
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.project import native_code
 from torch_build_farm.project.cmake_hints import CMakeHints
+from torch_build_farm.project.external_libraries import provider
 from torch_build_farm.project.settings import TABLE, Settings
 from torch_build_farm.project.source_facts import SourceFacts
 from torch_build_farm.project.tables import adapter
@@ -20,6 +21,7 @@ from torch_build_farm.project.torch_in_source import TorchInSource
 from torch_build_farm.project.variant import Variant
 
 MARK = "CHECK:"
+_BY_CIBUILDWHEEL = "by [tool.cibuildwheel]"
 _FIRST_STABLE = Minor(2, 10)  # 2.9 has half of the stable ABI
 _FOR_ALL_CPUS = "else the source compiles for the CPU of the machine at hand (-march=native), and the wheel is refused"
 
@@ -57,7 +59,9 @@ def project_file(facts: SourceFacts, origin: Mapping[str, str], variants: Sequen
     # The wheel of the stable ABI is compiled against its oldest minor alone.
     compiled = [variant for variant in chosen if not oldest_stable or variant.torch <= oldest_stable]
     lines += [_comment(hint) for hint in (*_hints(facts), *_standard_hints(facts, compiled))]
-    lines.append('# smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
+    lines.append(
+        _comment('smoke-script = "smoke.py" beside this file: compute something, compare it with what you know.')
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -81,23 +85,18 @@ def _settings_lines(facts: SourceFacts) -> list[str]:
     settings = dict(facts.cibuildwheel.settings)
     lines = _environment_lines(facts, settings.pop("environment", {}))
     if facts.native.cmake_defines:
-        lines.append(f"cmake-defines = {_inline(facts.native.cmake_defines)}  # {MARK} {_FOR_ALL_CPUS}")
-    lines += _external_libraries_lines(facts)
-    imported = [name for name in facts.setup.undeclared if name not in settings.get("build-requires", ())]
-    if imported:
-        requires = [*settings.pop("build-requires", ()), *imported]
-        lines.append(
-            f"build-requires = {_inline(requires)}  # {MARK} {facts.setup.script} imports {', '.join(imported)}"
-        )
+        lines.append(_setting("cmake-defines", facts.native.cmake_defines, _FOR_ALL_CPUS))
+    lines += _external_libraries_lines(facts, settings.pop("external-libraries", {}))
+    lines += _build_requires_lines(facts, settings.pop("build-requires", ()))
     for key, value in settings.items():
-        lines.append(f"{key} = {_inline(value)}  # {MARK} by [tool.cibuildwheel]")
+        lines.append(_setting(key, value, _BY_CIBUILDWHEEL))
     return lines
 
 
 def _environment_lines(facts: SourceFacts, by_cibuildwheel: Mapping[str, str]) -> list[str]:
     """The line of `environment`, with each reason for a variable in its mark; none where there is no variable."""
     environment = dict(by_cibuildwheel)
-    reasons = ["by [tool.cibuildwheel]"] if by_cibuildwheel else []
+    reasons = [_BY_CIBUILDWHEEL] if by_cibuildwheel else []
     if facts.setup.forces_build:
         environment |= facts.setup.forces_build
         reasons.append(f"compiles, where {facts.setup.script} may take a wheel that somebody else built")
@@ -108,11 +107,14 @@ def _environment_lines(facts: SourceFacts, by_cibuildwheel: Mapping[str, str]) -
     if facts.native.environment:
         environment |= facts.native.environment
         reasons.append(_FOR_ALL_CPUS)
-    return [f"environment = {_inline(environment)}  # {MARK} {'; '.join(reasons)}"] if environment else []
+    return [_setting("environment", environment, "; ".join(reasons))] if environment else []
 
 
-def _external_libraries_lines(facts: SourceFacts) -> list[str]:
-    """The line of `external-libraries`, with each reason in its mark; none where there is no such library."""
+def _external_libraries_lines(facts: SourceFacts, by_cibuildwheel: Mapping[str, str]) -> list[str]:
+    """The line of `external-libraries`, with each reason in its mark; none where there is no such library.
+
+    The source names the distribution that brings a library, which --exclude of cibuildwheel's table does not.
+    """
     libraries = {f"lib{package}.so*": distribution for package, distribution in facts.linked.items()}
     reasons = []
     if facts.linked:
@@ -121,7 +123,28 @@ def _external_libraries_lines(facts: SourceFacts) -> list[str]:
         # One of the wheel's own would be a second OpenMP runtime in the process.
         libraries["libgomp.so.1"] = "torch"
         reasons.append("OpenMP by torch's own library")
-    return [f"external-libraries = {_inline(libraries)}  # {MARK} {' '.join(reasons)}"] if libraries else []
+    others = {name: distribution for name, distribution in by_cibuildwheel.items() if not provider(name, libraries)}
+    if others:
+        libraries |= others
+        reasons.append(_BY_CIBUILDWHEEL)
+    return [_setting("external-libraries", libraries, "; ".join(reasons))] if libraries else []
+
+
+def _build_requires_lines(facts: SourceFacts, by_cibuildwheel: Sequence[str]) -> list[str]:
+    """The line of `build-requires`, with each reason in its mark; none where nothing is required."""
+    reasons = [_BY_CIBUILDWHEEL] if by_cibuildwheel else []
+    required = {canonicalize_name(Requirement(text).name) for text in by_cibuildwheel}
+    imported = [name for name in facts.setup.undeclared if canonicalize_name(name) not in required]
+    if imported:
+        reasons.append(f"{facts.setup.script} imports {', '.join(imported)}")
+    requires = [*by_cibuildwheel, *imported]
+    return [_setting("build-requires", requires, "; ".join(reasons))] if requires else []
+
+
+def _setting(key: str, value: Any, mark: str = "") -> str:
+    """A line of TOML that sets a key; with `mark`, one that asks to be checked."""
+    line = f"{key} = {_inline(value)}"
+    return f"{line}  {_comment(f'{MARK} {mark}')}" if mark else line
 
 
 def _inline(value: Any) -> str:
@@ -285,9 +308,7 @@ def _line(key: str, value: str | Sequence[str], mark: str = "") -> str:
     """A line of TOML below a comment with the key's meaning; with `mark`, one that asks to be checked."""
     description = adapter(Settings).json_schema()["properties"][key]["description"]
     sentence = " ".join(description.split()).partition(". ")[0].removesuffix(".")
-    item = tomlkit.item(value if isinstance(value, str) else list(value)).as_string()
-    line = f"{key} = {item}  # {MARK} {mark}" if mark else f"{key} = {item}"
-    return f"{_comment(sentence)}.\n{line}"
+    return f"{_comment(sentence)}.\n{_setting(key, value, mark)}"
 
 
 def _admits(requirement: str, variant: Variant) -> bool:
