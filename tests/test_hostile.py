@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile import box
+from tests.hostile import box, slow_sources
 
 INPUTS = 150  # of each kind; `python -m tests.hostile.box --all 10000` runs more
 
@@ -14,6 +14,11 @@ def test_hostile_inputs(kind: str) -> None:
     outcome = box.run(kind, 0, INPUTS)
     assert outcome.inputs == INPUTS
     assert not outcome.faults, outcome.faults[:3]
+
+
+def test_sources_that_are_read_once() -> None:
+    outcome = box.run("slow_sources", 0, len(slow_sources.TREES))
+    assert not outcome.faults
 
 
 def test_the_box_sees_each_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ class Outcome:
 def kinds() -> list[str]:
     """The kinds of input that there are generators for."""
     modules = {module.name for module in pkgutil.iter_modules(hostile.__path__)}
-    return sorted(modules - {"box", "damage", "faults_on_purpose"})
+    return sorted(modules - {"box", "damage", "faults_on_purpose", "slow_sources"})
 
 
 # ---- in the process that reads the inputs

@@ -23,7 +23,7 @@ _MOST_FOLDERS = 2_000
 _INCLUDED = re.compile(r"(?!Find)(?!.*[Cc]onfig).+\.cmake")
 _COMMENT = re.compile(r"#[^\n]*")
 _BRACKET_COMMENT = re.compile(r"#\[(?P<equals>=*)\[")
-_FIND = re.compile(r"\bfind_package\s*\(\s*(?P<name>\w[\w.+-]*)(?P<rest>[^()]{0,500})\)", re.IGNORECASE)
+_FIND = re.compile(r"\bfind_package\s*\(\s*(?P<name>\w[\w.+-]*+)(?P<rest>[^()]{0,500})\)", re.IGNORECASE)
 _FETCH = re.compile(
     r"\b(?:FetchContent_Declare|FetchContent_Populate|ExternalProject_Add|CPMAddPackage)"
     r'\s*\(\s*"?(?:(?:NAME|URI)\s+"?)?(?P<name>[^\s()"]{1,80})',

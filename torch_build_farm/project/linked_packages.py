@@ -7,7 +7,8 @@ call that asks a package where its libraries are, and a CMake package that is na
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 
 from packaging.requirements import InvalidRequirement
 from packaging.utils import canonicalize_name
@@ -31,7 +32,7 @@ def find(setup: str, cmake: str, cmake_packages: Iterable[str], requires: Iterab
 
     `setup` and `cmake` are the texts of setup.py and of CMake files, `cmake_packages` what these files look for.
     """
-    distributions = list(_names(requires))
+    distributions = sorted(_names(requires))
     aliases = {match["alias"]: match["package"] for match in _ALIAS.finditer(setup)}
     packages = [match["package"] for match in _RUN_PATH.finditer(setup + cmake)]
     packages += [match["package"] for match in _ASKED.finditer(setup)]
@@ -61,9 +62,14 @@ def _names(requires: Iterable[str]) -> Iterator[str]:
             yield canonicalize_name(requirement.name)
 
 
-def _that_brings(package: str, distributions: Collection[str]) -> str:
-    """The distribution of the package's name, or whose name begins with it, as in NAME-core; empty if there is none."""
+def _that_brings(package: str, distributions: Sequence[str]) -> str:
+    """The distribution of the package's name, or the first whose name begins with it, as in NAME-core; empty if there
+    is none. `distributions` are sorted.
+    """
     name = canonicalize_name(package)
-    if name in distributions:
-        return name
-    return next((other for other in distributions if other.startswith(f"{name}-")), "")
+    for beginning in (name, f"{name}-"):
+        place = bisect_left(distributions, beginning)
+        following = distributions[place] if place < len(distributions) else ""
+        if following == name or following.startswith(f"{name}-"):
+            return following
+    return ""

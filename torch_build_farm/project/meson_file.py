@@ -13,10 +13,11 @@ from pathlib import Path, PurePosixPath
 
 from torch_build_farm.project import source_files
 
-# The words of the language (Meson's manual, "Syntax"); blanks and comments are between them.
+# The words of the language (Meson's manual, "Syntax"); blanks and comments are between them. A text that does not end
+# is one sign, or each escaped quote in it would begin a text to be read to the end.
 _WORD = re.compile(
     r"""(?P<blank>(?:\s|\#[^\n]*|\\\n)+)|f?'''(?P<long>.*?)'''|f?'(?P<text>(?:[^'\\\n]|\\.)*+)'"""
-    r"""|(?P<name>\w+)|(?P<sign>.)""",
+    r"""|(?P<name>\w+)|(?P<sign>'(?:[^'\\\n]|\\.)*+|.)""",
     re.DOTALL,
 )
 _OPEN, _CLOSE = "([{", ")]}"

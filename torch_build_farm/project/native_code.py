@@ -18,9 +18,12 @@ _NEWER = re.compile(
 _FOURTH = ("avx512", "x86-64-v4", "icelake", "sapphirerapids", "znver4", "znver5")
 _SECOND = ("sse", "popcnt", "x86-64-v2", "nehalem", "westmere", "silvermont")
 _VARIABLE = re.compile(
-    r"""(?:getenv|environ\.get)\(\s*["'](?P<name>\w*NATIVE\w*)["']\s*,\s*["'](?P<value>\w+)["']""", re.IGNORECASE
+    r"""(?:getenv|environ\.get)\(\s*["'](?P<name>\w{0,80}NATIVE\w{0,80})["']\s*,\s*["'](?P<value>\w+)["']""",
+    re.IGNORECASE,
 )
-_OPTION = re.compile(r'\boption\s*\(\s*(?P<name>\w*NATIVE\w*)(?:\s+"[^"]*")?\s+(?P<value>\w+)\s*\)', re.IGNORECASE)
+_OPTION = re.compile(
+    r'\boption\s*\(\s*(?P<name>\w{0,80}NATIVE\w{0,80})(?:\s+"[^"]{0,500}")?\s+(?P<value>\w+)\s*\)', re.IGNORECASE
+)
 _OPPOSITES = {"1": "0", "on": "off", "true": "false", "yes": "no", "y": "n"}
 
 

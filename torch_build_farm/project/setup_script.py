@@ -16,6 +16,7 @@ from torch_build_farm.project import source_files
 _Sized = TypeVar("_Sized", str, list[Any])
 _LONGEST = 5_000  # characters, or items: sums and f-strings of names double with each line
 _LARGEST = 128 << 10  # bytes; as a syntax tree that can take 30 MB, and half a second
+_CONDITIONAL = (ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.ListComp, ast.GeneratorExp)
 _SCALARS = (str, int, float)
 _INTEGERS = range(-(2**63), 2**63)  # Python refuses to print one of thousands of digits
 
@@ -69,7 +70,7 @@ class ExtensionNames:
 def extension_names(root: Path) -> ExtensionNames:
     """The extensions that the tree's setup.py makes: Extension("name", [...]) and its kin."""
     tree, values = _parsed(root, "setup.py")
-    conditional = set(_conditional_calls(tree))
+    conditional = {_place(node) for node in _within(tree, _CONDITIONAL) if isinstance(node, ast.Call)}
     has_package, package = _extension_package(tree, values)
     names, certain, without_sources, relative = set(), set(), set(), set()
     made = [call for call in calls(root, "setup.py") if called(call).endswith("Extension")]
@@ -104,11 +105,15 @@ def _extension_package(tree: ast.Module, values: Mapping[str, Any]) -> tuple[boo
     return False, ""
 
 
-def _conditional_calls(tree: ast.Module) -> Iterator[tuple[int, int]]:
-    """Where the calls are that some runs do not make, or make several times."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If | ast.IfExp | ast.For | ast.While | ast.Try | ast.ListComp | ast.GeneratorExp):
-            yield from (_place(call) for call in ast.walk(node) if isinstance(call, ast.Call))
+def _within(tree: ast.Module, kinds: tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
+    """The nodes of these kinds and all that is within them, each once: an `elif` is within each `if` before it."""
+    pending: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while pending:
+        node, within = pending.pop()
+        within = within or isinstance(node, kinds)
+        if within:
+            yield node
+        pending += [(child, within) for child in ast.iter_child_nodes(node)]
 
 
 def _place(call: ast.Call) -> tuple[int, int]:
@@ -123,8 +128,8 @@ def imports(root: Path, name: str) -> set[str]:
 def conditional_imports(root: Path, name: str) -> set[str]:
     """Those that the file imports within functions and conditions, but for modules that it tries to import."""
     tree = _parsed(root, name)[0]
-    tried = {id(node) for attempt in ast.walk(tree) if isinstance(attempt, ast.Try) for node in ast.walk(attempt)}
-    return _imported(node for node in ast.walk(tree) if id(node) not in tried) - imports(root, name)
+    tried = set(_within(tree, (ast.Try,)))
+    return _imported(node for node in ast.walk(tree) if node not in tried) - imports(root, name)
 
 
 def _imported(nodes: Iterable[ast.AST]) -> set[str]:
@@ -150,11 +155,16 @@ def options(root: Path) -> set[str]:
     """
     tree = _parsed(root, "setup.py")[0]
     looked_for: list[ast.expr] = []
-    functions = set()
-    for node in ast.walk(tree):
-        looked_for += _looked_for(node)
-        if isinstance(node, ast.FunctionDef) and any(map(_looked_for, ast.walk(node))):
-            functions.add(node.name)
+    functions: set[str] = set()
+    pending: list[tuple[ast.AST, frozenset[str]]] = [(tree, frozenset())]
+    while pending:
+        node, around = pending.pop()
+        if isinstance(node, ast.FunctionDef):
+            around |= {node.name}
+        if compared := _looked_for(node):
+            looked_for += compared
+            functions |= around
+        pending += [(child, around) for child in ast.iter_child_nodes(node)]
     for call in calls(root, "setup.py"):
         if called(call) in functions:
             looked_for += [*call.args, *(keyword.value for keyword in call.keywords)]
