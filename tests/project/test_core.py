@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, PROJECTS, Farm
+from torch_build_farm.cli.verify import selection_of
 from torch_build_farm.core.errors import ConfigError, NoPythonError, SourceError, UsageError
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.overrides import Override
@@ -16,15 +17,19 @@ from torch_build_farm.project.settings import Project, load
 
 PROJECT = load(PROJECTS / "addon", CHECKOUT)
 RUNNING = CPython(3, 11)
-ENGINE = {CPython(3, minor): f"3.{minor}.1" for minor in (11, 12, 13)}
+ENGINE = {CPython(3, minor): f"3.{minor}.1" for minor in (11, 12, 13, 14)}
 
 
-def planned(*torch: str, python: tuple[str, ...] = (), only: tuple[str, ...] = (), requires: str = ">=3.9") -> Plan:
+def planned(*torch: str, python: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Plan:
+    return planned_by(Selection.parse(PROJECT, torch, python, only))
+
+
+def planned_by(selection: Selection) -> Plan:
     return plan(
         PROJECT,
-        Selection.parse(PROJECT, torch, python, only),
+        selection,
         version="1.1",
-        requires_python=requires,
+        requires_python=">=3.9",
         engine=lambda _: ENGINE,
         running=RUNNING,
         core_version="1.0",
@@ -71,9 +76,25 @@ def test_the_core_is_the_same_whichever_minors_are_asked_for() -> None:
 def test_a_project_has_the_jobs_of_its_core_too() -> None:
     by_id = jobs_of(PROJECT)
     assert {job for job in by_id if "core" in job} >= {"acme-core-cp39", "acme-core-cp313t", "acme-core-cp315"}
-    (entry, *_) = planned("2.9").matrix()["include"]
-    assert entry["job"] == "acme-core-cp311"
-    assert entry["torch"] in map(str, PROJECT.torch_minors)  # for --torch of the job in CI
+
+
+def test_a_machine_of_its_own_builds_a_core_that_the_oldest_torch_has_no_cpython_for() -> None:
+    """A core belongs to no minor: 2.8, the oldest, has no wheels for 3.14."""
+    (core, variant) = planned("2.10", python=("3.14",)).matrix()["include"]
+    assert [core["job"], variant["job"]] == ["acme-core-cp314", "acme-gpu-torch210-cp314"]
+    for entry in (core, variant):
+        again = planned(entry["torch"], python=(entry["python"],), only=(entry["job"],))
+        assert again.jobs[-1].id == entry["job"]
+
+
+def test_verify_selects_any_job_of_the_project() -> None:
+    """Each core alone, and each variant with its core."""
+    cores = {job.id for job in planned("all", python=tuple(map(str, ENGINE)), only=("acme-core-*",)).jobs}
+    assert cores == {"acme-core-cp311", "acme-core-cp312", "acme-core-cp313", "acme-core-cp314"}
+    for job in (*cores, "acme-gpu-torch29-cp314"):
+        *needed, selected = planned_by(selection_of(job, PROJECT)).jobs
+        assert selected.id == job
+        assert len(needed) == (0 if job in cores else 1)
 
 
 def settings_of_core(project: Project) -> object:

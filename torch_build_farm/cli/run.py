@@ -76,7 +76,8 @@ def _prepare(context: Context, options: SelectionOptions) -> Prepared:
 class PlannedJob:
     """An entry of a CI matrix: a job, or the jobs of a variant that may share one wheel, called after the first.
 
-    `python` are their CPythons and `releases` are torch's, with spaces between.
+    `torch` is their minor, or "all" for the core's. `python` are their CPythons and `releases` are torch's, with spaces
+    between.
     """
 
     job: str

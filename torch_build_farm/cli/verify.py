@@ -26,7 +26,7 @@ from torch_build_farm.pipeline.records import Record, WheelRecords
 from torch_build_farm.pipeline.run import Prepared, execute, prepare
 from torch_build_farm.pipeline.stage import Stage
 from torch_build_farm.pipeline.stages.order import TREE, WHEEL
-from torch_build_farm.project.plan import Selection, jobs_of
+from torch_build_farm.project.plan import Selection, jobs_of, selecting_word
 from torch_build_farm.project.settings import Project
 from torch_build_farm.wheels.compare import differences
 
@@ -58,12 +58,12 @@ class VerifyAnswer(Answer):
     changed: tuple[str, ...]
 
 
-def _selection_of(job: str, project: Project) -> Selection:
+def selection_of(job: str, project: Project) -> Selection:
     """The selection of one job, by its id. Raises UsageError if the project has no such job."""
     jobs = jobs_of(project)
     if job in jobs:
         variant, python = jobs[job]
-        return Selection((str(variant.torch),), (python,), (job,))
+        return Selection((selecting_word(variant),), (python,), (job,))
     raise UsageError(
         f"this project has no job {job}, which built the wheel",
         where=str(project.root),
@@ -105,7 +105,7 @@ def _verify(context: Context, options: VerifyOptions) -> int:
             f"built as it says, from {recorded.rendered.source}"
         )
     project = rebuild.at_commit(context.load_project(), recorded)
-    selected = _selection_of(recorded.job, project)
+    selected = selection_of(recorded.job, project)
     context.work.mkdir(exist_ok=True)
     with (
         workfolder.locked(context.work, context.runner, options.wait, context.say),

@@ -86,7 +86,7 @@ class Plan:
                 "distribution": job.distribution,
                 "version": job.version,
                 "variant": job.variant.tag,
-                "torch": str(job.variant.torch),
+                "torch": selecting_word(job.variant),
                 "python": " ".join(str(each.python) for each in jobs),
                 "releases": " ".join(release for minor in job.variant.minors for release in minor.releases),
                 "cuda": job.variant.cuda,
@@ -186,6 +186,14 @@ def _core_jobs(project: Project, jobs: Sequence[Job], version: str) -> list[Job]
         return []
     pythons = sorted({job.python for job in jobs})
     return [Job(project.distribution(core), version, core, python) for python in pythons]
+
+
+def selecting_word(variant: Variant) -> str:
+    """The word for `--torch` that selects a variant: its minor; "all" for the core, which belongs to no minor.
+
+    The core has CPythons that the oldest minor lacks.
+    """
+    return str(variant.torch) if variant.needs_torch else "all"
 
 
 def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
