@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,45 @@ def test_a_step_fails_where_its_command_does(machine: Machine, workflow: str, jo
     output = machine.folder / "output"
     assert machine.run(workflow, job, step, JOB="job", GITHUB_OUTPUT=str(output)).returncode != 0
     assert not output.exists()
+
+
+def only_words(machine: Machine) -> list[str]:
+    """The words after `--only` of each command that the farm's stand-in was called with."""
+    lines = (machine.folder / "calls").read_text().splitlines()
+    return [line.partition(" --only ")[2].split()[0] for line in lines if " --only " in line]
+
+
+def make_stand_in(machine: Machine) -> None:
+    """A farm that does nothing, and notes what it is called with."""
+    farm = machine.folder / "bin" / "torch-build-farm"
+    write(farm, f'#!/bin/sh\necho "$@" >> {machine.folder / "calls"}\n')
+    farm.chmod(0o755)
+
+
+# A core and variants of another distribution, the name of which begins as a CPython's tag does.
+CORE, VARIANTS = ["acme-cp311", "acme-cp313t"], ["acme-cpu-torch29-cp311", "acme-cpu-torch29-cp313t"]
+
+
+@pytest.mark.parametrize(("job", "jobs"), [("acme-cp311", CORE), ("acme-cpu-torch29-cp311", VARIANTS)])
+def test_a_machine_does_the_jobs_of_one_distribution(machine: Machine, job: str, jobs: list[str]) -> None:
+    make_stand_in(machine)
+    env = {"JOB": job, "TORCH": "all", "PYTHON": "3.11 3.13t", "GITHUB_OUTPUT": str(machine.folder / "output")}
+    for step in ("Build and audit", "Smoke test", "Pack the wheel and its records"):
+        done = machine.run("torch-wheels", "wheel", step, **env)
+        assert done.returncode == 0, done.stdout
+
+    project = machine.folder / "project"
+    shutil.copytree(PROJECTS / "tiny", project)
+    (script,) = ci.render(load(project, CHECKOUT), "shell", project / "ci")
+    write(script.path, script.text)
+    words = ["bash", str(script.path), "wheel", job, "all", "3.11,3.13t", "2.8.0"]
+    path = f"{machine.folder / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(words, env={**os.environ, "PATH": path}, check=True, cwd=project)
+
+    patterns = only_words(machine)
+    assert len(patterns) == 6
+    for pattern in patterns:
+        assert [name for name in (*CORE, *VARIANTS) if fnmatchcase(name, pattern)] == jobs, pattern
 
 
 # ---- the watch
