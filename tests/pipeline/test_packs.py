@@ -262,6 +262,19 @@ def test_two_packs_with_a_wheel_of_the_same_name(
     refused(work, "both bring", *(pack.path for pack in made.values()), digests=digests)
 
 
+@pytest.mark.parametrize("tag", ["cp313-cp313", "cp313-none"])
+def test_a_job_in_two_packs(builder: Path, work: Path, tmp_path: Path, tag: str) -> None:
+    """Its wheels may have two names, and the later one would take the place of the one that its machine vouches for."""
+    younger = JOB.replace("cp312", "cp313")
+    finished(builder, younger, WHEEL.replace("cp312-cp312", "cp313-cp313"), b"for 3.13")
+    of_variant = packs.write(builder, [JOB, younger], tmp_path / "variant.tar")
+    finished(tmp_path / "another", younger, WHEEL.replace("cp312-cp312", tag), b"for 3.13")
+    alone = packs.write(tmp_path / "another", [younger], tmp_path / "alone.tar")
+    digests = {JOB: of_variant.sha256, younger: alone.sha256}
+    for paths in ((of_variant.path, alone.path), (alone.path, of_variant.path)):
+        refused(work, f"{younger} is in two packs", *paths, digests=digests)
+
+
 def test_a_machines_pack_has_all_jobs_of_its_variant(builder: Path, work: Path, tmp_path: Path) -> None:
     """And no others."""
     younger = JOB.replace("cp312", "cp313")

@@ -14,6 +14,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -154,24 +155,27 @@ def accept(
     SHA-256 of a pack of any jobs. All packs are taken over, or none of them.
 
     Raises PackError for a pack that nobody vouches for, or that has something else in it than it should; for a pack
-    that is missing; and for two jobs with different wheels of the same name.
+    that is missing; for a job in two packs; and for two jobs with different wheels of the same name.
     """
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="accept-", dir=work) as folder:
         # Copies of this process's own, so that what is unpacked is what was hashed.
         copies = _copies(packs, digests, Path(folder))
         jobs: list[_Unpacked] = []
-        for number, (copy, job) in enumerate(copies):
-            unpacked = _unpack(copy, Path(folder) / f"unpacked-{number}", project)
-            if job:
-                _check_voucher(job, [one.job for one in unpacked], project, copy.name)
-            jobs += unpacked
+        for number, (copy, voucher) in enumerate(copies):
+            of_pack = _unpack(copy, Path(folder) / f"unpacked-{number}", project)
+            if voucher:
+                _check_voucher(voucher, [unpacked.job for unpacked in of_pack], project, copy.name)
+            jobs += of_pack
+        _check_each_once(jobs)
         makers = _makers(jobs, project)
-        # Last, since a job that made the same wheel in an earlier run withdraws it first.
-        for makes_wheel in (False, True):
-            for unpacked_job in jobs:
-                if makes_wheel == (makers[unpacked_job.wheel.name] == unpacked_job.job):
-                    _take_over(unpacked_job, work, makes_wheel=makes_wheel)
+
+        def makes_its_wheel(unpacked: _Unpacked) -> bool:
+            return makers[unpacked.wheel.name] == unpacked.job
+
+        # Those that do come last, since a job that made the same wheel in an earlier run withdraws it first.
+        for unpacked in sorted(jobs, key=makes_its_wheel):
+            _take_over(unpacked, work, makes_wheel=makes_its_wheel(unpacked))
     return tuple(job.packed for job in jobs)
 
 
@@ -181,6 +185,17 @@ def _check_voucher(voucher: str, jobs: Sequence[str], project: Project, pack: st
     variants = {known_jobs[job][0].tag for job in (voucher, *jobs) if job in known_jobs}
     if voucher not in jobs or len(variants) > 1:
         raise PackError(f"the pack that {voucher} vouches for is of {', '.join(jobs) or 'no job'}", where=pack)
+
+
+def _check_each_once(jobs: Sequence[_Unpacked]) -> None:
+    """Raise PackError for a job in two packs: which of them its machine vouches for, nothing says."""
+    packs_with = Counter(unpacked.job for unpacked in jobs)
+    for job, count in packs_with.items():
+        if count > 1:
+            raise PackError(
+                f"{job} is in two packs",
+                next_step="give the packs of one run: one for each job, or one for all jobs of a variant",
+            )
 
 
 def _copies(packs: Sequence[Path], digests: Mapping[str, str] | str, folder: Path) -> list[tuple[Path, str]]:
@@ -290,7 +305,7 @@ def _makers(jobs: Sequence[_Unpacked], project: Project) -> dict[str, str]:
     """The job whose wheel is taken, for each wheel's name: of several with the same wheel, that of the oldest CPython.
 
     So it is where one machine does these jobs. Raises PackError where two jobs have different wheels of the same name,
-    or different jobs the same one.
+    or one that does not serve the CPythons of both.
     """
     known_jobs = jobs_of(project)
     of_name: dict[str, list[_Unpacked]] = {}
@@ -300,7 +315,7 @@ def _makers(jobs: Sequence[_Unpacked], project: Project) -> dict[str, str]:
     for name, unpacked_jobs in of_name.items():
         maker, *others = sorted(unpacked_jobs, key=lambda unpacked: known_jobs[unpacked.job][1])
         for other in others:
-            same_wheel = other.job != maker.job and other.packed.sha256 == maker.packed.sha256
+            same_wheel = other.packed.sha256 == maker.packed.sha256
             if not (same_wheel and all(serves(name, known_jobs[job][1]) for job in (maker.job, other.job))):
                 raise PackError(
                     f"{maker.job} and {other.job} both bring {name}",
