@@ -13,6 +13,7 @@ from tests.release import Release
 from torch_build_farm.core.errors import PublishError
 
 Call = Callable[..., Answer]
+LINUX = "cp312-cp312-manylinux_2_28_x86_64"
 TABLE = """
 [tool.torch-build-farm.core]
 name = "demo-core"
@@ -31,9 +32,9 @@ def core(release: Release) -> Path:
     return wheel
 
 
-def made(release: Release, version: str) -> Path:
+def made(release: Release, version: str, tag: str = "py3-none-any") -> Path:
     release.dist.mkdir(parents=True, exist_ok=True)
-    return make_wheel(release.dist, "demo-core", version, {"base/__init__.py": f"version = '{version}'\n"})
+    return make_wheel(release.dist, "demo-core", version, {"base/__init__.py": f"version = '{version}'\n"}, tag=tag)
 
 
 def dry_run(call: Call, index: Index, *words: str) -> Answer:
@@ -91,3 +92,24 @@ def test_a_variant_may_not_go_before_its_core(release: Release, call: Call, inde
     answer = dry_run(call, index, "--names", "demo-torch28")
     assert answer.code == PublishError.exit_code
     assert f"{core.name} has to be on the index before demo_torch28" in answer.err + answer.out
+
+
+@pytest.mark.parametrize(
+    ("tag", "earlier", "warned"), [("py3-none-any", "demo", True), (LINUX, "demo", True), (LINUX, "demo-core", False)]
+)
+def test_the_platforms_of_a_release_are_those_of_its_variants(
+    release: Release, call: Call, index: Index, core: Path, tag: str, earlier: str, warned: bool
+) -> None:
+    """The core's wheels do not count: neither this one, which may be for every platform, nor an earlier one."""
+    core.unlink()
+    core = made(release, "1.0", tag)
+    prove(core, release.folder / "work", core.name)
+    wheel = release.variant("2.8", tag=LINUX)
+    prove(wheel, release.folder / "work", wheel.name, core=core)
+    old = make_wheel(release.folder / "earlier", earlier, "0.1", {"a.py": ""}, tag="cp312-cp312-win_amd64")
+    index.add_wheel(old)
+    release.list(index, old)
+    answer = dry_run(call, index)
+    assert answer.code == 0, answer.err
+    warnings = [warning for warning in answer.document["warnings"] if "platforms" in warning]
+    assert ["0.1 for Windows AMD64" in warning for warning in warnings] == ([True] if warned else [])

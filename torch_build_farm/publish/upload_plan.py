@@ -107,8 +107,11 @@ def plan(
     plain = listed.get(canonicalize_name(project.settings.name), [])
     auto = listed.get(canonicalize_name(project.auto_name), [])
     warnings = _warnings(project, plain, auto, items[-1].version)
-    wheels = [copy.path.name for copy in variants]
-    warnings += _lost_platforms(project, wheels, chain.from_iterable(listed.values()), items[-1].version)
+    # Which platforms are served the variants say: a core without one serves none.
+    core = canonicalize_name(project.settings.core.name) if project.settings.core else ""
+    wheels = [copy.path.name for copy in variants if distribution_of(copy.path.name) != core]
+    on_index = chain.from_iterable(files for name, files in listed.items() if name != core)
+    warnings += _lost_platforms(project, wheels, on_index, items[-1].version)
     return PublishPlan(tuple(items), new_names, tuple(warnings))
 
 
@@ -159,7 +162,8 @@ def _lost_platforms(
 ) -> list[str]:
     """A warning where earlier releases have wheels for platforms that `version` has none for.
 
-    `variants` are the file names of what is to be published, `on_index` all files of its names on the index.
+    `variants` are the file names of those that are to be published, `on_index` all files of their names, and of the one
+    name, on the index.
     """
     new = Version(version)
     wheels_of_version = list(variants)
