@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, PROJECTS, Farm
+from tests.conftest import CHECKOUT, PROJECTS, Farm, need
 from torch_build_farm.cli.verify import selection_of
 from torch_build_farm.core.errors import ConfigError, NoPythonError, SourceError, UsageError
 from torch_build_farm.core.versions import CPython, Minor
@@ -201,6 +201,16 @@ def test_one_pybind11_where_the_settings_require_it(addon: Farm, added: str, wor
     answer = addon("plan", "--torch", "2.8", "2.9")
     assert answer.code == (ConfigError.exit_code if words else 0), answer.err
     assert words in answer.err
+
+
+def test_one_machine_does_what_may_share_a_wheel_of_the_core_alone(addon: Farm) -> None:
+    """Its build files announce it, and those of the variants do not."""
+    words = ("plan", "--torch", "2.9", "--python", "all", "--only", "acme-core-*", "--json")
+    apart = addon(*words).document["include"]
+    need(len(apart) > 1, "needs several CPythons")
+    addon.edit("pyproject-core.toml", "[tool.scikit-build]", '[tool.scikit-build]\nwheel.py-api = "cp39"')
+    (together,) = addon(*words).document["include"]
+    assert together["python"] == " ".join(entry["python"] for entry in apart)
 
 
 def test_its_tree_has_nothing_of_torch(addon: Farm) -> None:

@@ -16,7 +16,6 @@ from torch_build_farm.cli.selection import SelectionOptions, add_selection_argum
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.run import Prepared, epoch_of, execute, prepare
-from torch_build_farm.pipeline.shared_wheels import may_be_shared
 from torch_build_farm.pipeline.stage import Mode, Stage
 from torch_build_farm.pipeline.stages.order import ALL, TREE, stages_with
 from torch_build_farm.project.plan import Selection
@@ -103,7 +102,7 @@ def _show_plan(context: Context, options: SelectionOptions) -> int:
     prepared = _prepare(context, options)
     plan = prepared.plan
     if context.json:
-        matrix = plan.matrix(shared_wheels=may_be_shared(prepared.source, prepared.project.settings))
+        matrix = plan.matrix(shared_wheels=prepared.may_share_wheels)
         context.answer(PlanAnswer(tuple(PlannedJob(**job) for job in matrix["include"])))
     else:
         report.plan_table(context.console, plan.jobs)

@@ -60,6 +60,11 @@ class Prepared:
     plan: Plan
     place: Workplace
 
+    @property
+    def may_share_wheels(self) -> bool:
+        """Whether one of the sources names a tag for several CPythons, as `may_be_shared` has it."""
+        return any(may_be_shared(source, self.project.settings) for source in _distinct(self.sources.values()))
+
 
 def prepare(
     project: Project,
@@ -294,9 +299,7 @@ def execute(
             audit_tables=Once(_audit_tables),
             audit_tables_sha256=Once(_audit_tables_sha256),
             announce=place.say,
-            may_share_wheels=any(
-                may_be_shared(source, prepared.project.settings) for source in _distinct(prepared.sources.values())
-            ),
+            may_share_wheels=prepared.may_share_wheels,
         )
 
         # What would fail after minutes of building is found out before it, but only where something has to be built.
