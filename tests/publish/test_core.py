@@ -1,5 +1,6 @@
 """The core goes to the index before the variants that were tested beside it, and by its SHA-256."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.index import Index
 from tests.proofs import prove
 from tests.release import Release
 from torch_build_farm.core.errors import PublishError
+from torch_build_farm.pipeline import packs
 
 Call = Callable[..., Answer]
 LINUX = "cp312-cp312-manylinux_2_28_x86_64"
@@ -113,3 +115,50 @@ def test_the_platforms_of_a_release_are_those_of_its_variants(
     assert answer.code == 0, answer.err
     warnings = [warning for warning in answer.document["warnings"] if "platforms" in warning]
     assert ["0.1 for Windows AMD64" in warning for warning in warnings] == ([True] if warned else [])
+
+
+@pytest.fixture
+def of_several_pythons(release: Release, core: Path) -> Path:
+    """The work folder that accepted, each from a machine of its own, the cores of three CPythons, and a variant's one
+    wheel for two of them.
+    """
+    core.unlink()
+    work = release.folder / "work"
+    cores = {}
+    for tag in ("cp310", "cp311", "cp312"):
+        cores[tag] = made(release, "1.0", f"{tag}-{tag}-manylinux_2_28_x86_64")
+        prove(cores[tag], work, f"demo-core-{tag}")
+    shared = release.variant("2.8", tag="cp311-abi3-manylinux_2_28_x86_64")
+    for tag in ("cp311", "cp312"):
+        records_of_job = prove(shared, work, f"demo-torch28-{tag}", core=cores[tag])
+    for stage, path in records_of_job.items():
+        if stage != "smoke":  # as a run leaves it of a job that tests an earlier one's wheel
+            path.unlink()
+
+    digests = {}
+    paths = []
+    for job in ("demo-core-cp310", "demo-core-cp311", "demo-core-cp312", "demo-torch28-cp311"):
+        pack = packs.write(work, [job], release.folder / f"{job}.tar")
+        digests[job] = pack.sha256
+        paths.append(pack.path)
+    shutil.rmtree(work)
+    packs.accept(paths, digests, release.project, work)
+    return work
+
+
+def test_a_wheel_for_several_cpythons_brings_the_core_of_each(
+    release: Release, call: Call, index: Index, of_several_pythons: Path
+) -> None:
+    """Only the test beside the oldest one's core came along with the wheel. Another CPython's core is not for it."""
+    made(release, "0.9", "cp312-cp312-manylinux_2_28_x86_64")
+    answer = dry_run(call, index)
+    assert answer.code == 0, answer.err
+    files = [Path(file["path"]).name for file in answer.document["files"] if file["name"] == "demo-core"]
+    assert [file.split("-")[1:3] for file in files] == [["1.0", "cp311"], ["1.0", "cp312"]]
+
+
+def test_the_core_of_another_cpython_is_proven_too(call: Call, index: Index, of_several_pythons: Path) -> None:
+    (of_several_pythons / "jobs/demo-core-cp312/records/smoke.json").unlink()
+    answer = dry_run(call, index)
+    assert answer.code == PublishError.exit_code
+    assert "demo_core-1.0-cp312-cp312-manylinux_2_28_x86_64.whl: not smoke-tested" in answer.err + answer.out

@@ -1,4 +1,4 @@
-"""The wheels of the core that variants were tested beside: each has to be on the index before its variants."""
+"""The wheels of the core that variants need: each has to be on the index before its variants."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from torch_build_farm.core.errors import PublishError
 from torch_build_farm.core.files import sha256
+from torch_build_farm.core.versions import CPython
 from torch_build_farm.pipeline import records
+from torch_build_farm.pipeline.shared_wheels import serves
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish.names import IndexNames
 from torch_build_farm.publish.private_copies import PrivateCopy
@@ -18,9 +21,10 @@ from torch_build_farm.publish.private_copies import PrivateCopy
 
 @dataclass(frozen=True)
 class CoreWheels:
-    """The `wheels` in the dist folder that variants were tested beside, and the variants, by name, that lack theirs.
+    """The `wheels` in the dist folder that variants are published with, and the variants, by name, that lack one.
 
-    `lacking` has for each such variant the digest of the core's SHA-256, as records keep it.
+    Those are the wheels that they were tested beside, and others of the same version for further CPythons of theirs.
+    `lacking` has for each variant without its own the digest of the core's SHA-256, as records keep it.
     """
 
     name: str
@@ -29,20 +33,25 @@ class CoreWheels:
 
     @classmethod
     def of(cls, project: Project, variants: Sequence[PrivateCopy], work: Path) -> CoreWheels:
-        """By the records of the smoke tests of `variants`, whose wheels are proven."""
-        if project.settings.core is None:
+        """By the records of the smoke tests of `variants`, whose wheels are proven. This proves none of the core's."""
+        core = project.core
+        if core is None:
             return cls("")
-        name = canonicalize_name(project.settings.core.name)
-        by_digest = {records.digest(sha256(path)): path for path in _wheels_of(name, work / "dist")}
+        name = canonicalize_name(project.distribution(core))
+        in_dist = _wheels_of(name, work / "dist")
+        by_digest = {records.digest(sha256(path)): path for path in in_dist}
         tested_beside = _tested_beside(work)
         wheels: dict[Path, None] = {}  # an ordered set
         lacking = []
         for variant in variants:
+            beside = []
             for digest in tested_beside.get(records.digest(variant.sha256), [""]):
                 if digest in by_digest:
-                    wheels[by_digest[digest]] = None
+                    beside.append(by_digest[digest])
                 else:
                     lacking.append((variant.path.name, digest))
+            pythons = [python for python in core.cpython if serves(variant.path.name, python)]
+            wheels |= dict.fromkeys((*beside, *_further(in_dist, beside, pythons)))
         return cls(name, tuple(wheels), tuple(lacking))
 
     def require_all(self, names: IndexNames) -> None:
@@ -68,6 +77,20 @@ def _tested_beside(work: Path) -> dict[str, list[str]]:
         if smoke and "wheel" in smoke.inputs:
             cores.setdefault(smoke.inputs["wheel"], []).append(smoke.inputs.get("core", ""))
     return cores
+
+
+def _further(in_dist: Sequence[Path], beside: Sequence[Path], pythons: Sequence[CPython]) -> list[Path]:
+    """The core's wheels for `pythons` that have the version of those `beside` which a variant was tested.
+
+    A pack with a wheel for several CPythons brings the test with the oldest alone.
+    """
+    versions = {_version(wheel) for wheel in beside}
+    of_version = [wheel for wheel in in_dist if _version(wheel) in versions]
+    return [wheel for wheel in of_version if any(serves(wheel.name, python) for python in pythons)]
+
+
+def _version(wheel: Path) -> Version:
+    return parse_wheel_filename(wheel.name)[1]
 
 
 def _wheels_of(name: str, dist: Path) -> list[Path]:
