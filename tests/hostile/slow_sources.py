@@ -18,7 +18,7 @@ def _nested(start: str, innermost: str, end: str = "") -> str:
     depths = range(90)
     opened = [" " * depth + start for depth in depths]
     closed = [" " * depth + end for depth in reversed(depths)] if end else []
-    return "\n".join([*opened, " " * len(depths) + innermost + "; x" * 20_000, *closed])
+    return "\n".join([*opened, " " * len(depths) + innermost + "; x" * 5_000, *closed])
 
 
 TREES = (
