@@ -167,6 +167,8 @@ def _possible_jobs(project: Project) -> list[str]:
     if not isinstance(newest, StableVariant):
         for step in range(1, _MINORS_AHEAD + 1):
             variants.append(replace(newest, torch=Minor(newest.torch.major, newest.torch.minor + step)))
+    if project.core:
+        variants.append(project.core)
 
     jobs = []
     for variant in variants:
@@ -174,16 +176,7 @@ def _possible_jobs(project: Project) -> list[str]:
         default = [python for python in variant.cpython if not python.free_threaded]
         for python in project.settings.ci.python or default:
             jobs.append(job_id(project.distribution(variant), python))
-    return jobs + _possible_core_jobs(project)
-
-
-def _possible_core_jobs(project: Project) -> list[str]:
-    """The ids of the core's jobs, as in `_possible_jobs`; none for a project without a core."""
-    if project.core is None:
-        return []
-    default = [python for python in project.core.cpython if not python.free_threaded]
-    name = project.distribution(project.core)
-    return [job_id(name, python) for python in project.settings.ci.python or default]
+    return jobs
 
 
 def _template_values(project: Project, out: Path) -> dict[str, Any]:
