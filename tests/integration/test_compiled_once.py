@@ -32,7 +32,7 @@ def project(tiny: Farm, tmp_path: Path) -> Farm:
     need(shutil.which("ccache") is not None, "needs ccache on PATH, as the group test installs it")
     now = time.time_ns()  # so that no earlier run has compiled it
     sources = ["core.cpp", "torch.cpp"]
-    (tiny.project / "torch.cpp").write_text(TORCH)
+    (tiny.project / "torch.cpp").write_text(f"{TORCH}// {now}\n")
     for number in range(len(os.sched_getaffinity(0)) + 1):
         sources.append(f"free{number}.cpp")
         text = f"const char* where_{now}_{number}() {{ return __FILE__; }}\n"

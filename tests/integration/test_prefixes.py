@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ BUILD = ("build", "--torch", "2.8", "2.9", "--json")
 
 def depend_on_a_library(farm: Farm, *settings: str) -> None:
     """Let the project link against libdependency.so, which CMake finds by its own search and pkg-config."""
-    # With the test's own folder in it, since an engine keeps what earlier runs of the test have prepared.
-    (farm.project / "dependency.c").write_text(f"int dependency(void) {{ return 42; }} // for {farm.project}\n")
+    # Every run's file is another, since the store keeps what earlier runs have prepared, and pytest reuses its folders' names.
+    (farm.project / "dependency.c").write_text(f"int dependency(void) {{ return 42; }} // {uuid.uuid4().hex}\n")
     (farm.project / "dependency.pc").write_text("Name: dependency\nDescription: none\nVersion: 1\n")
     farm.edit(
         "CMakeLists.txt",
@@ -61,7 +62,7 @@ def test_prepared_once_for_all_minors(tiny: Farm) -> None:
     assert "prepare: into " not in again.err
 
     # What the commands use counts.
-    (tiny.project / "dependency.c").write_text("int dependency(void) { return 43; }\n")
+    (tiny.project / "dependency.c").write_text(f"int dependency(void) {{ return 43; }} // {uuid.uuid4().hex}\n")
     changed = tiny(*BUILD)
     assert changed.code == 0, changed.err
     assert changed.err.count("prepare: into ") == 1
