@@ -69,6 +69,8 @@ def test_torch_libraries_tie_a_wheel_to_a_cuda_torch(make_farm: Callable[..., Fa
     assert answer.code == 0, answer.err
     assert "libtorch_cuda.so" in needed(farm)
     farm.edit("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\ntorch-flavours = "any"')
+    check = 'if("${TORCH_LIBRARIES}" MATCHES "cuda")\n  message(FATAL_ERROR "${TORCH_LIBRARIES}")\nendif()\n'
+    farm.edit("CMakeLists.txt", "install(", f"{check}install(")
     answer = farm("build", "--torch", "2.8", "2.15", "--json")
     assert answer.code == 0, answer.err
     assert {"libtorch_cuda.so", "libc10_cuda.so"}.isdisjoint(needed(farm))
