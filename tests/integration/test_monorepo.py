@@ -131,6 +131,17 @@ def test_the_folder_alone_lacks_what_lies_above(tmp_path: Path, project: dict[st
     assert "subdirectory" in answer.out
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_the_whole_source_lacks_is_not_sought_above_it(tmp_path: Path, engine: str) -> None:
+    monorepo(tmp_path / "source", SETUPTOOLS)
+    (tmp_path / "source" / "cpp" / "core.cpp").unlink()
+    lacking = farm(tmp_path, f'source = "../source"\nsubdirectory = "{PLACE}"\nversion = "1.0"\n', engine)
+    answer = lacking("build", "--torch", "2.9")
+    assert answer.code == 14
+    assert "../../cpp/core.cpp" in answer.out
+    assert "subdirectory" not in answer.out
+
+
 PATCH = """diff --git a/cpp/core.cpp b/cpp/core.cpp
 --- a/cpp/core.cpp
 +++ b/cpp/core.cpp
