@@ -293,3 +293,28 @@ def test_libraries_of_the_source_and_of_cibuildwheel(tmp_path: Path, excludes: b
     assert list(settings.build_requires) == (["psutil>=5", "ninja"] if excludes else []) + imported
     assert line.endswith(f"  # CHECK: {by_cibuildwheel}setup.py imports {', '.join(imported)}")
     assert f"# CHECK: {by_cibuildwheel}compiles, where" in line_of(text, "environment = ")
+
+
+@pytest.mark.parametrize(
+    ("build_system", "file", "proposed"),
+    [
+        ('requires = ["meson-python"]\nbuild-backend = "mesonpy"', "meson.build", True),
+        ('requires = ["meson-python", "setuptools<81"]\nbuild-backend = "mesonpy"', "meson.build", False),
+        ('requires = ["scikit-build-core"]\nbuild-backend = "scikit_build_core.build"', "CMakeLists.txt", True),
+        ('requires = ["scikit-build-core"]\nbuild-backend = "scikit_build_core.build"', "README.md", False),
+        ('requires = []\nbuild-backend = "poetry.core.masonry.api"', "make.py", True),
+        ('requires = []\nbuild-backend = "setuptools.build_meta"', "setup.py", False),
+        ('requires = []\nbuild-backend = "own"\nbackend-path = ["."]', "setup.py", False),
+    ],
+)
+def test_what_torchs_cpp_extension_imports(tmp_path: Path, build_system: str, file: str, *, proposed: bool) -> None:
+    """A build has setuptools where its back end or a requirement brings it; torch requires it for newer CPythons alone."""
+    project = '[project]\nname = "demo"\nversion = "1"\n[tool.poetry.build]\nscript = "make.py"\n'
+    files = {
+        "pyproject.toml": f"{project}[build-system]\n{build_system}\n",
+        file: "run('-c', '''from torch.utils import cpp_extension''')\n",
+        "demo/core.cpp": "",
+    }
+    text = project_with(tmp_path, files)
+    line = 'build-requires = ["setuptools"]  # CHECK: torch.utils.cpp_extension imports setuptools'
+    assert (line in text.splitlines()) is proposed

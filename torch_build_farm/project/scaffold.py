@@ -138,6 +138,9 @@ def _build_requires_lines(facts: SourceFacts, by_cibuildwheel: Sequence[str]) ->
     if imported:
         reasons.append(f"{facts.setup.script} imports {', '.join(imported)}")
     requires = [*by_cibuildwheel, *imported]
+    if facts.setup.lacks_setuptools and "setuptools" not in {*required, *imported}:
+        reasons.append("torch.utils.cpp_extension imports setuptools")
+        requires.append("setuptools")
     return [_setting("build-requires", requires, "; ".join(reasons))] if requires else []
 
 

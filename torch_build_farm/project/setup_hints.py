@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.toml import table_in
 from torch_build_farm.project import build_script, setup_script, source_files
+from torch_build_farm.project.dynamic_version import back_end
 from torch_build_farm.project.import_names import can_be_a_module
 
 _READS = r"""(?:getenv\(|environ\.get\(|environ\[)\s*["'](?P<name>\w+)["']"""
@@ -28,6 +29,7 @@ _COMPARED = re.compile(_READS + r"""\s*(?:,\s*["'][^"'\n]*["']\s*)?[)\]]\s*==\s*
 _DOWNLOADS = re.compile(r"\burlretrieve\b|\burlopen\b|\brequests\.get\b|\bhf_hub_download\b|\bgdown\b")
 _FORCES_BUILD = re.compile(r"\w*FORCE_BUILD")
 _FORCES_CUDA = re.compile(r"(?:\w+_)?FORCE_CUDA(?:_EXTENSIONS?)?")
+_CPP_EXTENSION = re.compile(r"\bcpp_extension\b")
 # In every build: Python's own, and what the farm adds. In one of setup.py: setuptools' too.
 _THERE = {*sys.stdlib_module_names, "distutils", "packaging", "torch"}
 _SETUPTOOLS = {"pkg_resources", "setuptools"}
@@ -44,8 +46,9 @@ class SetupHints:
     `variables` are those that it reads; `forces_build` and `forces_cuda` are some of them, with their values.
     `downloads`: it fetches something. `outside` are kinds of folders that files go into outside of packages: "scripts",
     "data", "headers". `undeclared` are modules that it imports and that no build requirement brings, `conditional` such
-    that it imports in some cases. `asks_for_gpu`: it calls torch.cuda.is_available(). `options` are those that setup.py
-    looks for on its command line.
+    that it imports in some cases. `lacks_setuptools`: the build uses torch.utils.cpp_extension, which imports
+    setuptools, and neither the back end nor a build requirement brings that. `asks_for_gpu`: it calls
+    torch.cuda.is_available(). `options` are those that setup.py looks for on its command line.
     """
 
     script: str
@@ -56,14 +59,17 @@ class SetupHints:
     outside: tuple[str, ...]
     undeclared: tuple[str, ...]
     conditional: tuple[str, ...]
+    lacks_setuptools: bool
     asks_for_gpu: bool
     options: tuple[str, ...]
 
 
-def find(project: Path, pyproject: Mapping[str, Any], build_requires: Iterable[str] = ()) -> SetupHints:
+def find(
+    project: Path, pyproject: Mapping[str, Any], build_requires: Iterable[str] = (), cmake: str = ""
+) -> SetupHints:
     """The hints of the project in a folder; `build_requires` are all that it declares, also in setup().
 
-    Raises SourceError where its script cannot be read.
+    `cmake` is the text of the CMake files that its build runs. Raises SourceError where its script cannot be read.
     """
     script = build_script.name(pyproject)
     text = source_files.text(project, script)
@@ -74,6 +80,10 @@ def find(project: Path, pyproject: Mapping[str, Any], build_requires: Iterable[s
     there = _THERE | _SETUPTOOLS if script == "setup.py" else _THERE
     imported, conditional = setup_script.imports(project, script), setup_script.conditional_imports(project, script)
     own_back_end = "backend-path" in build_system  # which may bring what no file declares
+    setuptools_is_there = (
+        own_back_end or back_end(pyproject) == "setuptools" or not _undeclared(project, {"setuptools"}, declared)
+    )
+    uses_cpp_extension = bool(_CPP_EXTENSION.search(text) or _CPP_EXTENSION.search(cmake))
     return SetupHints(
         script=script,
         variables=tuple(variables),
@@ -83,6 +93,7 @@ def find(project: Path, pyproject: Mapping[str, Any], build_requires: Iterable[s
         outside=tuple(sorted(set(_outside(project, pyproject)))),
         undeclared=tuple(sorted(_undeclared(project, imported - there, declared))),
         conditional=() if own_back_end else tuple(sorted(_undeclared(project, conditional - there, build_requires))),
+        lacks_setuptools=uses_cpp_extension and not setuptools_is_there,
         asks_for_gpu=any(_asks_for_gpu(call) for call in setup_script.calls(project, script)),
         options=tuple(sorted(setup_script.options(project))) if script == "setup.py" else (),
     )

@@ -108,7 +108,7 @@ def look(origin: Origin) -> SourceFacts:
         compiles=runs_cmake or _compiles(root, document, setup, files),
         cuda_sources=tuple(name for name in files if name.endswith(".cu")),
         standard=language_standard.find(root, script, cmake_text),
-        setup=setup_hints.find(root, document, stated.build_requires),
+        setup=setup_hints.find(root, document, stated.build_requires, cmake_text),
         cmake=cmake.without(stated.name),
         native=native_code.find(script, setup, cmake_text),
         linked=linked_packages.find(setup, cmake_text, cmake.required, stated.requires),
