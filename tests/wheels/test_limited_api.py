@@ -10,7 +10,7 @@ import pytest
 
 from tests.compiler import compiled
 from torch_build_farm.core.wheel_archive import write_wheel
-from torch_build_farm.wheels.limited_api import limited_api_problems
+from torch_build_farm.wheels.limited_api import limited_api_problems, single_module_problems
 from torch_build_farm.wheels.machine_code import read_machine_code
 from torch_build_farm.wheels.wheel import read_wheel
 
@@ -38,7 +38,7 @@ def problems(folder: Path, tag: str, files: dict[str, bytes]) -> list[str]:
     path = folder / f"{stem}-{tag}-manylinux_2_28_x86_64.whl"
     write_wheel(path, [(zipfile.ZipInfo(name), content) for name, content in files.items()])
     wheel = read_wheel(path)
-    return limited_api_problems(wheel, read_machine_code(wheel))
+    return limited_api_problems(wheel, read_machine_code(wheel)) + single_module_problems(wheel)
 
 
 def extension(folder: Path, source: str, *flags: str) -> bytes:
@@ -63,6 +63,24 @@ def test_names_outside_the_limited_api(tmp_path: Path, tag: str, name: str, word
     (problem,) = problems(tmp_path, tag, {f"demo/{name}": extension(tmp_path, FULL)})
     assert f"demo/{name} " in problem
     assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("tag", "name", "refused"),
+    [
+        ("cp310-abi3", "_core.cpython-311-x86_64-linux-gnu.so", True),
+        ("py3-none", "_core.cpython-311-x86_64-linux-gnu.so", True),
+        ("py2.py3-none", "_core.cpython-313t.so", True),
+        ("cp311-none", "_core.cpython-311-x86_64-linux-gnu.so", False),
+        ("py3-none", "libcore.cpython-bridge.so", False),
+        ("py3-none", "_core.so", False),
+    ],
+)
+def test_a_module_that_one_cpython_alone_finds(tmp_path: Path, tag: str, name: str, *, refused: bool) -> None:
+    """It uses the limited API alone: only its name says that no other CPython takes it for the module."""
+    files = {"demo/_other.abi3.so": extension(tmp_path, LIMITED), f"demo/{name}": extension(tmp_path, LIMITED)}
+    said = problems(tmp_path, tag, files)
+    assert [f"demo/{name}: " in problem and "is for several" in problem for problem in said] == [True] * refused
 
 
 def test_a_wheel_for_one_cpython_may_use_all_of_it(tmp_path: Path) -> None:

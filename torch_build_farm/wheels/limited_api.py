@@ -1,4 +1,4 @@
-"""Whether a wheel for several CPythons keeps to their limited API (PEP 384).
+"""Whether a wheel for several CPythons keeps to their limited API (PEP 384), and whether each finds its modules.
 
 abi3info has the names of the limited API with the release that each joined in. A library that uses another name loads
 only with the CPythons that happen to export it, and crashes where the name's meaning has changed.
@@ -15,6 +15,8 @@ from torch_build_farm.wheels.machine_code import MachineCode
 from torch_build_farm.wheels.wheel import Wheel
 
 _SHOWN = 8  # names in a message
+# CPython's importlib takes a file with this suffix in the release that it names alone (PEP 3149).
+_FOR_ONE_CPYTHON = re.compile(r"\.cpython-\d+[a-z]*(?:-[^/.]*)?\.so$")
 
 
 def limited_api_problems(wheel: Wheel, code: MachineCode) -> list[str]:
@@ -37,6 +39,21 @@ def limited_api_problems(wheel: Wheel, code: MachineCode) -> list[str]:
                 "(pybind11 does not keep to it), or have the back end tag the wheel for one CPython"
             )
     return problems
+
+
+def single_module_problems(wheel: Wheel) -> list[str]:
+    """The modules that one CPython alone finds, in a wheel that others install too; one sentence for all of them."""
+    _, _, _, tags = parse_wheel_filename(wheel.path.name)
+    for_several = sorted(str(tag) for tag in tags if tag.abi == "abi3" or tag.interpreter.startswith("py"))
+    single = [library.path for library in wheel.libraries if _FOR_ONE_CPYTHON.search(library.path)]
+    if not (for_several and single):
+        return []
+    others = f" and {len(single) - _SHOWN} others" if len(single) > _SHOWN else ""
+    return [
+        f"{', '.join(single[:_SHOWN])}{others}: by the name, one CPython alone finds it, and the wheel's tag "
+        f"{for_several[0]} is for several; build it for the limited API (py_limited_api of its Extension, USE_SABI of "
+        "CMake's python_add_library), or have the back end tag the wheel for one CPython"
+    ]
 
 
 def _version(interpreter: str) -> tuple[int, int]:
