@@ -25,7 +25,7 @@ MODULES = """[submodule "core"]
 """
 
 
-def notes(root: Path, *exclude: str, **origin: bool) -> str:
+def notes(root: Path, *exclude: str, **origin: bool | str) -> str:
     return "\n".join(checkout.notes(tree.read(Origin(root, **origin), exclude), exclude))  # type: ignore[arg-type]
 
 
@@ -83,3 +83,17 @@ def test_plan_says_it(tiny: Farm) -> None:
     assert answer.code == 0
     assert "third_party/x" in answer.out + answer.err
     assert "git submodule update --init --recursive" in answer.out + answer.err
+
+
+def test_libraries_that_are_no_part_of_the_source_are_named(tmp_path: Path) -> None:
+    """git knows them, or an sdist brings them; what a build in place leaves is not missed."""
+    names = ["demo/lib/libvendor.so", "demo/lib/libvendor.so.1", "demo/_core.cpython-311-x86_64-linux-gnu.so",
+             "demo/_other.abi3.so", "ignored/libown.so", "demo/data[1].so"]  # fmt: skip
+    root = project(tmp_path, {**dict.fromkeys(names, ""), ".gitignore": "/ignored/\n"})
+    said = notes(root)
+    assert "no part of the source: demo/data[1].so, demo/lib/libvendor.so; " in said
+    assert r'exclude = ["!/demo/data\\[1\\].so"]' in said
+    assert "no part of the source: demo/lib/libvendor.so; " in notes(root, r"!/demo/data\[1\].so")
+    assert notes(root, "/demo/data*", "!/demo/lib/*.so") == ""
+    assert notes(root, sealed=True) == ""
+    assert "libvendor" in notes(root, identity="sdist demo==1")

@@ -90,13 +90,16 @@ def test_missing_source(tmp_path: Path) -> None:
 def test_files_leave_out_what_builds_leave_and_what_is_excluded(tmp_path: Path) -> None:
     tree(
         tmp_path, pyproject_dot_toml=STATIC, a_dot_cpp="", pkg__b_dot_py="", pkg__b_dot_so="", build__x="",
-        sub__build__kept="", data__big="", dot__venv="",
+        sub__build__kept="", data__big="", dot__venv="", env__pyvenv_dot_cfg="", env__x="",
     )  # fmt: skip
+    (tmp_path / "pkg" / "venv").mkdir()
+    (tmp_path / "pkg" / "venv" / "__init__.py").touch()
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "junk").touch()
     (tmp_path / "link").symlink_to("pkg")
     found = {file.path: file for file in read(tmp_path, ("/data/",)).files}
-    assert set(found) == {"pyproject.toml", "a.cpp", "pkg/b.py", "sub/build/kept", "dot/venv", "link"}
+    assert set(found) == {"pyproject.toml", "a.cpp", "pkg/b.py", "sub/build/kept", "dot/venv", "link",
+                          "pkg/venv/__init__.py"}  # fmt: skip
     assert found["link"].link == "pkg"
 
 

@@ -331,5 +331,9 @@ def _copy(path: Path, target: Path, expected: str) -> None:
     except FileNotFoundError:
         content = b""
     if hashlib.sha256(content).hexdigest() != expected:
-        raise SourceError("a source file changed while the farm ran", where=str(path), next_step="run again")
+        raise SourceError(
+            "a source file changed while the farm ran",
+            where=str(path),
+            next_step="run again, or name it in exclude where no build needs it",
+        )
     target.write_bytes(content)

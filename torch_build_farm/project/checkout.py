@@ -1,7 +1,8 @@
-"""Whether a checkout is complete: submodules and files of Git LFS come by commands of their own."""
+"""Whether a source is complete: submodules and files of Git LFS come by commands of their own, libraries not at all."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -25,7 +26,23 @@ _MOST_NAMED = 5
 
 
 def notes(source: Source, exclude: tuple[str, ...] = ()) -> list[str]:
-    """What is missing in a source folder that somebody works in, a sentence each; `exclude` as `tree.read` takes it."""
+    """What a source lacks, a sentence each; `exclude` as `tree.read` takes it."""
+    return [*_missing(source, exclude), *_left_out(source, exclude)]
+
+
+def _left_out(source: Source, exclude: tuple[str, ...]) -> list[str]:
+    libraries = tree.left_out_libraries(source.origin, exclude)
+    if not libraries:
+        return []
+    pattern = f"!{tree.literal_pattern(libraries[0])}"
+    return [
+        f"compiled libraries are no part of the source: {_listed(libraries)}; where the package needs them, "
+        f"exclude = [{printable(json.dumps(pattern))}] includes the first"
+    ]
+
+
+def _missing(source: Source, exclude: tuple[str, ...]) -> list[str]:
+    """What is missing in a source folder that somebody works in."""
     if source.origin.identity != "path" or source.origin.sealed:
         return []
     missing = []

@@ -23,6 +23,8 @@ from torch_build_farm.project.metadata import Metadata
 from torch_build_farm.project.subdirectories import no_such_tree, project_folder
 
 _VERSION_CONTROL = {".git", ".hg", ".svn"}
+_LIBRARIES = "*.so"
+_MODULE = re.compile(r"\.(?:cpython-|pypy|abi3\.)[^/]*$")  # the suffix of an extension module (PEP 3149, PEP 384)
 # Never part of a source tree, in gitignore's syntax: version control, caches, environments, and what builds leave.
 _NEVER = [
     ".git",  # a file in a submodule
@@ -30,9 +32,8 @@ _NEVER = [
     ".svn/",
     "__pycache__/",
     "*.py[cod]",
-    "*.so",
+    _LIBRARIES,
     ".venv/",
-    "venv/",
     ".tox/",
     ".nox/",
     ".mypy_cache/",
@@ -156,9 +157,14 @@ def _with_changes(files: Sequence[SourceFile], copy: ChangedCopy) -> tuple[Sourc
     return tuple(sorted(result, key=lambda file: file.path))
 
 
-def excluded(origin: Origin, exclude: tuple[str, ...]) -> Ignores:
-    """What is not part of the source. Raises ConfigError for an invalid pattern."""
+def excluded(origin: Origin, exclude: tuple[str, ...], *, libraries_too: bool = True) -> Ignores:
+    """What is not part of the source; without `libraries_too`, as if compiled libraries could be part of one.
+
+    Raises ConfigError for an invalid pattern.
+    """
     patterns = [] if origin.sealed else _never(origin)
+    if _LIBRARIES in patterns and not libraries_too:
+        patterns.remove(_LIBRARIES)
     try:
         named = PathSpec.from_lines("gitignore", [*patterns, *exclude])
     except ValueError as error:
@@ -168,9 +174,36 @@ def excluded(origin: Origin, exclude: tuple[str, ...]) -> Ignores:
 
     def is_excluded(path: str) -> bool:
         answer = named.check_file(path).include
-        return ignored(path) if answer is None else answer
+        if answer is not None:
+            return answer
+        return ignored(path) or (not origin.sealed and _is_environment(origin.root, path))
 
     return is_excluded
+
+
+def _is_environment(root: Path, path: str) -> bool:
+    """Whether a path is that of a virtual environment, whatever its name (PEP 405): a package may be called venv."""
+    return path.endswith("/") and (root / path / "pyvenv.cfg").is_file()
+
+
+def left_out_libraries(origin: Origin, exclude: tuple[str, ...] = ()) -> list[str]:
+    """The compiled libraries that are no part of the source, though nothing of the project's own leaves them out.
+
+    Modules that a build in place leaves behind do not count: their names say which CPython they are for.
+    """
+    if origin.sealed:
+        return []
+    is_excluded = excluded(origin, exclude)
+    would_be_excluded = excluded(origin, exclude, libraries_too=False)
+    left_out = []
+    for folder, names, files in os.walk(origin.root):
+        relative = Path(folder).relative_to(origin.root)
+        names[:] = [name for name in names if not is_excluded(f"{relative / name}/")]
+        for name in files:
+            path = str(relative / name)
+            if name.endswith(".so") and not _MODULE.search(name) and is_excluded(path) and not would_be_excluded(path):
+                left_out.append(path)
+    return sorted(left_out)
 
 
 def _nothing(_: str) -> bool:
