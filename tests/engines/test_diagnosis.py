@@ -71,6 +71,24 @@ CASES: list[tuple[str, type[FarmError], str]] = [
         "setup failed",
     ),
     ("", BuildError, "no output"),
+    (
+        "copying demo/error.py -> build/demo\nTraceback (most recent call last):\nRuntimeError: set FOO_HOME",
+        BuildError,
+        "the build failed: RuntimeError: set FOO_HOME",
+    ),
+    (
+        "  + Exception Group Traceback (most recent call last):\n  | ExceptionGroup: Failed to parse (1 sub-exception)\n"
+        "  +-+---------------- 1 ----------------\n    | own.errors.ConfigurationError: License file not found ('../X')\n"
+        "    +------------------------------------",
+        BuildError,
+        "the build failed: own.errors.ConfigurationError: License file not found",
+    ),
+    ("packaging.requirements.InvalidRequirement: Expected a name\n    -r other.txt\n    ^", BuildError, "-r other.txt"),
+    (
+        "error: No solution found when resolving dependencies\n  cause: Because xyzzy was not found in the package registry",
+        BuildError,
+        "resolving dependencies: cause: Because xyzzy was not found",
+    ),
 ]
 
 

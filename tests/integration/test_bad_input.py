@@ -51,15 +51,16 @@ def test_a_cmake_error(tiny: Farm) -> None:
     assert "NoSuchLibrary" in answer.document["jobs"][0]["error"]["what"]
 
 
-def test_a_command_before_the_build_that_fails(tiny: Farm) -> None:
+@pytest.mark.parametrize(
+    ("command", "words"), [("echo it broke; exit 5", "exit 5' fails: it broke"), ("false", "command 'false' fails")]
+)
+def test_a_command_before_the_build_that_fails(tiny: Farm, command: str, words: str) -> None:
     tiny.edit(
-        "pyproject.toml",
-        "[tool.torch-build-farm]",
-        "[tool.torch-build-farm]\nbefore-build = ['echo it failed; exit 5']",
+        "pyproject.toml", "[tool.torch-build-farm]", f"[tool.torch-build-farm]\nbefore-build = ['true', '{command}']"
     )
     answer = tiny(*ONE)
     assert answer.code == 13
-    assert "it failed" in answer.document["jobs"][0]["error"]["what"]
+    assert words in answer.document["jobs"][0]["error"]["what"]
 
 
 @pytest.fixture

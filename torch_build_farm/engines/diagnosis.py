@@ -37,6 +37,11 @@ _COMPILER = re.compile(rf"^CMake Error|: (fatal )?error: |{missing_libraries.COM
 _STANDARD = re.compile(r"error: #error .*\bC\+\+(?P<year>\d\d) (?:or later compatible compiler is required|to compile)")
 _COMMANDS = ("$ ", "cibuildwheel: error: Command [")
 _QUOTED = re.compile(r"\s*\d* \| ")  # source lines that gcc and clang quote
+_IN_GROUP = re.compile(r"\s*\| (?P<error>[\w.]+(?:Error|Exception): .+)")  # of Python's ExceptionGroup
+# What setuptools does with files, whose names may say "error".
+_COPIES = re.compile(r"^(?:copying|adding|creating|writing|reading|removing|running|hard linking|byte-compiling) ")
+_CAUSE = re.compile(r"\s+(?:cause|Caused by): ")  # uv's, below its error
+_WORD = re.compile(r"[^\W\d_]{2}")
 # Python's own words for a file that a build script opens. Back ends print more errors after them.
 _FILE = re.compile(r"^FileNotFoundError: ")
 _CMAKE_LINES = 30  # of an error of CMake's and its call stack, at most
@@ -85,11 +90,11 @@ def diagnose(what: str, log: Path, oom_kills: int = 0, subdirectory: str = "") -
     if lacking:
         return lacking
 
-    # No known cause: the first line that mentions an error, else the last line that is not empty.
-    reason = first_match(_FILE, lines) or first_match(_ANY, lines)
+    # No known cause: the first line that mentions an error, else the last line that has words.
+    said = [line for line in lines if _WORD.search(line) and not _COPIES.match(line)]
+    reason = first_match(_FILE, said) or first_match(_ANY, said)
     if not reason:
-        nonempty = [line for line in lines if line.strip()]
-        reason = nonempty[-1] if nonempty else "no output"
+        reason = said[-1] if said else "no output"
     shown = missing_files.without_copy(reason)
     return BuildError(f"{what}: the build failed: {shown}", where=where, next_step=_next_step(reason, subdirectory))
 
@@ -150,14 +155,22 @@ def _output_of_last_stage(log: Path) -> list[str]:
             break
     # Neither the commands that the log repeats, nor that one of them failed, nor quoted source: a source may well have
     # "error:" in a string.
-    return [line for line in lines if not line.startswith(_COMMANDS) and not _QUOTED.match(line)]
+    output: list[str] = []
+    for line in lines:
+        in_group = _IN_GROUP.match(line)
+        if in_group:
+            output.append(in_group["error"])
+        elif not line.startswith(_COMMANDS) and not _QUOTED.match(line):
+            output.append(line)
+    return output
 
 
 def first_match(pattern: re.Pattern[str], lines: Sequence[str]) -> str | None:
-    """The first line that matches, with the next ones where CMake explains its error on lines of their own."""
+    """The first line that matches, with the next ones where CMake or uv explains its error on lines of their own."""
     for number, line in enumerate(lines):
         if pattern.search(line):
             if line.startswith("CMake Error"):
                 return missing_files.cmake_error(lines[number : number + _CMAKE_LINES])
-            return line.strip()
+            following = lines[number + 1] if number + 1 < len(lines) else ""
+            return f"{line.strip()}: {following.strip()}" if _CAUSE.match(following) else line.strip()
     return None

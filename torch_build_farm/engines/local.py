@@ -273,7 +273,7 @@ class LocalEngine:
             return wheel
         except subprocess.CalledProcessError:
             subdirectory = self.project.settings.subdirectory
-            error = diagnose(request.job.id, request.shell.log, oom_kills() - before, subdirectory)
+            error = build.explained(diagnose(request.job.id, request.shell.log, oom_kills() - before, subdirectory))
             if self.isolated():
                 error = no_network.explained(request.job.id, error, build.foreign_tail, request.tree / subdirectory)
             raise error from None

@@ -56,6 +56,7 @@ class LocalBuild:
         self.foreign_env = self._variables(name_spaces.path(home), name_spaces.path(request.scratch))
         self.peak_mb = 0.0
         self.foreign_tail: tuple[str, ...] = ()  # of the last command's output, if that was foreign code
+        self.before_build_command = ""  # while one of them runs
 
     def _variables(self, home: Path, scratch: Path) -> dict[str, str]:
         """The build's environment variables: the farm's usual ones, the caller's CUDA, and those of every engine.
@@ -169,7 +170,9 @@ class LocalBuild:
             if additional:
                 shared = self._install(additional)
             for command in self.settings.before_build:
+                self.before_build_command = command
                 self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
+            self.before_build_command = ""
             wheel = self._back_end(builder)
         except BaseException:
             shared.remove_edited()
@@ -197,6 +200,18 @@ class LocalBuild:
             return builder.build("wheel", out, self.settings.config_settings).removeprefix(out)
         except TypeError as error:  # `build` joins what it says to the folder
             raise self._error("the back end does not say how its wheel is called") from error
+
+    def explained(self, error: FarmError) -> FarmError:
+        """The error of the build with what failed, where its log had no known cause for `error`."""
+        if type(error) is not BuildError or not self.before_build_command:
+            return error
+        said = [line for line in self.foreign_tail if line.strip()]
+        reason = f": {said[-1].strip()}" if said else ""
+        return BuildError(
+            f"{self.request.job.id}: the before-build command {self.before_build_command!r} fails{reason}",
+            where=error.where,
+            next_step=error.next_step,
+        )
 
     def _error(self, what: str) -> BuildError:
         return BuildError(f"{self.request.job.id}: {what}", where=str(self.request.shell.log))

@@ -286,7 +286,10 @@ def metadata_problems(wheel: Wheel, job: Job, python_version: str) -> list[str]:
     if canonicalize_name(wheel.metadata["Name"]) != canonicalize_name(job.distribution):
         problems.append(f"Name is {wheel.metadata['Name']}, not {job.distribution}")
     if wheel.metadata["Version"] != job.version:
-        problems.append(f"Version is {wheel.metadata['Version']}, not {job.version}")
+        problems.append(
+            f"Version is {wheel.metadata['Version']}, not {job.version}: the build computes it; set version to what "
+            "it is in [tool.torch-build-farm], or in environment the variable that the build reads"
+        )
     pins = wheel.requirements("torch")
     if [requirement.specifier for requirement in pins] != [SpecifierSet(job.variant.pin)]:
         required = ", ".join(map(str, pins)) or "nothing"
