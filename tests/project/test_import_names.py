@@ -141,3 +141,28 @@ def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     setup = f"import {name}\nsetup(packages=['demo', '{name}'], ext_modules=[Extension('{name}', [])])"
     assert names(tmp_path, {"setup.py": setup}).names == ("demo",)
     assert setup_hints.find(tmp_path, {}).undeclared == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected", "place"),
+    [
+        ({"setup.py": "setup(packages=find_packages())"}, ["demo", "tests"], ""),
+        ({"setup.py": "setup(packages=setuptools.find_packages('.'))"}, ["demo", "tests"], ""),
+        ({"setup.py": "setup(packages=find_packages(where='src'), package_dir={'': 'src'})"}, ["demo", "tests"], "src"),
+        ({"pyproject.toml": "[tool.setuptools.packages.find]\nwhere = ['src']"}, ["demo", "tests"], "src"),
+        ({"setup.py": "setup(packages=find_packages(exclude=['tests']))"}, ["demo"], ""),
+        ({"setup.py": "setup(packages=find_packages('lib'))"}, ["demo"], ""),
+        ({"pyproject.toml": "[tool.setuptools.packages.find]\ninclude = ['demo*']"}, ["demo"], ""),
+        ({"pyproject.toml": "[tool.setuptools]"}, ["demo"], ""),  # setuptools leaves tests out by itself
+        ({"pyproject.toml": "[build-system]\nbuild-backend = 'hatchling.build'"}, ["demo"], ""),
+    ],
+)
+def test_what_setuptools_takes_beside_the_package(
+    tmp_path: Path, files: dict[str, str], expected: list[str], place: str
+) -> None:
+    folder = f"{place}/" if place else ""
+    there = {f"{folder}demo/__init__.py": "", f"{folder}tests/__init__.py": "", f"{folder}docs/conf.py": ""}
+    found = names(tmp_path, {**there, **files})
+    assert list(found.names) == expected
+    assert found.base == place
+    assert found.beside == (("tests",) if "tests" in expected else ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -22,6 +22,7 @@ from torch_build_farm.project.dynamic_version import back_end
 _BESIDE = {"benchmark", "benchmarks", "build", "cmake", "conda", "csrc", "dist", "doc", "docs", "example", "examples",
            "extern", "external", "include", "scripts", "test", "testing", "tests", "third_party", "tools",
            "vendor"}  # fmt: skip
+_BUILDS_OWN = {"build", "dist"}  # no part of a source
 _NAMESPACES_DEEP = 4
 _MOST_FOLDERS = 2_000
 _LONGEST = 200  # bytes of a name, which is that of a file too
@@ -33,12 +34,14 @@ class ImportNames:
 
     `modules` are those of them that setup.py may or may not build. `without_sources` are
     extensions that may stand for no module; they are among `names` only where there is nothing else.
+    `base` is the folder of packages that no list names.
     """
 
     names: tuple[str, ...]
     listed: bool
     modules: tuple[str, ...] = ()
     without_sources: tuple[str, ...] = ()
+    base: str = field(default="", compare=False)
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -59,10 +62,14 @@ def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], 
     written_down -= {name for name in _BESIDE & written_down if not places.has_files(project, name)}
     listed_names = _importable(stated | written_down)
     packages = {package for listed_name in listed_names for package in _below_namespace(project, places, listed_name)}
+    found_in = ""
     for base in places.bases:
         if not packages:
             candidates = _packages(project / base, "", _Budget())
             packages = {package for package in candidates if base or _plausible(package, name)}
+            if packages:
+                found_in = base
+                packages |= _found_by_setuptools(project, base, pyproject)
 
     # Of these setuptools wrote down the first name alone: they are compiled modules, or folders with nothing but such.
     compiled = {name for name in packages & written_down - stated if not places.has_files(project, name)}
@@ -82,6 +89,7 @@ def find(project: Path, pyproject: Mapping[str, Any], setup: Mapping[str, Any], 
         listed=bool(listed_names),
         modules=tuple(sorted(uncertain)),
         without_sources=tuple(sorted(without_sources)),
+        base=found_in,
     )
 
 
@@ -198,6 +206,22 @@ def _below_namespace(project: Path, places: _Places, name: str) -> list[str]:
 
 
 # ---- what is found
+
+
+def _found_by_setuptools(project: Path, base: str, pyproject: Mapping[str, Any]) -> set[str]:
+    """The packages in a folder that are seldom installed, where setuptools is told to take whatever is there."""
+    if back_end(pyproject) != "setuptools":
+        return set()
+    folders = set()
+    finder = table_in(pyproject, "tool", "setuptools", "packages").get("find")
+    if isinstance(finder, dict) and not {"include", "exclude"} & finder.keys():
+        folders |= set(_texts(finder.get("where", ["."])))
+    for call in setup_script.calls(project, "setup.py"):
+        if setup_script.called(call) in ("find_packages", "find_namespace_packages"):
+            folders |= set(setup_script.only_folder(call))
+    if base not in {"" if folder == "." else folder.removeprefix("./").rstrip("/") for folder in folders}:
+        return set()
+    return {name for name in _BESIDE - _BUILDS_OWN if (project / base / name / "__init__.py").is_file()}
 
 
 class _Budget:

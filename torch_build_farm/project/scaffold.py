@@ -70,7 +70,8 @@ def _packages_line(facts: SourceFacts, name: str) -> str:
     marks = []
     if imports.beside:
         folder = imports.beside[0].partition(".")[0]
-        marks.append(f'should the wheel install {folder}? exclude = ["/{folder}/"] leaves it out')
+        place = f"{imports.base}/{folder}".lstrip("/")
+        marks.append(f"should the wheel install {folder}? exclude = {_inline([f'/{place}/'])} leaves it out")
     if imports.modules:
         marks.append(f"is {', '.join(imports.modules)} built? {facts.setup.script} may leave it out")
     if imports.without_sources:

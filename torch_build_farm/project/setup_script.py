@@ -50,6 +50,22 @@ def called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
+def only_folder(call: ast.Call) -> list[str]:
+    """The folder in which a call of find_packages() looks, if that is all that it is given; [] for any other call.
+
+    setuptools' documentation, "Package Discovery": the folder is `where`, and all packages in it are taken.
+    """
+    match call:
+        case ast.Call(args=[], keywords=[]):
+            return ["."]
+        case (
+            ast.Call(args=[ast.Constant(str(folder))], keywords=[])
+            | ast.Call(args=[], keywords=[ast.keyword("where", ast.Constant(str(folder)))])
+        ):
+            return [folder]
+    return []
+
+
 @dataclass(frozen=True)
 class ExtensionNames:
     """The extensions that a setup.py makes, by their plain names.
