@@ -10,7 +10,7 @@ import pytest
 
 from tests.compiler import compiled
 from torch_build_farm.core.wheel_archive import write_wheel
-from torch_build_farm.wheels.limited_api import limited_api_problems, single_module_problems
+from torch_build_farm.wheels.limited_api import limited_api_problems
 from torch_build_farm.wheels.machine_code import read_machine_code
 from torch_build_farm.wheels.wheel import read_wheel
 
@@ -38,7 +38,7 @@ def problems(folder: Path, tag: str, files: dict[str, bytes]) -> list[str]:
     path = folder / f"{stem}-{tag}-manylinux_2_28_x86_64.whl"
     write_wheel(path, [(zipfile.ZipInfo(name), content) for name, content in files.items()])
     wheel = read_wheel(path)
-    return limited_api_problems(wheel, read_machine_code(wheel)) + single_module_problems(wheel)
+    return limited_api_problems(wheel, read_machine_code(wheel))
 
 
 def extension(folder: Path, source: str, *flags: str) -> bytes:

@@ -31,7 +31,7 @@ def notes(source: Source, exclude: tuple[str, ...] = ()) -> list[str]:
 
 
 def _left_out(source: Source, exclude: tuple[str, ...]) -> list[str]:
-    libraries = tree.left_out_libraries(source.origin, exclude)
+    libraries = tree.left_out_libraries(source, exclude)
     if not libraries:
         return []
     pattern = f"!{tree.literal_pattern(libraries[0])}"

@@ -186,22 +186,23 @@ def _is_environment(root: Path, path: str) -> bool:
     return path.endswith("/") and (root / path / "pyvenv.cfg").is_file()
 
 
-def left_out_libraries(origin: Origin, exclude: tuple[str, ...] = ()) -> list[str]:
-    """The compiled libraries that are no part of the source, though nothing of the project's own leaves them out.
+def left_out_libraries(source: Source, exclude: tuple[str, ...] = ()) -> list[str]:
+    """The compiled libraries that are no part of a source, though nothing of the project's own leaves them out.
 
     Modules that a build in place leaves behind do not count: their names say which CPython they are for.
     """
-    if origin.sealed:
+    if source.origin.sealed:
         return []
-    is_excluded = excluded(origin, exclude)
-    would_be_excluded = excluded(origin, exclude, libraries_too=False)
+    of_source = {file.path for file in source.files}
+    would_be_excluded = excluded(source.origin, exclude, libraries_too=False)
     left_out = []
-    for folder, names, files in os.walk(origin.root):
-        relative = Path(folder).relative_to(origin.root)
-        names[:] = [name for name in names if not is_excluded(f"{relative / name}/")]
+    for folder, names, files in os.walk(source.root):
+        relative = Path(folder).relative_to(source.root)
+        names[:] = [name for name in names if not would_be_excluded(f"{relative / name}/")]
         for name in files:
             path = str(relative / name)
-            if name.endswith(".so") and not _MODULE.search(name) and is_excluded(path) and not would_be_excluded(path):
+            is_library = name.endswith(".so") and not _MODULE.search(name) and Path(folder, name).is_file()
+            if is_library and path not in of_source and not would_be_excluded(path):
                 left_out.append(path)
     return sorted(left_out)
 

@@ -7,8 +7,9 @@ only with the CPythons that happen to export it, and crashes where the name's me
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 
 from torch_build_farm.wheels.machine_code import MachineCode
@@ -20,11 +21,13 @@ _FOR_ONE_CPYTHON = re.compile(r"\.cpython-\d+[a-z]*(?:-[^/.]*)?\.so$")
 
 
 def limited_api_problems(wheel: Wheel, code: MachineCode) -> list[str]:
-    """What a library uses beyond the limited API that its tag or file name promises, one sentence a library."""
+    """What is wrong in a wheel for several CPythons: the modules that one alone finds, in one sentence, and what each
+    library uses beyond the limited API that its tag or file name promises.
+    """
     _, _, _, tags = parse_wheel_filename(wheel.path.name)
     for_all_libraries = any(tag.abi in ("abi3", "none") for tag in tags)
     lowest = min((_version(tag.interpreter) for tag in tags), default=(3, 2))
-    problems = []
+    problems = _single_modules(wheel, tags)
     for path, names in code.python_names.items():
         # The loader of CPython takes a file with this suffix, whichever its own version is.
         if not (for_all_libraries or path.endswith(".abi3.so")):
@@ -32,28 +35,30 @@ def limited_api_problems(wheel: Wheel, code: MachineCode) -> list[str]:
         beyond = _beyond(names - code.exported, lowest)
         if beyond:
             api = f"Python {lowest[0]}.{lowest[1]}" if lowest > (3, 2) else "Python 3"
-            others = f" and {len(beyond) - _SHOWN} others" if len(beyond) > _SHOWN else ""
             problems.append(
                 f"{path} is for several CPythons, by its name or the wheel's tag, and uses names outside the limited "
-                f"API of {api}: {', '.join(beyond[:_SHOWN])}{others}; define Py_LIMITED_API where it is compiled "
+                f"API of {api}: {_listed(beyond)}; define Py_LIMITED_API where it is compiled "
                 "(pybind11 does not keep to it), or have the back end tag the wheel for one CPython"
             )
     return problems
 
 
-def single_module_problems(wheel: Wheel) -> list[str]:
+def _single_modules(wheel: Wheel, tags: Iterable[Tag]) -> list[str]:
     """The modules that one CPython alone finds, in a wheel that others install too; one sentence for all of them."""
-    _, _, _, tags = parse_wheel_filename(wheel.path.name)
     for_several = sorted(str(tag) for tag in tags if tag.abi == "abi3" or tag.interpreter.startswith("py"))
     single = [library.path for library in wheel.libraries if _FOR_ONE_CPYTHON.search(library.path)]
     if not (for_several and single):
         return []
-    others = f" and {len(single) - _SHOWN} others" if len(single) > _SHOWN else ""
     return [
-        f"{', '.join(single[:_SHOWN])}{others}: by the name, one CPython alone finds it, and the wheel's tag "
+        f"{_listed(single)}: by the name, one CPython alone finds it, and the wheel's tag "
         f"{for_several[0]} is for several; build it for the limited API (py_limited_api of its Extension, USE_SABI of "
         "CMake's python_add_library), or have the back end tag the wheel for one CPython"
     ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    others = f" and {len(names) - _SHOWN} others" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + others
 
 
 def _version(interpreter: str) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.beside_core import core_problems
 from torch_build_farm.wheels.checks import problems
 from torch_build_farm.wheels.device_code import device_code_problems
-from torch_build_farm.wheels.limited_api import limited_api_problems, single_module_problems
+from torch_build_farm.wheels.limited_api import limited_api_problems
 from torch_build_farm.wheels.machine_code import MachineCode, machine_code_problems, read_machine_code
 from torch_build_farm.wheels.run_paths import for_users, patched
 from torch_build_farm.wheels.wheel import Wheel, opened, read_wheel
@@ -77,8 +77,7 @@ def repair(
         wheel = read_wheel(repaired)
         code = read_machine_code(wheel)
         reasons = problems(wheel, settings, expected, builders, linked_by)
-        reasons += machine_code_problems(code, settings)
-        reasons += single_module_problems(wheel) + limited_api_problems(wheel, code)
+        reasons += machine_code_problems(code, settings) + limited_api_problems(wheel, code)
         reasons += device_code_problems(code.device_code, settings.cuda_arch_list, setup_script)
         if core:
             reasons += core_problems(wheel, read_wheel(core))
