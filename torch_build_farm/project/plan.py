@@ -202,14 +202,16 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
     torch's build and nvcc would say so too, after minutes.
     """
     known = cuda_architectures.architectures()
-    unknown = [job.variant.torch.tag for job in jobs if _names_torchs_own(project, job)]
+    unknown = dict.fromkeys(job.variant.torch for job in jobs if _names_torchs_own(project, job))
     if unknown:
-        files = ", ".join(f"variants/{tag}.toml" for tag in dict.fromkeys(unknown))
+        files = ", ".join(f"variants/{minor.tag}.toml" for minor in unknown)
+        minors_to_add = " ".join(map(str, unknown))
         raise ConfigError(
             f'cuda-arch-list = "torch": what that torch is compiled for is in cuda-architectures, which {files} lacks',
             where=str(project.root / "variants"),
-            next_step=f"`add {jobs[0].variant.torch}` writes the key; or name the architectures in cuda-arch-list",
+            next_step=f"`add {minors_to_add}` writes the key; or name the architectures in cuda-arch-list",
         )
+
     minors: dict[tuple[str, str, str], dict[str, None]] = {}  # by who refuses, what it does, and what it takes
     hints: dict[str, str] = {}
     for job in jobs:
