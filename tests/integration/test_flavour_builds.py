@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Farm
 from tests.made_up import Front, remade
-from torch_build_farm.core.errors import NEWS_EXIT_CODE, ConfigError, UnknownTorchError, UsageError
+from torch_build_farm.core.errors import NEWS_EXIT_CODE, UnknownTorchError, UsageError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.core.versions import CPython
@@ -91,7 +91,7 @@ def test_from_the_index_to_a_wheel(make_farm: Callable[..., Farm], flavours_inde
     assert farm("meta", "--offline").code == 0
     table = (farm.work / "COMPATIBILITY.md").read_text()
     assert "| 2.9:cu126 |" in table
-    assert '`pip install "probe[torch29-cu126]"`' in table
+    assert '`pip install "torch-probe[torch29-cu126]"`' in table
     farm.edit("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\ntorch-build = "full"')
     full = farm("build", "--torch", "2.9:cu126")
     assert full.code == 0, full.err

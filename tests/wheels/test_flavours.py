@@ -21,7 +21,10 @@ def with_variants(tmp_path: Path, *minors: str) -> Site:
     """The plain wheel that knows 2.8, 2.9 and both flavours of it, and the variants for `minors`, each for its CUDA."""
     site = Site(tmp_path)
     for minor in minors:
-        files = {**FILES, "demo/_gpu.so": elves.library(needed=[f"libcudart.so.{NEEDS.get(minor, '12')}"])}
+        files: dict[str, str | bytes] = {
+            **FILES,
+            "demo/_gpu.so": elves.library(needed=[f"libcudart.so.{NEEDS.get(minor, '12')}"]),
+        }
         site.variants(files, minor, known=("2.8", *NEEDS))
     site.torch("2.9.1")
     return site
