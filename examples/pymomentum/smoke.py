@@ -122,6 +122,12 @@ def check_skinning_kernel(device: torch.device) -> None:
     def skinning(*inputs: torch.Tensor) -> torch.Tensor:
         return geometry.linear_blend_skinning(inputs[0], inputs[1], inputs[2], indices, inputs[3])
 
+    # The gradient comes from a kernel, and from torch's operators where it is to be differentiated again.
+    moved = skinning(world, bind, points, weights).sin().sum()
+    by_kernel = torch.autograd.grad(moved, (world, bind, points, weights), retain_graph=True)
+    by_operators = torch.autograd.grad(moved, (world, bind, points, weights), create_graph=True)
+    torch.testing.assert_close(by_kernel, by_operators)
+
     # The kernel adds up in no fixed order.
     assert torch.autograd.gradcheck(skinning, (world, bind, points, weights), nondet_tol=1e-9)
     assert torch.autograd.gradgradcheck(skinning, (world, bind, points, weights), nondet_tol=1e-9)
