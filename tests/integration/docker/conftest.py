@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.conftest import Farm, need
 from tests.until import DEADLINE_S, until
@@ -195,7 +197,10 @@ class Registry:
     """A registry of containers' images on this machine's loopback (Debian's package docker-registry)."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.folder, self.address = folder, f"127.0.0.1:{port}"
         self.log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
 
