@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class PrivateEngine:
         subprocess.run(["umount", "-l", str(self.root)], check=False)
         (self.folder / "disk.img").unlink(missing_ok=True)
 
-    def start(self, *more: str, shares: bool = True, tcp: int = 0) -> None:
+    def start(self, *more: str, shares: bool = True, tcp: int = 0, env: Mapping[str, str] | None = None) -> None:
         hide = "true" if shares else f"mount -t tmpfs none {default_folder()}"
         command = [
             "dockerd", "--host", self.host, "--data-root", str(self.root / "docker"), "--exec-root",
@@ -142,7 +142,7 @@ class PrivateEngine:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh", *command],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **(env or {})},
             )  # fmt: skip
         process = self.process
 
