@@ -95,10 +95,10 @@ def check_skinning_kernel(device: torch.device) -> None:
 
     def skinned(on: torch.device, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """The vertices, and the gradients of what can have one."""
-        joints, bind, points, indices, weights = [tensor.to(on) for tensor in inputs]
+        joints, bind, points, indices, weights, pull = [tensor.clone().to(on) for tensor in inputs]
         free = [tensor.requires_grad_() for tensor in (joints, bind, points, weights)]
         moved = geometry.linear_blend_skinning(joints, bind, points, indices, weights)
-        gradients = torch.autograd.grad(moved.sin().sum(), free)
+        gradients = torch.autograd.grad(moved, free, pull)
         return [result.cpu() for result in (moved.detach(), *gradients)]
 
     # More vertices than a block has threads, and no multiple of that; a batch of two dimensions, one element, none.
@@ -107,8 +107,8 @@ def check_skinning_kernel(device: torch.device) -> None:
             joints, influences = len(PARENTS), 4
             inputs = [torch.randn(*batch, joints, 4, 4, dtype=dtype), torch.randn(joints, 4, 4, dtype=dtype)]
             inputs += [torch.randn(vertices, 3, dtype=dtype), torch.randint(joints, (vertices, influences))]
-            inputs += [torch.rand(vertices, influences, dtype=dtype)]
-            of_cpu = skinned(torch.device("cpu"), [tensor.clone() for tensor in inputs])
+            inputs += [torch.rand(vertices, influences, dtype=dtype), torch.randn(*batch, vertices, 3, dtype=dtype)]
+            of_cpu = skinned(torch.device("cpu"), inputs)
             for got, wanted in zip(skinned(device, inputs), of_cpu, strict=True):
                 torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
 
