@@ -220,15 +220,15 @@ def test_what_is_said_of_an_image() -> None:
     assert digest in Base(builder, builder, "sha256:1", digest).note
     assert Base(builder, builder, "sha256:1").note == builder, "made on this machine"
     assert Base(digest, digest, "sha256:1", digest).note == digest
-    stand_in = Base(builder, "torch-build-farm-base:cuda", "sha256:1")
+    stand_in = Base(builder, "torch-build-farm-base:builder", "sha256:1")
     assert f"in place of {builder} (--base-image {builder} takes that)" in stand_in.note
 
 
 @pytest.mark.parametrize(
     ("requested", "way_out"),
     [
-        ("pytorch/manylinux2_28-builder:cuda12.8", "--cuda"),
-        (f"pytorch/manylinux2_28-builder:cuda12.6@sha256:{'0' * 64}", "--cuda"),
+        ("pytorch/manylinux2_28-builder:cuda12.8", "--builder"),
+        (f"pytorch/manylinux2_28-builder:cuda12.6@sha256:{'0' * 64}", "--builder"),
         ("pytorch/manylinux2_28-builder:cuda13.0", "tagged torch-build-farm-base:latest"),
         ("manylinux_2_28", "tagged torch-build-farm-base:latest"),
         ("ours:cuda12.8", "tagged torch-build-farm-base:latest"),

@@ -9,6 +9,7 @@ from elftools.elf.elffile import ELFFile
 
 from tests.conftest import Farm
 from tests.integration.docker.conftest import Docker
+from torch_build_farm.engines.docker.images import STAND_IN
 from torch_build_farm.wheels.wheel import read_wheel
 
 
@@ -69,7 +70,7 @@ def _needed(path: Path) -> set[str]:
 def test_cuda_12_without_an_nvcc_stops_before_anything_starts(make_farm: Callable[..., Farm], docker: Docker) -> None:
     farm = make_farm("cuda")
     farm.engine = "docker"
-    answer = farm("run", "--torch", "2.8", "2.13", "--json")
+    answer = farm("run", "--torch", "2.8", "2.13", "--base-image", STAND_IN, "--json")
     assert (answer.code, answer.document["error"]["kind"]) == (20, "CudaToolkitError"), answer.err
     assert answer.document["error"]["what"].startswith("cuda-probe-torch28-")
     assert "need a toolkit of torch's CUDA 12" in answer.err

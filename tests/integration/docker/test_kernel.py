@@ -132,3 +132,18 @@ def test_the_default_image_of_cuda_12_is_pulled_by_its_name(
     assert pulled == docker("images", "--no-trunc", "--quiet", builder_image)
     layers = private_engine.docker("images", "--quiet", "torch-build-farm").split()
     private_engine.docker("rmi", "--force", *layers, BY_DEFAULT)  # gigabytes
+
+
+def test_the_image_made_here_stands_in_where_no_registry_answers(
+    make_farm: Callable[..., Farm], builder_image: str, docker: Docker
+) -> None:
+    """As that of ci/base-image does for the pinned ones; what it cannot compile for is refused before the build."""
+    if docker("images", "--quiet", BY_DEFAULT):
+        pytest.skip("the engine has the image itself")
+    farm = make_farm("cuda")
+    farm.engine = "docker"
+    farm.edit("pyproject.toml", '["8.0", "9.0"]', '"torch"')
+    answer = farm("build", "--torch", "2.8", "--json")
+    assert (answer.code, answer.document["error"]["kind"]) == (20, "CudaToolkitError"), answer.err
+    assert "nvcc 12.4 does not compile for 10.0, 12.0+PTX of cuda-arch-list" in answer.err
+    assert builder_image in answer.err

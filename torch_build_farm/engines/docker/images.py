@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from docker.errors import APIError
 
 STAND_IN = "torch-build-farm-base:latest"  # the image that ci/base-image makes
-_STAND_IN_WITH_CUDA = "torch-build-farm-base:cuda"  # what it makes with --cuda: nvcc 12
+_STAND_IN_WITH_CUDA = "torch-build-farm-base:builder"  # what it makes with --builder: nvcc 12.4
 _BUILDER_WITH_CUDA = re.compile(r"pytorch/manylinux\w+-builder:cuda12\.\d+(?:@sha256:[0-9a-f]{64})?")
 LABEL = "torch-build-farm"
 _REPOSITORY = "torch-build-farm"
@@ -50,7 +50,7 @@ _PROBE = files("torch_build_farm").joinpath("data/probe-image.sh").read_text("ut
 _OTHER_WAYS_OUT = "name another with --base-image, or build on this machine: --engine local"
 WAYS_OUT = f"make a base image here: ci/base-image (tagged {STAND_IN}, which is then used), {_OTHER_WAYS_OUT}"
 _WAYS_OUT_WITH_CUDA = (
-    f"make one with nvcc here: ci/base-image --suite trixie --cuda (tagged {_STAND_IN_WITH_CUDA}, which is then used), "
+    f"make one with nvcc here: ci/base-image --suite trixie --builder (tagged {_STAND_IN_WITH_CUDA}, which is then used), "
     f"{_OTHER_WAYS_OUT}"
 )
 
