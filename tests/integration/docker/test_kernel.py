@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CHECKOUT, Farm
+from tests.conftest import CHECKOUT, Farm, need
 from tests.integration.docker.conftest import Docker, PrivateEngine, Registry
 from torch_build_farm.wheels.wheel import read_wheel
 
@@ -138,8 +138,7 @@ def test_the_image_made_here_stands_in_where_no_registry_answers(
     make_farm: Callable[..., Farm], builder_image: str, docker: Docker
 ) -> None:
     """As that of ci/base-image does for the pinned ones; what it cannot compile for is refused before the build."""
-    if docker("images", "--quiet", BY_DEFAULT):
-        pytest.skip("the engine has the image itself")
+    need(not docker("images", "--quiet", BY_DEFAULT), f"needs an engine without {BY_DEFAULT} itself")
     farm = make_farm("cuda")
     farm.engine = "docker"
     farm.edit("pyproject.toml", '["8.0", "9.0"]', '"torch"')

@@ -50,8 +50,8 @@ _PROBE = files("torch_build_farm").joinpath("data/probe-image.sh").read_text("ut
 _OTHER_WAYS_OUT = "name another with --base-image, or build on this machine: --engine local"
 WAYS_OUT = f"make a base image here: ci/base-image (tagged {STAND_IN}, which is then used), {_OTHER_WAYS_OUT}"
 _WAYS_OUT_WITH_CUDA = (
-    f"make one with nvcc here: ci/base-image --suite trixie --builder (tagged {_STAND_IN_WITH_CUDA}, which is then used), "
-    f"{_OTHER_WAYS_OUT}"
+    "make one with nvcc here: ci/base-image --suite trixie --builder "
+    f"(tagged {_STAND_IN_WITH_CUDA}, which is then used), {_OTHER_WAYS_OUT}"
 )
 
 
