@@ -269,8 +269,6 @@ def test_damaged_wheels_are_named(tmp_path: Path) -> None:
     for name in ("../evil.so", "/abs.so", "a\\b.so"):
         with pytest.raises(AuditError, match=r"the name .* (leads out|is an absolute|has a backslash)"):
             read_wheel.read(made(tmp_path / "names", {name: core}))
-    with pytest.raises(AuditError, match=r"_core.*for AArch64, not for x86-64"):
-        read_wheel.read(made(tmp_path / "arm", {MINE: library(machine=183)}))
     with pytest.raises(AuditError, match="is not the file that RECORD lists"):
         read_wheel.read(changed(good, tmp_path, MINE, core + b"\0"))
     with pytest.raises(AuditError, match="cannot be read as a wheel"):
@@ -481,10 +479,11 @@ def test_a_library_that_the_settings_say_a_requirement_brings(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "platform", ["win_amd64", "macosx_11_0_arm64", "manylinux_2_28_aarch64", "musllinux_1_2_x86_64"]
+    "platform",
+    ["win_amd64", "win_arm64", "macosx_11_0_arm64", "musllinux_1_2_x86_64", "musllinux_1_2_aarch64", "linux_riscv64"],
 )
 def test_other_platforms_are_refused(tmp_path: Path, platform: str) -> None:
-    with pytest.raises(AuditError, match="a platform other than"):
+    with pytest.raises(AuditError, match="a platform other than x86-64 or arm64 Linux"):
         audit(tmp_path, {"demo/x.py": b""}, tag=f"cp312-cp312-{platform}")
 
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 
 from packaging.version import Version
 
@@ -30,6 +31,7 @@ from torch_build_farm.audit.verdict import (
     link_finding,
     worst,
 )
+from torch_build_farm.core.machine import named
 
 # A library in such a folder, or with such a file name, is for one torch minor or one release.
 _FOR_TORCH = re.compile(r"(?:^|[/_-])(?:py|lib)?torch[_-]?v?(\d+)\.(\d+)(?:\.(\d+))?(?=[/_.-]|$)")
@@ -67,6 +69,9 @@ class LibraryReport:
 class WheelReport:
     """A wheel's findings.
 
+    - `machine`: the one whose torch it was judged against, as platform.machine() says it.
+    - `other_machines`: its libraries for another machine, by path, each with what people call that one; without those
+      that it has for its own machine too, by the same file name.
     - `declared`: METADATA's requirement on torch, such as "torch>=2.8"; empty without one.
     - `true_range`: a version specifier for the known releases that work, its stretches joined by "or"; "any" or "none".
     - `claim`: how `declared` differs from `true_range`; "nothing to judge" for a wheel without a library.
@@ -80,6 +85,8 @@ class WheelReport:
     """
 
     file: str
+    machine: str
+    other_machines: Mapping[str, str]
     declared: str
     true_range: str
     claim: Claim
@@ -94,7 +101,7 @@ class WheelReport:
     @property
     def fewer_variants(self) -> str:
         """What the wheel uses of torch, if its project needs fewer variants than one for each minor; else empty."""
-        if self.use.kind is LibraryKind.TORCH or not self.use.since:
+        if self.use.kind is LibraryKind.TORCH or not self.use.since or self.true_range == "none":
             return ""
         # Of a wheel for one CUDA, say, not every torch brings the libraries.
         if self.use.kind is LibraryKind.NEUTRAL and self.true_range != "any":
@@ -106,6 +113,14 @@ class WheelReport:
     def works(self, release: str) -> bool:
         """Whether the wheel can be used with a release. Raises KeyError for a release that was not judged."""
         return self.releases[release].verdict.works
+
+
+def wrong_machines(other_machines: Mapping[str, str], machine: str) -> str:
+    """A sentence about the libraries of a wheel for `machine` that are for others, which are given by path."""
+    path, other = min(other_machines.items())
+    more = len(other_machines) - 1
+    also = f"; so are {more} more of its libraries" if more else ""
+    return f"{path} is a library for {other}, in a wheel for {named(machine).words}{also}"
 
 
 def _meant(paths: Iterable[str]) -> dict[str, str]:
@@ -146,14 +161,19 @@ class _Audit:
         self, wheel: AuditedWheel, known: AuditTables, recorded: str, external_libraries: Mapping[str, str]
     ) -> None:
         self.wheel = wheel
-        self.known = known
+        self.known = known.for_machine(wheel.machine)
         self.recorded = recorded
         self.contents = Contents(wheel.libraries, wheel.requires, external_libraries)
-        self.names = Names.of(known.symbols, wheel.libraries.values())
+        self.names = Names.of(self.known.symbols, wheel.libraries.values())
         self.libraries: dict[str, Library] = {}
         for path in wheel.libraries:
-            self.libraries[path] = describe_library(path, self.contents, self.names, known.types)
+            self.libraries[path] = describe_library(path, self.contents, self.names, self.known.types)
         self.meant = _meant(list(wheel.libraries))
+        own_names = {PurePosixPath(path).name for path in wheel.libraries}
+        self.other_machines: dict[str, str] = {}
+        for path, machine in sorted(wheel.other_machines.items()):
+            if PurePosixPath(path).name not in own_names:
+                self.other_machines[path] = machine
         self._releases: dict[tuple[str, str], TorchRelease] = {}
         self._link_findings: dict[tuple[str, str], Finding] = {}
         self.companions: dict[str, dict[str, str]] = defaultdict(dict)  # of each library, by its path
@@ -229,7 +249,7 @@ class _Audit:
         """The libraries of a release for a CPython."""
         key = (release, python)
         if key not in self._releases:
-            self._releases[key] = TorchRelease(self.known.symbols, release, python)
+            self._releases[key] = TorchRelease(self.known.symbols, release, python, self.wheel.machine)
         return self._releases[key]
 
     # ---- what it was built against
@@ -317,6 +337,12 @@ class _Audit:
             return Finding(Verdict.OK, note=f"no library of the wheel is for it, and {place}, goes on without one")
         return Finding(Verdict.BROKEN, note=f"it only has libraries for torch {', '.join(sorted(minors, key=Version))}")
 
+    def _other_machines_finding(self) -> Finding:
+        """The wheel's finding for its libraries for other machines, which the loader of this one refuses."""
+        if not self.other_machines:
+            return Finding(Verdict.OK)
+        return Finding(Verdict.BROKEN, note=wrong_machines(self.other_machines, self.wheel.machine.name))
+
     def whole(self, release: str, libraries: Sequence[LibraryReport]) -> Finding:
         """The wheel's finding for a release: the findings of all libraries that it uses with it, taken together."""
         minors = set(self.meant.values()) - {""}
@@ -333,7 +359,7 @@ class _Audit:
         for library in used:
             if library.releases[release].verdict.works:
                 working.add(_TOOLKIT.sub("#", library.path))
-        findings = []
+        findings = [self._other_machines_finding()]
         for library in used:
             finding = library.releases[release]
             uses_nothing_itself = self.libraries[library.path].kind is LibraryKind.NEUTRAL
@@ -398,11 +424,14 @@ class _Audit:
         for release in judged:
             of_wheel[release] = self.whole(release, libraries)
             verdicts[release] = of_wheel[release].verdict
-        claim = claim_of(self.wheel.declared, verdicts) if self.libraries else "nothing to judge"
+        has_any = self.libraries or self.other_machines
+        claim = claim_of(self.wheel.declared, verdicts) if has_any else "nothing to judge"
         # Nothing is known of releases after the last: only what does not use torch's C++ interface works with them too.
         open_ended = not builds and self.every[-1:] == judged[-1:]
         return WheelReport(
             file=self.wheel.path.name,
+            machine=self.wheel.machine.name,
+            other_machines=self.other_machines,
             declared="" if self.wheel.declared is None else f"torch{self.wheel.declared}",
             true_range=true_range(verdicts, open_ended=open_ended, whole=list(releases) == self.every),
             claim=claim,
@@ -423,9 +452,12 @@ def audit(
     recorded: str = "",
     external_libraries: Mapping[str, str] | None = None,
 ) -> WheelReport:
-    """Judge a wheel against `releases`, oldest first.
+    """Judge a wheel against `releases`, oldest first, of torch for the wheel's machine.
 
-    `recorded` is the release that the farm built the wheel against; empty for a wheel of somebody else. So are
-    `external_libraries`, the setting of the project that it is of.
+    `known` are the tables for any machine. `recorded` is the release that the farm built the wheel against; empty for a
+    wheel of somebody else. So are `external_libraries`, the setting of the project that it is of. Raises
+    UnknownTorchError for a release of which nothing is known for that machine, AuditError for tables that cannot be
+    read.
     """
+    known.for_machine(wheel.machine).select(releases)
     return _Audit(wheel, known, recorded, external_libraries or {}).report(releases)
