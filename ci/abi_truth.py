@@ -329,7 +329,10 @@ def opened(environment: Environment, files: list[str]) -> tuple[str, dict[str, A
     """The torch there, and for every library what became of dlopen."""
     root = environment.packages
     others = (path for path in root.rglob("*.so*") if path.relative_to(root).parts[0] not in ("torch", "nvidia"))
-    siblings = json.dumps({path.name: str(path) for path in others})
+    # Of the builds of a library for several torches, the one for this torch is what its package would load.
+    minor = environment.release.rpartition(".")[0]
+    in_order = sorted(others, key=lambda path: f"torch-{minor}" in path.parts)
+    siblings = json.dumps({path.name: str(path) for path in in_order})
     paths = [str(root / file) for file in files]
     code, output, error = environment.run(str(environment.python), "-c", DLOPEN, siblings, *paths)
     if code:

@@ -257,9 +257,9 @@ def _system_library(name: str, machine: Machine) -> Path:
 def write_beside(folder: Path, collected: Sequence[CollectedRelease], system: Mapping[Unit, frozenset[str]]) -> None:
     """Write the tables of these releases for another machine than x86-64, by those that the farm ships for that one.
 
-    `system` is that of `write`. The names of the Arm Compute Library are left out: they are two thirds of what torch
-    for x86-64 does not export, and extensions have no headers of it. Raises AuditError where header lines differ from
-    those for x86-64, since none are written.
+    `system` is that of `write`. The names of the Arm Compute Library are left out: they are half of what torch for
+    x86-64 does not export and more than half of the file, and extensions have no headers of it. Raises AuditError where
+    header lines differ from those for x86-64, since none are written.
     """
     exported: dict[Unit, Iterable[str]] = {**system}
     layouts = Layouts({})

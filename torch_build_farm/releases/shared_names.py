@@ -1,8 +1,9 @@
 """A symbol index in terms of another one: that of torch for arm64, most of whose names torch for x86-64 exports too.
 
 Each name of the other table has the number of its mask here, 0 for a name that no unit here exports, and only what the
-other table lacks is spelled out. The releases 2.6.0 to 2.15.0 for arm64 take MEASURED_DELTA this way, and MEASURED_OWN
-as a table of their own.
+other table lacks is spelled out. The 116,612 names of the releases 2.6.0 to 2.15.0 for arm64, of which torch for x86-64
+exports 99,175, take 53 kB this way, and 527 kB as a table of their own; as further units of the table for x86-64, which
+everybody reads, they would add 117 kB to it.
 
 The file is LZMA-compressed: two 32-bit numbers, which are the header's size in bytes and the count of the other table's
 names; the header in JSON, with the releases, the units and the masks; the names' numbers, all low bytes first, then all
