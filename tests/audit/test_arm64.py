@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.audit.test_audit import BUILT_ON_28, CPP_FUNCTION, SYM_NE, TORCH, known, made, verdicts
+from tests.audit.test_audit import BUILT_ON_28, CPP_FUNCTION, SINGLETON, SYM_NE, TORCH, known, made, verdicts
 from tests.conftest import CHECKOUT
 from tests.elves import library
 from torch_build_farm.audit import read_wheel, stable_only, torch_free, wheel_report
@@ -124,6 +124,18 @@ def test_the_module_s_own_suffix_names_its_cpython(tmp_path: Path) -> None:
     old = audit(tmp_path / "old", {other: for_arm64([], TORCH)}, tag="py3-none-manylinux_2_28_aarch64")
     assert "2.15.0" in report.libraries[0].releases
     assert list(old.libraries[0].releases)[-1] == "2.8.0", "the last torch for CPython 3.9"
+
+
+@pytest.mark.parametrize(("machine", "strange"), [(X86_64, True), (ARM64, False)], ids=["x86-64", "arm64"])
+def test_torchs_id_of_pybind11_in_26(tmp_path: Path, machine: Machine, strange: bool) -> None:
+    """Torch 2.6 was built for arm64 with the compiler with which 2.7 was built for x86-64."""
+    mine = "__pybind11_internals_v5_gcc_libstdcpp_cxxabi1016__"
+    content = library([SINGLETON], ["PyInit__core"], TORCH, more=f"\0{mine}\0".encode(), machine=machine.elf_number)
+    report = audit(
+        tmp_path, {"demo/_C.so": content}, "Requires-Dist: torch==2.6.*", tag=f"cp312-cp312-linux_{machine.name}"
+    )
+    assert ("2.6.0" in report.pybind11[mine]) is strange
+    assert "2.8.0" in report.pybind11[mine]
 
 
 # ---- libraries for another machine

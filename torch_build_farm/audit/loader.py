@@ -45,7 +45,7 @@ class Policy:
     in_torch: re.Pattern[str]
     mentions_torch: re.Pattern[str]
     functions: Mapping[str, re.Pattern[str]]
-    pybind11: Mapping[str, str]
+    pybind11: Mapping[str, Mapping[str, str]]  # by the machine's name and the minor
 
 
 @cache
@@ -59,7 +59,7 @@ def policy() -> Policy:
         driver=frozenset(table["driver"]),
         compilers=frozenset(table["compilers"]),
         functions=functions,
-        pybind11=table["pybind11"],
+        pybind11={machine: table["pybind11"] | table["pybind11-of"].get(machine, {}) for machine in table["system-of"]},
         **patterns,
     )
 

@@ -394,7 +394,7 @@ class _Audit:
         for path, library in self.libraries.items():
             if library.kind is LibraryKind.TORCH:
                 ids |= self.wheel.pybind11[path]
-        return strangers(ids, {release: self.pythons("", release) for release in releases})
+        return strangers(ids, {release: self.pythons("", release) for release in releases}, self.wheel.machine)
 
     def report(self, releases: Sequence[str]) -> WheelReport:
         """The wheel's report for these releases, oldest first."""

@@ -126,23 +126,29 @@ def _add(context: Context, options: IndexOptions) -> None:
         collect.write(added_folder(machine) / release, [release_tables], {})
 
 
-def learn(context: Context, releases: Sequence[str], index: PackageIndex, pythons: Sequence[str]) -> None:
-    """Read the releases that are unknown, or that were uploaded again, into the user's cache.
+def learn(
+    context: Context,
+    releases: Sequence[str],
+    index: PackageIndex,
+    pythons: Sequence[str],
+    machine: Machine = X86_64,
+) -> None:
+    """Read the releases for `machine` that are unknown, or that were uploaded again, into the user's cache.
 
     `pythons` are the words of --python. Raises UsageError and NoPythonError.
     """
-    known_files = ReleaseTables.load(added_folder()).symbols.files
+    known_files = ReleaseTables.load(added_folder(), machine).symbols.files
     for release in releases:
         known = known_files.get(release)
-        if known is not None and not _uploaded_again(known, release, index):
+        if known is not None and not _uploaded_again(known, release, index, machine):
             continue
-        release_tables = _read_release(context, release, index, pythons)
-        collect.write(added_folder() / release, [release_tables], {})
+        release_tables = _read_release(context, release, index, pythons, machine)
+        collect.write(added_folder(machine) / release, [release_tables], {})
 
 
-def _uploaded_again(known: Mapping[str, str], release: str, index: PackageIndex) -> bool:
+def _uploaded_again(known: Mapping[str, str], release: str, index: PackageIndex, machine: Machine) -> bool:
     """Whether the index now has another file for a CPython tag than the one that `known` names."""
-    wheels = collect.wheels_of(release, index)
+    wheels = collect.wheels_of(release, index, machine)
     return any(tag in known and known[tag] != file.filename for tag, file in wheels.items())
 
 
@@ -186,7 +192,7 @@ def _index(context: Context, options: IndexOptions) -> int:
     elif options.action == "add":
         _add(context, options)
     elif options.action == "learn":
-        learn(context, options.releases, PackageIndex.configured(), options.python)
+        learn(context, options.releases, PackageIndex.configured(), options.python, named(options.machine))
     else:
         _make(context, options)
     return 0
