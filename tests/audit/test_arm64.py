@@ -71,6 +71,40 @@ def test_torch_for_arm64_has_cuda_since_211(tmp_path: Path) -> None:
     assert (x86_64.machine, x86_64.releases["2.10.0"].libraries) == ("x86_64", ())
 
 
+STREAM = "demo/libops_cuda_stream.so"
+
+
+@pytest.mark.parametrize(
+    ("path", "exported", "needed_by_others", "works"),
+    [
+        (STREAM, "stream", False, True),
+        ("demo/libops_stream.so", "stream", False, False),
+        (STREAM, "PyInit__core", False, False),
+        (STREAM, "stream", True, False),
+    ],
+    ids=["beside the others", "not named for CUDA", "a module", "needed"],
+)
+def test_a_library_that_is_for_cuda_alone(
+    tmp_path: Path, path: str, exported: str, needed_by_others: bool, works: bool
+) -> None:
+    """It is opened where a GPU is: seen with sphericart-torch and torch 2.10, which has no CUDA on arm64."""
+    needed = [*TORCH, Path(path).name] if needed_by_others else TORCH
+    files = {
+        path: library([SET_DEVICE], [exported], ["libc10.so", "libc.so.6"], machine=ARM64_NUMBER),
+        "demo/libops.so": library([SINGLETON], ["ops"], needed, machine=ARM64_NUMBER),
+    }
+    wheel = read_wheel.read(
+        made(tmp_path, files, "Requires-Dist: torch==2.10.*", tag="py3-none-manylinux_2_28_aarch64")
+    )
+    report = wheel_report.audit(wheel, known(), ["2.10.0"])
+    by_path = {entry.path: entry for entry in report.libraries}
+    assert by_path[path].releases["2.10.0"].missing == (SET_DEVICE,)
+    assert report.works("2.10.0") is works
+    assert ("for a torch with CUDA, and not opened beside one without" in "".join(lines(report))) is works
+    alone = audit(tmp_path / "alone", {STREAM: files[path]}, "Requires-Dist: torch==2.10.*")
+    assert not alone.works("2.10.0"), "then nothing of the wheel works"
+
+
 @pytest.mark.parametrize(
     ("soname", "machine", "verdict"),
     [

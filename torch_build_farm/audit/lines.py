@@ -130,6 +130,8 @@ def _libraries(report: WheelReport, width: int) -> list[str]:
                 heading = f"as {_names_of(culprits, 0)}, which it needs"
             elif _fits_some(library, report):
                 heading = "builds of a library, of which the one that fits a torch counts"
+                if library.kind is LibraryKind.TORCH:
+                    heading = "for a torch with CUDA, and not opened beside one without"
             elif library.kind is LibraryKind.NEUTRAL:
                 continue
         section = (not own_lines, _ORDER_OF_KINDS.index(library.kind), heading, tuple(own_lines))

@@ -37,6 +37,9 @@ from torch_build_farm.core.machine import named
 _FOR_TORCH = re.compile(r"(?:^|[/_-])(?:py|lib)?torch[_-]?v?(\d+)\.(\d+)(?:\.(\d+))?(?=[/_.-]|$)")
 _FOR_TORCH_SHORT = re.compile(r"[/_-]torch(\d)(\d{1,2})(?=[_.-])")
 _TOOLKIT = re.compile(r"(?<=cu|hi|oc)(?:da|p|m)?[_-]?\d+")  # the number in cu12, cuda128, rocm63, hip6
+# What a library asks of a torch with CUDA: functions of its namespaces for CUDA, and libraries that come with it.
+_CUDA_NAME = re.compile(r"_Z(N[VK]*)?(3c10|2at|5torch)4cuda")
+_CUDA_LIBRARY = re.compile(r"lib(c10_cuda|torch_cuda|cu|nv)")
 _EXTENSION = re.compile(r"\.cpython-(\d)(\d+)(t?)-")
 
 
@@ -359,14 +362,45 @@ class _Audit:
         for library in used:
             if library.releases[release].verdict.works:
                 working.add(_TOOLKIT.sub("#", library.path))
+        only_for_cuda = self._only_for_cuda(used, release)
         findings = [self._other_machines_finding()]
         for library in used:
+            if library.path in only_for_cuda:
+                continue
             finding = library.releases[release]
             uses_nothing_itself = self.libraries[library.path].kind is LibraryKind.NEUTRAL
             replaced = uses_nothing_itself and _TOOLKIT.sub("#", library.path) in working
             if not (replaced and finding.verdict is Verdict.BROKEN):
                 findings.append(finding)
         return worst(findings)
+
+    def _only_for_cuda(self, used: Sequence[LibraryReport], release: str) -> set[str]:
+        """Paths of libraries that a package opens where torch has CUDA, if this release has none; `used` are all.
+
+        Seen with sphericart-torch and torch 2.10 for arm64, which is for CPUs alone: such a library lies beside the one
+        that works there, is named for CUDA, and nobody needs it; nor is it a module, which the package would import.
+        """
+        if release in self._with_cuda:
+            return set()
+        paths = set()
+        others_work = False
+        for library in used:
+            finding = library.own[release]
+            elf = self.contents.libraries[library.path]
+            asks = any(map(_CUDA_NAME.match, finding.missing)) or any(map(_CUDA_LIBRARY.match, finding.libraries))
+            named_for_cuda = "cuda" in PurePosixPath(library.path).name.lower()
+            is_module = any(name.startswith("PyInit_") for name in elf.exported)
+            if finding.verdict is Verdict.BROKEN and asks and named_for_cuda and not is_module:
+                paths.add(library.path)
+            elif library.kind is not LibraryKind.NEUTRAL and library.releases[release].verdict.works:
+                others_work = True
+        return paths if others_work else set()
+
+    @cached_property
+    def _with_cuda(self) -> frozenset[str]:
+        """The releases that are built with CUDA."""
+        units = self.known.symbols.units
+        return frozenset(unit.release for unit in units if unit.library == "libtorch_cuda.so")
 
     def _library_report(
         self, path: str, builds: Mapping[str, Built], own: Mapping[str, Finding], findings: Mapping[str, Finding]
