@@ -45,6 +45,7 @@ class Policy:
     in_torch: re.Pattern[str]
     mentions_torch: re.Pattern[str]
     functions: Mapping[str, re.Pattern[str]]
+    attributes: Mapping[str, str]
     pybind11: Mapping[str, Mapping[str, str]]  # by the machine's name and the minor
 
 
@@ -58,6 +59,7 @@ def policy() -> Policy:
         system={machine: frozenset(table["system"] + names) for machine, names in table["system-of"].items()},
         driver=frozenset(table["driver"]),
         compilers=frozenset(table["compilers"]),
+        attributes=table["attributes"],
         functions=functions,
         pybind11={machine: table["pybind11"] | table["pybind11-of"].get(machine, {}) for machine in table["system-of"]},
         **patterns,

@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from torch_build_farm.audit.optional_loads import mentions_load, optional_load
+from torch_build_farm.audit.optional_loads import NO_OPTIONAL_LOAD, OptionalLoad, mentions_load, optional_load
 from torch_build_farm.core.archives import zip_entries
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.core.machine import MACHINES, X86_64, Machine
@@ -55,7 +55,7 @@ class AuditedWheel:
     - `other_machines`: of libraries for another machine, which are not among `libraries`, what people call that one.
     - `marks`: the lines of torch's headers in each library, by the same paths.
     - `pybind11`: the ids under which each library shares types with other modules of pybind11, by the same paths.
-    - `optional_load`: where its Python code loads a library that it does without, such as "a/b.py, line 3"; else empty.
+    - `optional_load`: where its Python code loads a library that it does without.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class AuditedWheel:
     marks: dict[str, frozenset[HeaderLine]]
     pybind11: dict[str, frozenset[str]]
     other_machines: dict[str, str]
-    optional_load: str = ""
+    optional_load: OptionalLoad = NO_OPTIONAL_LOAD
 
 
 def _refuse(path: Path, what: str) -> AuditError:
@@ -281,7 +281,7 @@ def read(path: Path) -> AuditedWheel:
                 marks=read.marks,
                 pybind11=read.pybind11,
                 other_machines=read.other_machines,
-                optional_load=optional_load(_modules(archive)) if read.libraries else "",
+                optional_load=optional_load(_modules(archive)) if read.libraries else NO_OPTIONAL_LOAD,
             )
     except AuditError:
         raise

@@ -14,7 +14,7 @@ from packaging.version import Version
 from torch_build_farm.audit import built_against
 from torch_build_farm.audit.built_against import Built, Evidence
 from torch_build_farm.audit.claim import Claim, claim_of, true_range
-from torch_build_farm.audit.loader import Contents, TorchRelease
+from torch_build_farm.audit.loader import Contents, TorchRelease, policy
 from torch_build_farm.audit.pybind11 import strangers
 from torch_build_farm.audit.read_wheel import AuditedWheel
 from torch_build_farm.audit.symbol_versions import floors
@@ -116,6 +116,12 @@ class WheelReport:
     def works(self, release: str) -> bool:
         """Whether the wheel can be used with a release. Raises KeyError for a release that was not judged."""
         return self.releases[release].verdict.works
+
+
+def _has_any(release: str, attributes: Collection[str]) -> bool:
+    """Whether a release has one of these attributes of torch's, as data/loader.toml knows; true for none of them."""
+    since = [policy().attributes.get(name, "") for name in attributes]
+    return not attributes or any(first and Version(first) <= Version(release) for first in since)
 
 
 def wrong_machines(other_machines: Mapping[str, str], machine: str) -> str:
@@ -335,9 +341,9 @@ class _Audit:
         """The wheel's finding for a release for which it has no library, while it has some for `minors`."""
         declared = self.wheel.declared
         promised = declared is None or declared.contains(Version(release), prereleases=True)
-        if self.wheel.optional_load and promised:
-            place = self.wheel.optional_load
-            return Finding(Verdict.OK, note=f"no library of the wheel is for it, and {place}, goes on without one")
+        load = self.wheel.optional_load
+        if load.place and promised and _has_any(release, load.attributes):
+            return Finding(Verdict.OK, note=f"no library of the wheel is for it, and {load.place}, goes on without one")
         return Finding(Verdict.BROKEN, note=f"it only has libraries for torch {', '.join(sorted(minors, key=Version))}")
 
     def _other_machines_finding(self) -> Finding:
