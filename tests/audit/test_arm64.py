@@ -131,15 +131,21 @@ def test_torchs_own_openmp_had_another_name(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("machine", [X86_64, ARM64], ids=lambda machine: machine.words)
-def test_versions_that_the_tag_promises(tmp_path: Path, machine: Machine) -> None:
-    """Arm64's oldest version of glibc is 2.17: x86-64's table would call it beyond what manylinux2014 promises."""
-    oldest = {X86_64: "GLIBC_2.2.5", ARM64: "GLIBC_2.17"}[machine]
-    names = {"malloc": ("libc.so.6", oldest), "stat": ("libc.so.6", "GLIBC_2.33")}
+@pytest.mark.parametrize(
+    ("machine", "oldest", "of_gcc"), [(X86_64, "2.2.5", "4.8.0"), (ARM64, "2.17", "4.5.0")], ids=["x86-64", "arm64"]
+)
+def test_versions_that_the_tag_promises(tmp_path: Path, machine: Machine, oldest: str, of_gcc: str) -> None:
+    """Of GCC's library either machine has a version that the other lacks, and arm64's oldest glibc is 2.17."""
+    names = {
+        "malloc": ("libc.so.6", f"GLIBC_{oldest}"),
+        "stat": ("libc.so.6", "GLIBC_2.33"),
+        "__clear_cache": ("libgcc_s.so.1", f"GCC_{of_gcc}"),
+    }
     content = library([], ["PyInit__core"], versioned=names, machine=machine.elf_number)
     tag = f"cp312-cp312-manylinux_2_17_{machine.name}.manylinux2014_{machine.name}"
     assert audit(tmp_path, {"demo/_C.so": content}, tag=tag).floors == (
         "GLIBC_2.33, beyond what the tag promises: 2.33",
+        f"GCC_{of_gcc}",
     )
 
 
