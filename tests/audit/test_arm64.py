@@ -10,6 +10,7 @@ import pytest
 from tests.audit.test_audit import BUILT_ON_28, CPP_FUNCTION, SINGLETON, SYM_NE, TORCH, known, made, verdicts
 from tests.conftest import CHECKOUT
 from tests.elves import library
+from torch_build_farm.api import audit_wheel
 from torch_build_farm.audit import read_wheel, stable_only, torch_free, wheel_report
 from torch_build_farm.audit.layout_rules import harmless
 from torch_build_farm.audit.lines import lines
@@ -20,10 +21,13 @@ from torch_build_farm.audit.wheel_report import WheelReport
 from torch_build_farm.cli.main import main
 from torch_build_farm.core.errors import AbiError, AuditError, UnknownTorchError
 from torch_build_farm.core.machine import ARM64, X86_64, Machine, named
-from torch_build_farm.releases import shared_names
+from torch_build_farm.releases import collect, shared_names, torch_wheel
+from torch_build_farm.releases.collect import CollectedRelease
+from torch_build_farm.releases.header_lines import HeaderLines
 from torch_build_farm.releases.symbol_table import ReleaseFiles, StoredTable, SymbolTable, Unit
 from torch_build_farm.releases.table_files import (
     LAYOUTS_FILE,
+    RECORDS_FILE,
     SHARED_NAMES_FILE,
     SHIPPED,
     SYMBOLS_FILE,
@@ -31,10 +35,13 @@ from torch_build_farm.releases.table_files import (
     files_read,
     shipped_folder,
 )
+from torch_build_farm.releases.type_layouts import Layout, Layouts
+from torch_build_farm.wheels.elf.symbol import Kind
 
 TAG = "cp312-cp312-manylinux_2_28_aarch64"
 MINE = "demo/_core.cpython-312-aarch64-linux-gnu.so"
 ARM64_NUMBER = 183  # EM_AARCH64
+SLEEF = "Sleef_acosf4_u10"
 SET_DEVICE = "_ZN3c104cuda9SetDeviceEab"  # of libc10_cuda.so, since 2.9
 
 
@@ -240,18 +247,55 @@ def test_the_command_audits_wheels_for_both(
 
 
 def test_the_stages_ask_for_the_wheel_s_machine(tmp_path: Path) -> None:
-    """libc10_cuda.so is torch's for both; SYM_NE is a name of torch's that the tables of either machine have."""
-    wheel = read_wheel.read(made(tmp_path, {"demo/_C.so": for_arm64([SYM_NE], TORCH)}, tag="py3-none-linux_aarch64"))
-    assert "c10::SymInt::sym_ne" in stable_only.problems(wheel, known())[0]
-    assert torch_free.problems(wheel, known()) == [
-        f"demo/_C.so is linked to {', '.join(name for name in TORCH if name.startswith(('libtorch', 'libc10')))} of torch"
-    ]
+    """Torch's vector headers call this function of Sleef's, which torch exports on arm64 alone."""
+    files = {"demo/_C.so": library([SLEEF], ["PyInit__core"], ["libtorch_cpu.so"], machine=ARM64_NUMBER)}
+    wheel = read_wheel.read(made(tmp_path, files, tag="py3-none-linux_aarch64"))
+    assert stable_only.problems(wheel, known()) == [f"demo/_C.so uses torch's C++ interface: {SLEEF}"]
+    unlinked = {"demo/_C.so": library([SLEEF], ["PyInit__core"], ["libc.so.6"], machine=ARM64_NUMBER)}
+    wheel = read_wheel.read(made(tmp_path / "unlinked", unlinked, tag="py3-none-linux_aarch64"))
+    assert torch_free.problems(wheel, known()) == ["demo/_C.so uses names of torch"]
+
+
+def test_names_like_cuda_s_where_no_library_of_cuda_s_is(tmp_path: Path) -> None:
+    """The loader is the system's: that it has no table does not mean that it has functions of CUDA's."""
+    content = for_arm64(["cudaMalloc"], ["libc.so.6", "ld-linux-aarch64.so.1"])
+    report = audit(tmp_path, {"demo/_C.so": content})
+    assert {finding.unknown for finding in report.releases.values()} == {("cudaMalloc",)}
 
 
 def test_a_release_that_is_not_known_for_the_wheel_s_machine(tmp_path: Path) -> None:
     wheel = read_wheel.read(made(tmp_path, {MINE: for_arm64([], TORCH)}, tag=TAG))
     with pytest.raises(UnknownTorchError, match=r"nothing is known of torch 2\.99\.0 for arm64"):
         wheel_report.audit(wheel, known(), ["2.8.0", "2.99.0"])
+
+
+def test_a_program_asks(tmp_path: Path) -> None:
+    core = for_arm64([SLEEF], TORCH, more=BUILT_ON_28)
+    report = audit_wheel(made(tmp_path, {MINE: core}, "Requires-Dist: torch==2.8.*", tag=TAG), torch="2.8")
+    assert (report.machine, report.true_range) == ("aarch64", "==2.8.0")
+
+
+def test_a_release_that_was_added_for_arm64(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known for arm64 alone; its table stands alone, and so do its header lines."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lines_of_it = {"c10/core/TensorImpl.h": frozenset({7})}
+    collect.write(added_folder(ARM64) / "2.16.0", [collected("2.16.0", lines_of_it)], {})
+    listed = {}
+    for machine in (X86_64, ARM64):
+        assert main(["index", "list", "--machine", machine.name, "--json"], CHECKOUT) == 0
+        listed[machine] = json.loads(capsys.readouterr().out)["releases"]
+    assert listed[ARM64].keys() - listed[X86_64].keys() == {"2.16.0"}
+    assert listed[ARM64]["2.16.0"] == {"shipped": False, "cpython": ["cp312"]}
+    tables = AuditTables.load(added_folder()).for_machine(ARM64)
+    assert tables.releases[-1] == "2.16.0"
+    assert tables.header_lines.by_release["2.16.0"] == lines_of_it
+    assert tables.header_lines.by_release["2.8.0"] == known().header_lines.by_release["2.8.0"]
+    wheel = read_wheel.read(made(tmp_path, {MINE: for_arm64([SYM_NE], ["libc10.so"])}, tag=TAG))
+    assert wheel_report.audit(wheel, tables, ["2.16.0"]).releases["2.16.0"].missing == ()
+    with pytest.raises(SystemExit):
+        main(["index", "list", "--machine", "arm64"], CHECKOUT)
 
 
 # ---- the tables
@@ -277,6 +321,7 @@ def test_both_machines_have_the_same_releases_and_other_libraries() -> None:
     libraries = {unit.library for unit in tables.symbols.units if unit.release == "2.10.0"}
     assert {"libarm_compute.so", "libgomp.so.1", "libtorch_cpu.so"} <= libraries
     assert "libc10_cuda.so" not in libraries
+    assert "ld-linux-aarch64.so.1" not in tables.ever, "it is the system's"
     for release in tables.symbols.releases:
         assert all(name.endswith("_aarch64.whl") for name in release.files.values())
 
@@ -297,7 +342,7 @@ def test_the_same_types_change_for_both_machines() -> None:
 
 def test_shipped_tables_are_small() -> None:
     sizes = {path.name: path.stat().st_size for path in shipped_folder(ARM64).iterdir()}
-    assert sizes.keys() == {SHARED_NAMES_FILE, LAYOUTS_FILE, "records.json"}
+    assert sizes.keys() == {SHARED_NAMES_FILE, LAYOUTS_FILE, RECORDS_FILE}
     assert sum(sizes.values()) < 150_000
     assert sizes[SHARED_NAMES_FILE] < (SHIPPED / SYMBOLS_FILE).stat().st_size / 8
     assert set(shipped_folder(ARM64).glob("*.xz")) < set(files_read(Path("nothing")))
@@ -337,6 +382,43 @@ def test_added_tables_lie_beside_those_for_x86_64(tmp_path: Path, monkeypatch: p
     assert "2.16.0" not in tables.releases
     with pytest.raises(AuditError, match="the tables of torch's releases cannot be read"):
         tables.for_machine(ARM64)
+
+
+def collected(release: str, header_lines: dict[str, frozenset[int]]) -> CollectedRelease:
+    """A release for arm64, with three libraries and these lines of assertions."""
+    exported = {
+        Unit(release, "libc10.so", "", ()): {SYM_NE: Kind(2, 1, 8)},
+        Unit(release, "libarm_compute.so", "", ()): {"_ZN11arm_compute3NEEv": Kind(2, 1, 8)},
+        Unit(release, "libtorch_python.so", "cp312", ("libc10.so",)): {},
+    }
+    files = ReleaseFiles(release, {"cp312": f"torch-{release}-cp312-cp312-manylinux_2_28_aarch64.whl"})
+    layouts = Layouts({release: {"c10::TensorImpl": Layout(184)}})
+    header_table = HeaderLines({release: header_lines})
+    return CollectedRelease(files, exported, header_table, layouts, 0, {"cp312": "aa"}, {"aa": "bb"})
+
+
+def test_tables_for_arm64_are_written_beside_those_for_x86_64(tmp_path: Path) -> None:
+    folder, theirs = tmp_path / "torch-aarch64", known().header_lines.by_release["2.8.0"]
+    collect.write_beside(
+        folder, [collected("2.8.0", dict(theirs))], {Unit("", "libc.so.6", "", ()): frozenset({"malloc"})}
+    )
+    names = (folder / SHARED_NAMES_FILE).read_bytes(), (SHIPPED / SYMBOLS_FILE).read_bytes()
+    stored = shared_names.from_bytes(*names)
+    by_library = {unit.library: stored.names(unit) for unit in stored.units}
+    assert (by_library["libc.so.6"], by_library["libc10.so"]) == ({"malloc"}, {SYM_NE})
+    assert by_library["libarm_compute.so"] == set()
+    assert sorted(path.name for path in folder.iterdir()) == [LAYOUTS_FILE, RECORDS_FILE, SHARED_NAMES_FILE]
+    with pytest.raises(AuditError, match=r"torch 2\.8\.0 have assertions in other lines"):
+        collect.write_beside(folder, [collected("2.8.0", {"c10/core/TensorImpl.h": frozenset({1})})], {})
+
+
+def test_the_files_of_torch_s_wheels_are_known() -> None:
+    """What is read of a wheel for arm64 is compared with its RECORD, without a download of all of it."""
+    records = json.loads((shipped_folder(ARM64) / RECORDS_FILE).read_text("utf-8"))
+    count = sum(len(release.files) for release in known().for_machine(ARM64).symbols.releases)
+    assert len(records) == count
+    wheel, of_wheel = next(iter(records.items()))
+    assert torch_wheel.known_record(wheel) == of_wheel
 
 
 def test_machines_have_names() -> None:
