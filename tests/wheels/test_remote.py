@@ -473,6 +473,19 @@ class TestExported:
             self.check(exported(wheel, LIBRARY, SMALLER), library)
             assert (wheel.fetched - before) / wheel.members[LIBRARY].compress_size < 2.1
 
+    def test_program_headers_in_the_middle_after_a_start_that_was_damaged_on_its_way(self) -> None:
+        library = Library(names(1500), text=12_000_000, arm64=True, moved=True)
+        with remote({LIBRARY: packed(library.content())}) as (served, wheel):
+            whole, place = served.content, 30 + len(LIBRARY) + 2
+            damaged = whole[:place] + bytes([whole[place] ^ 0xFF]) * 20 + whole[place + 20 :]
+
+            def fault(number: int) -> str:
+                served.content = damaged if number < 3 else whole
+                return ""
+
+            served.fault = fault
+            self.check(exported(wheel, LIBRARY, SMALLER), library)
+
     @pytest.mark.parametrize(
         "data",
         [
