@@ -16,19 +16,19 @@ from docker import DockerClient
 
 from tests.conftest import CHECKOUT
 from tests.until import DEADLINE_S
-from torch_build_farm.core.errors import Interrupted
+from torch_build_farm.core.errors import CudaToolkitError, Interrupted
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.engines.base import BuildRequest
+from torch_build_farm.engines.base import BuildRequest, check_nvcc
 from torch_build_farm.engines.docker import cibuildwheel_config, images, store_access
 from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, Watch, mount
 from torch_build_farm.engines.docker.engine import DockerEngine
-from torch_build_farm.engines.docker.images import Base
+from torch_build_farm.engines.docker.images import Base, ways_out
 from torch_build_farm.engines.docker.store_access import Helper, StoreAccess, find_access, put_folder
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots
-from torch_build_farm.engines.variables import Places, build_variables
+from torch_build_farm.engines.variables import NVCC_WITH_TOKENS, Places, build_variables
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
 
@@ -213,6 +213,42 @@ def test_a_layers_tag_is_the_hash_of_what_goes_into_it() -> None:
     assert "apt-get install" not in layers[2].dockerfile
 
 
+def test_what_is_said_of_an_image() -> None:
+    builder = "pytorch/manylinux2_28-builder:cuda12.8"
+    digest = f"pytorch/manylinux2_28-builder@sha256:{'0' * 64}"
+    assert "by a tag that may move" in Base(builder, builder, "sha256:1", digest).note
+    assert digest in Base(builder, builder, "sha256:1", digest).note
+    assert Base(builder, builder, "sha256:1").note == builder, "made on this machine"
+    assert Base(digest, digest, "sha256:1", digest).note == digest
+    stand_in = Base(builder, "torch-build-farm-base:cuda", "sha256:1")
+    assert f"in place of {builder} (--base-image {builder} takes that)" in stand_in.note
+
+
+@pytest.mark.parametrize(
+    ("requested", "way_out"),
+    [
+        ("pytorch/manylinux2_28-builder:cuda12.8", "--cuda"),
+        (f"pytorch/manylinux2_28-builder:cuda12.6@sha256:{'0' * 64}", "--cuda"),
+        ("pytorch/manylinux2_28-builder:cuda13.0", "tagged torch-build-farm-base:latest"),
+        ("manylinux_2_28", "tagged torch-build-farm-base:latest"),
+        ("ours:cuda12.8", "tagged torch-build-farm-base:latest"),
+    ],
+)
+def test_the_way_out_has_nvcc_where_the_image_had(requested: str, way_out: str) -> None:
+    assert way_out in ways_out(requested)
+
+
+def test_an_nvcc_that_is_older_than_the_architectures() -> None:
+    job = Job("demo-torch28", "1", PROJECT.variants[Minor(2, 8)], CPython(3, 12))
+    check_nvcc(job, "12.4", ("8.0", "9.0a+PTX"), "the image", "name another")
+    check_nvcc(job, "12.8", ("8.0", "12.0+PTX"), "the image", "name another")
+    check_nvcc(job, "12.1", ("12.0",), "the image", "name another")  # what that one knows is not known here
+    with pytest.raises(CudaToolkitError, match=r"nvcc 12\.4 does not compile for 10.0, 12.0") as caught:
+        check_nvcc(job, "12.4", ("8.0", "10.0", "12.0+PTX"), "the image", "name another")
+    assert "CUDA 12.8" in caught.value.where
+    assert "up to 9.0" in (caught.value.next_step or "")
+
+
 def test_an_image_is_probed_once(tmp_path: Path) -> None:
     engine = EngineOnThisMachine(
         "python\tcp311\t3.11.7\t/opt/python/cp311-cp311/bin/python\t1.6.1\n"
@@ -275,6 +311,27 @@ def test_a_build_with_cuda_sources_links_against_a_stub_of_the_driver() -> None:
         replace(settings, cuda_arch_list=()), request("2.13"), Places(None, Path("/p"), Path("/b"), {})
     )
     assert without["LDFLAGS"] == "-s"
+
+
+def test_nvcc_takes_tokens_of_the_jobserver() -> None:
+    """By itself from CUDA 13 on, else by the farm's launcher; without a jobserver it is left alone."""
+    settings = replace(PROJECT.settings, cuda_arch_list=("9.0",), compress_device_code=True)
+    places = Places(None, Path("/p"), Path("/b"), {})
+
+    def variables(torch: str, makeflags: str) -> dict[str, str]:
+        return build_variables(settings, replace(request(torch), makeflags=makeflags), places)
+
+    with_wheels = variables("2.13", "-j2 --jobserver-auth=fifo:/js")
+    assert "--jobserver --threads=0" in with_wheels["NVCC_APPEND_FLAGS"]
+    assert "-Xfatbin=-compress-all" in with_wheels["NVCC_APPEND_FLAGS"]
+    assert "PYTORCH_NVCC" not in with_wheels
+    older = variables("2.8", "-j2 --jobserver-auth=fifo:/js")
+    assert "--jobserver" not in older["NVCC_APPEND_FLAGS"]
+    assert older["CMAKE_CUDA_COMPILER_LAUNCHER"] == older["PYTORCH_NVCC"] == f"/p/{NVCC_WITH_TOKENS}"
+    for torch in ("2.8", "2.13"):
+        alone = variables(torch, "")
+        assert "--jobserver" not in alone["NVCC_APPEND_FLAGS"]
+        assert "PYTORCH_NVCC" not in alone
 
 
 def test_a_build_for_the_stable_abi_gets_no_more_than_its_oldest_torch_has() -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.engines.variables import CONSTRAINTS, DRIVER_STUBS, PRELUDE, TOOLCHAIN
+from torch_build_farm.engines.variables import CONSTRAINTS, DRIVER_STUBS, NVCC_WITH_TOKENS, PRELUDE, TOOLCHAIN
 from torch_build_farm.pipeline.rendered_tree import Tree, python_bounds, render, write
 from torch_build_farm.project import tree as source
 from torch_build_farm.project.fetch import Origin
@@ -145,10 +146,11 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
 
 
 def test_cuda_sources_get_a_driver_to_link_against(tmp_path: Path) -> None:
-    assert rendered(tmp_path).stubs == {}
+    assert rendered(tmp_path).tools == {}
     tree = rendered(tmp_path, f'{PYPROJECT}\ncuda-arch-list = ["9.0"]\n', "2.13")
-    assert list(tree.stubs) == [f"{DRIVER_STUBS}/libcuda.so"]
+    assert set(tree.tools) == {f"{DRIVER_STUBS}/libcuda.so", NVCC_WITH_TOKENS}
     write(tree, tmp_path / "out", 315532800)
+    assert os.access(tmp_path / "out" / NVCC_WITH_TOKENS, os.X_OK)
     assert (tmp_path / "out" / DRIVER_STUBS / "libcuda.so").read_bytes().startswith(b"\x7fELF")
 
 

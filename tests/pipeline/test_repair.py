@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from torch_build_farm.pipeline.stages import repair
 from torch_build_farm.project.external_libraries import matches_any, policy
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import checks, relocate
+from torch_build_farm.wheels.machine_code import MachineCode, size_problem
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
 SETTINGS = Settings(name="demo", packages=("demo",))
@@ -196,9 +198,14 @@ def test_a_single_module_is_a_package_too(tmp_path: Path, library: Make) -> None
     assert checks.problems(found, SETTINGS) == []
 
 
-def test_size(tmp_path: Path, library: Make) -> None:
-    found = wheel(tmp_path, {"demo/_core.so": library().read_bytes()})
-    assert "over size-limit-mb = 1" in "\n".join(checks.problems(found, replace(SETTINGS, size_limit_mb=1)))
+def test_what_weighs_most_in_a_wheel_that_is_too_large(tmp_path: Path) -> None:
+    large = wheel(tmp_path, {"demo/data.bin": os.urandom(1_200_000)})
+    code = MachineCode({}, {}, frozenset(), {"sm_80": 20_500_000, "sm_90a": 61_000_000}, {})
+    assert size_problem(large, code, replace(SETTINGS, size_limit_mb=2)) == []
+    (problem,) = size_problem(large, code, replace(SETTINGS, size_limit_mb=1))
+    assert "has 1.2 MB, over size-limit-mb = 1; its code for GPUs has, unpacked, sm_90a 61.0 MB, sm_80 20.5" in problem
+    (problem,) = size_problem(large, replace(code, device_code={}), replace(SETTINGS, size_limit_mb=1))
+    assert problem.endswith("size-limit-mb = 1")
 
 
 def test_a_cpu_torch_has_no_cuda_libraries(tmp_path: Path, library: Make) -> None:

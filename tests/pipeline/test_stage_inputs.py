@@ -78,6 +78,7 @@ SETTINGS = {
     "prepare": '["true"]',
     "prefixes": '["/opt/fmt"]',
     "cuda-arch-list": '["9.0"]',
+    "compress-device-code": "true",
     "grafted-libraries": '["libfmt.so*"]',
     "external-libraries": '{ "libfoo.so*" = "system" }',
     "cpu-baseline": '"x86-64-v3"',

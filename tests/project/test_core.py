@@ -80,7 +80,7 @@ def test_a_project_has_the_jobs_of_its_core_too() -> None:
 
 def test_a_machine_of_its_own_builds_a_core_that_the_oldest_torch_has_no_cpython_for() -> None:
     """A core belongs to no minor: 2.8, the oldest, has no wheels for 3.14."""
-    (core, variant) = planned("2.10", python=("3.14",)).matrix()["include"]
+    (core, variant) = planned("2.10", python=("3.14",)).matrix(PROJECT)["include"]
     assert [core["job"], variant["job"]] == ["acme-core-cp314", "acme-gpu-torch210-cp314"]
     for entry in (core, variant):
         again = planned(entry["torch"], python=(entry["python"],), only=(entry["job"],))

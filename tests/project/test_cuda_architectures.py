@@ -8,7 +8,7 @@ from tests.conftest import CHECKOUT
 from torch_build_farm.cli import main
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.project.cuda_architectures import Refused, architectures, normalised, refused
+from torch_build_farm.project.cuda_architectures import Refused, architectures, normalised, of_gencode, refused
 from torch_build_farm.project.settings import load
 
 PROJECT = '[project]\nname = "demo"\nversion = "1"\n[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
@@ -22,6 +22,7 @@ PROJECT = '[project]\nname = "demo"\nversion = "1"\n[tool.torch-build-farm]\nnam
         ([" 8.0 8.6;", "9.0a"], ("8.0", "8.6", "9.0a")),
         (["Ampere", "8.0", "Hopper"], ("8.0", "8.6+PTX", "9.0+PTX")),
         ([], ()),
+        (["torch", "10.3"], ("torch", "10.3")),
     ],
 )
 def test_what_torch_reads_is_taken_and_made_one_form(items: list[str], names: tuple[str, ...]) -> None:
@@ -106,3 +107,87 @@ def test_the_plan_names_the_minors_whose_toolkit_refuses(tmp_path: Path, capsys:
     project = load(tmp_path, CHECKOUT)
     found = project.settings.for_job(project.variants[Minor(2, 13)], CPython(3, 12))
     assert found.cuda_arch_list == ("7.5", "9.0+PTX")
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        (["sm_70", "sm_90", "sm_120"], ("7.0", "9.0", "12.0+PTX")),
+        (["sm_90", "sm_90a"], ("9.0+PTX", "9.0a")),
+        (["sm_80", "compute_80", "sm_100f"], ("8.0+PTX", "10.0f+PTX")),
+        (["sm_120", "sm_75"], ("12.0+PTX", "7.5")),
+        ([], ()),
+    ],
+)
+def test_names_of_nvcc_as_torch_has_them(code: list[str], names: tuple[str, ...]) -> None:
+    """The newest gets PTX, and of one with and without a letter that without: PTX of 9.0a runs on no later GPU."""
+    assert of_gencode(code) == names
+
+
+def test_torchs_own_architectures(tmp_path: Path) -> None:
+    """Each minor has its own, written as a text or in a list with others; an override may have a list instead."""
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(f'{PROJECT}cuda-arch-list = "torch"\n')
+
+    def of(minor: Minor) -> tuple[str, ...]:
+        project = load(tmp_path, CHECKOUT)
+        return project.settings.for_job(project.variants[minor], CPython(3, 12)).cuda_arch_list
+
+    assert of(Minor(2, 8)) == ("7.0", "7.5", "8.0", "8.6", "9.0", "10.0", "12.0+PTX")
+    assert of(Minor(2, 15)) == ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0+PTX")
+    pyproject.write_text(
+        f'{PROJECT}cuda-arch-list = ["8.9", "torch"]\n'
+        '[[tool.torch-build-farm.overrides]]\ncuda = ">=13"\ncuda-arch-list = "8.0;9.0a"\n'
+    )
+    assert of(Minor(2, 8))[:3] == ("8.9", "7.0", "7.5")
+    assert of(Minor(2, 15)) == ("8.0", "9.0a")
+
+
+def test_every_torchs_own_architectures_can_be_compiled() -> None:
+    for variant in load(CHECKOUT, CHECKOUT).variants.values():
+        assert variant.cuda_architectures[-1].endswith("+PTX")
+        assert refused(variant.cuda_architectures, variant.cuda, variant.torch) == Refused({}, {})
+
+
+def test_a_torch_whose_architectures_are_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A project's own variants file, from before the key was there."""
+    (tmp_path / "pyproject.toml").write_text(f'{PROJECT}cuda-arch-list = "torch"\n')
+    own = tmp_path / "variants" / "torch29.toml"
+    own.parent.mkdir()
+    lines = (CHECKOUT / "variants" / "torch29.toml").read_text().splitlines(keepends=True)
+    own.write_text("".join(line for line in lines if not line.startswith("cuda-architectures")))
+    words = ["plan", "--project", str(tmp_path), "--engine", "local", "--torch"]
+    assert main.main([*words, "2.8", "2.9"]) == ConfigError.exit_code
+    said = capsys.readouterr().err
+    assert "variants/torch29.toml lacks" in said
+    assert "`add 2.9` writes the key" in said
+    assert main.main([*words, "2.8"]) == 0
+
+    own.write_text('cuda-architectures = ["torch"]\n' + own.read_text())
+    assert main.main([*words, "2.8"]) == ConfigError.exit_code
+    assert "cuda-architectures: 'torch' stands for this list" in capsys.readouterr().err
+
+
+def test_the_image_with_nvcc_is_taken_where_nothing_else_brings_it(tmp_path: Path) -> None:
+    pyproject = tmp_path / "pyproject.toml"
+
+    def image(minor: Minor) -> str:
+        project = load(tmp_path, CHECKOUT)
+        return project.image(project.variants[minor])
+
+    pyproject.write_text(PROJECT)
+    assert image(Minor(2, 8)) == "manylinux_2_28", "no CUDA sources"
+    pyproject.write_text(f'{PROJECT}cuda-arch-list = ["9.0"]\n')
+    assert image(Minor(2, 8)) == "pytorch/manylinux2_28-builder:cuda12.8"
+    assert image(Minor(2, 13)) == "manylinux_2_28", "wheels bring the toolkit of CUDA 13"
+    pyproject.write_text(
+        f'{PROJECT}[[tool.torch-build-farm.overrides]]\ncpython = ["3.12"]\ncuda-arch-list = "torch"\n'
+    )
+    assert image(Minor(2, 9)) == "pytorch/manylinux2_28-builder:cuda12.8", "one of its jobs has some"
+
+    # A project's own file, from before the key was there, names the image with nvcc as `image`.
+    own = tmp_path / "variants" / "torch29.toml"
+    own.parent.mkdir()
+    text = (CHECKOUT / "variants" / "torch29.toml").read_text().replace('"manylinux_2_28"', '"ours:cuda12"')
+    own.write_text("".join(line for line in text.splitlines(keepends=True) if not line.startswith("cuda-image")))
+    assert image(Minor(2, 9)) == "ours:cuda12"

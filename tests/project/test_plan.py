@@ -91,7 +91,7 @@ def test_only_matches_ids() -> None:
 
 
 def test_matrix_is_what_ci_needs() -> None:
-    assert planned("2.9").matrix() == {
+    assert planned("2.9").matrix(PROJECT) == {
         "include": [
             {
                 "job": "pymomentum-gpu-torch29-cp311",
@@ -110,9 +110,9 @@ def test_matrix_is_what_ci_needs() -> None:
 
 def test_one_machine_makes_a_wheel_for_several_cpythons() -> None:
     plan = planned("2.8", "2.9", pythons=(CPython(3, 12), CPython(3, 11)))
-    alone = [entry["job"][-14:] for entry in plan.matrix()["include"]]
+    alone = [entry["job"][-14:] for entry in plan.matrix(PROJECT)["include"]]
     assert alone == ["-torch28-cp311", "-torch28-cp312", "-torch29-cp311", "-torch29-cp312"]
-    shared = plan.matrix(shared_wheels=True)["include"]
+    shared = plan.matrix(PROJECT, shared_wheels=True)["include"]
     assert [(entry["job"][-13:], entry["python"]) for entry in shared] == [
         ("torch28-cp311", "3.11 3.12"),
         ("torch29-cp311", "3.11 3.12"),
@@ -140,7 +140,7 @@ def test_a_wheel_of_the_stable_abi_has_a_job_for_each_python_that_it_is_tested_o
 
 
 def test_the_matrix_of_the_stable_abi_names_every_release() -> None:
-    (combination,) = planned("2.12", project=HALF_WAY).matrix()["include"]
+    (combination,) = planned("2.12", project=HALF_WAY).matrix(HALF_WAY)["include"]
     assert combination["job"] == "pymomentum-gpu-torch-stable-cp311"
     assert (combination["torch"], combination["variant"]) == ("2.10", "torch-stable")
     assert combination["releases"] == "2.10.0 2.11.0 2.12.0 2.12.1 2.13.0 2.14.0 2.14.1 2.15.0"

@@ -25,6 +25,8 @@ from torch_build_farm.releases.discovery import Status
 from torch_build_farm.releases.listing import Listing
 
 LINUX = "manylinux_2_28_x86_64"
+# As in libtorch_python.so of 2.8: a text that ends without NUL before the list, and an error message with one word.
+LIBRARY = b"\x7fELF\0no kernel for sm_90\0std::string ipc_hsm_70 sm_75 sm_90a compute_90 sm_120\0/pytorch/torch\0"
 
 
 def file(name: str, *, yanked: bool = False) -> DistributionPackage:
@@ -157,7 +159,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
             archive.writestr(
                 "torch-2.16.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: 2.16.0\n{requires}"
             )
+            archive.writestr("torch/lib/libtorch_python.so", LIBRARY)
         files[path.name] = path
+    runtime = folder / "nvidia_cuda_runtime_cu12-12.8.90-py3-none-manylinux2014_x86_64.whl"
+    with zipfile.ZipFile(runtime, "w") as archive:
+        archive.writestr("nvidia/cuda_runtime/lib/libcudart.so.12", bytes(60_000_000))
+    files[runtime.name] = runtime
     front = Front(files, real="(?!)", html=True)
     yield front
     front.close()
@@ -176,6 +183,26 @@ def test_facts_of_an_index_in_html_with_a_missing_file(server: Front) -> None:
     server.without = set(server.files)
     with pytest.raises(PackageIndexError, match="404"):
         facts.read(Minor(2, 16), listing, index, sizes=False)
+
+
+def test_what_torch_is_compiled_for_and_the_image_with_nvcc(server: Front) -> None:
+    server.without = set()
+    index = PackageIndex(server.url)
+    read = facts.read(Minor(2, 16), Listing.read(index), index)
+    assert read["cuda-architectures"].value == ("7.0", "7.5", "9.0a", "9.0+PTX", "12.0+PTX")
+    assert read["cuda-image"].value == "pytorch/manylinux2_28-builder:cuda12.8"
+    assert read["cuda-runtime-gb"].value == 0.1
+
+
+def test_an_images_digest_stays_until_the_registry_has_another(tmp_path: Path, server: Front) -> None:
+    path, read, listing = written(tmp_path, server)
+    name = str(read["cuda-image"].value)
+    first, second = (facts.Fact(f"{name}@sha256:{digit * 64}", "asked") for digit in "12")
+    path.write_text(path.read_text().replace(name, str(first.value)))
+    assert variant_file.edit(path, read, listing, "2027-01-01").kept == (), "no registry answered"
+    assert variant_file.edit(path, read.with_fact("cuda-image", first), listing, "2027-01-01").kept == ()
+    (line,) = variant_file.edit(path, read.with_fact("cuda-image", second), listing, "2027-01-01").kept
+    assert line.startswith(f"cuda-image stays '{first.value}'")
 
 
 def written(tmp_path: Path, server: Front) -> tuple[Path, facts.Facts, Listing]:

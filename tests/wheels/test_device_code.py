@@ -48,13 +48,26 @@ def gencode(*pairs: str) -> list[str]:
     ],
 )
 def test_what_nvcc_compiled_for(tmp_path: Path, flags: list[str], architectures: set[str]) -> None:
-    assert read_device_code(compiled(tmp_path, KERNEL, *flags)) == architectures
+    assert set(read_device_code(compiled(tmp_path, KERNEL, *flags))) == architectures
 
 
 @needs_nvcc
 @pytest.mark.parametrize("flags", [[], ["-Xfatbin", "-compress-all"]])
 def test_what_nvcc_links_into_everything_is_no_device_code(tmp_path: Path, flags: list[str]) -> None:
-    assert read_device_code(compiled(tmp_path, 'extern "C" int run() { return 1; }', *flags)) == set()
+    assert read_device_code(compiled(tmp_path, 'extern "C" int run() { return 1; }', *flags)) == {}
+
+
+@needs_nvcc
+def test_how_much_code_there_is_for_each_architecture(tmp_path: Path) -> None:
+    """A kernel for one architecture alone counts there, in whole libraries and where the code is compressed."""
+    only_80 = "#if __CUDA_ARCH__ == 800\n__global__ void more(float* a) { for (;;) *a = sinf(*a); }\n#endif\n"
+    flags = gencode("80 sm_80", "90 sm_90")
+    before = read_device_code(compiled(tmp_path, KERNEL, *flags))
+    after = read_device_code(compiled(tmp_path, KERNEL + only_80, *flags))
+    assert after["sm_80"] > before["sm_80"] + 1000
+    assert after["sm_90"] == before["sm_90"]
+    packed = read_device_code(compiled(tmp_path, KERNEL + only_80, *flags, "-Xfatbin=-compress-all"))
+    assert packed["sm_80"] < after["sm_80"]
 
 
 @needs_nvcc

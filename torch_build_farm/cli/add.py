@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +25,12 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.cli.run import StageOptions
 from torch_build_farm.cli.run_answer import RunAnswer
-from torch_build_farm.core.errors import UsageError
+from torch_build_farm.core.errors import EngineError, UsageError
 from torch_build_farm.core.files import replace_text, sha256
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
+from torch_build_farm.engines.docker.client import connect
+from torch_build_farm.engines.docker.images import registry_digest
 from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.stage import Mode
@@ -139,7 +142,8 @@ def _add(context: Context, options: AddOptions) -> int:
     # The facts of all minors are read before the first file is written: a failure leaves every file as it was.
     facts_by_minor = {}
     for minor in minors:
-        facts_by_minor[minor] = facts.read(minor, listing, package_index, pre=options.pre)
+        read = facts.read(minor, listing, package_index, pre=options.pre)
+        facts_by_minor[minor] = _with_digest_of_image(read)
 
     additions = []
     for minor, minor_facts in facts_by_minor.items():
@@ -168,6 +172,17 @@ def _add(context: Context, options: AddOptions) -> int:
         code = result.exit_code
     context.answer(answer)
     return code
+
+
+def _with_digest_of_image(minor_facts: Facts) -> Facts:
+    """The facts with the digest of the image for CUDA sources, where a Docker engine and its registry answer."""
+    with contextlib.suppress(EngineError):
+        client = connect()
+        name = str(minor_facts["cuda-image"].value)
+        digest = registry_digest(client, name) if client else ""
+        if digest:
+            return minor_facts.with_fact("cuda-image", Fact(f"{name}@{digest}", "PyTorch's builder image, with nvcc"))
+    return minor_facts
 
 
 def _minors(options: AddOptions, listing: Listing) -> list[Minor]:

@@ -102,7 +102,7 @@ def _show_plan(context: Context, options: SelectionOptions) -> int:
     prepared = _prepare(context, options)
     plan = prepared.plan
     if context.json:
-        matrix = plan.matrix(shared_wheels=prepared.may_share_wheels)
+        matrix = plan.matrix(prepared.project, shared_wheels=prepared.may_share_wheels)
         context.answer(PlanAnswer(tuple(PlannedJob(**job) for job in matrix["include"])))
     else:
         report.plan_table(context.console, plan.jobs)

@@ -227,10 +227,10 @@ class ImageError(FarmError):
 
 
 class CudaToolkitError(FarmError):
-    """The project has CUDA sources, and there is no CUDA toolkit of torch's major version.
+    """The project has CUDA sources, and the CUDA toolkit is none of torch's major version, or too old for them.
 
-    Name an image with one in the variant's `image`, or install one on the machine. For CUDA 13 the toolkit comes as
-    wheels.
+    Containers have one by default: as wheels for CUDA 13, in the image of the variant's `cuda-image` for CUDA 12. Name
+    another image there or with `--base-image`, or install a toolkit on the machine.
     """
 
     exit_code = 20

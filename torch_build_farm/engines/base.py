@@ -14,6 +14,7 @@ from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.slots import DEFAULT_GB
+from torch_build_farm.project.cuda_architectures import number, refused
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
@@ -203,6 +204,20 @@ def no_cuda_toolkit(job: Job, installed: str, remedy: str) -> CudaToolkitError:
         where=installed,
         next_step=f"{remedy}, or leave torch {job.variant.torch} out",
     )
+
+
+def check_nvcc(job: Job, release: str, architectures: Sequence[str], whose: str, remedy: str) -> None:
+    """Raise CudaToolkitError where an nvcc, by its release such as "12.4", does not compile for all `architectures`.
+
+    A toolkit of torch's CUDA major may be older than torch's, and the plan goes by torch's. `whose` nvcc it is.
+    """
+    lacking = refused(architectures, release, job.variant.torch).by_toolkit
+    if lacking:
+        raise CudaToolkitError(
+            f"{job.id}: nvcc {release} does not compile for {', '.join(lacking)} of cuda-arch-list",
+            where=f"{whose}; torch {job.variant.torch} is built with CUDA {job.variant.cuda}",
+            next_step=f"{remedy}, or list for it what its nvcc knows, up to {max(lacking.values(), key=number)}",
+        )
 
 
 _GCC = re.compile(r"^\S*(?:g\+\+|gcc|c\+\+)\S* \(.*\) (\d+)\.\d")  # first line of --version; clang's is another

@@ -26,6 +26,7 @@ from torch_build_farm.engines.base import (
     Interpreter,
     Site,
     check_gcc,
+    check_nvcc,
     no_cuda_toolkit,
     source_of,
 )
@@ -255,10 +256,12 @@ class LocalEngine:
     def _check_cuda(self, job: Job) -> None:
         """Raise CudaToolkitError if this machine has no nvcc of the CUDA major that the job's torch has."""
         nvcc, release = self._nvcc
-        match = re.search(r"release (\d+)\.", release)
-        if not match or match[1] != job.variant.cuda_major:
-            installed = f"{nvcc} is CUDA {match[1]}" if match else "no nvcc is on PATH or in CUDA_HOME"
-            raise no_cuda_toolkit(job, installed, f"install CUDA {job.variant.cuda_major} and point CUDA_HOME at it")
+        remedy = f"install CUDA {job.variant.cuda_major} and point CUDA_HOME at it"
+        match = re.search(r"release ((\d+)\.\d+)", release)
+        if not match or match[2] != job.variant.cuda_major:
+            installed = f"{nvcc} is CUDA {match[2]}" if match else "no nvcc is on PATH or in CUDA_HOME"
+            raise no_cuda_toolkit(job, installed, remedy)
+        check_nvcc(job, match[1], self._settings(job).cuda_arch_list, nvcc, remedy)
 
     def build(self, request: BuildRequest) -> Path:
         """Build one wheel; the environment is gone afterwards, the log stays."""

@@ -21,6 +21,8 @@ PRELUDE = f"{FARM_FOLDER}/prelude.cmake"
 CONSTRAINTS = f"{FARM_FOLDER}/constraints.txt"
 TOOLCHAIN = f"{FARM_FOLDER}/toolchain.cmake"
 DRIVER_STUBS = f"{FARM_FOLDER}/driver"  # for projects with CUDA sources: libcuda.so to link against
+NVCC_WITH_TOKENS = f"{FARM_FOLDER}/nvcc-with-tokens.sh"
+_NVCC_KNOWS_JOBSERVER = 13  # the first CUDA major of which every nvcc has --jobserver (measured: 13.0, and not 12.4)
 # Each replaces what git would say: for setuptools-scm and hatch-vcs, for pdm-backend, for poetry-dynamic-versioning.
 _VERSION_VARIABLES = ("SETUPTOOLS_SCM_PRETEND_VERSION", "PDM_BUILD_SCM_VERSION", "POETRY_DYNAMIC_VERSIONING_BYPASS")
 
@@ -102,7 +104,15 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         variables["TORCH_CUDA_ARCH_LIST"] = ";".join(settings.cuda_arch_list)
         if "CXX" in settings.environment:  # else nvcc takes the first gcc on PATH
             variables["CUDAHOSTCXX"] = settings.environment["CXX"]
+        if request.makeflags and not _nvcc_knows_jobserver(variant):
+            launcher = str(project / NVCC_WITH_TOKENS)
+            variables["CMAKE_CUDA_COMPILER_LAUNCHER"] = launcher
+            variables["PYTORCH_NVCC"] = shlex.quote(launcher)  # torch.utils.cpp_extension puts it into ninja's commands
     return variables
+
+
+def _nvcc_knows_jobserver(variant: Variant) -> bool:
+    return int(variant.cuda_major) >= _NVCC_KNOWS_JOBSERVER
 
 
 def _search_paths(request: BuildRequest, places: Places) -> dict[str, list[str]]:
@@ -158,7 +168,13 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
         # nvcc itself reads this, whoever calls it: CMake, or a setup.py by torch.utils.cpp_extension. It does not know
         # the flags of the host compiler, and hands on what -Xcompiler holds.
         passed_on = [f"-Xcompiler={word}" for word in prefix_maps.split()]
-        flags["NVCC_APPEND_FLAGS"] = " ".join([*passed_on, *stable_only])
+        nvcc_flags = [*passed_on, *stable_only]
+        if request.makeflags and _nvcc_knows_jobserver(request.job.variant):
+            # A thread for each architecture, of which those run that the jobserver has tokens for.
+            nvcc_flags += ["--jobserver", "--threads=0"]
+        if settings.compress_device_code:
+            nvcc_flags += ["-Xfatbin=-compress-all"]
+        flags["NVCC_APPEND_FLAGS"] = " ".join(nvcc_flags)
         # So that -lcuda finds the driver's library where no driver is, whoever calls the linker.
         flags["LDFLAGS"] = f"-L{places.tree / settings.subdirectory / DRIVER_STUBS}"
     return flags

@@ -22,8 +22,16 @@ from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.core.requirements import read_requirement
+from torch_build_farm.core.resources import DATA
 from torch_build_farm.core.templates import strict_environment
-from torch_build_farm.engines.variables import CONSTRAINTS, DRIVER_STUBS, FARM_FOLDER, PRELUDE, TOOLCHAIN
+from torch_build_farm.engines.variables import (
+    CONSTRAINTS,
+    DRIVER_STUBS,
+    FARM_FOLDER,
+    NVCC_WITH_TOKENS,
+    PRELUDE,
+    TOOLCHAIN,
+)
 from torch_build_farm.project import source_files
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import TABLE, Project
@@ -47,11 +55,14 @@ _RENDERED = {
 
 @dataclass(frozen=True)
 class Tree:
-    """A source tree to be: the project's files, and over them the rendered ones (path -> text), and link stubs."""
+    """A source tree to be: the project's files, and over them the rendered ones (path -> text).
+
+    `tools` are files that a compiler or linker of CUDA sources gets: nvcc's launcher, and stubs of libraries.
+    """
 
     source: Source
     rendered: Mapping[str, str]
-    stubs: Mapping[str, bytes]
+    tools: Mapping[str, bytes]
 
     @property
     def content(self) -> str:
@@ -84,14 +95,17 @@ def render(project: Project, source: Source, job: Job) -> Tree:
         **rendered,
         **_backend_files(source, job),
     }
-    # CUDA sources may call the driver, which no toolkit brings.
-    stubs = {f"{DRIVER_STUBS}/libcuda.so": driver.link_stub()} if context["settings"].cuda_arch_list else {}
+    tools = {}
+    if context["settings"].cuda_arch_list:
+        # CUDA sources may call the driver, which no toolkit brings.
+        tools[f"{DRIVER_STUBS}/libcuda.so"] = driver.link_stub()
+        tools[NVCC_WITH_TOKENS] = (DATA / "nvcc-with-tokens.sh").read_bytes()
     # All of them belong to the Python project, which may lie in a folder of the source.
     folder = PurePosixPath(source.origin.subdirectory)
     return Tree(
         source,
         rendered={str(folder / path): text for path, text in rendered.items()},
-        stubs={str(folder / path): content for path, content in stubs.items()},
+        tools={str(folder / path): content for path, content in tools.items()},
     )
 
 
@@ -317,10 +331,11 @@ def write(tree: Tree, folder: Path, epoch: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
         os.utime(target, (epoch, epoch))
-    for path, content in tree.stubs.items():
+    for path, content in tree.tools.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+        target.chmod(0o755)
         os.utime(target, (epoch, epoch))
 
 

@@ -14,6 +14,7 @@ from packaging.version import Version
 from torch_build_farm.core.errors import nearest
 from torch_build_farm.core.versions import Minor
 
+OF_TORCH = "torch"  # stands for what a torch itself is compiled for, which differs between minors
 _PTX = "+PTX"  # the code of a virtual architecture too, which the driver compiles for newer GPUs
 _OTHER_SPELLINGS = re.compile(
     r"(?:sm_|compute_)?(?P<major>\d{1,2})\.?(?P<minor>\d)(?P<letter>[af]?)(?:-real|-virtual)?"
@@ -74,7 +75,7 @@ def normalised(items: Iterable[str]) -> tuple[str, ...]:
     """The architectures that a list names, each once, such as ("8.0", "9.0+PTX") for ["8.0;Hopper"].
 
     As TORCH_CUDA_ARCH_LIST an item may hold several, separated by semicolons or spaces, or a name of torch's such as
-    Hopper. Raises ValueError for a name that torch does not read.
+    Hopper. "torch" stays as it is. Raises ValueError for a name that torch does not read.
     """
     known = architectures()
     names: list[str] = []
@@ -82,10 +83,34 @@ def normalised(items: Iterable[str]) -> tuple[str, ...]:
         for word in re.split(r"[;\s]+", item.strip("; \t\n")):
             expanded = known.named.get(word, (word,))
             for name in expanded:
-                if name.removesuffix(_PTX) not in known.of_any_torch:
+                if name != OF_TORCH and name.removesuffix(_PTX) not in known.of_any_torch:
                     raise ValueError(_not_read(name, known))
             names += expanded
     return tuple(dict.fromkeys(names))
+
+
+def with_those_of_torch(names: Sequence[str], of_torch: Sequence[str]) -> tuple[str, ...]:
+    """The names with those of a torch in the place of "torch", each once; unchanged where its own are not known."""
+    expanded: list[str] = []
+    for name in names:
+        expanded += of_torch if name == OF_TORCH and of_torch else (name,)
+    return tuple(dict.fromkeys(expanded))
+
+
+def of_gencode(code: Iterable[str]) -> tuple[str, ...]:
+    """Architectures as nvcc calls them, such as sm_90a and compute_120, as torch reads them: 9.0a, 12.0+PTX.
+
+    The newest gets PTX in any case: without it no GPU that comes later runs the code.
+    """
+    names: dict[str, bool] = {}  # whether there is PTX, by name
+    for word in code:
+        kind, _, architecture = word.partition("_")
+        digits = architecture.rstrip("af")
+        letter = architecture.removeprefix(digits)
+        name = f"{digits[:-1]}.{digits[-1]}{letter}"
+        names[name] = names.get(name, False) or kind == "compute"
+    newest = max(names, key=lambda name: (number(name), -len(name)), default="")
+    return tuple(f"{name}{_PTX}" if ptx or name == newest else name for name, ptx in names.items())
 
 
 def _not_read(name: str, known: Architectures) -> str:
@@ -98,7 +123,7 @@ def _not_read(name: str, known: Architectures) -> str:
     elif match:
         hint = f"the nearest is {_nearest_number(respelled, of_any_torch)!r}"
     else:
-        hint = nearest(name, [*known.named, *sorted(of_any_torch, key=_number)])
+        hint = nearest(name, [*known.named, *sorted(of_any_torch, key=number)])
     return f"{name!r:.60} is no CUDA architecture that torch reads, {example}; {hint}"
 
 
@@ -132,9 +157,9 @@ def refused(names: Sequence[str], cuda: str, minor: Minor) -> Refused:
 
 def _nearest_number(name: str, others: Iterable[str]) -> str:
     """The architecture whose number is nearest, of two the lower; without a letter where there is one without."""
-    return min(sorted(others, key=_number), key=lambda other: (abs(_number(other) - _number(name)), len(other)))
+    return min(sorted(others, key=number), key=lambda other: (abs(number(other) - number(name)), len(other)))
 
 
-def _number(name: str) -> int:
-    """The number by which nvcc calls an architecture: 90 for "9.0a"."""
-    return int(name.rstrip("af").replace(".", ""))
+def number(name: str) -> int:
+    """The number by which nvcc calls an architecture: 90 for "9.0a" and "9.0+PTX"."""
+    return int(name.removesuffix(_PTX).rstrip("af").replace(".", ""))

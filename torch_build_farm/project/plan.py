@@ -72,7 +72,7 @@ class Plan:
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
 
-    def matrix(self, *, shared_wheels: bool = False) -> dict[str, list[dict[str, str]]]:
+    def matrix(self, project: Project, *, shared_wheels: bool = False) -> dict[str, list[dict[str, str]]]:
         """The jobs as a CI matrix (GitHub Actions' strategy.matrix): one combination a job.
 
         With `shared_wheels` one a variant, with all its CPythons: one machine builds the wheel and tests it on each.
@@ -90,7 +90,7 @@ class Plan:
                 "python": " ".join(str(each.python) for each in jobs),
                 "releases": " ".join(release for minor in job.variant.minors for release in minor.releases),
                 "cuda": job.variant.cuda,
-                "image": job.variant.image,
+                "image": project.image(job.variant),
             }
             combinations.append(combination)
         return {"include": combinations}
@@ -202,6 +202,16 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
     torch's build and nvcc would say so too, after minutes.
     """
     known = cuda_architectures.architectures()
+    unknown = dict.fromkeys(job.variant.torch for job in jobs if _names_torchs_own(project, job))
+    if unknown:
+        files = ", ".join(f"variants/{minor.tag}.toml" for minor in unknown)
+        minors_to_add = " ".join(map(str, unknown))
+        raise ConfigError(
+            f'cuda-arch-list = "torch": what that torch is compiled for is in cuda-architectures, which {files} lacks',
+            where=str(project.root / "variants"),
+            next_step=f"`add {minors_to_add}` writes the key; or name the architectures in cuda-arch-list",
+        )
+
     minors: dict[tuple[str, str, str], dict[str, None]] = {}  # by who refuses, what it does, and what it takes
     hints: dict[str, str] = {}
     for job in jobs:
@@ -229,6 +239,11 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
             + " An entry of [[tool.torch-build-farm.overrides]] gives a minor a list of its own, as in "
             'cuda = ">=13" with cuda-arch-list = ["7.5"]',
         )
+
+
+def _names_torchs_own(project: Project, job: Job) -> bool:
+    """Whether the job's list still has "torch" in it, for want of what the variant's torch is compiled for."""
+    return cuda_architectures.OF_TORCH in project.settings.for_job(job.variant, job.python).cuda_arch_list
 
 
 def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, ...]:

@@ -54,9 +54,9 @@ def _for_toml(node: Any) -> Any:
     null = {"type": "null"}
     alternatives = node.get("anyOf", [])
     if null in alternatives:
-        (node_type,) = [alternative for alternative in alternatives if alternative != null]
+        types = [alternative for alternative in alternatives if alternative != null]
         others = {key: value for key, value in node.items() if key not in ("anyOf", "default")}
-        node = {**node_type, **others}
+        node = {**(types[0] if len(types) == 1 else {"anyOf": types}), **others}
     result: dict[str, Any] = {}
     for key, value in node.items():
         if key == "properties":  # names of keys, which may be called "title" or "default"

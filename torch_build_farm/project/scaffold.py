@@ -220,7 +220,7 @@ def _cuda_hints(facts: SourceFacts) -> Iterator[str]:
     sources_need = f"{first} and {len(others)} more need" if others else f"{first} needs"
     yield (
         f"{MARK} {sources_need} nvcc. "
-        'cuda-arch-list = ["8.0", "9.0"] compiles them; without it the build has no CUDA toolkit.'
+        'cuda-arch-list = "torch" compiles them for the GPUs of each torch; without it the build has no CUDA toolkit.'
     )
     for name, value in facts.setup.forces_cuda.items():
         yield (

@@ -22,6 +22,7 @@ from torch_build_farm.core.errors import ConfigError, nearest
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.core_table import Core
+from torch_build_farm.project.cuda_architectures import with_those_of_torch
 from torch_build_farm.project.overrides import Override
 from torch_build_farm.project.tables import (
     REFERENCE,
@@ -259,8 +260,13 @@ class Settings:
 
     cuda_arch_list: CudaArchitectures = ()
     """CUDA architectures to compile for, as in torch's `TORCH_CUDA_ARCH_LIST`: `["8.0", "9.0+PTX"]`, or
-    `["Ampere", "Hopper"]`. `plan` refuses what the toolkit of a torch does not compile for. Set it where the project
-    has CUDA sources: it then needs a toolkit of torch's CUDA major. `[]`: the project is C++ only."""
+    `["Ampere", "Hopper"]`; `"torch"` for those that each torch itself is compiled for. `plan` refuses what the toolkit
+    of a torch does not compile for. Set it where the project has CUDA sources: it then needs a toolkit of torch's CUDA
+    major. `[]`: the project is C++ only."""
+
+    compress_device_code: bool = False
+    """Whether nvcc compresses the code for GPUs (`-Xfatbin -compress-all`), as PyTorch does for its own wheels. It is
+    unpacked when it is loaded. That makes installed libraries smaller, and the wheels themselves little."""
 
     grafted_libraries: tuple[str, ...] = ()
     """Libraries of the build machine that auditwheel may copy into the wheel, as patterns such as `"libabsl_*.so*"`;
@@ -311,7 +317,8 @@ class Settings:
                 resolved = replace(resolved, **override.changes(resolved))
         if self.core and isinstance(variant, CoreVariant):
             resolved = replace(resolved, **self.core.changes(resolved))
-        return resolved
+        architectures = with_those_of_torch(resolved.cuda_arch_list, variant.cuda_architectures)
+        return replace(resolved, cuda_arch_list=architectures)
 
 
 # The list of what was published, beside pyproject.toml (publish/published_list.py). No part of the source tree.
@@ -389,6 +396,18 @@ class Project:
         """The names of all its distributions, except the core's."""
         variants = [self.distribution(variant) for variant in self.variants.values()]
         return (*variants, self.select_name, self.auto_name, self.settings.name)
+
+    def image(self, variant: Variant) -> str:
+        """The image that the variant's wheels are built in, where containers are used.
+
+        That with nvcc if one of its jobs compiles CUDA sources and no wheels bring the toolkit.
+        """
+        if variant.cuda_image and not variant.cuda_toolkit and self._compiles_cuda(variant):
+            return variant.cuda_image
+        return variant.image
+
+    def _compiles_cuda(self, variant: Variant) -> bool:
+        return any(self.settings.for_job(variant, python).cuda_arch_list for python in variant.cpython)
 
     def distribution(self, variant: Variant | Minor) -> str:
         """Name of the variant's distribution, such as pymomentum-gpu-torch28, or of the core's."""

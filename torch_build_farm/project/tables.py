@@ -152,6 +152,10 @@ def _minors(value: object) -> str | tuple[Minor, ...]:
     return tuple(_minor(text) for text in value) if isinstance(value, list) else _specifiers(value)
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 def _build_environment(value: Mapping[str, str]) -> Mapping[str, str]:
     taken = sorted(set(value) & FARMS_VARIABLES)
     if taken:
@@ -204,7 +208,13 @@ CPythonName = Annotated[
 VersionText = Annotated[str, BeforeValidator(_version)]
 RequirementText = Annotated[str, AfterValidator(_requirement)]
 CheckoutOrRequirement = Annotated[str, AfterValidator(_checkout_or_requirement)]
-CudaArchitectures = Annotated[tuple[str, ...], AfterValidator(normalised)]
+# As TORCH_CUDA_ARCH_LIST has them too: "8.0;9.0+PTX".
+CudaArchitectures = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_as_list),
+    AfterValidator(normalised),
+    WithJsonSchema({"anyOf": [_STRING, {"type": "array", "items": _STRING}]}),
+]
 PlainWord = Annotated[str, AfterValidator(_plain_word), WithJsonSchema({**_STRING, "pattern": f"^{_PLAIN_WORD}$"})]
 UploadUrl = Annotated[str, AfterValidator(_upload_url), WithJsonSchema({**_STRING, "pattern": f"^({_UPLOAD_URL})$"})]
 SpecifierText = Annotated[str, BeforeValidator(_specifiers)]

@@ -16,10 +16,12 @@ from pydantic import ConfigDict, Field, StrictInt
 
 from torch_build_farm.core.errors import ConfigError
 from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.project.cuda_architectures import OF_TORCH
 from torch_build_farm.project.tables import (
     REFERENCE,
     TABLE_CONFIG,
     CPythonName,
+    CudaArchitectures,
     MinorName,
     NumberFromZero,
     PositiveNumber,
@@ -58,7 +60,7 @@ class Variant:
 
     cuda_toolkit: tuple[str, ...]
     """The wheels that bring nvcc for this CUDA, as build requirements of projects with CUDA sources. `[]`: there are no
-    such wheels, and nvcc has to be in the image or on the machine."""
+    such wheels, and nvcc has to be in `cuda-image` or on the machine."""
 
     cpython: Annotated[tuple[CPythonName, ...], Field(min_length=1)]
     """The CPythons that torch has wheels for, such as `["cp312", "cp313", "cp313t"]`."""
@@ -75,6 +77,14 @@ class Variant:
 
     cuda_runtime_gb: NumberFromZero
     """Unpacked size of the CUDA wheels that torch requires, in GB (10^9 bytes)."""
+
+    cuda_image: str = ""
+    """The image for CUDA sources where `cuda-toolkit` names no wheels: a manylinux image with nvcc of this CUDA, by its
+    digest where it has one. Not set: `image`."""
+
+    cuda_architectures: CudaArchitectures = ()
+    """The GPU architectures that torch itself is compiled for, and PTX of the newest, which the driver compiles for
+    GPUs to come. `cuda-arch-list = "torch"` stands for them."""
 
     gcc: Annotated[StrictInt, Field(ge=1)] = 1
     """The oldest GCC (its major version) that builds against this torch; `1` stands for any."""
@@ -288,6 +298,8 @@ def _cuda_contradictions(variant: Variant) -> list[str]:
         of_this_cuda = [version for version in versions if f"{version}.".startswith(f"{variant.cuda}.")]
         if not of_this_cuda:
             problems.append(f"cuda-runtime: {variant.cuda_runtime} contradicts cuda = {variant.cuda!r}")
+    if OF_TORCH in variant.cuda_architectures:
+        problems.append(f'cuda-architectures: {OF_TORCH!r} stands for this list; name the architectures, such as "9.0"')
     for position, text in enumerate(variant.cuda_toolkit):
         try:
             Requirement(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
@@ -17,6 +17,7 @@ from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.requirements import parse_metadata, read_requirement, read_version
 from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.project.cuda_architectures import of_gencode
 from torch_build_farm.releases import torch_wheel
 from torch_build_farm.releases.listing import Listing, Release
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _VERSION, _CMAKE = "torch/version.py", "torch/share/cmake/Torch/TorchConfig.cmake"
 _ATEN, _CXX = "torch/include/ATen/ATen.h", "torch/include/c10/util/C++17.h"
 _PYBIND11 = "torch/include/pybind11/detail/common.h"
+_LIBRARY = "torch/lib/libtorch_python.so"
+# In 2.8 and 2.9 no NUL separates it from the text before it.
+_ARCHITECTURES = re.compile(rb"((?:sm|compute)_\d{2,3}[af]?(?: (?:sm|compute)_\d{2,3}[af]?)*)\0")
 _METADATA = re.compile(r"torch-[^/]+\.dist-info/METADATA")
 # The first GCC that takes -std=c++NN by that name (GCC's manual, "Options Controlling C Dialect", of each version).
 _FIRST_GCC = {11: 5, 14: 5, 17: 8, 20: 10, 23: 11, 26: 14}
@@ -55,6 +59,10 @@ class Facts:
     def __getitem__(self, key: str) -> Fact:
         return self.facts[key]
 
+    def with_fact(self, key: str, fact: Fact) -> Facts:
+        """These facts with another one under `key`, in the same place."""
+        return replace(self, facts={**self.facts, key: fact})
+
     def for_documents(self) -> dict[str, Fact]:
         """The facts as JSON documents have them: with the pin, which follows from the minor and is in no file."""
         reason = "also accepts vendors' pre-release builds, which >=X.Y,<X.Z does not"
@@ -81,7 +89,9 @@ def newest_usable_minor(listing: Listing, *, pre: bool = False) -> Minor:
 
 
 def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = False, sizes: bool = True) -> Facts:
-    """Read a minor's facts. Without `sizes`, which takes the directories of a dozen more wheels, two keys are left out.
+    """Read a minor's facts.
+
+    Without `sizes` three keys are left out, for which parts of a dozen more wheels and a library of 30 MB are read.
 
     Raises UnknownTorchError, with the reason, if the minor cannot be served, and PackageIndexError.
     """
@@ -98,6 +108,7 @@ def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = Fal
     if runtime is None:
         raise _refusal(release, f"its METADATA requires no CUDA runtime for CUDA {cuda[1]}", wheel.filename)
 
+    platform = _platform(wheel)
     standard, standard_source = _cxx_standard(content.cmake, content.aten)
     facts = {
         "torch": Fact(str(minor), ""),
@@ -110,18 +121,20 @@ def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = Fal
         "cuda": Fact(cuda[1], f"torch.version.cuda, in {_VERSION}"),
         "cuda-runtime": Fact(f"{runtime.name}{runtime.specifier}", "METADATA, Requires-Dist"),
         "cuda-toolkit": _toolkit(runtime, requires, index),
+        "cuda-image": Fact(
+            _cuda_image(platform, cuda[1]), "by its tag; PyTorch's builder image, with nvcc of this CUDA"
+        ),
         "cpython": Fact(tags_of(releases), "file names on the index"),
         "cxx-standard": Fact(standard, standard_source),
         "gcc": _gcc(standard, content.cxx),
-        "image": Fact(
-            _platform(wheel), "the wheels' platform; the container image that cibuildwheel pins under this name"
-        ),
+        "image": Fact(platform, "the wheels' platform; the container image that cibuildwheel pins under this name"),
     }
     pybind11 = _pybind11(content.pybind11)
     if pybind11:
         facts["pybind11"] = Fact(pybind11, f"the one among torch's headers: {_PYBIND11}")
     if sizes:
         facts |= _sizes(content.unpacked_size, requires, CPython.parse(tag), index)
+        facts |= _cuda_architectures(wheel, index)
     return Facts(minor, wheel.filename, facts)
 
 
@@ -341,6 +354,25 @@ def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: Packa
         tuple(requirements),
         "for CUDA sources: nvcc and its headers, and the parts of the toolkit that METADATA requires",
     )
+
+
+def _cuda_image(platform: str, cuda: str) -> str:
+    """The builder image that PyTorch publishes for wheels of a platform tag such as "manylinux_2_28" and a CUDA."""
+    return f"pytorch/{platform.replace('_', '', 1)}-builder:cuda{cuda}"
+
+
+def _cuda_architectures(wheel: DistributionPackage, index: PackageIndex) -> dict[str, Fact]:
+    """What torch is compiled for, as torch.cuda.get_arch_list() has it from CUDA_ARCH_FLAGS in its library."""
+    with torch_wheel.looked_at(wheel, index) as content:
+        if _LIBRARY not in content.members:
+            return {}
+        lists = _ARCHITECTURES.findall(content.read(_LIBRARY))
+    # An error message may name one; of all such texts the list is the longest.
+    words = max(lists, key=len, default=b"").decode().split()
+    if not words:
+        return {}
+    source = f"torch.cuda.get_arch_list(), in {_LIBRARY}; and PTX of the newest, for GPUs to come"
+    return {"cuda-architectures": Fact(of_gencode(words), source)}
 
 
 def _sizes(torch: int, requires: Sequence[Requirement], python: CPython, index: PackageIndex) -> dict[str, Fact]:

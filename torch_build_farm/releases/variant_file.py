@@ -118,9 +118,14 @@ def _updated(path: Path, text: str, facts: Facts, listing: Listing) -> tuple[str
             _replace(document, key, tags)
         elif key == "release" and old[key] not in facts["releases"].value:  # type: ignore[operator]
             _replace(document, key, value)  # the release built against is yanked or gone
-        elif old[key] != value:
+        elif old[key] != value and not _names_the_same_image(key, old[key], value):
             kept.append(f"{key} stays {old[key]!r}; the index has {value!r} ({fact.source})")
     return tomlkit.dumps(document), kept
+
+
+def _names_the_same_image(key: str, old: object, value: object) -> bool:
+    """Whether both are one image's name, of which the file has a digest too and no registry was at hand."""
+    return key == "cuda-image" and str(old).startswith(f"{value}@")
 
 
 def _replace(document: TOMLDocument, key: str, value: Any) -> None:

@@ -214,9 +214,6 @@ def problems(
             "elsewhere give another file"
         )
     reasons += record_problems(wheel.path)
-    size = wheel.path.stat().st_size / 1e6
-    if size > settings.size_limit_mb:
-        reasons.append(f"the wheel has {size:.1f} MB, over size-limit-mb = {settings.size_limit_mb}")
     if settings.torch_flavours == "any":
         reasons += _cuda_needed(wheel)
     return reasons

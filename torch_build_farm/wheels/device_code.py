@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.sections import sections
@@ -27,16 +27,20 @@ _FORCES = re.compile(r"""(?:environ(?:\.get\(|\[)|getenv\()\s*["']([A-Za-z_]\w{1
 _ABOUT_CUDA = re.compile(r"(?i)cuda|gpu|force|arch")
 
 
-def read_device_code(content: bytes) -> frozenset[str]:
-    """The architectures of a library's own device code, as nvcc calls them: sm_90 for code, compute_90 for PTX.
+def read_device_code(content: bytes) -> dict[str, int]:
+    """How much device code of its own a library has, in bytes as they lie there, by architecture.
 
-    Raises ElfError for a damaged library.
+    Architectures are called as by nvcc: sm_90 for machine code, compute_90 for PTX. Raises ElfError for a damaged
+    library.
     """
-    fat_binary = sections(content).get(".nv_fatbin", b"")
-    return frozenset(_architectures(fat_binary))
+    sizes: dict[str, int] = {}
+    for architecture, size in _entries(sections(content).get(".nv_fatbin", b"")):
+        sizes[architecture] = sizes.get(architecture, 0) + size
+    return sizes
 
 
-def _architectures(fat_binary: bytes) -> Iterator[str]:
+def _entries(fat_binary: bytes) -> Iterator[tuple[str, int]]:
+    """Architecture and size in bytes of each piece of code that has a kernel."""
     start = fat_binary.find(_MAGIC)
     while 0 <= start <= len(fat_binary) - _CONTAINER.size:
         _, _, header_size, size = _CONTAINER.unpack_from(fat_binary, start)
@@ -50,7 +54,7 @@ def _architectures(fat_binary: bytes) -> Iterator[str]:
             code = fat_binary[entry + entry_header_size : entry + entry_header_size + code_size]
             if kind in (_PTX, _MACHINE_CODE) and _has_kernel(kind, code, flags, whole_size):
                 suffix = "a" if flags & _ARCHITECTURE_SPECIFIC else "f" if flags & _FAMILY_SPECIFIC else ""
-                yield f"{'compute' if kind == _PTX else 'sm'}_{architecture}{suffix}"
+                yield f"{'compute' if kind == _PTX else 'sm'}_{architecture}{suffix}", len(code)
             entry += entry_header_size + code_size
         start = fat_binary.find(_MAGIC, max(end, start + _CONTAINER.size))
 
@@ -77,7 +81,13 @@ def asked_for(architectures: tuple[str, ...]) -> list[str]:
     return names
 
 
-def device_code_problems(found: frozenset[str], architectures: tuple[str, ...], setup_script: str = "") -> list[str]:
+def heaviest(device_code: Mapping[str, int], most: int = 8) -> str:
+    """The architectures with the most code, the largest first, such as "sm_90a 61.0 MB, sm_80 20.5 MB"."""
+    by_size = sorted(device_code.items(), key=lambda item: -item[1])
+    return ", ".join(f"{architecture} {size / 1e6:.1f} MB" for architecture, size in by_size[:most])
+
+
+def device_code_problems(found: Collection[str], architectures: tuple[str, ...], setup_script: str = "") -> list[str]:
     """What is missing of the device code that `cuda-arch-list` asks for, in one sentence; empty where nothing is.
 
     `setup_script` is the text of the source's setup.py, whose variables are named.
@@ -85,7 +95,7 @@ def device_code_problems(found: frozenset[str], architectures: tuple[str, ...], 
     missing = []
     for name in asked_for(architectures):
         # Code for sm_90a is sm_90's too, on the one architecture that it is for.
-        if name not in found and not {f"{name}a", f"{name}f"} & found:
+        if not any(also in found for also in (name, f"{name}a", f"{name}f")):
             missing.append(name)
     if not missing:
         return []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels.cpu_level import LEVELS, CpuLevel, read_cpu_level
-from torch_build_farm.wheels.device_code import read_device_code
+from torch_build_farm.wheels.device_code import heaviest, read_device_code
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import NotLoadedError, read
 from torch_build_farm.wheels.platforms import machine_of_wheel
@@ -24,13 +25,13 @@ class MachineCode:
 
     `cpu_levels` has the level that each library takes for granted, `python_names` the names of CPython's C API that it
     cannot do without, `unreadable` why one could not be read. `exported` are the names of that kind that the libraries
-    bring. `device_code` are the architectures of GPUs that there is code for (`device_code.read_device_code`).
+    bring. `device_code` has the size of the code for GPUs, in bytes by architecture (`device_code.read_device_code`).
     """
 
     cpu_levels: Mapping[str, CpuLevel]
     python_names: Mapping[str, frozenset[str]]
     exported: frozenset[str]
-    device_code: frozenset[str]
+    device_code: Mapping[str, int]
     unreadable: Mapping[str, str]
 
     @property
@@ -44,7 +45,7 @@ def read_machine_code(wheel: Wheel) -> MachineCode:
     cpu_levels = {}
     python_names = {}
     exported: set[str] = set()
-    device_code: set[str] = set()
+    device_code: Counter[str] = Counter()
     unreadable = {}
     machine = machine_of_wheel(wheel.path.name)
     with opened(wheel.path) as archive:
@@ -52,7 +53,7 @@ def read_machine_code(wheel: Wheel) -> MachineCode:
             content = archive.read(library.path)
             try:
                 cpu_levels[library.path] = read_cpu_level(content)
-                device_code |= read_device_code(content)
+                device_code.update(read_device_code(content))
                 elf = read(content, machine)
             except NotLoadedError:  # a program, or code for a GPU
                 continue
@@ -62,7 +63,21 @@ def read_machine_code(wheel: Wheel) -> MachineCode:
             required = [symbol.name for symbol in elf.undefined if not symbol.weak]
             python_names[library.path] = frozenset(name for name in required if _PYTHON_NAME.match(name))
             exported |= {name for name in elf.exported if _PYTHON_NAME.match(name)}
-    return MachineCode(cpu_levels, python_names, frozenset(exported), frozenset(device_code), unreadable)
+    return MachineCode(cpu_levels, python_names, frozenset(exported), dict(device_code), unreadable)
+
+
+def size_problem(wheel: Wheel, code: MachineCode, settings: Settings) -> list[str]:
+    """Why the wheel is too large, with what weighs most in it, in one sentence; empty for one that is not."""
+    size = wheel.path.stat().st_size / 1e6
+    if size <= settings.size_limit_mb:
+        return []
+    problem = f"the wheel has {size:.1f} MB, over size-limit-mb = {settings.size_limit_mb}"
+    if code.device_code:
+        problem += (
+            f"; its code for GPUs has, unpacked, {heaviest(code.device_code)}: list fewer architectures in "
+            "cuda-arch-list (code for 8.0 runs on GPUs of 8.6 and 8.9 too)"
+        )
+    return [problem]
 
 
 def machine_code_problems(code: MachineCode, settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ from torch_build_farm.core.errors import ImageError
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, check_gcc, no_cuda_toolkit
+from torch_build_farm.engines.base import BuildRequest, Interpreter, Site, check_gcc, check_nvcc, no_cuda_toolkit
 from torch_build_farm.engines.docker import cibuildwheel_config, containers, images
 from torch_build_farm.engines.docker.build import ContainerBuild
 from torch_build_farm.engines.docker.client import Daemon, same_engine, translated_errors
@@ -156,13 +156,13 @@ class DockerEngine:
             raise ImageError(
                 f"the image {base.reference} lacks {', '.join(contents.lacking)}",
                 where="cibuildwheel and the farm need them",
-                next_step=images.WAYS_OUT,
+                next_step=images.ways_out(base.requested),
             )
         if Version(contents.auditwheel or "0") < _AUDITWHEEL:
             raise ImageError(
                 f"the image {base.reference} has auditwheel {contents.auditwheel or 'of an unknown version'}, "
                 f"and {_AUDITWHEEL} is needed",
-                next_step=images.WAYS_OUT,
+                next_step=images.ways_out(base.requested),
             )
         pythons = sorted(contents.interpreters())
         if job.python not in pythons:
@@ -190,12 +190,14 @@ class DockerEngine:
                 )
             return
         major = job.variant.cuda_major
+        remedy = (
+            f"name an image with CUDA {major} (--base-image, or cuda-image in variants/{job.variant.torch.tag}.toml)"
+        )
         if contents.nvcc.split(".")[0] != major:
             nvcc = f"nvcc {contents.nvcc}" if contents.nvcc else "no nvcc"
-            remedy = (
-                f"name an image with CUDA {major} (--base-image, or image in variants/{job.variant.torch.tag}.toml)"
-            )
             raise no_cuda_toolkit(job, f"the image {base.reference} has {nvcc}", remedy)
+        architectures = self.project.settings.for_job(job.variant, job.python).cuda_arch_list
+        check_nvcc(job, contents.nvcc, architectures, f"the image {base.reference}", remedy)
 
     @translated_errors()
     def build(self, request: BuildRequest) -> Path:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 import threading
 import tomllib
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import cmake
 import jinja2
 import ninja
+import requests
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import ConfigError, DiskError, EngineError, ImageError
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from docker.errors import APIError
 
 STAND_IN = "torch-build-farm-base:latest"  # the image that ci/base-image makes
+_STAND_IN_WITH_CUDA = "torch-build-farm-base:cuda"  # what it makes with --cuda: nvcc 12
+_BUILDER_WITH_CUDA = re.compile(r"pytorch/manylinux\w+-builder:cuda12\.\d+(?:@sha256:[0-9a-f]{64})?")
 LABEL = "torch-build-farm"
 _REPOSITORY = "torch-build-farm"
 _TOOLS = "/opt/torch-build-farm"  # the farm's uv, CMake and ninja in its images
@@ -43,9 +47,11 @@ UV = Path(_TOOLS) / "bin" / "uv"
 _PREPARE = "prepare"  # in the context of an image's build
 _PREFIX = PurePosixPath("/opt/torch-build-farm-prefix")  # where `prepare` installs dependencies
 _PROBE = files("torch_build_farm").joinpath("data/probe-image.sh").read_text("utf-8")
-WAYS_OUT = (
-    f"make a base image here: ci/base-image (tagged {STAND_IN}, which is then used), "
-    "name another with --base-image, or build on this machine: --engine local"
+_OTHER_WAYS_OUT = "name another with --base-image, or build on this machine: --engine local"
+WAYS_OUT = f"make a base image here: ci/base-image (tagged {STAND_IN}, which is then used), {_OTHER_WAYS_OUT}"
+_WAYS_OUT_WITH_CUDA = (
+    f"make one with nvcc here: ci/base-image --suite trixie --cuda (tagged {_STAND_IN_WITH_CUDA}, which is then used), "
+    f"{_OTHER_WAYS_OUT}"
 )
 
 
@@ -72,38 +78,79 @@ def identifiers() -> Mapping[CPython, str]:
 
 @dataclass(frozen=True)
 class Base:
-    """A base image: the name it was requested by, its reference, its ID (empty: not on the engine yet)."""
+    """A base image: the name it was requested by, its reference, its ID (empty: not on the engine yet).
+
+    `digest` names the image itself in its registry, as repository@sha256:...; empty where it came from none.
+    """
 
     requested: str
     reference: str
     id: str
+    digest: str = ""
 
     @property
     def note(self) -> str:
         """For people: which image, and why."""
-        if self.reference == STAND_IN and self.requested != STAND_IN:
+        if self.reference in (STAND_IN, _STAND_IN_WITH_CUDA) and self.requested != self.reference:
+            pinned = "cibuildwheel's " if self.requested in pins() else ""
             return (
-                f"{STAND_IN}, made by ci/base-image, in place of cibuildwheel's {self.requested} (--base-image "
+                f"{self.reference}, made by ci/base-image, in place of {pinned}{self.requested} (--base-image "
                 f"{self.requested} takes that)"
             )
-        return self.reference if self.id else f"{self.reference} (to be pulled)"
+        if not self.id:
+            return f"{self.reference} (to be pulled)"
+        if self.digest and "@" not in self.reference:
+            return f"{self.reference}, by a tag that may move; {self.digest} names this very image"
+        return self.reference
 
 
 def find_base(client: DockerClient, requested: str, stand_in: bool) -> Base:
     """The image for `requested`, a name that cibuildwheel pins or a reference.
 
-    If the engine has it, that; else for a pinned name, where `stand_in` allows it, the stand-in that ci/base-image
-    makes; else the image is to be pulled.
+    If the engine has it, that; else for a name that cibuildwheel pins, and for PyTorch's builder images, the stand-in
+    that ci/base-image makes, where `stand_in` allows it; else the image is to be pulled.
     """
     reference = pins().get(requested, requested)
     image_id = _id(client, reference)
     if image_id:
-        return Base(requested, reference, image_id)
-    if stand_in and requested in pins():
-        image_id = _id(client, STAND_IN)
+        return Base(requested, reference, image_id, _digest(client, reference))
+    if stand_in:
+        made_here = _stand_in(requested)
+        image_id = _id(client, made_here) if made_here else ""
         if image_id:
-            return Base(requested, STAND_IN, image_id)
+            return Base(requested, made_here, image_id)
     return Base(requested, reference, "")
+
+
+def _stand_in(requested: str) -> str:
+    """The image of ci/base-image that can take the place of the requested one; empty where none can."""
+    if requested in pins():
+        return STAND_IN
+    return _STAND_IN_WITH_CUDA if _BUILDER_WITH_CUDA.fullmatch(requested) else ""
+
+
+def ways_out(requested: str) -> str:
+    """What a user can do where the requested image cannot be had."""
+    return _WAYS_OUT_WITH_CUDA if _BUILDER_WITH_CUDA.fullmatch(requested) else WAYS_OUT
+
+
+def _digest(client: DockerClient, reference: str) -> str:
+    """What names an image of the engine in its registry; empty for one that was made here."""
+    digests: list[str] = client.images.get(reference).attrs.get("RepoDigests") or []
+    return digests[0] if digests else ""
+
+
+def registry_digest(client: DockerClient, reference: str) -> str:
+    """The digest, as sha256:..., that the registry has for a reference; empty where no registry answers.
+
+    The engine asks the registry, as it would to pull the image.
+    """
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    try:
+        return str(client.images.get_registry_data(reference).id)
+    except (DockerException, requests.RequestException):
+        return ""
 
 
 def _id(client: DockerClient, reference: str) -> str:
@@ -125,12 +172,13 @@ def pull(client: DockerClient, base: Base, shell: Shell) -> Base:
     shell.say(f"pulling {base.reference}")
     try:
         _follow(client.api.pull(base.reference, stream=True, decode=True), shell)
-        return Base(base.requested, base.reference, str(client.images.get(base.reference).id))
+        image_id = str(client.images.get(base.reference).id)
+        return Base(base.requested, base.reference, image_id, _digest(client, base.reference))
     except (APIError, ImageError) as error:
         what = f"the image {base.reference} cannot be pulled"
         if base.requested != base.reference:
             what += f" ({base.requested}, as cibuildwheel pins it)"
-        raise ImageError(what, where=_reason(error), next_step=WAYS_OUT) from None
+        raise ImageError(what, where=_reason(error), next_step=ways_out(base.requested)) from None
 
 
 def _follow(stream: Iterator[Mapping[str, Any]], shell: Shell) -> None:

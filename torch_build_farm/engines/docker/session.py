@@ -83,7 +83,7 @@ class DockerSession:
 
     def base(self, variant: Variant) -> Base:
         """The base image for a variant. Its ID is empty as long as the engine does not have the image."""
-        name = self.base_image or variant.image
+        name = self.base_image or self.project.image(variant)
         with self._lock:
             if name not in self._bases:
                 # A stand-in replaces only what the farm picked itself, never an image that somebody named.

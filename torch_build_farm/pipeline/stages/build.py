@@ -50,6 +50,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         "system-packages": asdict(settings.system_packages),
         "prefixes": settings.prefixes,
         "cuda-arch-list": settings.cuda_arch_list,
+        "compress-device-code": settings.compress_device_code,
         "torch-build": settings.torch_build,
         "network": settings.network,
         "epoch": context.epoch,

@@ -17,7 +17,7 @@ def _inputs(step: Step) -> dict[str, Any]:
     return {
         "source": tree.content,
         "rendered": dict(tree.rendered),
-        "stubs": {path: hashlib.sha256(content).hexdigest() for path, content in tree.stubs.items()},
+        "tools": {path: hashlib.sha256(content).hexdigest() for path, content in tree.tools.items()},
         "epoch": step.context.epoch,
     }
 

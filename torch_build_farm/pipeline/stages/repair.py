@@ -27,7 +27,7 @@ from torch_build_farm.wheels.beside_core import core_problems
 from torch_build_farm.wheels.checks import problems
 from torch_build_farm.wheels.device_code import device_code_problems
 from torch_build_farm.wheels.limited_api import limited_api_problems
-from torch_build_farm.wheels.machine_code import MachineCode, machine_code_problems, read_machine_code
+from torch_build_farm.wheels.machine_code import MachineCode, machine_code_problems, read_machine_code, size_problem
 from torch_build_farm.wheels.run_paths import for_users, patched
 from torch_build_farm.wheels.wheel import Wheel, opened, read_wheel
 
@@ -77,6 +77,7 @@ def repair(
         wheel = read_wheel(repaired)
         code = read_machine_code(wheel)
         reasons = problems(wheel, settings, expected, builders, linked_by)
+        reasons += size_problem(wheel, code, settings)
         reasons += machine_code_problems(code, settings) + limited_api_problems(wheel, code)
         reasons += device_code_problems(code.device_code, settings.cuda_arch_list, setup_script)
         if core:
