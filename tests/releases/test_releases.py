@@ -82,7 +82,7 @@ def test_the_highest_build_counts_and_nothing_that_is_yanked() -> None:
 def test_each_machine_has_its_own_wheels() -> None:
     files = torch("2.16.0", "cp312", "cp313") + torch("2.16.0", "cp312", platform="manylinux_2_28_aarch64")
     files += torch("2.17.0", "cp312")
-    arm64 = Listing.of(files, ARM64)
+    arm64 = Listing.of(files, machine=ARM64)
     assert [release.tags for release in arm64.releases] == [("cp312",), ()]
     assert arm64.release("2.16.0").wheels["cp312"].filename.endswith("_aarch64.whl")
     with pytest.raises(UnknownTorchError, match=r"no torch 2\.17\.0 for arm64 Linux"):

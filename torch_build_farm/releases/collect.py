@@ -79,7 +79,7 @@ def wheels_of(release: str, index: PackageIndex, machine: Machine = X86_64) -> M
 
     Raises PackageIndexError, and UnknownTorchError for a release of which the index has no wheel.
     """
-    return Listing.read(index, machine).release(release).wheels
+    return Listing.read(index, machine=machine).release(release).wheels
 
 
 def read_release(

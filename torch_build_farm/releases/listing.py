@@ -67,7 +67,7 @@ class _File:
     platform: str
 
     @classmethod
-    def parse(cls, filename: str, machine: Machine) -> _File:
+    def parse(cls, filename: str, machine: Machine = X86_64) -> _File:
         """Read a file name. Raises InvalidWheelFilename, InvalidSdistFilename or InvalidVersion for other names."""
         if not filename.endswith(".whl"):
             _, version = parse_sdist_filename(filename)
@@ -96,9 +96,9 @@ class Listing:
     machine: Machine = X86_64
 
     @classmethod
-    def read(cls, index: PackageIndex, machine: Machine = X86_64) -> Listing:
+    def read(cls, index: PackageIndex, *, machine: Machine = X86_64) -> Listing:
         """Read the index's page of torch, in one request. Raises PackageIndexError, also if it lists no torch."""
-        listing = cls.of(index.files("torch"), machine)
+        listing = cls.of(index.files("torch"), machine=machine)
         if not listing.releases:
             raise PackageIndexError(
                 "the package index lists no torch",
@@ -108,7 +108,7 @@ class Listing:
         return listing
 
     @classmethod
-    def of(cls, files: Iterable[DistributionPackage], machine: Machine = X86_64) -> Listing:
+    def of(cls, files: Iterable[DistributionPackage], *, machine: Machine = X86_64) -> Listing:
         """The releases of these files, except local versions, which are other builds that other indexes have."""
         wheels: defaultdict[str, dict[str, DistributionPackage]] = defaultdict(dict)
         builds: dict[tuple[str, str], _Build] = {}  # of these wheels, by release and tag
