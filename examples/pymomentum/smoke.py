@@ -90,6 +90,49 @@ def check_skinning(device: torch.device) -> None:
     torch.testing.assert_close(geometry.linear_blend_skinning(rest, bind, points, indices, weights), points)
 
 
+def check_skinning_kernel(device: torch.device) -> None:
+    """What the kernel computes on a GPU against what the operators of torch compute on the CPU."""
+
+    def skinned(on: torch.device, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The vertices, and the gradients of what can have one."""
+        joints, bind, points, indices, weights, pull = [tensor.clone().to(on) for tensor in inputs]
+        free = [tensor.requires_grad_() for tensor in (joints, bind, points, weights)]
+        moved = geometry.linear_blend_skinning(joints, bind, points, indices, weights)
+        gradients = torch.autograd.grad(moved, free, pull)
+        return [result.cpu() for result in (moved.detach(), *gradients)]
+
+    # More vertices than a block has threads, and no multiple of that; a batch of two dimensions, one element, none.
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-3)):
+        for batch, vertices in (((2, 3), 1003), ((), 5), ((0,), 4), ((3,), 0)):
+            joints, influences = len(PARENTS), 4
+            inputs = [torch.randn(*batch, joints, 4, 4, dtype=dtype), torch.randn(joints, 4, 4, dtype=dtype)]
+            inputs += [torch.randn(vertices, 3, dtype=dtype), torch.randint(joints, (vertices, influences))]
+            inputs += [torch.rand(vertices, influences, dtype=dtype), torch.randn(*batch, vertices, 3, dtype=dtype)]
+            of_cpu = skinned(torch.device("cpu"), inputs)
+            for got, wanted in zip(skinned(device, inputs), of_cpu, strict=True):
+                torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
+
+    # Gradients of gradients, and tensors that are not contiguous.
+    world = torch.randn(2, 4, 4, 3, dtype=torch.float64, device=device).movedim(-1, 1).requires_grad_()
+    bind = torch.randn(3, 4, 4, dtype=torch.float64, device=device, requires_grad=True)
+    points = torch.randn(3, 2, dtype=torch.float64, device=device).T.requires_grad_()
+    indices = torch.tensor([[0, 2], [1, 1]], device=device)
+    weights = torch.rand(2, 2, dtype=torch.float64, device=device, requires_grad=True)
+
+    def skinning(*inputs: torch.Tensor) -> torch.Tensor:
+        return geometry.linear_blend_skinning(inputs[0], inputs[1], inputs[2], indices, inputs[3])
+
+    # The gradient comes from a kernel, and from torch's operators where it is to be differentiated again.
+    moved = skinning(world, bind, points, weights).sin().sum()
+    by_kernel = torch.autograd.grad(moved, (world, bind, points, weights), retain_graph=True)
+    by_operators = torch.autograd.grad(moved, (world, bind, points, weights), create_graph=True)
+    torch.testing.assert_close(by_kernel, by_operators)
+
+    # The kernel adds up in no fixed order.
+    assert torch.autograd.gradcheck(skinning, (world, bind, points, weights), nondet_tol=1e-9)
+    assert torch.autograd.gradgradcheck(skinning, (world, bind, points, weights), nondet_tol=1e-9)
+
+
 def check_solver(device: torch.device) -> None:
     joints, effectors = len(PARENTS), [2, 4, 6]
     offsets = torch.randn(joints, 3, dtype=torch.float64, device=device)
@@ -160,7 +203,13 @@ def main() -> None:
     for device in devices:
         for check in (check_rotations, check_kinematics, check_skinning, check_solver, check_errors):
             check(device)
-    print(f"pymomentum {__version__}: values and gradients agree on {', '.join(map(str, devices))}")
+        if geometry.has_cuda and device.type == "cuda":
+            check_skinning_kernel(device)
+    kernel = ""
+    if geometry.has_cuda:
+        ran = len(devices) > 1
+        kernel = ", with the CUDA kernel" if ran else "; no GPU is here, so the CUDA kernel did not run"
+    print(f"pymomentum {__version__}: values and gradients agree on {', '.join(map(str, devices))}{kernel}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch_build_farm.project.tables import read_table
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases import discovery, facts, variant_file
 from torch_build_farm.releases.discovery import Status
-from torch_build_farm.releases.listing import Listing
+from torch_build_farm.releases.listing import Listing, flavours
 
 LINUX = "manylinux_2_28_x86_64"
 # As in libtorch_python.so of 2.8: a text that ends without NUL before the list, and an error message with one word.
@@ -58,6 +58,23 @@ def status(
     learnt = {"2.16.0": names}
     found = discovery.compare(Listing.of(files), {one.torch: one for one in known}, learnt, pre=pre)
     return {str(one.minor): (one.status, "; ".join(one.news)) for one in found}
+
+
+def test_the_flavours_of_an_index() -> None:
+    """Each is a listing of its own: releases, minors and CPythons are those of one flavour alone."""
+    files = [
+        *torch("2.9.0+cu126", "cp311"), *torch("2.9.1+cu126", "cp311", "cp312"), *torch("2.9.1+cu130", "cp312"),
+        *torch("2.9.1+cpu", "cp312"), *torch("2.9.1+rocm6.4", "cp312"), *torch("2.9.1", "cp312"), file("torch-x.whl"),
+    ]  # fmt: skip
+    assert flavours(files) == ["cu126", "cu130"]
+    listing = Listing.of(files, "cu126")
+    assert [release.name for release in listing.releases] == ["2.9.0+cu126", "2.9.1+cu126"]
+    assert list(listing.by_minor) == [Minor(2, 9, "cu126")]
+    assert [str(minor) for minor in Listing.of(files).by_minor] == ["2.9"]
+    found = discovery.compare(listing, {}, {}, oldest=Minor(2, 8))
+    assert [(str(one.minor), one.status, one.news) for one in found] == [
+        ("2.9:cu126", Status.MISSING, ("no variant: add 2.9:cu126",))
+    ]
 
 
 @given(st.sets(st.tuples(st.integers(2, 9), st.integers(0, 30), st.integers(0, 3)), min_size=1))

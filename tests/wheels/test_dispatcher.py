@@ -185,7 +185,7 @@ def test_on_every_cpython_that_torch_is_made_for(site: Site, monkeypatch: pytest
         marker.write("cuda: 12\n")
     for python in (one for one in found if one >= CPython(3, 9)):
         monkeypatch.setattr(sys, "executable", str(found[python].path))
-        assert "and torch 2.9.0+cu130 has CUDA 13." in site.run("import demo").stderr, python
+        assert "and torch 2.9.0+cu130 has CUDA 13.0." in site.run("import demo").stderr, python
     (site.folder / "demo" / "_torch29").rename(site.folder / "moved")
     (site.folder.parent / "current" / "demo").mkdir(parents=True)
     (site.folder / "moved").rename(site.folder.parent / "current" / "demo" / "_torch29")
@@ -444,12 +444,12 @@ CUDA_128, CUDA_130, NO_CUDA = (f"cuda: Optional[str] = {value}" for value in ("'
         ("libcudart.so.12", "2.9.1+cu126", "", ""),
         ("libcudart.so.12", "2.9.1", "", ""),  # not to be told
         ("libcudart.so.12", "2.9.1a0+git12", "cuda = some_call()", ""),
-        ("libcudart.so.12", "2.9.1+cu130", CUDA_130, "CUDA 12, and torch 2.9.1+cu130 has CUDA 13."),
-        ("libcudart.so.12", "2.9.1", CUDA_130, "CUDA 12, and torch 2.9.1 has CUDA 13."),
-        ("libcudart.so.12", "2.9.1+cu130", "", "CUDA 12, and torch 2.9.1+cu130 has CUDA 13."),
+        ("libcudart.so.12", "2.9.1+cu130", CUDA_130, "CUDA 12, and torch 2.9.1+cu130 has CUDA 13.0."),
+        ("libcudart.so.12", "2.9.1", CUDA_130, "CUDA 12, and torch 2.9.1 has CUDA 13.0."),
+        ("libcudart.so.12", "2.9.1+cu130", "", "CUDA 12, and torch 2.9.1+cu130 has CUDA 13.0."),
         ("libcudart.so.12", "2.9.1+cpu", NO_CUDA, "CUDA 12, and torch 2.9.1+cpu has none."),
         ("libcudart.so.12", "2.9.1+cpu", "", "CUDA 12, and torch 2.9.1+cpu has none."),
-        ("libcublasLt.so.13", "2.9.1+cu128", CUDA_128, "CUDA 13, and torch 2.9.1+cu128 has CUDA 12."),
+        ("libcublasLt.so.13", "2.9.1+cu128", CUDA_128, "CUDA 13, and torch 2.9.1+cu128 has CUDA 12.8."),
         ("libtorch_cuda.so", "2.9.1+cu130", CUDA_130, ""),
         ("libtorch_cuda.so", "2.9.1+rocm6.4", NO_CUDA, "CUDA, and torch 2.9.1+rocm6.4 has none."),
         ("libcufft.so.11", "2.9.1+cpu", NO_CUDA, "CUDA, and torch 2.9.1+cpu has none."),

@@ -18,6 +18,7 @@ from torch_build_farm.cli.arguments import (
     Parser,
     add_common_arguments,
     add_engine_arguments,
+    add_flavours_index_argument,
     add_list_argument,
     add_pre_argument,
 )
@@ -50,6 +51,7 @@ class AddOptions(CommonOptions):
     """Options of `add`; those of the build count with --build only."""
 
     minors: tuple[str, ...]
+    index: str
     latest: bool
     pre: bool
     dry_run: bool
@@ -65,7 +67,8 @@ class AddOptions(CommonOptions):
 
 def _configure_parser(parser: Parser) -> None:
     add_common_arguments(parser)
-    parser.add_argument("minors", nargs="*", metavar="MINOR", help="torch minors such as 2.16")
+    parser.add_argument("minors", nargs="*", metavar="MINOR", help="torch minors such as 2.16; 2.9:cu126 with --index")
+    add_flavours_index_argument(parser)
     parser.add_argument("--latest", action="store_true", help="add the newest minor that the package index has")
     add_pre_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
@@ -134,28 +137,30 @@ def _add(context: Context, options: AddOptions) -> int:
 
     Returns 0, or the exit code of the build.
     """
-    package_index = PackageIndex.configured()
-    listing = Listing.read(package_index)
-    minors = _minors(options, listing)
+    package_index = PackageIndex.configured(options.index)
+    minors = _minors(options, package_index)
+    listings = {flavour: Listing.read(package_index, flavour) for flavour in {minor.flavour for minor in minors}}
     torch_minors = context.load_project().torch_minors
 
     # The facts of all minors are read before the first file is written: a failure leaves every file as it was.
     facts_by_minor = {}
     for minor in minors:
-        read = facts.read(minor, listing, package_index, pre=options.pre)
+        read = facts.read(minor, listings[minor.flavour], package_index, pre=options.pre)
         facts_by_minor[minor] = _with_digest_of_image(read)
 
     additions = []
     for minor, minor_facts in facts_by_minor.items():
         path = context.root / "variants" / f"{minor.tag}.toml"
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        edit = variant_file.edit(path, minor_facts, listing, today)
+        edit = variant_file.edit(path, minor_facts, listings[minor.flavour], today)
         _show_edit(context, minor, edit, dry_run=options.dry_run)
         if not options.dry_run:
             if edit.diff:
                 edit.write()
-            # The audit, of this command's build and of all later ones, has to know the minor's releases.
-            index.learn(context, _releases(minor_facts), package_index, options.python)
+            # The audit, of this command's build and of all later ones, has to know the minor's releases. It goes by
+            # those of the default index: flavours are made of the same sources.
+            if not minor.flavour:
+                index.learn(context, _releases(minor_facts), package_index, options.python)
         older = [variant for variant in torch_minors.values() if variant.torch < minor]
         previous = max(older, key=lambda variant: variant.torch, default=None)
         addition = _Addition(minor_facts, edit, _changes(context, minor_facts), previous)
@@ -185,16 +190,38 @@ def _with_digest_of_image(minor_facts: Facts) -> Facts:
     return minor_facts
 
 
-def _minors(options: AddOptions, listing: Listing) -> list[Minor]:
-    """The minors to add, oldest first. Raises UsageError if none is named, or a word is not a minor."""
+def _minors(options: AddOptions, package_index: PackageIndex) -> list[Minor]:
+    """The minors to add, oldest first.
+
+    Raises UsageError if none is named, if a word is not a minor, and if a flavour is named without an index or a minor
+    of the default index with one.
+    """
     if options.latest == bool(options.minors):
         raise UsageError("add: which torch minor?", where="add", next_step="add 2.16, or add --latest")
     if options.latest:
-        return [facts.newest_usable_minor(listing, pre=options.pre)]
+        if options.index:
+            raise UsageError(
+                "--latest is of the default index", where="--index", next_step="add 2.16:cu126 --index URL"
+            )
+        return [facts.newest_usable_minor(Listing.read(package_index), pre=options.pre)]
     try:
-        return sorted({Minor.parse(text) for text in options.minors})
+        minors = sorted({Minor.parse(text) for text in options.minors})
     except ValueError as error:
         raise UsageError(str(error), where="add", next_step="such as add 2.16") from None
+    for minor in minors:
+        if minor.flavour and not options.index:
+            raise UsageError(
+                f"add: which index has torch {minor}?",
+                where="--index",
+                next_step=f"add {minor} --index URL, with the URL that users of that torch give to pip",
+            )
+        if options.index and not minor.flavour:
+            raise UsageError(
+                f"add: which flavour of torch {minor}?",
+                where="--index",
+                next_step=f"`discover --index URL` lists them; without --index it is torch {minor} of uv's own index",
+            )
+    return minors
 
 
 def _releases(minor_facts: Facts) -> tuple[str, ...]:

@@ -108,6 +108,16 @@ def add_pre_argument(parser: Parser) -> None:
     parser.add_argument("--pre", action="store_true", help="include pre-releases of minors without a final release")
 
 
+def add_flavours_index_argument(parser: Parser) -> None:
+    """Add --index."""
+    parser.add_argument(
+        "--index",
+        metavar="URL",
+        default="",
+        help="an index with flavours of torch: other CUDAs than uv's own index has",
+    )
+
+
 def add_index_url_argument(parser: Parser) -> None:
     """Add --index-url."""
     parser.add_argument("--index-url", metavar="URL", help="where that index lists its files, if it is not obvious")

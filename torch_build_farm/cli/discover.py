@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.table import Table
 from rich.text import Text
 
 from torch_build_farm.cli.answer import Answer
-from torch_build_farm.cli.arguments import CommonOptions, Parser, add_common_arguments, add_pre_argument
+from torch_build_farm.cli.arguments import (
+    CommonOptions,
+    Parser,
+    add_common_arguments,
+    add_flavours_index_argument,
+    add_pre_argument,
+)
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
-from torch_build_farm.core.errors import NEWS_EXIT_CODE, FarmError
+from torch_build_farm.core.errors import NEWS_EXIT_CODE, FarmError, PackageIndexError
 from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.versions import Minor
+from torch_build_farm.project.settings import Project
+from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases import discovery, facts
 from torch_build_farm.releases.discovery import STATUSES_TO_ACT_ON, DiscoveredMinor, Status
 from torch_build_farm.releases.facts import Fact
-from torch_build_farm.releases.listing import Listing
+from torch_build_farm.releases.listing import Listing, flavours
 from torch_build_farm.releases.release_tables import ReleaseTables
 from torch_build_farm.releases.table_files import added_folder
 
@@ -30,11 +39,13 @@ class DiscoverOptions(CommonOptions):
     """Options of `discover`."""
 
     pre: bool
+    index: str
 
 
 def _configure_parser(parser: Parser) -> None:
     add_common_arguments(parser)
     add_pre_argument(parser)
+    add_flavours_index_argument(parser)
 
 
 @dataclass(frozen=True)
@@ -81,17 +92,20 @@ def _row(minor: DiscoveredMinor) -> MinorRow:
 def _discover(context: Context, options: DiscoverOptions) -> int:
     """`discover`: compare every minor of the index with its variant. Returns NEWS_EXIT_CODE if there is work to do."""
     start = time.monotonic()
-    index = PackageIndex.configured()
-    listing = Listing.read(index)
+    index = PackageIndex.configured(options.index)
+    project = context.load_project()
     known_files = ReleaseTables.load(added_folder()).symbols.files
 
     minors = []
-    for minor in discovery.compare(listing, context.load_project().torch_minors, known_files, pre=options.pre):
-        # Facts take a look into a wheel on the index: only minors that `add` would write are worth the bytes.
-        if minor.status is Status.MISSING:
-            minors.append(_with_facts(minor, listing, index, pre=options.pre))
-        else:
-            minors.append(minor)
+    for listing, variants in _listings(index, project, options.index):
+        for minor in discovery.compare(
+            listing, variants, known_files, oldest=min(project.torch_minors, default=None), pre=options.pre
+        ):
+            # Facts take a look into a wheel on the index: only minors that `add` would write are worth the bytes.
+            if minor.status is Status.MISSING:
+                minors.append(_with_facts(minor, listing, index, pre=options.pre))
+            else:
+                minors.append(minor)
     seconds = time.monotonic() - start
     size = index.traffic.fetched
 
@@ -100,11 +114,33 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     _show(context, minors)
     to_add = [str(minor.minor) for minor in minors if minor.status in STATUSES_TO_ACT_ON]
     if to_add:
-        context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}")
+        of_index = f" --index {options.index}" if options.index else ""
+        context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}{of_index}")
     else:
         context.say("\nnothing to do")
     context.say(f"{size / 1e6:.1f} MB in {seconds:.1f} s")
     return NEWS_EXIT_CODE if to_add else 0
+
+
+def _listings(index: PackageIndex, project: Project, url: str) -> Iterator[tuple[Listing, Mapping[Minor, Variant]]]:
+    """What the index lists, with the project's variants of it: of the index at `url` a listing of each flavour.
+
+    Raises PackageIndexError if it lists no torch, or none of a CUDA flavour.
+    """
+    if not url:
+        yield Listing.read(index), project.torch_minors
+        return
+    files = index.files("torch")
+    of_index = flavours(files)
+    if not of_index:
+        raise PackageIndexError(
+            "the package index lists no torch of a CUDA flavour, such as 2.9.1+cu126",
+            where=url,
+            next_step="leave --index out, or name the index that users of that torch give to pip",
+        )
+    for flavour in of_index:
+        variants = {minor: variant for minor, variant in project.flavours.items() if minor.flavour == flavour}
+        yield Listing.of(files, flavour), variants
 
 
 def _with_facts(missing: DiscoveredMinor, listing: Listing, index: PackageIndex, *, pre: bool) -> DiscoveredMinor:

@@ -264,7 +264,7 @@ def _check_installs(context: Context, release: Release, target: Target, names: C
     """
     project = release.project
     shell = upload.shell_without_credentials(context.runner, context.work)
-    variants = [v for v in project.variants.values() if canonicalize_name(project.distribution(v)) in names]
+    variants = [v for v in project.all_variants.values() if canonicalize_name(project.distribution(v)) in names]
     warnings = []
     for installation in install_check.check_variants(
         release, variants, store=context.store, shell=shell, isolated_only=True

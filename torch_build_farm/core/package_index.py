@@ -106,10 +106,10 @@ class PackageIndex:
     limits: Limits = DEFAULT_LIMITS
 
     @classmethod
-    def configured(cls) -> Self:
-        """The index that uv is configured for, with those that it asks before it."""
+    def configured(cls, before: str = "") -> Self:
+        """The index that uv is configured for, with those that it asks before it; `before` is asked before all."""
         first, url = _configured()
-        return cls(url, tuple(first))
+        return cls(url, (*([before] if before else []), *first))
 
     @contextmanager
     def _client(self, what: str, most: int, *, longest: float, link: str = "") -> Iterator[PyPISimple]:

@@ -6,7 +6,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from torch_build_farm.core.errors import UsageError
@@ -16,38 +16,54 @@ ENGINES = ("docker", "local")
 
 @dataclass(frozen=True, order=True)
 class Minor:
-    """A minor version of torch. `str` gives "2.10", `tag` gives "torch210"; they sort as versions."""
+    """A minor version of torch, or one flavour of it. They sort as versions.
+
+    A minor exists for several CUDAs. `flavour` is the local part of the versions of one that the default index does not
+    have: "cu126" for 2.9.1+cu126. `str` gives "2.10" and "2.9:cu126", `tag` "torch210" and "torch29-cu126".
+    """
 
     major: int
     minor: int
+    flavour: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "2.10"; ValueError for anything else."""
-        match = re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)", text)
+        """Read "2.10" or "2.9:cu126"; ValueError for anything else."""
+        match = re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)(?::(cu[1-9]\d{2,3}))?", text)
         if not match:
-            raise ValueError(f"{text!r} is not a torch minor such as 2.8 or 2.10")
-        return cls(int(match[1]), int(match[2]))
+            raise ValueError(f"{text!r} is not a torch minor such as 2.8 or 2.10, nor one's flavour such as 2.9:cu126")
+        return cls(int(match[1]), int(match[2]), match[3] or "")
+
+    @property
+    def number(self) -> str:
+        """The minor without its flavour: "2.9"."""
+        return f"{self.major}.{self.minor}"
 
     @property
     def tag(self) -> str:
-        return f"torch{self.major}{self.minor}"
+        return f"torch{self.major}{self.minor}{f'-{self.flavour}' if self.flavour else ''}"
+
+    @property
+    def of_default_index(self) -> Self:
+        """The minor as the default index has it."""
+        return replace(self, flavour="")
 
     @property
     def any_release(self) -> str:
         """Whatever release of the minor, as a version: "2.10.*"."""
-        return f"{self}.*"
+        return f"{self.number}.*"
 
     @property
     def pin(self) -> str:
-        """The specifier that admits this minor alone: "==2.10.*".
+        """The specifier that admits this minor alone, in every flavour: "==2.10.*".
 
-        Unlike >=2.10,<2.11 it also admits vendors' pre-release builds.
+        Resolvers cannot tell flavours: 2.9.1+cu126 satisfies ==2.9.* as well (PEP 440, "Local version identifiers").
+        Public indexes refuse a requirement that names one. Unlike >=2.10,<2.11 it also admits vendors' pre-releases.
         """
         return f"=={self.any_release}"
 
     def __str__(self) -> str:
-        return f"{self.major}.{self.minor}"
+        return f"{self.number}:{self.flavour}" if self.flavour else self.number
 
 
 @dataclass(frozen=True, order=True)

@@ -84,10 +84,11 @@ def source_of(project: Project) -> str:
     return settings.git or settings.sdist or str((project.root / settings.source).resolve())
 
 
-# Gets uv as $1, an interpreter as $2, the environment's folder as $3, and what is installed.
+# Gets uv as $1, an interpreter as $2, the environment's folder as $3, an index that is asked first or nothing as $4,
+# and what is installed.
 _INSTALL = (
-    'uv=$1 home=$3 && "$uv" venv --clear --python "$2" "$home" && shift 3 '
-    '&& exec "$uv" pip install --python "$home" -- "$@"'
+    'uv=$1 home=$3 index=$4 && "$uv" venv --clear --python "$2" "$home" && shift 4 '
+    '&& exec "$uv" pip install --python "$home" ${index:+--index "$index"} -- "$@"'
 )
 
 
@@ -103,7 +104,7 @@ class Site:
     with: it may write nothing that others use, or what it changes there fails the job when the `with` block ends
     (BuildError). It is opened once the farm's own commands in that environment are done. `written` is where the new
     files of an environment lie that foreign code wrote, until the site closes. `links`: an environment may have hard
-    links to files of the store.
+    links to files of the store. `index` is the package index that is asked first, empty for none but uv's own.
     """
 
     shell: Shell
@@ -115,13 +116,14 @@ class Site:
     foreign: Callable[[Path], AbstractContextManager[Shell]]
     written: Callable[[Path], Path]
     links: bool
+    index: str = ""
 
     def install(self, home: Path, *required: str | Path) -> Completed:
         """Make the environment `home` anew, with what is required in it: requirements, and files as commands see them.
 
         Both by one command, since each takes a tenth of a second to start in a container.
         """
-        return self.shell.run("sh", "-c", _INSTALL, "sh", self.uv, self.python.path, home, *required)
+        return self.shell.run("sh", "-c", _INSTALL, "sh", self.uv, self.python.path, home, self.index, *required)
 
 
 class Engine(Protocol):

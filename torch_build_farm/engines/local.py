@@ -118,6 +118,7 @@ class LocalEngine:
             foreign=lambda home: self._foreign(job, home, shell),
             written=lambda home: home,
             links=True,
+            index=job.variant.index,
         )
 
     @contextlib.contextmanager

@@ -43,8 +43,11 @@ def fetch(store: TorchStore, release: str, python: CPython, site: Site) -> None:
         store.remember(release, python)
 
 
-def check_index(store: TorchStore, release: str, python: CPython, runner: Runner) -> None:
-    """Raise PackageIndexError where the index that uv is configured for does not answer for torch `release`."""
+def check_index(store: TorchStore, release: str, python: CPython, index: str, runner: Runner) -> None:
+    """Raise PackageIndexError where the index that uv is configured for does not answer for torch `release`.
+
+    `index` is the URL of one that is asked before it, or empty.
+    """
     store.make()
     with tempfile.TemporaryDirectory(dir=store.root) as folder:
         requirement, log = Path(folder) / "torch.in", Path(folder) / "log"
@@ -52,7 +55,8 @@ def check_index(store: TorchStore, release: str, python: CPython, runner: Runner
         # Resolved and not downloaded: that takes one page of the index. It is a question, so one retry is enough.
         env = {**tools.environment(store.uv_cache, Path(folder)), "UV_HTTP_RETRIES": "1"}
         shell = Shell(runner, env, store.root, log, lambda _: None)
-        done = shell.run(tools.uv(), "pip", "compile", "--no-deps", "--python-version", python.release, requirement)
+        options = ["--no-deps", "--python-version", python.release, *([f"--index={index}"] if index else [])]
+        done = shell.run(tools.uv(), "pip", "compile", *options, requirement)
         if not done.ok:
             error = diagnose(f"torch {release}", log)
             if isinstance(error, PackageIndexError):
@@ -63,21 +67,24 @@ def check_index(store: TorchStore, release: str, python: CPython, runner: Runner
                 what = f"torch {release} is not available: {answer}"
             raise PackageIndexError(
                 what,
-                where="the index that uv is configured for",
+                where=index or "the index that uv is configured for",
                 next_step="check the network, proxy and certificates, or name an index in UV_DEFAULT_INDEX",
             )
 
 
-def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> list[tuple[str, CPython]]:
-    """Full torch releases that `jobs` need and the store lacks: for smoke tests, and with `full` to build against."""
-    needed: list[tuple[str, CPython]] = []
+def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> list[tuple[str, CPython, str]]:
+    """Full torch releases that `jobs` need and the store lacks: for smoke tests, and with `full` to build against.
+
+    Each with its CPython, and with the index that is asked for it first, empty for uv's own.
+    """
+    needed: list[tuple[str, Job]] = []
     for job in jobs:
         if full:
-            needed.append((job.variant.release, job.python))
+            needed.append((job.variant.release, job))
     for job in jobs:
         if smoke:
-            needed += [(version, job.python) for version in job.variant.tested_with]
-    return [(release, python) for release, python in needed if not store.has(release, python)]
+            needed += [(version, job) for version in job.variant.tested_with]
+    return [(release, job.python, job.variant.index) for release, job in needed if not store.has(release, job.python)]
 
 
 def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, minors: Iterable[Variant]) -> float:
@@ -89,7 +96,7 @@ def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, 
     """
     runtimes_in_store = set()
     for facts in minors:
-        if any(store.torch_folder.glob(f"{facts.torch}.*")):
+        if any(store.torch_folder.glob(f"{facts.torch.number}.*")):
             runtimes_in_store.add(facts.cuda_runtime)
 
     # By what is unpacked once, so that several jobs that need the same count once.

@@ -86,6 +86,8 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         variables["UV_CONSTRAINT"] += f" {places.sdk / sdk.CONSTRAINTS}"
         variables[sdk.VARIABLE] = quote(str(places.sdk))  # as a part of a URL
         variables["TORCH_BUILD_FARM_ASKED"] = str(places.sdk_misses)
+    if variant.index:
+        variables["UV_INDEX"] = " ".join([variant.index, *os.environ.get("UV_INDEX", "").split()])
     if places.ccache:
         variables |= _ccache(places.ccache)
     if request.makeflags:
@@ -99,15 +101,23 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
     if request.version_from_scm:
         variables |= dict.fromkeys(_VERSION_VARIABLES, request.job.version)
     if settings.cuda_arch_list:
+        variables |= _cuda_variables(settings, request, project)
+    return variables
+
+
+def _cuda_variables(settings: Settings, request: BuildRequest, project: PurePath) -> dict[str, str]:
+    """The variables of a build with CUDA sources; `project` is the Python project's folder in the tree."""
+    variables = {
         # Read by CMake's find_library, and so by its CUDA::cuda_driver.
-        variables["CMAKE_LIBRARY_PATH"] = str(project / DRIVER_STUBS)
-        variables["TORCH_CUDA_ARCH_LIST"] = ";".join(settings.cuda_arch_list)
-        if "CXX" in settings.environment:  # else nvcc takes the first gcc on PATH
-            variables["CUDAHOSTCXX"] = settings.environment["CXX"]
-        if request.makeflags and not _nvcc_knows_jobserver(variant):
-            launcher = str(project / NVCC_WITH_TOKENS)
-            variables["CMAKE_CUDA_COMPILER_LAUNCHER"] = launcher
-            variables["PYTORCH_NVCC"] = shlex.quote(launcher)  # torch.utils.cpp_extension puts it into ninja's commands
+        "CMAKE_LIBRARY_PATH": str(project / DRIVER_STUBS),
+        "TORCH_CUDA_ARCH_LIST": ";".join(settings.cuda_arch_list),
+    }
+    if "CXX" in settings.environment:  # else nvcc takes the first gcc on PATH
+        variables["CUDAHOSTCXX"] = settings.environment["CXX"]
+    if request.makeflags and not _nvcc_knows_jobserver(request.job.variant):
+        launcher = str(project / NVCC_WITH_TOKENS)
+        variables["CMAKE_CUDA_COMPILER_LAUNCHER"] = launcher
+        variables["PYTORCH_NVCC"] = shlex.quote(launcher)  # torch.utils.cpp_extension puts it into ninja's commands
     return variables
 
 

@@ -121,7 +121,7 @@ def _context(project: Project, source: Source, job: Job) -> dict[str, Any]:
     declared = [*projects_build_system["requires"], *settings.build_requires]
     if variant.needs_torch:
         # Built against exactly one release, though the wheel's own pin takes every release of the minor.
-        requires = _with_torch(declared, f"=={variant.release}", where)
+        requires = _with_torch(declared, variant.build_pin, where)
     else:
         requires = [str(requirement) for requirement in declared]
     if settings.cuda_arch_list:

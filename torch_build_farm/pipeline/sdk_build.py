@@ -115,7 +115,7 @@ def _sdk_of(job: Job, store: TorchStore, shell: Shell) -> Sdk:
 
     release, python = job.variant.release, job.python
     with store.locked(cache.lock_name(release, python), shell):
-        return cache.get(store, release, python, PackageIndex.configured(), shell.say)
+        return cache.get(store, release, python, PackageIndex.configured(job.variant.index), shell.say)
 
 
 # ---- before anything is built
@@ -150,10 +150,10 @@ def check_index(context: RunContext, job: Job) -> None:
     release, python = job.variant.release, job.python
     if context.engine.store.has(release, python):
         return  # a build takes that where no SDK can be made
-    index = PackageIndex.configured()
+    index = PackageIndex.configured(job.variant.index)
     if cache.find(context.store, release, python, index) is None:
         try:
-            Listing.read(index)
+            Listing.read(index, job.variant.torch.flavour)
         except PackageIndexError:
             # The farm cannot ask this index, but uv may be configured to, and then it gets all of torch.
-            torch_downloads.check_index(context.store, release, python, context.runner)
+            torch_downloads.check_index(context.store, release, python, job.variant.index, context.runner)

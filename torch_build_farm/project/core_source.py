@@ -92,7 +92,7 @@ def _no_version(project: Project, jobs: Iterable[Job]) -> ConfigError:
     """The error for a build whose pybind11 is undecided, with the versions among the headers of the jobs' torch."""
     bundled: dict[str, list[str]] = {}
     for minor in dict.fromkeys(job.variant.torch for job in jobs if job.variant.needs_torch):
-        version = project.torch_minors[minor].pybind11
+        version = project.all_variants[minor].pybind11
         if version:
             bundled.setdefault(version, []).append(str(minor))
     listed = "; ".join(f"{version} of torch {', '.join(minors)}" for version, minors in bundled.items())

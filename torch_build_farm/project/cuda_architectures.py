@@ -40,7 +40,7 @@ class Architectures:
 
     def of_torch(self, minor: Minor) -> tuple[str, ...]:
         """What a minor of torch reads; one that is older than the data is taken for the oldest there."""
-        known = [other for other in self.torch if other <= Version(str(minor))]
+        known = [other for other in self.torch if other <= Version(minor.number)]
         return self.torch[max(known, default=min(self.torch))]
 
     def of_toolkit(self, cuda: str) -> tuple[str, ...]:

@@ -83,9 +83,10 @@ class Override:
         )
 
     def _selects_minor(self, minor: Minor) -> bool:
+        # A minor's name stands for its flavours too.
         if isinstance(self.torch, tuple):
-            return minor in self.torch
-        return not self.torch or SpecifierSet(self.torch).contains(str(minor))
+            return minor in self.torch or minor.of_default_index in self.torch
+        return not self.torch or SpecifierSet(self.torch).contains(minor.number)
 
     def changes(self, settings: object) -> dict[str, Any]:
         """The fields of `settings` (Settings) that this entry changes, with their new values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -88,7 +89,7 @@ class Plan:
                 "variant": job.variant.tag,
                 "torch": selecting_word(job.variant),
                 "python": " ".join(str(each.python) for each in jobs),
-                "releases": " ".join(release for minor in job.variant.minors for release in minor.releases),
+                "releases": " ".join(release for minor in job.variant.minors for release in minor.public_releases),
                 "cuda": job.variant.cuda,
                 "image": project.image(job.variant),
             }
@@ -108,7 +109,7 @@ class Plan:
 def jobs_of(project: Project) -> dict[str, tuple[Variant, CPython]]:
     """Every job that a project could have, by its id: each variant, and the core, on each of its CPythons."""
     jobs: dict[str, tuple[Variant, CPython]] = {}
-    for variant in (*([project.core] if project.core else []), *project.variants.values()):
+    for variant in (*([project.core] if project.core else []), *project.all_variants.values()):
         for python in variant.cpython:
             jobs[job_id(project.distribution(variant), python)] = (variant, python)
     return jobs
@@ -252,8 +253,8 @@ def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, .
     Raises UnknownTorchError for a minor that no variants file describes.
     """
     if "all" in minors:
-        return tuple(project.variants.values())
-    known = {str(minor.torch): variant for variant in project.variants.values() for minor in variant.minors}
+        return tuple(project.all_variants.values())
+    known = {str(minor.torch): variant for variant in project.all_variants.values() for minor in variant.minors}
     chosen = set()
     for text in minors:
         if text not in known:
@@ -265,7 +266,8 @@ def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, .
 def _unknown(project: Project, text: str) -> UnknownTorchError:
     """The error for a minor that has no variants file, with the nearest spelling that has one."""
     what = f"torch {text} has no variant"
-    for minor in project.torch_minors:
+    known_minors = sorted([*project.torch_minors, *project.flavours])
+    for minor in known_minors:
         # torch29, 29 and 2.9.1 for 2.9
         if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}."):
             what += f"; did you mean {minor}?"
@@ -274,7 +276,9 @@ def _unknown(project: Project, text: str) -> UnknownTorchError:
         next_step = "separate minors with spaces: --torch 2.8 2.9"
     else:
         next_step = f"use one of these, or describe it in {project.root / 'variants'}"
-    known = ", ".join(str(minor) for minor in project.torch_minors)
+    if re.fullmatch(r"\d+\.\d+:cu\d+", text):
+        next_step = f"`add {text} --index URL` writes one, with the URL of the index that has this torch"
+    known = ", ".join(map(str, known_minors))
     return UnknownTorchError(what, where=f"known minors: {known or 'none'}", next_step=next_step)
 
 

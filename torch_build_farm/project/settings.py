@@ -7,7 +7,7 @@ comments that `init` writes are made of it (project/reference.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -202,7 +202,8 @@ class Settings:
     in an empty folder. `{project}` stands for a copy of the source tree, `{package}` for `subdirectory` in it."""
 
     torch: tuple[MinorName, ...] = ()
-    """The torch minors that are built where `--torch` is not given, such as `["2.8", "2.9"]`."""
+    """The torch minors that are built where `--torch` is not given, such as `["2.8", "2.9"]`. `"2.9:cu126"` is a
+    flavour of one, which has a file of its own in `variants/`."""
 
     stable_abi: MinorName | None = None
     """The oldest torch minor that one wheel serves together with all later ones, such as `"2.10"`: `NAME-torch-stable`,
@@ -327,12 +328,16 @@ PUBLISHED_LIST = "published.json"
 
 @dataclass(frozen=True)
 class Project:
-    """A project that the farm serves: its folder and settings, and the torch minors and templates that apply to it."""
+    """A project that the farm serves: its folder and settings, and the torch minors and templates that apply to it.
+
+    `torch_minors` are those of the default index, `flavours` those that other indexes have.
+    """
 
     root: Path
     settings: Settings
     torch_minors: Mapping[Minor, Variant]
     template_folders: tuple[Path, ...]
+    flavours: Mapping[Minor, Variant] = field(default_factory=dict)
 
     @cached_property
     def variants(self) -> Mapping[Minor, Variant]:
@@ -345,14 +350,20 @@ class Project:
         return variants
 
     @cached_property
+    def all_variants(self) -> Mapping[Minor, Variant]:
+        """The variants, and the flavours behind their minors."""
+        return dict(sorted({**self.variants, **self.flavours}.items()))
+
+    @cached_property
     def core(self) -> CoreVariant | None:
         """What the jobs of the core are planned for; None for a project without a core."""
         if self.settings.core is None:
             return None
         # Not those of one run: the core is the same, and is kept, whichever minors are asked for.
-        built = [self.torch_minors[minor] for minor in sorted(self.settings.torch) if minor in self.torch_minors]
+        minors = sorted(minor.of_default_index for minor in self.settings.torch)
+        built = [self.torch_minors[minor] for minor in minors if minor in self.torch_minors]
         oldest = built[0] if built else next(iter(self.torch_minors.values()))
-        pythons = {python for variant in self.variants.values() for python in variant.cpython}
+        pythons = {python for variant in self.all_variants.values() for python in variant.cpython}
         return CoreVariant.of(oldest, sorted(pythons))
 
     def requiring_core(self, version: str) -> Project:
@@ -394,7 +405,7 @@ class Project:
     @property
     def family_names(self) -> tuple[str, ...]:
         """The names of all its distributions, except the core's."""
-        variants = [self.distribution(variant) for variant in self.variants.values()]
+        variants = [self.distribution(variant) for variant in self.all_variants.values()]
         return (*variants, self.select_name, self.auto_name, self.settings.name)
 
     def image(self, variant: Variant) -> str:
@@ -435,27 +446,33 @@ def load(root: Path, builtin: Path) -> Project:
             f"{template}: the farm no longer takes a template for pyproject.toml: put what it adds into {path}, and "
             "remove it"
         )
-    torch_minors = collect_variants((root / "variants", builtin / "variants"), problems)
+    described = collect_variants((root / "variants", builtin / "variants"), problems)
+    torch_minors = {minor: variant for minor, variant in described.items() if not minor.flavour}
+    flavours = {minor: variant for minor, variant in described.items() if minor.flavour}
     if settings:
         for number, override in enumerate(settings.overrides):
-            problems += [f"{path}: [tool.{TABLE}]: overrides[{number}]{it}" for it in override.problems(torch_minors)]
+            problems += [f"{path}: [tool.{TABLE}]: overrides[{number}]{it}" for it in override.problems(described)]
     if settings and not problems:
-        problems += [f"{path}: [tool.{TABLE}]: {problem}" for problem in _stable_problems(settings, torch_minors)]
+        of_table = _stable_problems(settings, torch_minors, flavours)
+        problems += [f"{path}: [tool.{TABLE}]: {problem}" for problem in of_table]
     if settings and settings.core and not problems:
-        names = Project(root, settings, torch_minors, ()).family_names
+        names = Project(root, settings, torch_minors, (), flavours).family_names
         of_core = settings.core.problems(names, settings.packages)
         problems += [f"{path}: [tool.{TABLE}]: {problem}" for problem in of_core]
     if problems or settings is None:
         raise ConfigError("\n".join(problems), next_step=REFERENCE)
     templates = tuple(folder for folder in (root / "templates", builtin / "templates") if folder.is_dir())
-    return Project(root, settings, torch_minors, templates)
+    return Project(root, settings, torch_minors, templates, flavours)
 
 
-def _stable_problems(settings: Settings, torch_minors: Mapping[Minor, Variant]) -> list[str]:
+def _stable_problems(settings: Settings, torch_minors: Mapping[Minor, Variant], flavours: Iterable[Minor]) -> list[str]:
     """What is wrong with `stable-abi`: its wheel is built against that minor, and tested with the newest as well."""
     floor = settings.stable_abi
     if floor is None:
         return []
+    served = [minor for minor in flavours if minor >= floor]
+    if served:
+        return [f"stable-abi: its wheel serves torch {served[0]} too; remove variants/{served[0].tag}.toml"]
     if floor not in torch_minors:
         known = ", ".join(map(str, torch_minors))
         return [f"stable-abi: torch {floor} has no file variants/{floor.tag}.toml; known minors: {known}"]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement
 from packaging.specifiers import InvalidSpecifier
@@ -116,6 +117,15 @@ def _upload_url(value: str) -> str:
     return value
 
 
+def _index_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is not the URL of a package index, such as https://example.org/whl/cu126")
+    if parts.username or parts.password:
+        raise ValueError("has a name or password in it, which this file would show to everybody; use a netrc file")
+    return value
+
+
 def _distribution(value: str) -> str:
     try:
         check_name(value)
@@ -195,7 +205,7 @@ _FARMS_CONFIG_SETTINGS = {"build-dir", "builddir", "skbuild.build-dir"}
 _PLAIN_WORD = r"[A-Za-z0-9][\w.-]*"
 _UPLOAD_URL = r"pypi|testpypi|https?://[\w.:/~%-]+"
 _STRING = {"type": "string"}
-_MINOR = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)$"
+_MINOR = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)(:cu[1-9]\d{2,3})?$"
 
 PositiveNumber = Annotated[
     StrictInt | StrictFloat, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
@@ -216,6 +226,7 @@ CudaArchitectures = Annotated[
     WithJsonSchema({"anyOf": [_STRING, {"type": "array", "items": _STRING}]}),
 ]
 PlainWord = Annotated[str, AfterValidator(_plain_word), WithJsonSchema({**_STRING, "pattern": f"^{_PLAIN_WORD}$"})]
+IndexUrl = Annotated[str, AfterValidator(_index_url)]
 UploadUrl = Annotated[str, AfterValidator(_upload_url), WithJsonSchema({**_STRING, "pattern": f"^({_UPLOAD_URL})$"})]
 SpecifierText = Annotated[str, BeforeValidator(_specifiers)]
 MinorSelector = Annotated[

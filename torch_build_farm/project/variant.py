@@ -22,6 +22,7 @@ from torch_build_farm.project.tables import (
     TABLE_CONFIG,
     CPythonName,
     CudaArchitectures,
+    IndexUrl,
     MinorName,
     NumberFromZero,
     PositiveNumber,
@@ -42,7 +43,8 @@ class Variant:
     __pydantic_config__: ClassVar[ConfigDict] = TABLE_CONFIG
 
     torch: MinorName
-    """The torch minor, such as `"2.9"`. The file's name follows from it: `torch29.toml`."""
+    """The torch minor, such as `"2.9"`. The file's name follows from it: `torch29.toml`. A flavour of a minor, of
+    another CUDA than the default index has, is such as `"2.9:cu126"`, in `torch29-cu126.toml`."""
 
     release: VersionText
     """The release that wheels are built against: the minor's first, so that a wheel needs nothing that a later patch
@@ -86,6 +88,9 @@ class Variant:
     """The GPU architectures that torch itself is compiled for, and PTX of the newest, which the driver compiles for
     GPUs to come. `cuda-arch-list = "torch"` stands for them."""
 
+    index: IndexUrl = ""
+    """Of a flavour: the package index that has this torch. It is asked before those that uv is configured for."""
+
     gcc: Annotated[StrictInt, Field(ge=1)] = 1
     """The oldest GCC (its major version) that builds against this torch; `1` stands for any."""
 
@@ -110,12 +115,28 @@ class Variant:
 
     @property
     def tested_with(self) -> tuple[str, ...]:
-        """The versions of torch that a wheel of the variant is tested with, oldest first, such as "2.9.*"."""
-        return (self.torch.any_release,)
+        """The versions of torch that a wheel of the variant is tested with, oldest first, such as "2.9.*".
+
+        Of a flavour it is one release, such as "2.9.1+cu126": "2.9.*" admits every flavour.
+        """
+        return (self.newest if self.torch.flavour else self.torch.any_release,)
+
+    @property
+    def build_pin(self) -> str:
+        """The specifier that builds have for torch, such as "==2.9.0".
+
+        Without the flavour: the index that is asked first has no other, and the SDK has a local version of its own.
+        """
+        return f"=={Version(self.release).public}"
+
+    @property
+    def public_releases(self) -> tuple[str, ...]:
+        """The minor's releases without their flavour, oldest first."""
+        return tuple(Version(release).public for release in self.releases)
 
     def facts_of(self, version: str) -> Variant:
         """The facts of the minor, of those that a wheel of the variant serves, that `version` such as "2.9.*" is of."""
-        return next(minor for minor in self.minors if version.startswith(f"{minor.torch}."))
+        return next(minor for minor in self.minors if version.startswith(f"{minor.torch.number}."))
 
     @property
     def pin(self) -> str:
@@ -266,10 +287,26 @@ def _contradictions(variant: Variant, file_name: str, pin: Any) -> list[str]:
             f"pin: {pin!r} contradicts torch = {str(variant.torch)!r}; wheels are pinned to {variant.pin!r}: "
             "remove the key"
         )
+    problems += _flavour_contradictions(variant)
     problems += _release_contradictions(variant)
     problems += _cuda_contradictions(variant)
     if len(set(variant.cpython)) != len(variant.cpython):
         problems.append("cpython: a tag is listed twice")
+    return problems
+
+
+def _flavour_contradictions(variant: Variant) -> list[str]:
+    """What is wrong with the keys that only a flavour has, a sentence each."""
+    flavour = variant.torch.flavour
+    if not flavour:
+        if variant.index:
+            return [f"index: torch {variant.torch} is that of uv's own index; a flavour such as 2.9:cu126 has one"]
+        return []
+    problems = []
+    if not variant.index:
+        problems.append(f"index: missing key; the default index has no torch {variant.torch}")
+    if flavour != f"cu{variant.cuda.replace('.', '')}":
+        problems.append(f"cuda: {variant.cuda} contradicts torch = {str(variant.torch)!r}")
     return problems
 
 
@@ -279,6 +316,10 @@ def _release_contradictions(variant: Variant) -> list[str]:
     for release in variant.releases:
         if Version(release).release[:2] != (variant.torch.major, variant.torch.minor):
             problems.append(f"releases: {release} is not a release of torch {variant.torch}")
+        if (Version(release).local or "") != variant.torch.flavour:
+            local = f"+{variant.torch.flavour}" if variant.torch.flavour else ""
+            expected = f"{Version(release).public}{local}"
+            problems.append(f"releases: {release} is not of torch {variant.torch}, which is {expected}")
     if variant.release not in variant.releases:
         problems.append(f"release: {variant.release} is not among releases")
     if list(variant.releases) != sorted(variant.releases, key=Version):

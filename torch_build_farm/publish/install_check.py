@@ -93,6 +93,12 @@ def _project_file(release: Release, variant: Variant, minor: Minor, python: CPyt
     for name in names:
         sources[name] = {"index": "target"}
     plain_name, *others = names
+    indexes = [{"name": "target", "url": public(release.index.url or PYPI_SIMPLE_ENDPOINT), "explicit": True}]
+    if variant.index:
+        # As somebody has it who uses this flavour of torch.
+        indexes.append({"name": "torch", "url": variant.index, "explicit": True})
+        sources["torch"] = {"index": "torch"}
+        others.append("torch")
     document = {
         "project": {
             "name": "check-of-a-release",
@@ -106,9 +112,7 @@ def _project_file(release: Release, variant: Variant, minor: Minor, python: CPyt
                 "package": False,
                 # The farm's wheels are for this platform alone; uv would look for those of all others too.
                 "environments": ["sys_platform == 'linux' and platform_machine == 'x86_64'"],
-                "index": [
-                    {"name": "target", "url": public(release.index.url or PYPI_SIMPLE_ENDPOINT), "explicit": True}
-                ],
+                "index": indexes,
                 "sources": sources,
             }
         },

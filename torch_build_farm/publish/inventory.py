@@ -58,7 +58,7 @@ def _minor_by_name(project: Project) -> dict[str, Minor]:
     The stable ABI's variant has its oldest minor.
     """
     minors: dict[str, Minor] = {}
-    for minor, variant in sorted(project.variants.items()):
+    for minor, variant in sorted(project.all_variants.items()):
         minors[canonicalize_name(project.distribution(variant))] = minor
     return minors
 
@@ -249,7 +249,7 @@ def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for oldest, version in sorted(family.last.items(), reverse=True):
-        variant = family.project.variants[oldest]
+        variant = family.project.all_variants[oldest]
         of_variant = [file for file in files if file.minor == oldest and file.version == version]
         pythons, with_cpu_torch = markdown(_pythons(of_variant)), _with_cpu_torch(of_variant, settings)
         # The wheel of the stable ABI has a line for each minor, since users look up their torch.

@@ -43,15 +43,20 @@ class DiscoveredMinor:
 
 
 def compare(
-    listing: Listing, variants: Mapping[Minor, Variant], known: Mapping[str, Mapping[str, str]], *, pre: bool = False
+    listing: Listing,
+    variants: Mapping[Minor, Variant],
+    known: Mapping[str, Mapping[str, str]],
+    *,
+    oldest: Minor | None = None,
+    pre: bool = False,
 ) -> list[DiscoveredMinor]:
-    """Compare each minor from the oldest variant's on; without variants, each minor of the index. Pure.
+    """Compare each minor from `oldest` on, else from the oldest variant's; without either, each of the index. Pure.
 
     `known` has the wheels' file names by CPython tag for each release that the audit knows. With `pre`, pre-releases of
     a minor count as long as it has no final release.
     """
     minors = set(variants)
-    oldest = min(variants, default=None)
+    oldest = oldest or min(variants, default=None)
     for minor in listing.by_minor:
         if oldest is None or minor >= oldest:
             minors.add(minor)

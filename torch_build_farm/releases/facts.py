@@ -112,6 +112,7 @@ def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = Fal
     standard, standard_source = _cxx_standard(content.cmake, content.aten)
     facts = {
         "torch": Fact(str(minor), ""),
+        **({"index": Fact(index.first[0], "the index that has this flavour")} if minor.flavour else {}),
         "releases": Fact(
             tuple(release.name for release in releases), "file names on the index, what is yanked left out"
         ),

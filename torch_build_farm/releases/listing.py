@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,22 @@ if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
 _Build = tuple[int, str] | tuple[()]
+
+
+def flavour_of(release: str) -> str:
+    """The flavour of a release such as 2.9.1+cu126; empty for 2.9.1."""
+    return Version(release).local or ""
+
+
+def flavours(files: Iterable[DistributionPackage]) -> list[str]:
+    """The CUDA flavours among an index's files of torch, sorted."""
+    found = set()
+    for file in files:
+        with contextlib.suppress(InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
+            local = _File.parse(file.filename).version.local or ""
+            if re.fullmatch(r"cu[1-9]\d{2,3}", local):
+                found.add(local)
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Release:
 
     @property
     def minor(self) -> Minor:
-        return Minor(self.version.major, self.version.minor)
+        return Minor(self.version.major, self.version.minor, flavour_of(self.name))
 
     @property
     def usable(self) -> bool:
@@ -96,20 +114,20 @@ class Listing:
     machine: Machine = X86_64
 
     @classmethod
-    def read(cls, index: PackageIndex, *, machine: Machine = X86_64) -> Listing:
-        """Read the index's page of torch, in one request. Raises PackageIndexError, also if it lists no torch."""
-        listing = cls.of(index.files("torch"), machine=machine)
+    def read(cls, index: PackageIndex, flavour: str = "", *, machine: Machine = X86_64) -> Listing:
+        """Read the index's page of torch, in one request. Raises PackageIndexError, also if it lists no such torch."""
+        listing = cls.of(index.files("torch"), flavour, machine=machine)
         if not listing.releases:
             raise PackageIndexError(
-                "the package index lists no torch",
+                f"the package index lists no torch{f' of flavour {flavour}' if flavour else ''}",
                 where="torch",
                 next_step="check which index uv is configured for, and whether a proxy answers in its place",
             )
         return listing
 
     @classmethod
-    def of(cls, files: Iterable[DistributionPackage], *, machine: Machine = X86_64) -> Listing:
-        """The releases of these files, except local versions, which are other builds that other indexes have."""
+    def of(cls, files: Iterable[DistributionPackage], flavour: str = "", *, machine: Machine = X86_64) -> Listing:
+        """The releases of one flavour: local versions are other builds that other indexes have, such as 2.9.1+cu126."""
         wheels: defaultdict[str, dict[str, DistributionPackage]] = defaultdict(dict)
         builds: dict[tuple[str, str], _Build] = {}  # of these wheels, by release and tag
         elsewhere: defaultdict[str, set[str]] = defaultdict(set)
@@ -119,7 +137,7 @@ class Listing:
                 parsed = _File.parse(file.filename, machine)
             except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
                 continue
-            if parsed.version.local:
+            if (parsed.version.local or "") != flavour:
                 continue
             name = str(parsed.version)
             all_yanked[name] = all_yanked.get(name, True) and file.is_yanked

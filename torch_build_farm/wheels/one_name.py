@@ -16,6 +16,13 @@ theirs leads to the same wheel:
 
     NAME V                  extra torch212: torch==2.12.*, NAME-torch-stable==(last built)
     NAME-select R.P.N       torch>=2.10, NAME-torch-stable==(last built); N is the number of torch 2.10
+
+A resolver cannot tell flavours of torch (CUDA 12.6 where the default index has 12.8), so that only the user's word can
+choose one. The rung of a flavour is below all others, where no resolver looks for it by itself; its extra requires it.
+Without that rung NAME would bring the minor's own variant too.
+
+    NAME V                      extra torch29-cu126: torch==2.9.*, NAME-torch29-cu126==(last built), that rung
+    NAME-select R.P.0.209.126   torch==2.9.*, NAME-torch29-cu126==(last built)
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ import itertools
 import re
 import time
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -111,8 +118,13 @@ class Family:
         return floor if floor in self.last else None
 
     @property
+    def with_rungs(self) -> list[Minor]:
+        """The minors and flavours that rungs lead to, oldest first; none for a version that has no rungs."""
+        return sorted(self.last) if rung_prefix(self.version) else []
+
+    @property
     def minors(self) -> list[Minor]:
-        """The known torch minors that have a variant, oldest first."""
+        """The known torch minors that have a variant, and flavours, oldest first."""
         known = set(self.last)
         if self.stable_from:
             known.update(minor for minor in self.project.torch_minors if minor >= self.stable_from)
@@ -165,13 +177,19 @@ def without_rungs(family: Family) -> str:
 
 
 def rung_version(version: str, minor: Minor) -> str:
-    """The version of a torch minor's rung, such as 0.1.115.0.1.208; `version` must have rungs."""
-    return f"{rung_prefix(version)}.{100 * minor.major + minor.minor}"
+    """The version of a torch minor's rung, such as 0.1.115.0.1.208, or of a flavour's: 0.1.115.0.1.0.208.126.
+
+    `version` must have rungs.
+    """
+    number = 100 * minor.major + minor.minor
+    if minor.flavour:
+        return f"{rung_prefix(version)}.0.{number}.{minor.flavour.removeprefix('cu')}"
+    return f"{rung_prefix(version)}.{number}"
 
 
 def ahead(minors: Iterable[Minor]) -> list[Minor]:
     """Torch minors without a variant whose extras are declared now: gaps between the known minors, and future ones."""
-    known = sorted(minors)
+    known = sorted({minor.of_default_index for minor in minors})
     newest = known[-1]
     undeclared = []
     for lower, higher in itertools.pairwise(known):
@@ -239,7 +257,7 @@ def _typing_path(name: str, names: Sequence[str], packages: Sequence[str]) -> st
     Empty for a file that they do not read.
     """
     for package in packages:
-        match = re.fullmatch(rf"({re.escape(package.replace('.', '/'))}/)_torch(?:\d+|_stable)/(.+)", name)
+        match = re.fullmatch(rf"({re.escape(package.replace('.', '/'))}/)_torch(?:\d+(?:_cu\d+)?|_stable)/(.+)", name)
         if not match:
             continue
         folder, path = match.groups()
@@ -278,12 +296,13 @@ def _dispatcher(family: Family) -> bytes:
         dispatcher_template(family.project), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     # Plain tuples: the template writes them into Python code.
-    known = tuple((minor.major, minor.minor) for minor in sorted(family.last))
+    known = tuple(sorted({(minor.major, minor.minor) for minor in family.last}))
     floor = family.stable_from
     facts = {
         "distribution": family.project.settings.name,
         "version": family.version,
         "known": known,
+        "flavours": tuple(_flavours(family)),
         "stable_from": (floor.major, floor.minor) if floor else None,
         "marker": MARKER,
         "platforms": tuple((platform.system, platform.machine) for platform in family.all_platforms),
@@ -292,8 +311,19 @@ def _dispatcher(family: Family) -> bytes:
     return str(template.render(facts)).encode()
 
 
+def _flavours(family: Family) -> Iterator[tuple[int, int, str, str]]:
+    """Of each minor that has flavours: major, minor, flavour and CUDA, the default index's first, without a flavour."""
+    having_flavours = {minor.of_default_index for minor in family.last if minor.flavour}
+    for minor in sorted(family.last):
+        if minor.of_default_index in having_flavours:
+            variant = family.project.all_variants.get(minor)
+            # A retired one is described no more; a flavour has its CUDA in its name: cu126 is 12.6.
+            cuda = variant.cuda if variant else f"{minor.flavour[2:-1]}.{minor.flavour[-1:]}".strip(".")
+            yield minor.major, minor.minor, minor.flavour, cuda
+
+
 def _extras(family: Family) -> list[str]:
-    """An extra for each torch minor: torch's pin, and the minor's last variant if it has one."""
+    """An extra for each torch minor and flavour: torch's pin, and the last variant if there is one."""
     fields = []
     for minor in sorted([*family.minors, *ahead(family.minors)]):
         # An extra without a variant pins torch all the same: once that torch has a rung, the rung brings the variant.
@@ -302,6 +332,9 @@ def _extras(family: Family) -> list[str]:
         variant = family.variant_requirement(minor, minor.tag)
         if variant:
             fields.append(f"Requires-Dist: {variant}")
+        if minor.flavour and minor in family.with_rungs:
+            rung = f"{family.project.select_name}=={rung_version(family.version, minor)}"
+            fields.append(f'Requires-Dist: {rung} ; extra == "{minor.tag}"')
     return fields
 
 
@@ -315,7 +348,7 @@ def _own_extras(family: Family, fields: Sequence[str]) -> list[str]:
         name, extra = _pair(field)
         if name != "Provides-Extra":
             continue
-        if re.fullmatch(r"torch\d+", canonicalize_name(extra)):
+        if re.fullmatch(r"torch\d+(-cu\d+)?", canonicalize_name(extra)):
             raise MetaError(
                 f"the project has an extra of its own named {extra}",
                 where=f"METADATA of {family.model.distribution}",
@@ -352,9 +385,9 @@ def _plain_metadata(family: Family) -> str:
         elif field_name not in replaced:
             fields.append(field)
     fields.append(f"Requires-Python: {family.requires_python}")
-    fields.append(f"Requires-Dist: torch>={min(family.last)}")
+    fields.append(f"Requires-Dist: torch>={min(family.last).number}")
     # Without rungs there is no middle wheel to require: then only the extras bring a variant.
-    if rung_prefix(family.version):
+    if family.with_rungs:
         fields.append(f"Requires-Dist: {family.project.auto_name}=={family.version}")
     return newline.join([*fields, *_extras(family), *_own_extras(family, model_fields)]) + rest
 
@@ -436,7 +469,7 @@ def write(family: Family, out: Path) -> list[Path]:
 
     A version without rungs has the plain wheel alone: its users name the extra, which brings the variant.
     """
-    if not rung_prefix(family.version):
+    if not family.with_rungs:
         return [write_plain(family, out)]
-    rungs = [write_rung(family, minor, out) for minor in sorted(family.last)]
+    rungs = [write_rung(family, minor, out) for minor in family.with_rungs]
     return [*rungs, write_auto(family, out), write_plain(family, out)]

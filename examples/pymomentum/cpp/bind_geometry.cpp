@@ -11,6 +11,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Rotations, forward kinematics and skinning. Batched over leading dimensions, differentiable in every "
             "floating-point argument, on the device of the tensors given.";
 
+  // Whether linear_blend_skinning has a CUDA kernel of its own; without it, torch's operators run on the GPU.
+  m.attr("has_cuda") = momentum::has_cuda();
+
   m.def("axis_angle_to_matrix", torch::wrap_pybind_function_no_gil(momentum::axis_angle_to_matrix),
         py::arg("axis_angle"), R"(Rotation matrices of rotation vectors.
 

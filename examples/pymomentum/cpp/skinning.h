@@ -13,4 +13,13 @@ at::Tensor linear_blend_skinning(
     const at::Tensor& indices,
     const at::Tensor& weights);
 
+// Whether the CUDA kernel was compiled in, which then takes float32 and float64 on GPUs. Else at:: operators do.
+constexpr bool has_cuda() {
+#ifdef PYMOMENTUM_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
 } // namespace momentum

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.conftest import Farm, need
 from tests.until import DEADLINE_S, until
@@ -130,7 +132,7 @@ class PrivateEngine:
         subprocess.run(["umount", "-l", str(self.root)], check=False)
         (self.folder / "disk.img").unlink(missing_ok=True)
 
-    def start(self, *more: str, shares: bool = True, tcp: int = 0) -> None:
+    def start(self, *more: str, shares: bool = True, tcp: int = 0, env: Mapping[str, str] | None = None) -> None:
         hide = "true" if shares else f"mount -t tmpfs none {default_folder()}"
         command = [
             "dockerd", "--host", self.host, "--data-root", str(self.root / "docker"), "--exec-root",
@@ -140,7 +142,7 @@ class PrivateEngine:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh", *command],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **(env or {})},
             )  # fmt: skip
         process = self.process
 
@@ -178,3 +180,85 @@ def private_engine(_private: PrivateEngine) -> Iterator[PrivateEngine]:
     """A private engine that is not started yet."""
     yield _private
     _private.stop()
+
+
+BUILDER = "torch-build-farm-base:builder"  # the image that ci/base-image --builder makes
+
+
+@pytest.fixture(scope="session")
+def builder_image(docker: Docker) -> str:
+    """An image with the layout of PyTorch's builder images, nvcc of CUDA 12 among it."""
+    found = docker("images", "--quiet", BUILDER)
+    need(bool(found), "needs the image with nvcc: ci/base-image --suite trixie --builder")
+    return BUILDER
+
+
+class Registry:
+    """A registry of containers' images on this machine's loopback (Debian's package docker-registry)."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.folder, self.address = folder, f"127.0.0.1:{port}"
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        configuration = {
+            "version": "0.1",
+            "log": {"level": "warn"},
+            "storage": {"filesystem": {"rootdirectory": str(self.folder / "images")}},
+            "http": {"addr": self.address},
+        }
+        settings = self.folder / "config.yml"
+        settings.write_text(json.dumps(configuration))  # which is YAML too
+        with self.log.open("ab") as log:
+            command = [self._program(), "serve", str(settings)]
+            self.process = process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+        def answers() -> bool:
+            assert process.poll() is None, self.log.read_text()[-3000:]
+            try:
+                return bool(requests.get(f"http://{self.address}/v2/", timeout=5).ok)
+            except requests.ConnectionError:
+                return False
+
+        until(answers, self.log.read_text)
+
+    def _program(self) -> str:
+        """The registry's program: this machine's, or unpacked from its package, so that nothing is installed."""
+        found = shutil.which("docker-registry")
+        if found:
+            return found
+        need(shutil.which("apt-get") is not None, "needs docker-registry, of Debian's package of that name")
+        for command in (["apt-get", "-q", "update"], ["apt-get", "-q", "download", "docker-registry"]):
+            subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
+        (package,) = self.folder.glob("docker-registry_*.deb")
+        subprocess.run(["dpkg-deb", "-x", str(package), str(self.folder / "unpacked")], check=True)
+        return str(self.folder / "unpacked" / "usr" / "bin" / "docker-registry")
+
+    def take(self, docker: Docker, image: str, name: str) -> None:
+        """Have an image of an engine served under another name."""
+        here = f"{self.address}/{name}"
+        docker("tag", image, here)
+        try:
+            docker("push", "--quiet", here)
+        finally:
+            docker("rmi", here)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait(DEADLINE_S)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    served = Registry(tmp_path)
+    try:
+        served.start()
+        yield served
+    finally:
+        served.stop()
+        shutil.rmtree(tmp_path / "images", ignore_errors=True)

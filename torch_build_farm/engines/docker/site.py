@@ -65,6 +65,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                     foreign=partial(_foreign, place, folders_to_remove),
                     written=partial(_written, access),
                     links=access.overlay is not None,
+                    index=job.variant.index,
                 )
             except Interrupted:
                 raise

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def _releases(variant: Variant) -> list[str]:
     """The releases that the variants files have of the minors that a variant serves, oldest first."""
-    return [release for minor in variant.minors for release in minor.releases]
+    return [release for minor in variant.minors for release in minor.public_releases]
 
 
 def _inputs(step: Step) -> dict[str, Any]:

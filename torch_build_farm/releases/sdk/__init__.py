@@ -17,5 +17,6 @@ VARIABLE = "TORCH_BUILD_FARM_SDK"
 
 
 def version_of(release: str) -> str:
-    """The version of a release's SDK."""
-    return f"{release}+{LOCAL}"
+    """The version of a release's SDK, of which a flavour has the same."""
+    public, _, _ = release.partition("+")
+    return f"{public}+{LOCAL}"

@@ -22,7 +22,7 @@ from torch_build_farm.core.paths import file_in
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.releases import torch_wheel
-from torch_build_farm.releases.listing import Listing
+from torch_build_farm.releases.listing import Listing, flavour_of
 from torch_build_farm.releases.sdk import CONSTRAINTS, VARIABLE, exported_names, members, wheel
 
 _SCHEMA = 3  # 2 was of a file that was not compared with the index's SHA-256
@@ -84,7 +84,7 @@ def lock_name(release: str, python: CPython) -> str:
 def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None]) -> Sdk:
     """Make the SDK of a release, whether or not the store has it. Lock and errors are those of `get`."""
     start = time.monotonic()
-    wheels = Listing.read(index).release(release).wheels
+    wheels = Listing.read(index, flavour_of(release)).release(release).wheels
     if python.tag not in wheels:
         raise UnknownTorchError(
             f"torch {release} has no wheel for CPython {python}",
