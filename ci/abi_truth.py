@@ -7,6 +7,11 @@ For every wheel and release a fresh environment: torch with all it requires, the
 requirements its entry names. There each shared library is dlopened with RTLD_NOW in a process that has torch, a second
 process does the real imports and the computation, and all that was seen goes to the results (JSON, keyed by "wheel
 torch"), which a later run goes on with. Environments are hard links where uv's cache is on the same file system.
+
+With --arm64-root the same happens to arm64 wheels on a machine of another kind, under QEMU: the root is Debian's for
+arm64 with Python, such as `debootstrap --arch arm64 --include=python3,libgomp1,binutils` makes, and binfmt_misc has to
+know qemu-aarch64-static (Debian's qemu-user-static). Importing torch takes half a minute there, so one process imports
+it, and everything else is a fork of that one. It needs root, as chroot does. Wheels for another machine are left out.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import fcntl
 import fnmatch
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -29,8 +35,9 @@ from typing import Any
 
 ELF = b"\x7fELF"
 # A wheel for a later glibc is installed all the same: what becomes of it is for the loader to say.
-WIDE = "x86_64-manylinux_2_40"
+WIDE = "manylinux_2_40"
 TIMEOUT_S = 180
+EMULATED_TIMEOUT_S = 900
 TAIL = 2000
 # Each library in a child of its own, forked after `import torch`: a crash costs only the child, and torch is imported
 # once. What it needs of its own package or of another but torch is loaded before it, as the package would do.
@@ -62,6 +69,43 @@ for path in sys.argv[2:]:
         log.seek(0)
         found[path] = [code, log.read().decode(errors="replace")[-3000:]]
 print("\n" + json.dumps([torch.__version__, found]))
+"""
+# The process in an arm64 root that has torch: runs each code that it is told to in a fork, and says how that ended. A
+# fork ends as any process does, so that what its libraries do at the end is seen too.
+SERVER = r"""
+import json, os, sys, time, numpy, torch
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number, path in enumerate([os.devnull, asked["output"], asked["error"]]):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+        os.chdir(asked["folder"])
+        sys.path.insert(0, asked["site"])
+        sys.argv = asked["arguments"]
+        exec(compile(asked["code"], asked["arguments"][0], "exec"), {"__name__": "__main__"})
+        sys.exit()
+    latest = time.monotonic() + asked["seconds"]
+    done, status = os.waitpid(child, os.WNOHANG)
+    while not done and time.monotonic() < latest:
+        time.sleep(0.1)
+        done, status = os.waitpid(child, os.WNOHANG)
+    if not done:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    print(json.dumps(os.waitstatus_to_exitcode(status) if done else "timeout"), flush=True)
+"""
+# $1: the root, $2: a folder of the host's that has the same path there. In a mount name space of its own.
+IN_ROOT = """
+set -e
+mkdir -p "$1$2"
+mount --bind "$2" "$1$2"
+mount -t proc proc "$1/proc"
+mount --bind /dev "$1/dev"
+ulimit -c 0
+root=$1
+shift 2
+exec nice -n 19 chroot "$root" "$@"
 """
 # How far a process came is told by these lines; which of the wheel's libraries it had loaded, by its maps.
 COMPUTE = r"""
@@ -130,14 +174,27 @@ class Environment:
         if done.returncode:
             raise RuntimeError(done.stderr.strip()[-TAIL:])
 
+    def serves(self, wheel: str) -> bool:
+        """Whether a wheel, by its file name, is for this machine."""
+        return wheel.endswith((f"_{platform.machine()}.whl", "-any.whl"))
+
     def make(self, wheel: Path, requires: list[str], beside: list[str]) -> None:
         """Torch is pinned while the requirements are resolved, so none of them can change it."""
         self.uv("venv", "--quiet", "--clear", "--python", self.asked, str(self.folder))
         python = str(self.python)
         self.uv("pip", "install", "--quiet", "--python", python, f"torch=={self.release}", "numpy", *requires)
+        wide = f"{platform.machine()}-{WIDE}"
         self.uv(
-            "pip", "install", "--quiet", "--python", python, "--no-deps", "--python-platform", WIDE, str(wheel), *beside
+            "pip", "install", "--quiet", "--python", python, "--no-deps", "--python-platform", wide, str(wheel), *beside
         )
+
+    def computation(self, snippet: str) -> str:
+        """A snippet as it is run here."""
+        return snippet
+
+    def close(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *arguments: str, **variables: str) -> tuple[int | str, str, str]:
         """Exit code (or the signal's name, or 'timeout'), standard output and error."""
@@ -171,6 +228,94 @@ class Environment:
         return sorted({name for name in names if not re.match(r"_?Py", name)})
 
 
+class EmulatedEnvironment(Environment):
+    """One in a root for arm64. Torch is installed twice, as hard links: the server's stays, the wheel's changes."""
+
+    def __init__(self, work: Path, python: str, release: str, root: Path) -> None:
+        super().__init__(work, python, release, None)
+        self.python = Path("/usr/bin/python3")
+        self.root, self.work = root.resolve(), work
+        self.torch = self.folder / "torch"
+        self.server: subprocess.Popen[str] | None = None
+
+    def serves(self, wheel: str) -> bool:
+        return wheel.endswith("_aarch64.whl")
+
+    @property
+    def packages(self) -> Path:
+        return self.folder / "wheel"
+
+    def install(self, target: Path, *requirements: str) -> None:
+        options = ["--python-platform", f"aarch64-{WIDE}", "--python-version", self.asked, "--only-binary", ":all:"]
+        self.uv("pip", "install", "--quiet", "--target", str(target), *options, *requirements)
+
+    def make(self, wheel: Path, requires: list[str], beside: list[str]) -> None:
+        shutil.rmtree(self.packages, ignore_errors=True)
+        if not self.torch.is_dir():
+            self.install(self.torch, f"torch=={self.release}", "numpy")
+        self.install(self.packages, f"torch=={self.release}", "numpy", *requires)
+        self.install(self.packages, "--no-deps", str(wheel), *beside)
+
+    def undefined(self, library: Path) -> list[str]:  # noqa: ARG002
+        """None: beside the first name, which dlopen tells, the others are not worth half a minute of `ldd -r` each."""
+        return []
+
+    def command(self, *arguments: str, **variables: str) -> list[str]:
+        """A command line that runs another one in the root."""
+        own = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = [f"{name}={value}" for name, value in (self.variables | own | variables).items()]
+        isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", IN_ROOT, "sh"]
+        return [*isolated, str(self.root), str(self.work), "/usr/bin/env", *environment, *arguments]
+
+    def run(self, *arguments: str, **variables: str) -> tuple[int | str, str, str]:  # noqa: ARG002
+        if arguments[1] == "-c":
+            code, told = arguments[2], ["-c", *arguments[3:]]
+        else:
+            code, told = Path(arguments[1]).read_text(), list(arguments[1:])
+        output, error = self.folder / "output.txt", self.folder / "error.txt"
+        for path in (output, error):
+            path.write_text("")
+        end = self.ask(
+            {
+                "folder": str(self.folder),
+                "site": str(self.packages),
+                "code": code,
+                "arguments": told,
+                "output": str(output),
+                "error": str(error),
+                "seconds": EMULATED_TIMEOUT_S,
+            }
+        )
+        result = end if isinstance(end, str) else ended(end)
+        return result, output.read_text(errors="replace"), error.read_text(errors="replace")
+
+    def ask(self, asked: dict[str, Any]) -> int | str:
+        """How a fork of the process with torch ended: its exit code, less than 0 for a signal, or 'timeout'."""
+        if self.server is None:
+            command = self.command(str(self.python), "-c", SERVER, PYTHONPATH=str(self.torch))
+            self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.server.stdin is None or self.server.stdout is None:
+            raise RuntimeError("the process with torch has no pipes")
+        self.server.stdin.write(json.dumps(asked) + "\n")
+        self.server.stdin.flush()
+        line = self.server.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process with torch ended: {self.server.wait()}")
+        answer: int | str = json.loads(line)
+        return answer
+
+    def computation(self, snippet: str) -> str:
+        # The long loops are for what goes wrong seldom, such as counts of references: here each pass takes 50 times as
+        # long, and one in a hundred has to do.
+        return re.sub(r"\brange\((\d+)00\)", r"range(\1)", snippet)
+
+    def close(self) -> None:
+        if self.server and self.server.stdin:
+            self.server.stdin.close()
+            self.server.wait()
+        super().close()
+
+
 def shortened(text: str) -> str:
     """Head and tail: the dispatcher's errors begin with what matters, tracebacks end with it."""
     return text if len(text) <= 2 * TAIL else f"{text[:TAIL]}\n...\n{text[-TAIL:]}"
@@ -184,7 +329,10 @@ def opened(environment: Environment, files: list[str]) -> tuple[str, dict[str, A
     """The torch there, and for every library what became of dlopen."""
     root = environment.packages
     others = (path for path in root.rglob("*.so*") if path.relative_to(root).parts[0] not in ("torch", "nvidia"))
-    siblings = json.dumps({path.name: str(path) for path in others})
+    # Of the builds of a library for several torches, the one for this torch is what its package would load.
+    minor = environment.release.rpartition(".")[0]
+    in_order = sorted(others, key=lambda path: f"torch-{minor}" in path.parts)
+    siblings = json.dumps({path.name: str(path) for path in in_order})
     paths = [str(root / file) for file in files]
     code, output, error = environment.run(str(environment.python), "-c", DLOPEN, siblings, *paths)
     if code:
@@ -239,12 +387,13 @@ def verdict(dlopen: dict[str, Any], use: dict[str, Any], has_compute: bool) -> s
 def tried(entry: dict[str, Any], snippets: dict[str, str], environment: Environment, wheel: Path) -> dict[str, Any]:
     """All there is to see of one wheel beside one torch."""
     environment.make(wheel, entry.get("requires", []), entry.get("beside", []))
-    compute = snippets.get(entry.get("compute", ""), "")
+    compute = environment.computation(snippets.get(entry.get("compute", ""), ""))
     files = libraries(wheel)
     version, dlopen = opened(environment, files)
     use = used(environment, entry.get("imports", []), compute)
+    each_compute = environment.computation(snippets.get(entry.get("each_compute", ""), ""))
     each = {
-        file: used(environment, entry.get("each_imports", []), snippets[entry["each_compute"]], file)
+        file: used(environment, entry.get("each_imports", []), each_compute, file)
         for file in fnmatch.filter(files, entry.get("each", ""))
         if dlopen[file]["result"] in ("ok", "library")
     }
@@ -264,6 +413,7 @@ def main() -> int:
     parser.add_argument(
         "--library-path", type=Path, help="folder with a later libstdc++.so.6, for wheels that need one"
     )
+    parser.add_argument("--arm64-root", type=Path, help="Debian's root for arm64: try arm64 wheels there, under QEMU")
     parser.add_argument("--only", default="*", help="pattern of wheel file names")
     parser.add_argument("--again", action="store_true", help="also the pairs that the results have")
     options = parser.parse_args()
@@ -271,9 +421,13 @@ def main() -> int:
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
     for release in options.torch:
         environment = Environment(options.work.resolve(), options.python, release, options.library_path)
+        if options.arm64_root:
+            environment = EmulatedEnvironment(options.work.resolve(), options.python, release, options.arm64_root)
         for entry in content["wheel"]:
             key = f"{entry['file']} {release}"
             if not fnmatch.fnmatch(entry["file"], options.only) or (key in results and not options.again):
+                continue
+            if not environment.serves(entry["file"]):
                 continue
             try:
                 found = tried(entry, content.get("compute", {}), environment, options.wheels / entry["file"])
@@ -288,7 +442,7 @@ def main() -> int:
                 waiting = options.results.with_suffix(".new")
                 waiting.write_text(json.dumps(results, indent=1, sort_keys=True))
                 waiting.replace(options.results)
-        shutil.rmtree(environment.folder, ignore_errors=True)
+        environment.close()
     return 0
 
 

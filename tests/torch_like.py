@@ -26,7 +26,11 @@ def names(count: int, seed: int = 1) -> list[str]:
 
 @dataclass
 class Library:
-    """What goes into a library; `linker` is how many symbols .symtab has besides, which nobody reads."""
+    """What goes into a library; `linker` is how many symbols .symtab has besides, which nobody reads.
+
+    For `arm64`, the address of .dynamic is in .got, directly behind it. `moved`: the program headers are behind the
+    code, where patchelf puts them if there is no room for another one.
+    """
 
     exported: list[str]
     undefined: list[str] = field(default_factory=lambda: ["printf", "malloc"])
@@ -36,6 +40,8 @@ class Library:
     text: int = 200_000
     linker: int = 0
     gnu: bool = True
+    arm64: bool = False
+    moved: bool = False
 
     def content(self) -> bytes:
         rng = random.Random(7)
@@ -75,20 +81,24 @@ class Library:
         entries += [(14, places[self.soname]), (0x6FFFFEF5 if self.gnu else 4, address), (5, address + len(hashes))]
         entries += [(6, at_symbols + _BASE), (10, len(strings)), (11, 24), (3, at_got + _BASE), (0, 0)]
         dynamic = b"".join(struct.pack("<qQ", *entry) for entry in entries).ljust(16 * count, b"\0")
-        got = struct.pack("<3Q", at_dynamic + _BASE, 0, 0) + b"".join(
-            struct.pack("<Q", 0x5006 + 16 * index) for index in range(61)
-        )
+        own_address = struct.pack("<Q", at_dynamic + _BASE)
+        got = bytes(24) if self.arm64 else own_address + bytes(16)
+        got += b"".join(struct.pack("<Q", 0x5006 + 16 * index) for index in range(61))
         end = appended + len(hashes) + len(strings)
         content = bytearray(b"\x7fELF\2\1\1".ljust(16, b"\0"))
-        content += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, headers, 0, 64, 56, 3, 64, 4, 3)
+        at_segments = at_symbols + len(symbols) + len(code) // 2 if self.moved else 64
+        machine = 183 if self.arm64 else 62
+        content += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, at_segments, headers, 0, 64, 56, 3, 64, 4, 3)
+        segments = b""
         for kind, start, size, where in (
             (1, 0, at_linker, _BASE),
             (2, at_dynamic, len(dynamic), at_dynamic + _BASE),
             (1, appended, end - appended, address),
         ):
-            content += struct.pack("<IIQQQQQQ", kind, 4, start, where, where, size, size, 4096)
-        content += symbols + code
-        content = content.ljust(at_dynamic, b"\0") + dynamic
+            segments += struct.pack("<IIQQQQQQ", kind, 4, start, where, where, size, size, 4096)
+        content = content.ljust(at_symbols, b"\0") + symbols + code
+        content[at_segments : at_segments + len(segments)] = segments
+        content = content.ljust(at_dynamic, b"\0") + dynamic + (own_address if self.arm64 else b"")
         content = content.ljust(at_got, b"\0") + got + linker
         return bytes(content.ljust(appended, b"\0") + hashes + strings)
 

@@ -136,9 +136,9 @@ def run(
 def audit_wheel(wheel: AnyPath, *, torch: Words = (), work: AnyPath | None = None) -> WheelReport:
     """Which torch releases a wheel loads and computes with, judged without running any of it.
 
-    `wheel` is any wheel for x86-64 Linux. `torch` are releases such as "2.9.1", minors such as "2.8", or "all", which
-    is what it is without any. `work` is the work folder of the run that built the wheel: its records say what the wheel
-    was built against, which is inferred otherwise.
+    `wheel` is any wheel for x86-64 or arm64 Linux; it is judged against torch for the same machine. `torch` are
+    releases such as "2.9.1", minors such as "2.8", or "all", which is what it is without any. `work` is the work folder
+    of the run that built the wheel: its records say what the wheel was built against, which is inferred otherwise.
 
     The report's `ok` is false if METADATA allows a torch release that the wheel does not work with. The tables of
     torch's releases are read at the first call and kept: some 100 MB.
@@ -147,11 +147,12 @@ def audit_wheel(wheel: AnyPath, *, torch: Words = (), work: AnyPath | None = Non
     """
     with _system_errors():
         path = Path(wheel)
-        tables = _audit_tables(added_folder())
+        audited = read_wheel.read(path)
+        tables = _audit_tables(added_folder()).for_machine(audited.machine)
         releases = tables.select(_words("torch", torch))
         built_against = records.torch_built_against(path, Path(work)) if work is not None else ""
         external = records.external_libraries(path, Path(work)) if work is not None else {}
-        return wheel_report.audit(read_wheel.read(path), tables, releases, built_against, external)
+        return wheel_report.audit(audited, tables, releases, built_against, external)
 
 
 @functools.cache

@@ -78,7 +78,7 @@ def of_two_torches(folder: Path, code: str, *fields: str) -> WheelReport:
     return audit(folder, files | {"demo/__init__.py": code.encode()}, *fields, tag="py3-none-linux_x86_64")
 
 
-@pytest.mark.parametrize("code", [EARLY_RETURN, IF_IT_IS_THERE, WHATEVER_HAPPENS, BY_VERSION, OF_THE_SYSTEM_TOO])
+@pytest.mark.parametrize("code", [IF_IT_IS_THERE, WHATEVER_HAPPENS, BY_VERSION, OF_THE_SYSTEM_TOO])
 def test_a_torch_that_needs_no_library(tmp_path: Path, code: str) -> None:
     report = of_two_torches(tmp_path, code, "Requires-Dist: torch")
     assert report.releases["2.10.0"].verdict is Verdict.OK
@@ -104,4 +104,19 @@ def test_metadata_says_that_others_do_not_work(tmp_path: Path) -> None:
 
 
 def test_deep_code_is_given_up_on() -> None:
-    assert optional_load({"demo/a.py": b"x = " + b"-" * 200_000 + b"1\nCDLL(name)"}) == ""
+    assert optional_load({"demo/a.py": b"x = " + b"-" * 200_000 + b"1\nCDLL(name)"}).place == ""
+
+
+def test_a_torch_is_asked_for_what_it_may_not_have(tmp_path: Path) -> None:
+    """torch-c-dlpack-ext 0.1.2 asks for a name that no torch has, and its import fails with 2.10; 0.1.5 does not."""
+    report = of_two_torches(tmp_path, EARLY_RETURN, "Requires-Dist: torch")
+    assert {release for release in report.releases if report.works(release)} >= {"2.10.0", "2.15.0"}
+    assert report.releases["2.7.1"].note == "it only has libraries for torch 2.8, 2.9"
+    other = EARLY_RETURN.replace("__dlpack_c_exchange_api__", "__c_dlpack_exchange_api__")
+    unheard_of = of_two_torches(tmp_path / "other", other, "Requires-Dist: torch")
+    assert unheard_of.releases["2.10.0"].verdict is Verdict.BROKEN
+    either = EARLY_RETURN.replace(
+        'hasattr(torch.Tensor, "__dlpack_c_exchange_api__")',
+        'hasattr(torch.Tensor, "__dlpack_c_exchange_api__") or hasattr(torch.Tensor, "__c_dlpack_exchange_api__")',
+    )
+    assert of_two_torches(tmp_path / "either", either, "Requires-Dist: torch").works("2.10.0")

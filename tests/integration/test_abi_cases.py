@@ -20,6 +20,7 @@ from torch_build_farm.audit import read_wheel, wheel_report
 from torch_build_farm.audit.loader import policy
 from torch_build_farm.audit.tables import AuditTables
 from torch_build_farm.audit.verdict import Finding
+from torch_build_farm.core.machine import MACHINES, X86_64, Machine
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import default_folder
 from torch_build_farm.releases.symbol_table import mask_of
@@ -52,6 +53,11 @@ def fetched(name: str) -> Path:
 @pytest.fixture(scope="module")
 def known() -> AuditTables:
     return AuditTables.load(Path("/nonexistent"))  # what is shipped
+
+
+def suffixed(name: str, machine: Machine) -> str:
+    """The file for a machine: cases.toml for x86-64, cases-aarch64.toml for arm64."""
+    return name if machine == X86_64 else name.replace(".", f"-{machine.name}.")
 
 
 def judged(known: AuditTables, cases: list[Case]) -> Iterator[tuple[Case, Finding, str]]:
@@ -120,8 +126,10 @@ def libraries(name: str) -> tuple[Elf, ...]:
     return tuple(read_wheel.read(fetched(name)).libraries.values())
 
 
-def test_what_was_seen(known: AuditTables, capsys: pytest.CaptureFixture[str]) -> None:
-    cases, explained = table("cases.toml")["case"], table("explained.toml")
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.words)
+def test_what_was_seen(known: AuditTables, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    known = known.for_machine(machine)
+    cases, explained = table(suffixed("cases.toml", machine))["case"], table(suffixed("explained.toml", machine))
     counts: Counter[tuple[str, str, str]] = Counter()
     wrong, needed = [], set[int]()
     missing_there = {
@@ -144,7 +152,8 @@ def test_what_was_seen(known: AuditTables, capsys: pytest.CaptureFixture[str]) -
             if not lacked & set(finding.libraries):
                 wrong.append(f"{told(case)}: ENV for {finding.libraries}, which was there")
     with capsys.disabled():
-        print("\n\n| of | audit says | seen | pairs |\n|---|---|---|---|")
+        print(f"\n\n{machine.words}, {len({case['wheel'] for case in cases})} wheels")
+        print("| of | audit says | seen | pairs |\n|---|---|---|---|")
         for (of, found, seen), count in sorted(counts.items()):
             print(f"| {of} | {found} | {seen} | {count} |")
     assert wrong == []

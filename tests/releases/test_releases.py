@@ -15,6 +15,7 @@ from pypi_simple import DistributionPackage
 
 from tests.made_up import Front
 from torch_build_farm.core.errors import ConfigError, PackageIndexError, UnknownTorchError
+from torch_build_farm.core.machine import ARM64
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.project.tables import read_table
@@ -93,6 +94,19 @@ def test_the_highest_build_counts_and_nothing_that_is_yanked() -> None:
     assert "-10-" in old.wheels["cp312"].filename
     assert (new.usable, new.yanked) == (False, True)
     assert [one.name for one in Listing.of(files + gone).usable(Minor(2, 16))] == ["2.16.0"]
+
+
+def test_each_machine_has_its_own_wheels() -> None:
+    files = torch("2.16.0", "cp312", "cp313") + torch("2.16.0", "cp312", platform="manylinux_2_28_aarch64")
+    files += torch("2.17.0", "cp312")
+    arm64 = Listing.of(files, machine=ARM64)
+    assert [release.tags for release in arm64.releases] == [("cp312",), ()]
+    assert arm64.release("2.16.0").wheels["cp312"].filename.endswith("_aarch64.whl")
+    with pytest.raises(UnknownTorchError, match=r"no torch 2\.17\.0 for arm64 Linux"):
+        arm64.release("2.17.0")
+    with pytest.raises(UnknownTorchError, match="no wheel for arm64 Linux, only manylinux_2_28_x86_64"):
+        arm64.usable(Minor(2, 17))
+    assert [release.tags for release in Listing.of(files).releases] == [("cp312", "cp313"), ("cp312",)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.elves import library
 from tests.hostile.elf import exporting_ends_of_one_string, one_string, overlapping_versions
+from torch_build_farm.core.machine import ARM64
 from torch_build_farm.releases.header_lines import header_lines_in
 from torch_build_farm.wheels.elf import library as elf
 from torch_build_farm.wheels.elf import partial
@@ -142,8 +143,12 @@ def test_names_that_are_not_utf_8() -> None:
 
 
 def test_other_machines_and_programs() -> None:
-    with pytest.raises(ElfError, match=r"AArch64, not for x86-64"):
+    with pytest.raises(elf.OtherMachineError, match=r"a library for arm64, not for x86-64") as caught:
         elf.read(library(machine=183))
+    assert caught.value.machine == "arm64"
+    with pytest.raises(elf.OtherMachineError, match=r"a library for RISC-V, not for arm64"):
+        elf.read(library(machine=243), ARM64)
+    assert elf.read(library(["a"], machine=183), ARM64).undefined_names == {"a"}
     with pytest.raises(elf.NotLoadedError):
         elf.read(library(machine=190))  # CUDA
     with pytest.raises(elf.NotLoadedError):

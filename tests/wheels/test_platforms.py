@@ -10,19 +10,50 @@ from pathlib import Path
 import pytest
 from packaging.markers import Marker
 
-from tests.family import family, project, torch, variant
+from tests.elves import library
+from tests.family import family, make_wheel, project, torch, variant
 from tests.index import Index
 from tests.wheels.test_dispatcher import Site, told
 from torch_build_farm.core import tools
+from torch_build_farm.core.machine import ARM64, X86_64, Machine
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.publish import inventory
 from torch_build_farm.wheels import one_name, platforms
+from torch_build_farm.wheels.machine_code import read_machine_code
 from torch_build_farm.wheels.platforms import Platform
 from torch_build_farm.wheels.wheel import read_wheel
 
 LINUX, WINDOWS = Platform("linux", "x86_64"), Platform("win32", "AMD64")
 CPYTHON = f"cp{CPython.running().release.replace('.', '')}"
 TAG = f"{CPYTHON}-{CPYTHON}-manylinux_2_28_x86_64"
+
+
+@pytest.mark.parametrize(
+    ("tag", "machine"),
+    [
+        ("any", X86_64),
+        ("manylinux_2_28_x86_64", X86_64),
+        ("manylinux_2_17_aarch64.manylinux2014_aarch64", ARM64),
+        ("linux_aarch64", ARM64),
+        ("manylinux_2_28_x86_64.manylinux_2_28_aarch64", X86_64),
+        ("macosx_11_0_arm64", X86_64),
+    ],
+)
+def test_the_machine_of_a_wheel(tag: str, machine: Machine) -> None:
+    assert platforms.machine_of_wheel(f"demo-1.0-cp311-cp311-{tag}.whl") == machine
+
+
+@pytest.mark.parametrize("of_wheel", [X86_64, ARM64], ids=lambda machine: machine.words)
+def test_machine_code_is_read_for_the_wheel_s_machine(tmp_path: Path, of_wheel: Machine) -> None:
+    """Levels of x86-64 say nothing of arm64's code, and a library for the other machine is a problem."""
+    names = ["PyObject_Call"]
+    files = {f"demo/_{one.words}.so": library(names, machine=one.elf_number) for one in (X86_64, ARM64)}
+    path = make_wheel(tmp_path, "demo", "1.0", files)
+    code = read_machine_code(read_wheel(path.rename(path.with_name(f"demo-1.0-cp311-cp311-linux_{of_wheel.name}.whl"))))
+    other = X86_64 if of_wheel == ARM64 else ARM64
+    assert code.unreadable == {f"demo/_{other.words}.so": f"a library for {other.words}, not for {of_wheel.words}"}
+    assert code.python_names == {f"demo/_{of_wheel.words}.so": {"PyObject_Call"}}
+    assert code.cpu_level == "x86-64"
 
 
 @pytest.mark.parametrize(

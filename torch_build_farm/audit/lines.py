@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from torch_build_farm.audit.reasons import all_reasons, prepare_names, reasons
 from torch_build_farm.audit.short_names import shortened_list
 from torch_build_farm.audit.verdict import Finding, LibraryKind, Verdict
-from torch_build_farm.audit.wheel_report import LibraryReport, WheelReport, meant_for
+from torch_build_farm.audit.wheel_report import LibraryReport, WheelReport, meant_for, wrong_machines
 from torch_build_farm.releases.symbol_table import CXX_LIBRARY
 
 _WIDTH = 160
@@ -42,6 +42,8 @@ def lines(report: WheelReport, width: int = _WIDTH, *, verbose: bool = False) ->
         text.append(f"uses {report.fewer_variants}")
     if report.left_out:
         text.append(f"torch {span(report.left_out)}: no build for this wheel's CPython")
+    if report.other_machines:
+        text.append(wrong_machines(report.other_machines, report.machine))
     text += _without_library(report)
     if report.floors:
         text.append(f"needs {', '.join(report.floors)}")
@@ -128,6 +130,8 @@ def _libraries(report: WheelReport, width: int) -> list[str]:
                 heading = f"as {_names_of(culprits, 0)}, which it needs"
             elif _fits_some(library, report):
                 heading = "builds of a library, of which the one that fits a torch counts"
+                if library.kind is LibraryKind.TORCH:
+                    heading = "for a torch with CUDA, and not opened beside one without"
             elif library.kind is LibraryKind.NEUTRAL:
                 continue
         section = (not own_lines, _ORDER_OF_KINDS.index(library.kind), heading, tuple(own_lines))

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from packaging.utils import canonicalize_name
 
 from torch_build_farm.core.errors import AuditError
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.project.external_libraries import provider
 from torch_build_farm.releases.symbol_table import SymbolIndex, Unit
@@ -33,7 +34,7 @@ _MOST_STEPS = 500_000
 class Policy:
     """data/loader.toml, which explains each field, with its patterns compiled."""
 
-    system: frozenset[str]
+    system: Mapping[str, frozenset[str]]  # by the machine's name
     driver: frozenset[str]
     compilers: frozenset[str]
     interpreter: re.Pattern[str]
@@ -44,7 +45,8 @@ class Policy:
     in_torch: re.Pattern[str]
     mentions_torch: re.Pattern[str]
     functions: Mapping[str, re.Pattern[str]]
-    pybind11: Mapping[str, str]
+    attributes: Mapping[str, str]
+    pybind11: Mapping[str, Mapping[str, str]]  # by the machine's name and the minor
 
 
 @cache
@@ -54,11 +56,12 @@ def policy() -> Policy:
     patterns = {name: re.compile(text) for name, text in table["patterns"].items()}
     functions = {library: re.compile(text) for library, text in table["functions"].items()}
     return Policy(
-        system=frozenset(table["system"]),
+        system={machine: frozenset(table["system"] + names) for machine, names in table["system-of"].items()},
         driver=frozenset(table["driver"]),
         compilers=frozenset(table["compilers"]),
+        attributes=table["attributes"],
         functions=functions,
-        pybind11=table["pybind11"],
+        pybind11={machine: table["pybind11"] | table["pybind11-of"].get(machine, {}) for machine in table["system-of"]},
         **patterns,
     )
 
@@ -205,9 +208,13 @@ class Contents:
 
 
 class TorchRelease:
-    """One release for one CPython, as a wheel's libraries find it after `import torch`. `units` are by file name."""
+    """One release for one CPython, as a wheel's libraries find it after `import torch`.
 
-    def __init__(self, index: SymbolIndex, release: str, python: str) -> None:
+    `units` are by file name; `system` are the sonames that every system of the machine brings.
+    """
+
+    def __init__(self, index: SymbolIndex, release: str, python: str, machine: Machine = X86_64) -> None:
+        self.system = policy().system[machine.name]
         of_release = [unit for unit in index.units if unit.release == release]
         # libtorch_python differs by a few names between CPythons; `index add` reads it for one of them by default,
         # which then stands for the others.
@@ -254,7 +261,7 @@ class TorchRelease:
         names = set(self.units)
         for unit in self.units.values():
             names |= set(unit.needed)
-        names -= policy().system | policy().driver
+        names -= self.system | policy().driver
         # libpython is the interpreter's, if it is shared at all.
         return frozenset(name for name in names if not name.startswith("libpython"))
 
@@ -277,7 +284,7 @@ class TorchRelease:
             # Run paths into torch's folders also find libraries there that `import torch` has not loaded.
             if soname in self.loaded or (needed.searches_torch and soname in self.brought):
                 torch |= self.closure(soname)
-            elif soname in policy().system:
+            elif soname in self.system:
                 others.add(soname)
             elif contents.companion(soname):
                 companions[soname] = contents.companion(soname)

@@ -65,7 +65,7 @@ def _rows(reports: Sequence[WheelReport]) -> dict[str, dict[str, str]]:
         seen[report.file] += 1
         number = seen[report.file]
         name = report.file if number == 1 else f"{report.file} ({number})"
-        judged = bool(report.libraries)
+        judged = bool(report.libraries or report.other_machines)
         rows[name] = {}
         for release, finding in report.releases.items():
             rows[name][release] = finding.verdict.value if judged else "-"

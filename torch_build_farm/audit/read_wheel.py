@@ -19,9 +19,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from torch_build_farm.audit.optional_loads import mentions_load, optional_load
+from torch_build_farm.audit.optional_loads import NO_OPTIONAL_LOAD, OptionalLoad, mentions_load, optional_load
 from torch_build_farm.core.archives import zip_entries
 from torch_build_farm.core.errors import AuditError
+from torch_build_farm.core.machine import MACHINES, X86_64, Machine
 from torch_build_farm.core.requirements import MOST_METADATA, parse_metadata, read_requirement, read_specifiers
 from torch_build_farm.releases.header_lines import HeaderLine, header_lines_in
 from torch_build_farm.wheels import record
@@ -33,7 +34,7 @@ from torch_build_farm.wheels.record import installed_path, read_record
 if TYPE_CHECKING:
     from installer.records import RecordEntry
 
-_PLATFORM = re.compile(r"any|(many)?linux.*_x86_64")  # PEP 600, PEP 513; musl's loader is another one
+_PLATFORM = re.compile(rf"(many)?linux.*_({'|'.join(machine.name for machine in MACHINES)})")  # PEP 600, PEP 513
 _LIBRARY_NAME = re.compile(r"\.so(\.[0-9.]+)?$")
 # Text files in a library's place (ld's manual, "Implicit Linker Scripts").
 _LINKER_SCRIPTS = (b"/* GNU ld script", b"INPUT(", b"INPUT (", b"GROUP(", b"GROUP (")
@@ -47,24 +48,28 @@ _TEXT_LIMITS = {"METADATA": MOST_METADATA, "RECORD": record.MOST_BYTES}
 class AuditedWheel:
     """What the audit reads from a wheel.
 
+    - `machine`: the one that its tags name, x86-64 for a wheel for all platforms.
     - `declared`: METADATA's requirement on torch; None if it does not require torch.
     - `requires`: the normalized names of all distributions that it requires (PEP 503).
     - `libraries`: each library, by the path it is installed to.
+    - `other_machines`: of libraries for another machine, which are not among `libraries`, what people call that one.
     - `marks`: the lines of torch's headers in each library, by the same paths.
     - `pybind11`: the ids under which each library shares types with other modules of pybind11, by the same paths.
-    - `optional_load`: where its Python code loads a library that it does without, such as "a/b.py, line 3"; else empty.
+    - `optional_load`: where its Python code loads a library that it does without.
     """
 
     path: Path
     name: str
     version: str
     tags: frozenset[Tag]
+    machine: Machine
     declared: SpecifierSet | None
     requires: frozenset[str]
     libraries: dict[str, Elf]
     marks: dict[str, frozenset[HeaderLine]]
     pybind11: dict[str, frozenset[str]]
-    optional_load: str = ""
+    other_machines: dict[str, str]
+    optional_load: OptionalLoad = NO_OPTIONAL_LOAD
 
 
 def _refuse(path: Path, what: str) -> AuditError:
@@ -115,22 +120,27 @@ def _is_elf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
         return stream.read(4) == b"\x7fELF"
 
 
-def _libraries(
-    archive: zipfile.ZipFile, path: Path
-) -> tuple[dict[str, Elf], dict[str, frozenset[HeaderLine]], dict[str, frozenset[str]]]:
-    """The libraries, the lines of torch's headers and pybind11's ids in each, by the path that they are installed to.
+@dataclass(frozen=True)
+class _Libraries:
+    """What is read of the libraries, by the path that they are installed to: the fields of AuditedWheel."""
+
+    libraries: dict[str, Elf]
+    marks: dict[str, frozenset[HeaderLine]]
+    pybind11: dict[str, frozenset[str]]
+    other_machines: dict[str, str]
+
+
+def _libraries(archive: zipfile.ZipFile, path: Path, machine: Machine) -> _Libraries:
+    """What is read of the libraries of a wheel for `machine`.
 
     Raises AuditError for a library that is damaged, lost or not as RECORD lists it.
     """
     entries = read_record(_text(archive, path, "RECORD").encode())
-    # Without a library that was lost nothing would be wrong with the wheel.
-    members = set(archive.namelist())
-    for name in entries:
-        if _LIBRARY_NAME.search(name) and name not in members:
-            raise _refuse(path, f"RECORD lists {name}, which is not there")
+    _check_none_is_lost(path, archive, entries)
     libraries: dict[str, Elf] = {}
     marks: dict[str, frozenset[HeaderLine]] = {}
     pybind11: dict[str, frozenset[str]] = {}
+    other_machines: dict[str, str] = {}
     # A wheel has no links: libfoo.so, libfoo.so.1 and libfoo.so.1.2 are three copies, of which one is read.
     path_by_digest: dict[str, str] = {}
     for info in archive.infolist():
@@ -149,15 +159,25 @@ def _libraries(
                 pybind11[target] = pybind11[copied]
                 continue
             try:
-                libraries[target] = library.read(content)
+                libraries[target] = library.read(content, machine)
                 marks[target] = header_lines_in(content)
                 pybind11[target] = internals_ids(content)
+            except library.OtherMachineError as error:
+                other_machines[target] = error.machine
             except library.NotLoadedError as error:
                 if named_library:  # otherwise it is a program, an object file or code for a GPU
                     raise _refuse(path, f"{info.filename}: {error}") from None
             except ValueError as error:  # ElfError is one
                 raise _refuse(path, f"{info.filename}: {error}") from None
-    return libraries, marks, pybind11
+    return _Libraries(libraries, marks, pybind11, other_machines)
+
+
+def _check_none_is_lost(path: Path, archive: zipfile.ZipFile, entries: Iterable[str]) -> None:
+    """Raise AuditError for a library in RECORD that is not there: without it, nothing would be wrong with the wheel."""
+    members = set(archive.namelist())
+    for name in entries:
+        if _LIBRARY_NAME.search(name) and name not in members:
+            raise _refuse(path, f"RECORD lists {name}, which is not there")
 
 
 def _modules(archive: zipfile.ZipFile) -> dict[str, bytes]:
@@ -184,9 +204,21 @@ def _check_hash(path: Path, name: str, digest: str, entry: RecordEntry | None) -
         raise _refuse(path, f"{name} is not the file that RECORD lists")
 
 
-def _required(metadata: Message, tags: Iterable[Tag]) -> list[Requirement]:
-    """METADATA's requirements on x86-64 Linux with the newest CPython of the tags, without those of extras."""
-    environment = {"extra": "", "platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
+def _machine(tags: Iterable[Tag]) -> Machine | None:
+    """The machine of a wheel for Linux with glibc, by its tags; x86-64 for all platforms, None for any other wheel."""
+    platforms = {tag.platform for tag in tags}
+    if "any" in platforms:
+        return X86_64
+    names = {match[2] for match in map(_PLATFORM.fullmatch, platforms) if match}
+    for machine in MACHINES:  # a wheel for several is judged for the first
+        if machine.name in names:
+            return machine
+    return None
+
+
+def _required(metadata: Message, tags: Iterable[Tag], machine: Machine) -> list[Requirement]:
+    """METADATA's requirements on Linux with the newest CPython of the tags, without those of extras."""
+    environment = {"extra": "", "platform_system": "Linux", "sys_platform": "linux", "platform_machine": machine.name}
     minors_of_python = []
     for tag in tags:
         if re.fullmatch(r"cp3\d+", tag.interpreter):
@@ -220,32 +252,36 @@ def _declared(required: Iterable[Requirement]) -> SpecifierSet | None:
 def read(path: Path) -> AuditedWheel:
     """Read a wheel.
 
-    Raises AuditError for a file that is not a wheel, is damaged, or is for a platform other than x86-64 Linux.
+    Raises AuditError for a file that is not a wheel, is damaged, or is for a platform other than x86-64 or arm64 Linux.
     """
     try:
         name, version, _, tags = parse_wheel_filename(path.name)
-        if not any(_PLATFORM.fullmatch(tag.platform) for tag in tags):
-            raise _refuse(path, "it is for a platform other than x86-64 Linux")
+        machine = _machine(tags)
+        if machine is None:
+            words = " or ".join(machine.words for machine in MACHINES)
+            raise _refuse(path, f"it is for a platform other than {words} Linux")
         # A FIFO would be waited for, a device read without an end.
         if path.exists() and not path.is_file():
             raise _refuse(path, "it is no file")
         with zipfile.ZipFile(path) as archive:
             _check_targets(path, zip_entries(archive, path.stat().st_size))
             metadata = parse_metadata(_text(archive, path, "METADATA"))
-            required = _required(metadata, tags)
+            required = _required(metadata, tags, machine)
             names = frozenset(canonicalize_name(requirement.name) for requirement in required)
-            libraries, marks, pybind11 = _libraries(archive, path)
+            read = _libraries(archive, path, machine)
             return AuditedWheel(
                 path=path,
                 name=name,
                 version=str(version),
                 tags=tags,
+                machine=machine,
                 declared=_declared(required),
                 requires=names,
-                libraries=libraries,
-                marks=marks,
-                pybind11=pybind11,
-                optional_load=optional_load(_modules(archive)) if libraries else "",
+                libraries=read.libraries,
+                marks=read.marks,
+                pybind11=read.pybind11,
+                other_machines=read.other_machines,
+                optional_load=optional_load(_modules(archive)) if read.libraries else NO_OPTIONAL_LOAD,
             )
     except AuditError:
         raise

@@ -18,6 +18,7 @@ _WIDTH = 100  # characters of a name
 
 def problems(wheel: AuditedWheel, known: AuditTables) -> list[str]:
     """Why the wheel cannot serve every later torch, a sentence each; [] for a wheel that can."""
+    known = known.for_machine(wheel.machine)
     reasons = []
     single = sorted({str(tag) for tag in wheel.tags if tag.abi not in ("abi3", "none")})
     if single:

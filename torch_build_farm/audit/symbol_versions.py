@@ -31,7 +31,8 @@ def _promised(wheel: AuditedWheel) -> dict[str, list[str]]:
 
     Empty for a tag that promises nothing, such as linux_x86_64.
     """
-    platforms = {tag.platform.rpartition("_x86_64")[0] for tag in wheel.tags}
+    machine = wheel.machine.name
+    platforms = {tag.platform.rpartition(f"_{machine}")[0] for tag in wheel.tags}
     policies = []
     for policy in _policies():
         if policy["name"] != "linux" and platforms & {policy["name"], *policy["aliases"]}:
@@ -40,7 +41,7 @@ def _promised(wheel: AuditedWheel) -> dict[str, list[str]]:
         return {}
     # Auditwheel gives older systems higher priorities.
     oldest = max(policies, key=lambda policy: int(policy["priority"]))
-    versions: dict[str, list[str]] = oldest["symbol_versions"]["x86_64"]
+    versions: dict[str, list[str]] = oldest["symbol_versions"][machine]
     return versions
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from torch_build_farm.audit.layout_rules import TypesByName, by_component
 from torch_build_farm.audit.loader import TorchRelease
 from torch_build_farm.core.errors import UnknownTorchError, nearest
+from torch_build_farm.core.machine import X86_64
 from torch_build_farm.releases.release_tables import ReleaseTables
 
 
@@ -32,13 +33,18 @@ class AuditTables(ReleaseTables):
         return [release for release in self.releases if release in selected]
 
     def _unknown_release(self, word: str) -> UnknownTorchError:
+        of_machine, option = "", ""
+        if self.machine != X86_64:
+            of_machine, option = f" for {self.machine.words}", f" --machine {self.machine.name}"
         if re.fullmatch(r"\d+\.\d+(\.\d+)?", word):
             release = word if word.count(".") == 2 else f"{word}.0"
-            next_step = f"index add {release} reads it from the package index"
+            next_step = f"index add {release}{option} reads it from the package index"
         else:
             next_step = "releases such as 2.9.1, minors such as 2.9, or all"
         return UnknownTorchError(
-            f"nothing is known of torch {word}; {nearest(word, self.releases)}", where="--torch", next_step=next_step
+            f"nothing is known of torch {word}{of_machine}; {nearest(word, self.releases)}",
+            where="--torch",
+            next_step=next_step,
         )
 
     @cached_property
@@ -52,5 +58,5 @@ class AuditTables(ReleaseTables):
         libraries: set[str] = set()
         for release in self.symbols.releases:
             for python in release.files:
-                libraries |= TorchRelease(self.symbols, release.name, python).brought
+                libraries |= TorchRelease(self.symbols, release.name, python, self.machine).brought
         return frozenset(libraries)

@@ -11,6 +11,7 @@ from torch_build_farm.project.external_libraries import matches_any, policy
 
 def problems(wheel: AuditedWheel, known: AuditTables) -> list[str]:
     """Why the wheel is not without torch, a sentence each; [] for one that is."""
+    known = known.for_machine(wheel.machine)
     reasons = []
     if "torch" in wheel.requires:
         reasons.append(f"METADATA requires torch{wheel.declared or ''}")

@@ -230,19 +230,16 @@ class _Reached:
 
     - `exporters`: bits of the units whose names it finds, the system's among them.
     - `unlisted`: sonames of libraries that it needs and whose names no table lists: CUDA's and some of the system's.
+    - `beyond_system`: whether some of the unlisted libraries are CUDA's.
     - `absent`: sonames of libraries that it needs and that neither wheel, torch nor system brings.
     - `strangers`: whether it needs libraries that are absent or come with another distribution; any name may be theirs.
     """
 
     exporters: int
     unlisted: frozenset[str]
+    beyond_system: bool
     absent: frozenset[str]
     strangers: bool
-
-    @property
-    def beyond_system(self) -> bool:
-        """Whether some of the unlisted libraries are CUDA's."""
-        return bool(self.unlisted - policy().system)
 
 
 def _reached(library: Library, contents: Contents, release: TorchRelease, names: Names) -> _Reached:
@@ -252,6 +249,7 @@ def _reached(library: Library, contents: Contents, release: TorchRelease, names:
     return _Reached(
         exporters=names.bits_of(units) | names.system,
         unlisted=itself.others,
+        beyond_system=bool(itself.others - release.system),
         absent=itself.missing,
         strangers=bool(itself.missing or itself.companions),
     )

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 
 from packaging.version import Version
 
 from torch_build_farm.audit import built_against
 from torch_build_farm.audit.built_against import Built, Evidence
 from torch_build_farm.audit.claim import Claim, claim_of, true_range
-from torch_build_farm.audit.loader import Contents, TorchRelease
+from torch_build_farm.audit.loader import Contents, TorchRelease, policy
 from torch_build_farm.audit.pybind11 import strangers
 from torch_build_farm.audit.read_wheel import AuditedWheel
 from torch_build_farm.audit.symbol_versions import floors
@@ -30,11 +31,15 @@ from torch_build_farm.audit.verdict import (
     link_finding,
     worst,
 )
+from torch_build_farm.core.machine import named
 
 # A library in such a folder, or with such a file name, is for one torch minor or one release.
 _FOR_TORCH = re.compile(r"(?:^|[/_-])(?:py|lib)?torch[_-]?v?(\d+)\.(\d+)(?:\.(\d+))?(?=[/_.-]|$)")
 _FOR_TORCH_SHORT = re.compile(r"[/_-]torch(\d)(\d{1,2})(?=[_.-])")
 _TOOLKIT = re.compile(r"(?<=cu|hi|oc)(?:da|p|m)?[_-]?\d+")  # the number in cu12, cuda128, rocm63, hip6
+# What a library asks of a torch with CUDA: functions of its namespaces for CUDA, and libraries that come with it.
+_CUDA_NAME = re.compile(r"_Z(N[VK]*)?(3c10|2at|5torch)4cuda")
+_CUDA_LIBRARY = re.compile(r"lib(c10_cuda|torch_cuda|cu|nv)")
 _EXTENSION = re.compile(r"\.cpython-(\d)(\d+)(t?)-")
 
 
@@ -67,6 +72,9 @@ class LibraryReport:
 class WheelReport:
     """A wheel's findings.
 
+    - `machine`: the one whose torch it was judged against, as platform.machine() says it.
+    - `other_machines`: its libraries for another machine, by path, each with what people call that one; without those
+      that it has for its own machine too, by the same file name.
     - `declared`: METADATA's requirement on torch, such as "torch>=2.8"; empty without one.
     - `true_range`: a version specifier for the known releases that work, its stretches joined by "or"; "any" or "none".
     - `claim`: how `declared` differs from `true_range`; "nothing to judge" for a wheel without a library.
@@ -80,6 +88,8 @@ class WheelReport:
     """
 
     file: str
+    machine: str
+    other_machines: Mapping[str, str]
     declared: str
     true_range: str
     claim: Claim
@@ -94,7 +104,7 @@ class WheelReport:
     @property
     def fewer_variants(self) -> str:
         """What the wheel uses of torch, if its project needs fewer variants than one for each minor; else empty."""
-        if self.use.kind is LibraryKind.TORCH or not self.use.since:
+        if self.use.kind is LibraryKind.TORCH or not self.use.since or self.true_range == "none":
             return ""
         # Of a wheel for one CUDA, say, not every torch brings the libraries.
         if self.use.kind is LibraryKind.NEUTRAL and self.true_range != "any":
@@ -106,6 +116,20 @@ class WheelReport:
     def works(self, release: str) -> bool:
         """Whether the wheel can be used with a release. Raises KeyError for a release that was not judged."""
         return self.releases[release].verdict.works
+
+
+def _has_any(release: str, attributes: Collection[str]) -> bool:
+    """Whether a release has one of these attributes of torch's, as data/loader.toml knows; true for none of them."""
+    since = [policy().attributes.get(name, "") for name in attributes]
+    return not attributes or any(first and Version(first) <= Version(release) for first in since)
+
+
+def wrong_machines(other_machines: Mapping[str, str], machine: str) -> str:
+    """A sentence about the libraries of a wheel for `machine` that are for others, which are given by path."""
+    path, other = min(other_machines.items())
+    more = len(other_machines) - 1
+    also = f"; so are {more} more of its libraries" if more else ""
+    return f"{path} is a library for {other}, in a wheel for {named(machine).words}{also}"
 
 
 def _meant(paths: Iterable[str]) -> dict[str, str]:
@@ -146,14 +170,19 @@ class _Audit:
         self, wheel: AuditedWheel, known: AuditTables, recorded: str, external_libraries: Mapping[str, str]
     ) -> None:
         self.wheel = wheel
-        self.known = known
+        self.known = known.for_machine(wheel.machine)
         self.recorded = recorded
         self.contents = Contents(wheel.libraries, wheel.requires, external_libraries)
-        self.names = Names.of(known.symbols, wheel.libraries.values())
+        self.names = Names.of(self.known.symbols, wheel.libraries.values())
         self.libraries: dict[str, Library] = {}
         for path in wheel.libraries:
-            self.libraries[path] = describe_library(path, self.contents, self.names, known.types)
+            self.libraries[path] = describe_library(path, self.contents, self.names, self.known.types)
         self.meant = _meant(list(wheel.libraries))
+        own_names = {PurePosixPath(path).name for path in wheel.libraries}
+        self.other_machines: dict[str, str] = {}
+        for path, machine in sorted(wheel.other_machines.items()):
+            if PurePosixPath(path).name not in own_names:
+                self.other_machines[path] = machine
         self._releases: dict[tuple[str, str], TorchRelease] = {}
         self._link_findings: dict[tuple[str, str], Finding] = {}
         self.companions: dict[str, dict[str, str]] = defaultdict(dict)  # of each library, by its path
@@ -229,7 +258,7 @@ class _Audit:
         """The libraries of a release for a CPython."""
         key = (release, python)
         if key not in self._releases:
-            self._releases[key] = TorchRelease(self.known.symbols, release, python)
+            self._releases[key] = TorchRelease(self.known.symbols, release, python, self.wheel.machine)
         return self._releases[key]
 
     # ---- what it was built against
@@ -312,10 +341,16 @@ class _Audit:
         """The wheel's finding for a release for which it has no library, while it has some for `minors`."""
         declared = self.wheel.declared
         promised = declared is None or declared.contains(Version(release), prereleases=True)
-        if self.wheel.optional_load and promised:
-            place = self.wheel.optional_load
-            return Finding(Verdict.OK, note=f"no library of the wheel is for it, and {place}, goes on without one")
+        load = self.wheel.optional_load
+        if load.place and promised and _has_any(release, load.attributes):
+            return Finding(Verdict.OK, note=f"no library of the wheel is for it, and {load.place}, goes on without one")
         return Finding(Verdict.BROKEN, note=f"it only has libraries for torch {', '.join(sorted(minors, key=Version))}")
+
+    def _other_machines_finding(self) -> Finding:
+        """The wheel's finding for its libraries for other machines, which the loader of this one refuses."""
+        if not self.other_machines:
+            return Finding(Verdict.OK)
+        return Finding(Verdict.BROKEN, note=wrong_machines(self.other_machines, self.wheel.machine.name))
 
     def whole(self, release: str, libraries: Sequence[LibraryReport]) -> Finding:
         """The wheel's finding for a release: the findings of all libraries that it uses with it, taken together."""
@@ -333,14 +368,45 @@ class _Audit:
         for library in used:
             if library.releases[release].verdict.works:
                 working.add(_TOOLKIT.sub("#", library.path))
-        findings = []
+        only_for_cuda = self._only_for_cuda(used, release)
+        findings = [self._other_machines_finding()]
         for library in used:
+            if library.path in only_for_cuda:
+                continue
             finding = library.releases[release]
             uses_nothing_itself = self.libraries[library.path].kind is LibraryKind.NEUTRAL
             replaced = uses_nothing_itself and _TOOLKIT.sub("#", library.path) in working
             if not (replaced and finding.verdict is Verdict.BROKEN):
                 findings.append(finding)
         return worst(findings)
+
+    def _only_for_cuda(self, used: Sequence[LibraryReport], release: str) -> set[str]:
+        """Paths of libraries that a package opens where torch has CUDA, if this release has none; `used` are all.
+
+        Seen with sphericart-torch and torch 2.10 for arm64, which is for CPUs alone: such a library lies beside the one
+        that works there, is named for CUDA, and nobody needs it; nor is it a module, which the package would import.
+        """
+        if release in self._with_cuda:
+            return set()
+        paths = set()
+        others_work = False
+        for library in used:
+            finding = library.own[release]
+            elf = self.contents.libraries[library.path]
+            asks = any(map(_CUDA_NAME.match, finding.missing)) or any(map(_CUDA_LIBRARY.match, finding.libraries))
+            named_for_cuda = "cuda" in PurePosixPath(library.path).name.lower()
+            is_module = any(name.startswith("PyInit_") for name in elf.exported)
+            if finding.verdict is Verdict.BROKEN and asks and named_for_cuda and not is_module:
+                paths.add(library.path)
+            elif library.kind is not LibraryKind.NEUTRAL and library.releases[release].verdict.works:
+                others_work = True
+        return paths if others_work else set()
+
+    @cached_property
+    def _with_cuda(self) -> frozenset[str]:
+        """The releases that are built with CUDA."""
+        units = self.known.symbols.units
+        return frozenset(unit.release for unit in units if unit.library == "libtorch_cuda.so")
 
     def _library_report(
         self, path: str, builds: Mapping[str, Built], own: Mapping[str, Finding], findings: Mapping[str, Finding]
@@ -368,7 +434,7 @@ class _Audit:
         for path, library in self.libraries.items():
             if library.kind is LibraryKind.TORCH:
                 ids |= self.wheel.pybind11[path]
-        return strangers(ids, {release: self.pythons("", release) for release in releases})
+        return strangers(ids, {release: self.pythons("", release) for release in releases}, self.wheel.machine)
 
     def report(self, releases: Sequence[str]) -> WheelReport:
         """The wheel's report for these releases, oldest first."""
@@ -398,11 +464,14 @@ class _Audit:
         for release in judged:
             of_wheel[release] = self.whole(release, libraries)
             verdicts[release] = of_wheel[release].verdict
-        claim = claim_of(self.wheel.declared, verdicts) if self.libraries else "nothing to judge"
+        has_any = self.libraries or self.other_machines
+        claim = claim_of(self.wheel.declared, verdicts) if has_any else "nothing to judge"
         # Nothing is known of releases after the last: only what does not use torch's C++ interface works with them too.
         open_ended = not builds and self.every[-1:] == judged[-1:]
         return WheelReport(
             file=self.wheel.path.name,
+            machine=self.wheel.machine.name,
+            other_machines=self.other_machines,
             declared="" if self.wheel.declared is None else f"torch{self.wheel.declared}",
             true_range=true_range(verdicts, open_ended=open_ended, whole=list(releases) == self.every),
             claim=claim,
@@ -423,9 +492,12 @@ def audit(
     recorded: str = "",
     external_libraries: Mapping[str, str] | None = None,
 ) -> WheelReport:
-    """Judge a wheel against `releases`, oldest first.
+    """Judge a wheel against `releases`, oldest first, of torch for the wheel's machine.
 
-    `recorded` is the release that the farm built the wheel against; empty for a wheel of somebody else. So are
-    `external_libraries`, the setting of the project that it is of.
+    `known` are the tables for any machine. `recorded` is the release that the farm built the wheel against; empty for a
+    wheel of somebody else. So are `external_libraries`, the setting of the project that it is of. Raises
+    UnknownTorchError for a release of which nothing is known for that machine, AuditError for tables that cannot be
+    read.
     """
+    known.for_machine(wheel.machine).select(releases)
     return _Audit(wheel, known, recorded, external_libraries or {}).report(releases)

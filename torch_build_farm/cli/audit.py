@@ -28,7 +28,7 @@ class AuditOptions(CommonOptions):
 
 def _configure_parser(parser: Parser) -> None:
     add_common_arguments(parser)
-    parser.add_argument("wheels", type=Path, nargs="+", metavar="WHEEL", help="wheels for x86-64 Linux")
+    parser.add_argument("wheels", type=Path, nargs="+", metavar="WHEEL", help="wheels for x86-64 or arm64 Linux")
     add_list_argument(parser, "--torch", "RELEASE", "releases (2.9.1), minors (2.8), or all (default: all)")
     parser.add_argument("--markdown", action="store_true", help="print the table and the reasons as Markdown")
     parser.add_argument("--verbose", action="store_true", help="print every library and every name, however many")
@@ -49,7 +49,6 @@ def _audit(context: Context, options: AuditOptions) -> int:
     If a file cannot be read the others are still audited, and the exit code is AuditError's.
     """
     known = AuditTables.load(added_folder())
-    releases = known.select(options.torch)
     reports: list[WheelReport] = []
     unreadable: list[AuditError] = []
     for path in options.wheels:
@@ -57,10 +56,13 @@ def _audit(context: Context, options: AuditOptions) -> int:
         try:
             built_against, external_libraries = _recorded(path, context.records_folder)
             wheel = read_wheel.read(path)
+            releases = known.for_machine(wheel.machine).select(options.torch)
             reports.append(wheel_report.audit(wheel, known, releases, built_against, external_libraries))
         except AuditError as error:
             unreadable.append(error)
 
+    if not reports:
+        known.select(options.torch)  # a word that selects nothing is an error even if there is nothing to judge
     # With --json standard output is for the document; the table below then goes to standard error.
     if context.json:
         unread = []

@@ -21,13 +21,14 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, UsageError
+from torch_build_farm.core.machine import MACHINES, X86_64, Machine, named
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import parse_pythons
 from torch_build_farm.releases import collect
 from torch_build_farm.releases.collect import CollectedRelease
 from torch_build_farm.releases.release_tables import ReleaseTables
-from torch_build_farm.releases.table_files import SHIPPED, added_folder
+from torch_build_farm.releases.table_files import added_folder, shipped_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class IndexOptions(CommonOptions):
     """Options of `index`."""
 
     action: str
+    machine: str
     releases: tuple[str, ...]
     python: tuple[str, ...]
     out: Path | None
@@ -51,6 +53,12 @@ def _configure_parser(parser: Parser) -> None:
     )
     parser.add_argument("releases", nargs="*", metavar="RELEASE", help="such as 2.16.0")
     add_list_argument(parser, "--python", "X.Y", "further CPythons to read libtorch_python for, or all")
+    parser.add_argument(
+        "--machine",
+        choices=[machine.name for machine in MACHINES],
+        default=X86_64.name,
+        help="whose torch: x86_64 (default) or aarch64, which is arm64",
+    )
     parser.add_argument("--out", type=optional_path, metavar="DIR", help=argparse.SUPPRESS)
 
 
@@ -84,7 +92,13 @@ def _tags(pythons: Sequence[str], files: Iterable[str]) -> list[str]:
 
 
 def _read_release(
-    context: Context, release: str, index: PackageIndex, pythons: Sequence[str], *, whole: bool = True
+    context: Context,
+    release: str,
+    index: PackageIndex,
+    pythons: Sequence[str],
+    machine: Machine = X86_64,
+    *,
+    whole: bool = True,
 ) -> CollectedRelease:
     """Read a release from the package index, for the CPythons that `pythons` names. `whole` is read_release's.
 
@@ -94,9 +108,9 @@ def _read_release(
     log.parent.mkdir(parents=True, exist_ok=True)
     shell = Shell(context.runner, {"PATH": tools.search_path(), "LC_ALL": "C"}, log.parent, log, lambda _: None)
     start = time.monotonic()
-    tags = _tags(pythons, collect.wheels_of(release, index))
+    tags = _tags(pythons, collect.wheels_of(release, index, machine))
     release_tables = collect.read_release(
-        release, index, shell, lambda line: context.say(f"{release}: {line}"), tags, whole=whole
+        release, index, shell, lambda line: context.say(f"{release}: {line}"), tags, whole=whole, machine=machine
     )
     context.say(f"{release}: {release_tables.fetched / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
     return release_tables
@@ -106,36 +120,42 @@ def _add(context: Context, options: IndexOptions) -> None:
     """`index add`: read releases into the user's cache."""
     if not options.releases:
         raise UsageError("index add: which release?", next_step="index add 2.16.0")
-    index = PackageIndex.configured()
+    index, machine = PackageIndex.configured(), named(options.machine)
     for release in options.releases:
-        release_tables = _read_release(context, release, index, options.python)
-        collect.write(added_folder() / release, [release_tables], {})
+        release_tables = _read_release(context, release, index, options.python, machine)
+        collect.write(added_folder(machine) / release, [release_tables], {})
 
 
-def learn(context: Context, releases: Sequence[str], index: PackageIndex, pythons: Sequence[str]) -> None:
-    """Read the releases that are unknown, or that were uploaded again, into the user's cache.
+def learn(
+    context: Context,
+    releases: Sequence[str],
+    index: PackageIndex,
+    pythons: Sequence[str],
+    machine: Machine = X86_64,
+) -> None:
+    """Read the releases for `machine` that are unknown, or that were uploaded again, into the user's cache.
 
     `pythons` are the words of --python. Raises UsageError and NoPythonError.
     """
-    known_files = ReleaseTables.load(added_folder()).symbols.files
+    known_files = ReleaseTables.load(added_folder(), machine).symbols.files
     for release in releases:
         known = known_files.get(release)
-        if known is not None and not _uploaded_again(known, release, index):
+        if known is not None and not _uploaded_again(known, release, index, machine):
             continue
-        release_tables = _read_release(context, release, index, pythons)
-        collect.write(added_folder() / release, [release_tables], {})
+        release_tables = _read_release(context, release, index, pythons, machine)
+        collect.write(added_folder(machine) / release, [release_tables], {})
 
 
-def _uploaded_again(known: Mapping[str, str], release: str, index: PackageIndex) -> bool:
+def _uploaded_again(known: Mapping[str, str], release: str, index: PackageIndex, machine: Machine) -> bool:
     """Whether the index now has another file for a CPython tag than the one that `known` names."""
-    wheels = collect.wheels_of(release, index)
+    wheels = collect.wheels_of(release, index, machine)
     return any(tag in known and known[tag] != file.filename for tag, file in wheels.items())
 
 
-def _list(context: Context) -> None:
+def _list(context: Context, machine: Machine) -> None:
     """`index list`: the releases that are known, and whether the farm ships them or the user added them."""
     # The last table is the shipped one: a release that the user added replaces its entry there.
-    symbols = ReleaseTables.load(added_folder()).symbols
+    symbols = ReleaseTables.load(added_folder(), machine).symbols
     shipped = {release.name for release in symbols.tables[-1].releases}
     rows = {}
     for release in symbols.releases:
@@ -148,15 +168,19 @@ def _list(context: Context) -> None:
 
 def _make(context: Context, options: IndexOptions) -> None:
     """`index make`: make the tables that the farm ships anew from the package index."""
-    index = PackageIndex.configured()
+    index, machine = PackageIndex.configured(), named(options.machine)
     only_shipped = ReleaseTables.load(Path(os.devnull))
     releases = options.releases or only_shipped.releases
-    out = options.out or SHIPPED
+    out = options.out or shipped_folder(machine)
     collected = []
     for release in releases:
         # By parts: what is shipped is read over a connection that its maintainer trusts, and reviewed as a change.
-        collected.append(_read_release(context, release, index, ["all"], whole=False))
-    collect.write(out, collected, collect.system_units())
+        collected.append(_read_release(context, release, index, ["all"], machine, whole=False))
+    system = collect.system_units(machine)
+    if machine == X86_64:
+        collect.write(out, collected, system)
+    else:
+        collect.write_beside(out, collected, system)
     for path in sorted(out.glob("*")):
         context.say(f"wrote {path}, {path.stat().st_size} bytes")
 
@@ -164,11 +188,11 @@ def _make(context: Context, options: IndexOptions) -> None:
 def _index(context: Context, options: IndexOptions) -> int:
     """`index list`, `index add`, `index learn`, `index make`."""
     if options.action == "list":
-        _list(context)
+        _list(context, named(options.machine))
     elif options.action == "add":
         _add(context, options)
     elif options.action == "learn":
-        learn(context, options.releases, PackageIndex.configured(), options.python)
+        learn(context, options.releases, PackageIndex.configured(), options.python, named(options.machine))
     else:
         _make(context, options)
     return 0

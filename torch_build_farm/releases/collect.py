@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import sysconfig
 import tempfile
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from torch_build_farm.core.errors import AuditError, ToolError
 from torch_build_farm.core.files import replace_folder
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.paths import inside
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.releases import symbol_types, torch_wheel, type_layouts
+from torch_build_farm.releases import shared_names, symbol_types, torch_wheel, type_layouts
 from torch_build_farm.releases.header_lines import HeaderLines, assertion_lines
 from torch_build_farm.releases.listing import Listing
 from torch_build_farm.releases.symbol_table import SYSTEM_LIBRARIES, ReleaseFiles, SymbolTable, Unit
@@ -27,6 +29,8 @@ from torch_build_farm.releases.table_files import (
     KINDS_FILE,
     LAYOUTS_FILE,
     RECORDS_FILE,
+    SHARED_NAMES_FILE,
+    SHIPPED,
     SYMBOLS_FILE,
 )
 from torch_build_farm.releases.type_layouts import Layout, Layouts
@@ -42,13 +46,14 @@ if TYPE_CHECKING:
 
 _PROBE = DATA / "layout_probe.cpp"
 _INCLUDE = "torch/include/"
-_LIBRARIES = "torch/lib"
+# auditwheel's folder, in which arm64 wheels up to 2.9 have what torch's libraries need, is the second one.
+_LIBRARIES = ("torch/lib", "torch.libs")
+_ARM_COMPUTE_LIBRARY = "libarm_compute"
 # Names in nvcc's unnamed namespaces, and of its registration, carry a hash of each build: nobody else can ask for them.
 _PRIVATE = re.compile(r"_GLOBAL__N_|^__(fatbinwrap|cudaRegisterLinkedBinary)_")
 _HEADERS = re.compile(r"torch/include/(ATen|c10|torch|pybind11)/.*\.(h|cuh|hpp|inl)")
 # Headers of kernels and of lazy tensors: they have no assertions, and the probe does not include them.
 _UNUSED_HEADERS = re.compile(r"torch/include/(ATen/cpu|c10/metal|torch/csrc/lazy)/")
-_SYSTEM_FOLDERS = (Path("/lib/x86_64-linux-gnu"), Path("/lib64"), Path("/usr/lib64"))
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,12 @@ class CollectedRelease:
     records: Mapping[str, str]
 
 
-def wheels_of(release: str, index: PackageIndex) -> Mapping[str, DistributionPackage]:
-    """A release's wheels by their CPython's tag.
+def wheels_of(release: str, index: PackageIndex, machine: Machine = X86_64) -> Mapping[str, DistributionPackage]:
+    """A release's wheels for Linux on a machine, by their CPython's tag.
 
     Raises PackageIndexError, and UnknownTorchError for a release of which the index has no wheel.
     """
-    return Listing.read(index).release(release).wheels
+    return Listing.read(index, machine=machine).release(release).wheels
 
 
 def read_release(
@@ -85,15 +90,16 @@ def read_release(
     pythons: Iterable[str] = (),
     *,
     whole: bool = True,
+    machine: Machine = X86_64,
 ) -> CollectedRelease:
-    """Read a release: the wheel for one CPython, and for the others of `pythons` (tags) libtorch_python alone.
+    """Read a release for Linux on `machine`: one CPython's wheel, and of those of `pythons` (tags) libtorch_python.
 
     Tags that the release has no wheel for are ignored. `say` gets a line of progress after each wheel. Names are read
     from parts of libraries: with `whole` these are parts of the very file that the index means, since all of it is
     downloaded; without, the names are as true as the connection. Raises UnknownTorchError or PackageIndexError;
-    ToolError without g++, AuditError if the layout probe does not compile.
+    ToolError without a g++ for the machine, AuditError if the layout probe does not compile.
     """
-    wheels = wheels_of(release, index)
+    wheels = wheels_of(release, index, machine)
     tags = [tag for tag in pythons if tag in wheels]
     main_tag = _main_tag(tags, wheels)
     records = {}
@@ -122,7 +128,7 @@ def read_release(
             fetched += wheel.fetched
 
     say("compiling the layout probe")
-    layouts = _compile_layouts(headers, shell)
+    layouts = _compile_layouts(headers, shell, machine)
 
     filenames, hashes = {}, {}
     for tag, file in wheels.items():
@@ -157,7 +163,7 @@ def _units(release: str, tag: str, libraries: Mapping[str, Exported]) -> dict[Un
     units = {}
     for path, exported in libraries.items():
         location = PurePosixPath(path)
-        if location.parent.as_posix() != _LIBRARIES:
+        if location.parent.as_posix() not in _LIBRARIES:
             continue
         python = tag if "python" in location.name else ""
         unit = Unit(release, location.name, python, exported.needed)
@@ -190,8 +196,8 @@ def _assertion_lines(headers: Mapping[str, bytes]) -> dict[str, frozenset[int]]:
     return lines_by_header
 
 
-def _compile_layouts(headers: Mapping[str, bytes], shell: Shell) -> dict[str, Layout]:
-    """The layouts that g++ gives torch's types. Raises ToolError without g++, AuditError where it fails."""
+def _compile_layouts(headers: Mapping[str, bytes], shell: Shell, machine: Machine) -> dict[str, Layout]:
+    """The layouts that g++ for the machine gives torch's types. Raises ToolError without it, AuditError if it fails."""
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415 (slow to import)
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -207,12 +213,13 @@ def _compile_layouts(headers: Mapping[str, bytes], shell: Shell) -> dict[str, La
         for folder in (include, include / "torch" / "csrc" / "api" / "include", sysconfig.get_path("include")):
             options.append(f"-I{folder}")
         probe = Path(scratch) / "probe.so"
-        done = shell.run("g++", *options, _PROBE, "-o", probe)
+        compiler = "g++" if machine.name == platform.machine() else machine.cross_compiler
+        done = shell.run(compiler, *options, _PROBE, "-o", probe)
         if done.returncode in (126, 127):
             raise ToolError(
-                "the layouts need a C++ compiler, and g++ is not installed",
+                f"the layouts need a C++ compiler, and {compiler} is not installed",
                 where="index add",
-                next_step="install g++ and the headers of this Python",
+                next_step=f"install {compiler} and the headers of this Python",
             )
         if not done.ok:
             raise AuditError(
@@ -224,21 +231,58 @@ def _compile_layouts(headers: Mapping[str, bytes], shell: Shell) -> dict[str, La
             return type_layouts.types_in(ELFFile(stream).get_dwarf_info())
 
 
-def system_units() -> dict[Unit, frozenset[str]]:
-    """The names that this machine's C and C++ libraries export. Raises AuditError where one is missing."""
+def system_units(machine: Machine = X86_64) -> dict[Unit, frozenset[str]]:
+    """The names that the C and C++ libraries of `machine` export. Raises AuditError where one is not installed."""
     units = {}
     for name in SYSTEM_LIBRARIES:
-        elf = library.read(_system_library(name).read_bytes())
+        elf = library.read(_system_library(name, machine).read_bytes(), machine)
         units[Unit("", name, "", elf.needed)] = elf.exported
     return units
 
 
-def _system_library(name: str) -> Path:
-    """The library of that name on this machine. Raises AuditError where there is none."""
-    for folder in _SYSTEM_FOLDERS:
-        if (folder / name).is_file():
-            return folder / name
-    raise AuditError(f"this machine has no {name}", where="index make", next_step="install the C++ library")
+def _system_library(name: str, machine: Machine) -> Path:
+    """The library of that name: this machine's own, or that of a cross compiler. Raises AuditError without it."""
+    multiarch = f"{machine.name}-linux-gnu"
+    folders = [f"/lib/{multiarch}", f"/usr/{multiarch}/lib"]
+    if machine.name == platform.machine():
+        folders += ["/lib64", "/usr/lib64"]
+    for folder in folders:
+        if Path(folder, name).is_file():
+            return Path(folder, name)
+    raise AuditError(
+        f"there is no {name} for {machine.words} here", where="index make", next_step="install the C++ library"
+    )
+
+
+def write_beside(folder: Path, collected: Sequence[CollectedRelease], system: Mapping[Unit, frozenset[str]]) -> None:
+    """Write the tables of these releases for another machine than x86-64, by those that the farm ships for that one.
+
+    `system` is that of `write`. The names of the Arm Compute Library are left out: they are half of what torch for
+    x86-64 does not export and more than half of the file, and extensions have no headers of it. Raises AuditError where
+    header lines differ from those for x86-64, since none are written.
+    """
+    exported: dict[Unit, Iterable[str]] = {**system}
+    layouts = Layouts({})
+    records: dict[str, str] = {}
+    of_x86_64 = HeaderLines.from_bytes((SHIPPED / HEADER_LINES_FILE).read_bytes()).by_release
+    for release in collected:
+        for unit, names in release.exported.items():
+            exported[unit] = () if unit.library.startswith(_ARM_COMPUTE_LIBRARY) else names
+        layouts = layouts.extended_by(release.layouts)
+        records |= release.records
+        for name, lines in release.header_lines.by_release.items():
+            if lines != of_x86_64.get(name):
+                raise AuditError(
+                    f"the headers of torch {name} have assertions in other lines than those for x86-64",
+                    where=str(folder),
+                    next_step="give the folder a file of header lines",
+                )
+    table = SymbolTable.of([release.release for release in collected], exported)
+    with replace_folder(folder) as scratch:
+        names_content = shared_names.to_bytes(table, (SHIPPED / SYMBOLS_FILE).read_bytes())
+        (scratch / SHARED_NAMES_FILE).write_bytes(names_content)
+        (scratch / LAYOUTS_FILE).write_bytes(layouts.to_bytes())
+        (scratch / RECORDS_FILE).write_text(torch_wheel.records_text(records), "utf-8")
 
 
 def write(folder: Path, collected: Sequence[CollectedRelease], system: Mapping[Unit, frozenset[str]]) -> None:

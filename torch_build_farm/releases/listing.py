@@ -1,4 +1,4 @@
-"""What a package index lists of torch: minors, releases, and their wheels for x86-64 Linux by CPython."""
+"""What a package index lists of torch: minors, releases, and their wheels for Linux on one machine by CPython."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sd
 from packaging.version import InvalidVersion, Version
 
 from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError, nearest
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import CPython, Minor
 
@@ -62,7 +63,7 @@ class Release:
 
     @property
     def usable(self) -> bool:
-        """Whether it has a wheel for x86-64 Linux that is not yanked."""
+        """Whether it has a wheel for Linux on the listing's machine that is not yanked."""
         return bool(self.wheels) and not self.yanked
 
     @property
@@ -73,9 +74,9 @@ class Release:
 
 @dataclass(frozen=True)
 class _File:
-    """What the name of a torch file says: its version and build number, and the CPython of a wheel for x86-64 Linux.
+    """What the name of a torch file says: its version and build number, and the CPython of a wheel for one machine.
 
-    `tag` is None for any other file. `platform` is its platform tag, or "sdist".
+    `tag` is None for any file but a wheel for Linux on that machine. `platform` is its platform tag, or "sdist".
     """
 
     version: Version
@@ -84,7 +85,7 @@ class _File:
     platform: str
 
     @classmethod
-    def parse(cls, filename: str) -> _File:
+    def parse(cls, filename: str, machine: Machine = X86_64) -> _File:
         """Read a file name. Raises InvalidWheelFilename, InvalidSdistFilename or InvalidVersion for other names."""
         if not filename.endswith(".whl"):
             _, version = parse_sdist_filename(filename)
@@ -92,7 +93,7 @@ class _File:
         _, version, build, tags = parse_wheel_filename(filename)
         # The tags of one of torch's wheels differ in their platform alone, such as manylinux_2_27 and manylinux_2_28.
         tag = min(tags, key=str)
-        is_linux = tag.platform.startswith("manylinux") and tag.platform.endswith("_x86_64")
+        is_linux = tag.platform.startswith("manylinux") and tag.platform.endswith(f"_{machine.name}")
         return cls(version, build, tag.abi if is_linux and _is_cpython(tag.abi) else None, tag.platform)
 
 
@@ -107,14 +108,15 @@ def _is_cpython(abi: str) -> bool:
 
 @dataclass(frozen=True)
 class Listing:
-    """Every release that an index lists, oldest first."""
+    """Every release that an index lists, oldest first, with its wheels for Linux on `machine`."""
 
     releases: tuple[Release, ...]
+    machine: Machine = X86_64
 
     @classmethod
-    def read(cls, index: PackageIndex, flavour: str = "") -> Listing:
+    def read(cls, index: PackageIndex, flavour: str = "", *, machine: Machine = X86_64) -> Listing:
         """Read the index's page of torch, in one request. Raises PackageIndexError, also if it lists no such torch."""
-        listing = cls.of(index.files("torch"), flavour)
+        listing = cls.of(index.files("torch"), flavour, machine=machine)
         if not listing.releases:
             raise PackageIndexError(
                 f"the package index lists no torch{f' of flavour {flavour}' if flavour else ''}",
@@ -124,7 +126,7 @@ class Listing:
         return listing
 
     @classmethod
-    def of(cls, files: Iterable[DistributionPackage], flavour: str = "") -> Listing:
+    def of(cls, files: Iterable[DistributionPackage], flavour: str = "", *, machine: Machine = X86_64) -> Listing:
         """The releases of one flavour: local versions are other builds that other indexes have, such as 2.9.1+cu126."""
         wheels: defaultdict[str, dict[str, DistributionPackage]] = defaultdict(dict)
         builds: dict[tuple[str, str], _Build] = {}  # of these wheels, by release and tag
@@ -132,7 +134,7 @@ class Listing:
         all_yanked: dict[str, bool] = {}
         for file in files:
             try:
-                parsed = _File.parse(file.filename)
+                parsed = _File.parse(file.filename, machine)
             except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
                 continue
             if (parsed.version.local or "") != flavour:
@@ -151,7 +153,7 @@ class Listing:
         releases = []
         for name, yanked in all_yanked.items():
             releases.append(Release(name, dict(sorted(wheels[name].items())), yanked, tuple(sorted(elsewhere[name]))))
-        return cls(tuple(sorted(releases, key=lambda release: release.version)))
+        return cls(tuple(sorted(releases, key=lambda release: release.version)), machine)
 
     @cached_property
     def by_minor(self) -> Mapping[Minor, tuple[Release, ...]]:
@@ -198,16 +200,16 @@ class Listing:
             return f"there is no final release yet, only {', '.join(candidates)}"
         if len(yanked) == len(releases):
             return f"every release is yanked: {', '.join(yanked)}"
-        return f"no wheel for x86-64 Linux, only {', '.join(sorted(elsewhere))}"
+        return f"no wheel for {self.machine.words} Linux, only {', '.join(sorted(elsewhere))}"
 
     def release(self, name: str) -> Release:
-        """A release by its version. Raises UnknownTorchError for a release without a wheel for x86-64 Linux."""
+        """A release by its version. Raises UnknownTorchError for one without a wheel for the listing's machine."""
         with_wheels = {release.name: release for release in self.releases if release.wheels}
         if name in with_wheels:
             return with_wheels[name]
         names = list(with_wheels)
         raise UnknownTorchError(
-            f"the package index has no torch {name} for x86-64 Linux; {nearest(name, names)}",
+            f"the package index has no torch {name} for {self.machine.words} Linux; {nearest(name, names)}",
             where="the package index",
             next_step=f"the newest release is {names[-1]}" if names else "discover",
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch_build_farm.core.errors import PackageIndexError
+from torch_build_farm.core.machine import MACHINES
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.releases.table_files import RECORDS_FILE, added_folder, table_folders
 from torch_build_farm.wheels.record import record_path, sha256_by_member
@@ -40,7 +41,7 @@ def stated_sha256(file: DistributionPackage) -> str:
 
 def known_record(wheel_sha256: str) -> str:
     """The SHA-256 of the RECORD of torch's wheel with this SHA-256; empty where nobody has read it yet."""
-    for folder in table_folders(added_folder()):
+    for folder in [folder for machine in MACHINES for folder in table_folders(added_folder(machine), machine)]:
         try:
             digest = json.loads((folder / RECORDS_FILE).read_text("utf-8")).get(wheel_sha256)
         except (OSError, ValueError, AttributeError, RecursionError):

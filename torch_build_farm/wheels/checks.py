@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from packaging.utils import canonicalize_name
 
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.requirements import read_requirement
 from torch_build_farm.project.external_libraries import matches_any, policy, provider
 from torch_build_farm.project.settings import SYSTEM, Settings
@@ -14,6 +15,7 @@ from torch_build_farm.wheels import grafts, run_paths
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import read as read_elf
 from torch_build_farm.wheels.plain_files import is_plain
+from torch_build_farm.wheels.platforms import machine_of_wheel
 from torch_build_farm.wheels.record import installed_path
 from torch_build_farm.wheels.relocate import Move
 from torch_build_farm.wheels.wheel import Wheel, members_naming, opened, record_problems
@@ -92,10 +94,10 @@ def _run_paths(wheel: Wheel, linked_by: Sequence[str]) -> list[str]:
     return problems
 
 
-def _is_module(content: bytes) -> bool:
+def _is_module(content: bytes, machine: Machine) -> bool:
     """Whether a library is a Python module; so is one that cannot be read, of which the audit says more."""
     try:
-        return any(name.startswith("PyInit") for name in read_elf(content).exported)
+        return any(name.startswith("PyInit") for name in read_elf(content, machine).exported)
     except ElfError:
         return True
 
@@ -107,6 +109,7 @@ def _loaded_by_path(wheel: Wheel, settings: Settings) -> list[str]:
     """
     move = Move(settings.packages, "variant")
     linked = run_paths.linked(wheel.libraries)
+    machine = machine_of_wheel(wheel.path.name)
     members = []
     with opened(wheel.path) as archive:
         for library in wheel.libraries:
@@ -116,7 +119,7 @@ def _loaded_by_path(wheel: Wheel, settings: Settings) -> list[str]:
             inside_package = new_path is not None and PurePosixPath(new_path).name == path.name
             if inside_package or library.path in linked or path.parts[0].endswith((".libs", ".data")):
                 continue
-            if not _is_module(archive.read(library.path)):
+            if not _is_module(archive.read(library.path), machine):
                 members.append(library.path)
     return members
 

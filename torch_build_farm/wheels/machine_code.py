@@ -12,6 +12,7 @@ from torch_build_farm.wheels.cpu_level import LEVELS, CpuLevel, read_cpu_level
 from torch_build_farm.wheels.device_code import heaviest, read_device_code
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.library import NotLoadedError, read
+from torch_build_farm.wheels.platforms import machine_of_wheel
 from torch_build_farm.wheels.wheel import Wheel, opened
 
 # A name of CPython's C API, or of its insides.
@@ -35,7 +36,7 @@ class MachineCode:
 
     @property
     def cpu_level(self) -> str:
-        """The level of x86-64 that the wheel as a whole takes for granted."""
+        """The level of x86-64 that the wheel as a whole takes for granted; the first for code of another machine."""
         return LEVELS[max((level.number for level in self.cpu_levels.values()), default=0)]
 
 
@@ -46,13 +47,14 @@ def read_machine_code(wheel: Wheel) -> MachineCode:
     exported: set[str] = set()
     device_code: Counter[str] = Counter()
     unreadable = {}
+    machine = machine_of_wheel(wheel.path.name)
     with opened(wheel.path) as archive:
         for library in wheel.libraries:
             content = archive.read(library.path)
             try:
                 cpu_levels[library.path] = read_cpu_level(content)
                 device_code.update(read_device_code(content))
-                elf = read(content)
+                elf = read(content, machine)
             except NotLoadedError:  # a program, or code for a GPU
                 continue
             except ElfError as error:

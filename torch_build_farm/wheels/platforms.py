@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torch_build_farm.core.machine import MACHINES, X86_64, Machine
+
 # A wheel's platform tag (PEP 425, PEP 600, PEP 656), and what sys.platform is there; the machine follows.
 _SYSTEMS = {"linux": r"(?:manylinux\d*|musllinux|linux)(?:_\d+)*", "darwin": r"macosx(?:_\d+)*", "win32": "win"}
 # platform.machine() writes these otherwise than the tags of its system do.
@@ -38,6 +40,15 @@ def of_wheel(name: str) -> frozenset[Platform]:
                 machines = _MACHINES.get((system, match[1]), (match[1],))
                 platforms |= {Platform(system, machine) for machine in machines}
     return frozenset(platforms)
+
+
+def machine_of_wheel(name: str) -> Machine:
+    """The machine whose libraries a wheel has, by its file name: the first that is known, or else x86-64."""
+    of_linux = {platform.machine for platform in of_wheel(name) if platform.system == "linux"}
+    for machine in MACHINES:
+        if machine.name in of_linux:
+            return machine
+    return X86_64
 
 
 def of_wheels(names: Iterable[str]) -> frozenset[Platform]:

@@ -147,8 +147,9 @@ class DynamicSearch:
     def _within(self, stretch: Inflated) -> bytes | None:
         """PT_DYNAMIC if it is in the stretch.
 
-        It names the address of .got.plt, whose first word is the address of .dynamic (psABI of x86-64, 5.2): so of the
-        positions where it may start only one is right.
+        The linker leaves the address of .dynamic in memory: on x86-64 in the first word of .got.plt, which .dynamic
+        names (its psABI, 5.2), on arm64 in that of .got (its psABI, "Global Offset Table"), which binutils put directly
+        behind .dynamic. So of the positions where it may start only one is right.
         """
         data = stretch.data
         dynamic_address = struct.pack("<Q", self.dynamic.address)
@@ -161,6 +162,7 @@ class DynamicSearch:
                     break
                 got_address = dict(entries(table)).get(Tag.PLTGOT, 0)
                 got = start + got_address - self.dynamic.address  # its position in the stretch
-                if got > start and data[got : got + 8] == dynamic_address:
+                behind = start + self.dynamic.size
+                if got > start and dynamic_address in (data[got : got + 8], data[behind : behind + 8]):
                     return table
         return None

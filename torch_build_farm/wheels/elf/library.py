@@ -2,7 +2,7 @@
 
 Read as the loader reads it, from the dynamic table and the relocations, since section headers may be stripped; and
 with less trust: a contradiction is an error, so that damage to a name is not taken for another name. Sources: the
-System V ABI ("Dynamic Linking"), its x86-64 supplement, the GNU extensions for hash table and versions.
+System V ABI ("Dynamic Linking"), its supplements for x86-64 and arm64, the GNU extensions for hash table and versions.
 `headers` has the reasons for own code.
 """
 
@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.wheels.elf.gnu_hash import HashTable, gnu_table
 from torch_build_farm.wheels.elf.headers import SYMBOL, ElfError, Identity, Tag, identify
 from torch_build_farm.wheels.elf.image import Buffer, Image, read_image
@@ -37,13 +38,20 @@ _LINKERS = {
 }
 _LONGEST_PATH = 4096  # characters (Linux, PATH_MAX)
 _RELA_SIZE = 24  # of Elf64_Rela: offset, info, addend; the symbol's number is info's upper half
-_X86_64 = 62  # EM_
 _GPUS = (190, 224)  # EM_CUDA, EM_AMDGPU
-_MACHINES = {3: "x86", 21: "PowerPC64", 22: "S390", 40: "ARM", 62: "x86-64", 183: "AArch64", 190: "CUDA",
+_MACHINES = {3: "x86", 21: "PowerPC64", 22: "S390", 40: "ARM", 62: "x86-64", 183: "arm64", 190: "CUDA",
              224: "AMDGPU", 243: "RISC-V", 258: "LoongArch"}  # fmt: skip
 _SHARED = 3  # ET_DYN
 _NOT_LIBRARIES = {1: "an object file", 2: "a program", 4: "a core dump"}  # ET_REL, ET_EXEC, ET_CORE
 _PIE = 0x08000000  # DF_1_PIE: a program that looks like a library otherwise
+
+
+class OtherMachineError(ElfError):
+    """The file is for another machine than the one asked for; `machine` is what people call the file's."""
+
+    def __init__(self, machine: str, expected: Machine) -> None:
+        super().__init__(f"a library for {machine}, not for {expected.words}")
+        self.machine = machine
 
 
 class NotLoadedError(ElfError):
@@ -82,21 +90,21 @@ class Elf:
         return frozenset(symbol.name for symbol in self.undefined)
 
 
-def _check_identity(identity: Identity) -> None:
-    """Raise NotLoadedError or ElfError for a file that is not a library for x86-64."""
-    machine = _MACHINES.get(identity.machine, f"machine {identity.machine}")
+def _check_identity(identity: Identity, machine: Machine) -> None:
+    """Raise NotLoadedError, OtherMachineError or ElfError for a file that is not a library for `machine`."""
+    found = _MACHINES.get(identity.machine, f"machine {identity.machine}")
     if identity.file_type in _NOT_LIBRARIES or identity.machine in _GPUS:
         kind = _NOT_LIBRARIES.get(identity.file_type, "code")
-        raise NotLoadedError(f"not a library, but {kind} for {machine}")
-    if identity.machine != _X86_64:
-        raise ElfError(f"a library for {machine}, not for x86-64")
+        raise NotLoadedError(f"not a library, but {kind} for {found}")
+    if identity.machine != machine.elf_number:
+        raise OtherMachineError(found, machine)
     if identity.file_type != _SHARED:
         raise ElfError(f"not a library, but a file of type {identity.file_type}")
 
 
-def _image(content: Buffer) -> Image:
+def _image(content: Buffer, machine: Machine) -> Image:
     # First of all, since programs and object files for other machines are sound files too.
-    _check_identity(identify(content[:20]))
+    _check_identity(identify(content[:20]), machine)
     image = read_image(content)
     if image.tags.get(Tag.FLAGS_1, 0) & _PIE:
         raise NotLoadedError("not a library, but a program")
@@ -209,7 +217,7 @@ class _Symbols:
         # Symbol 0 is always there.
         self.count = max(1, self.first_hashed, hashed_count, max(self.relocated, default=0) + 1)
         if image.tags.get(Tag.SYMENT, SYMBOL.size) != SYMBOL.size:
-            raise ElfError("its symbols have another size than x86-64's")
+            raise ElfError("its symbols have another size than those of 64-bit files")
         size = self.count * SYMBOL.size
         self._rows = image.read(image.offset(Tag.SYMTAB, size), size)
 
@@ -264,18 +272,22 @@ def _files(image: Image) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     return soname, tuple(needed), tuple(run_paths)
 
 
-def read(content: Buffer) -> Elf:
-    """Read a library. Raises NotLoadedError for other ELF files, ElfError for whatever is not sound."""
+def read(content: Buffer, machine: Machine = X86_64) -> Elf:
+    """Read a library for `machine`.
+
+    Raises NotLoadedError for ELF files that are no libraries, OtherMachineError for another machine's library, ElfError
+    for whatever is not sound.
+    """
     try:
-        return _read(content)
+        return _read(content, machine)
     except ElfError:
         raise
     except Exception as error:  # whatever a damaged file makes a parser stumble over
         raise ElfError(f"not a sound ELF file: {type(error).__name__}: {error}") from error
 
 
-def _read(content: Buffer) -> Elf:
-    image = _image(content)
+def _read(content: Buffer, machine: Machine) -> Elf:
+    image = _image(content, machine)
     symbols = _Symbols(image)
     versions = _needed_versions(image)
     version_numbers = _version_numbers(image, symbols.count)

@@ -30,11 +30,12 @@ _HEAD = 16 << 10  # bytes of a library with its program headers
 _START = 64 << 20  # bytes of a library's start that are held in memory at most
 _MOST_KEPT = 256 << 20  # bytes of a library that are kept while it is read whole
 _PASSES = 5  # through a whole library; torch's take one
+_START_OF_ANY = 1 << 20  # bytes of a library whose headers are not known yet
 _AROUND = 4 << 20  # bytes around what a pass lacked that the next pass keeps too
 _STORED_READS = 16  # places of a stored library that are read one after another
 _THREADS = 4  # requests at once: most of the time passes waiting for answers
 
-_LIBRARIES = re.compile(r"torch/lib/[^/]+\.so(\.[^/]*)?|torch/_C[^/]*\.so")
+_LIBRARIES = re.compile(r"(torch/lib|torch\.libs)/[^/]+\.so(\.[^/]*)?|torch/_C[^/]*\.so")
 _OF_PYTHON = re.compile(r"torch/lib/libtorch_python\.so|torch/_C[^/]*\.so")
 
 
@@ -211,24 +212,41 @@ def _ranges_to_keep(headers: Headers) -> list[tuple[int, int]]:
 
 def _streamed(wheel: RemoteWheel, member: ZipInfo) -> Exported:
     """What a library exports, read whole; only small parts of it are ever in memory."""
-    start, ranges = _Start(wheel, member), [(0, 1 << 20)]
+    start, ranges = _Start(wheel, member), [(0, _START_OF_ANY)]
+    added: list[tuple[int, int]] = []
     try:
         start.inflate_to(min(_HEAD, member.file_size))
         head = Parts(member.file_size)
         head.add(0, bytes(start.data))
         ranges = _ranges_to_keep(head.headers())
-    except (Missing, ElfError):
+    except Missing as missing:
+        # Where there was no room for another segment, patchelf has moved the program headers: in libtorch_cuda.so of
+        # 2.15.0 for arm64 to 400 MiB from the start.
+        added.append(_around(missing, member))
+        ranges += added
+    except ElfError:
         pass  # if the start was damaged on its way here, the first pass reads the headers again
-    added: list[tuple[int, int]] = []
     for _ in range(_PASSES):
         parts = _read_ranges(wheel, member, ranges)
         try:
             return partial.exported(parts)
         except Missing as missing:
-            # More around it, since only the next pass shows what else is needed there.
-            added.append((max(0, missing.start - _AROUND), min(member.file_size, missing.end + _AROUND)))
-            ranges = [*_ranges_to_keep(parts.headers()), *added]
+            added.append(_around(missing, member))
+            ranges = [*_ranges_known(parts), *added]
     raise ElfError("it refers to too many places")
+
+
+def _around(missing: Missing, member: ZipInfo) -> tuple[int, int]:
+    """What was missing and more around it, since only the next pass shows what else is needed there."""
+    return max(0, missing.start - _AROUND), min(member.file_size, missing.end + _AROUND)
+
+
+def _ranges_known(parts: Parts) -> list[tuple[int, int]]:
+    """The byte ranges worth keeping of a library, as far as these parts have its headers."""
+    try:
+        return _ranges_to_keep(parts.headers())
+    except Missing:
+        return [(0, _START_OF_ANY)]
 
 
 def _whole(content: bytes) -> Exported:
