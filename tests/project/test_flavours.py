@@ -112,3 +112,12 @@ def test_what_the_stable_abi_serves_has_no_flavours(tmp_path: Path) -> None:
     assert loaded(tmp_path, 'stable-abi = "2.10"\n').flavours
     with pytest.raises(ConfigError, match=r"its wheel serves torch 2\.9:cu126 too"):
         loaded(tmp_path, 'stable-abi = "2.9"\n')
+
+
+def test_the_workflows_have_its_jobs(tmp_path: Path) -> None:
+    """GitHub knows a job's outputs by the names in the file alone."""
+    loaded(tmp_path, '[tool.torch-build-farm.ci]\npython = ["3.12"]\n')
+    assert main.main(["ci", "github", "--project", str(tmp_path)]) == 0
+    workflow = (tmp_path / ".github" / "workflows" / "torch-wheels.yml").read_text()
+    for job in ("demo-torch29-cp312", "demo-torch29-cu126-cp312", "demo-torch216-cp312"):
+        assert f'"{job}": ${{{{ matrix.job' in workflow

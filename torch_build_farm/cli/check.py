@@ -95,7 +95,7 @@ def _check(context: Context, options: CheckOptions) -> int:
     ):
         shell = upload.shell_without_credentials(context.runner, context.work)
         for installation in install_check.check_variants(
-            release, project.variants.values(), store=context.store, shell=shell, isolated_only=False
+            release, project.all_variants.values(), store=context.store, shell=shell, isolated_only=False
         ):
             context.say(f"installed from {target.name}: {installation.what}, imports")
             installed[installation.what] = str(installation.python)

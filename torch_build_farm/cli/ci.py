@@ -161,8 +161,8 @@ def _possible_jobs(project: Project) -> list[str]:
     GitHub knows a job's outputs by the names in the file alone. A variant that comes later, such as one of the watch's,
     then finds its jobs there; a workflow that is older than that says so in its job `plan`.
     """
-    variants = list(project.variants.values())
-    newest = max(variants, key=lambda variant: variant.torch)
+    variants = list(project.all_variants.values())
+    newest = max(project.variants.values(), key=lambda variant: variant.torch)
     # That of the stable ABI serves the next minors itself.
     if not isinstance(newest, StableVariant):
         for step in range(1, _MINORS_AHEAD + 1):

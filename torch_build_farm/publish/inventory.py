@@ -215,7 +215,7 @@ def family(project: Project, built_files: Sequence[VariantFile], published_files
 
     # The newest minor's wheel is the model: its METADATA becomes that of the wheels behind the one name.
     of_version = [file for file in built_files if file.version == version]
-    newest = max(of_version, key=lambda file: (file.minor, file.name))
+    newest = max(of_version, key=lambda file: (file.minor.of_default_index, not file.minor.flavour, file.name))
     assert newest.path is not None  # only files on the index have none
     model = read_model(newest.path, project.settings.packages)
     for file in of_version:
