@@ -40,6 +40,21 @@ setup(name="cuda-probe", version="1.0", packages=["cuda_probe"], package_dir={""
 """
 
 
+def test_setup_py_compiles_with_the_nvcc_of_an_image(make_farm: Callable[..., Farm], builder_image: str) -> None:
+    """torch.utils.cpp_extension calls nvcc through the farm's launcher, which takes a thread for each architecture."""
+    farm = make_farm("cuda")
+    farm.engine = "docker"
+    settings = farm.project / "pyproject.toml"
+    settings.write_text("[tool.torch-build-farm]" + settings.read_text().partition("[tool.torch-build-farm]")[2])
+    (farm.project / "setup.py").write_text(SETUP.replace(', libraries=["cuda"]', ""))
+    answer = farm("run", "--torch", "2.8", "--base-image", builder_image, "--json")
+    assert answer.code == 0, answer.err
+    stages = {stage["stage"]: stage["details"] for stage in answer.document["jobs"][0]["stages"]}
+    assert {"sm_80", "sm_90"} <= set(stages["repair"]["device-code"].split())
+    (log,) = farm.work.glob("logs/*torch28*.log")
+    assert "/.torch-build-farm/nvcc-with-tokens.sh " in log.read_text()
+
+
 def test_a_kernel_that_setup_py_compiles(make_farm: Callable[..., Farm], docker: Docker) -> None:
     """torch.utils.cpp_extension finds the toolkit wheels in CUDA_HOME, with the names that it links by."""
     farm = make_farm("cuda")
