@@ -556,3 +556,21 @@ def test_libraries_that_all_need_each_other(tmp_path: Path) -> None:
     files = {f"demo/{name}": library(["a"], needed=names) for name in names}
     with pytest.raises(AuditError, match="need too many others"):
         audit(tmp_path, files)
+
+
+@pytest.mark.parametrize(
+    ("folder", "needed", "works"),
+    [
+        ("_torch29_cu130", "libcudart.so.13", True),
+        ("_torch29_cu118", "libcudart.so.11.0", True),
+        ("_torch29_cu130", "libcufft.so.12", True),
+        ("_torch29", "libcudart.so.13", False),
+    ],
+)
+def test_a_flavour_is_beside_a_torch_of_its_own_cuda(tmp_path: Path, folder: str, needed: str, works: bool) -> None:
+    """The tables are of the default index's torch, whose CUDA libraries have other numbers."""
+    core = library([], ["PyInit__core"], [*TORCH, needed], versioned={"cudaMalloc": (needed, needed)})
+    path = f"demo/{folder}/_core.cpython-312-x86_64-linux-gnu.so"
+    wheel = read_wheel.read(made(tmp_path, {path: core}, "Requires-Dist: torch==2.9.*"))
+    report = wheel_report.audit(wheel, known(), ["2.9.0", "2.9.1"], "2.9.0")
+    assert [report.works(release) for release in ("2.9.0", "2.9.1")] == [works, works]

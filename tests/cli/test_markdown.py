@@ -89,6 +89,18 @@ def test_the_audits_markdown(tmp_path: Path) -> None:
     assert "maintainer" in text
 
 
+def test_compatibility_names_the_index_of_a_flavour(tmp_path: Path) -> None:
+    own = project()
+    facts = replace(
+        own.torch_minors[Minor(2, 9)], torch=Minor(2, 9, "cu126"), cuda="12.6", index="https://x.example/cu126"
+    )
+    own = replace(own, flavours={facts.torch: facts})
+    wheel = variant(tmp_path, own, "2.9:cu126", "1.0", {"demo/__init__.py": ""})
+    text = compatibility(family(own, wheel, {"2.9": "1.0", "2.9:cu126": "1.0"}), [])
+    assert '`pip install "demo[torch29-cu126]" --extra-index-url https://x.example/cu126` |' in text
+    assert '`pip install "demo[torch29]"` |' in text
+
+
 def test_compatibility(tmp_path: Path) -> None:
     own = project()
     wheel = variant(tmp_path, own, "2.9", "1.0", {"demo/__init__.py": ""})

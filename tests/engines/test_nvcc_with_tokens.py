@@ -84,7 +84,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_a_thread_for_each_token(bench: Bench, asked: list[str], threads: int, free: int) -> None:
     words = [*FOUR, "-c", "a b.cu", '-DX="1 2"']
     arguments, free_meanwhile = bench.launched(*asked, *words)
-    assert arguments == [*words, "--threads", str(threads)]
+    assert arguments == [*asked, *words, "--threads", str(threads)]
     assert free_meanwhile == free
     assert bench.free() == 3
 
@@ -100,7 +100,7 @@ def test_where_no_token_is_free_it_starts_all_the_same(bench: Bench) -> None:
 @pytest.mark.parametrize("words", [["--version"], ["-c", "a.cu"], [*FOUR[:1], "-c", "a.cu"], ["-t", "1", *FOUR]])
 def test_one_architecture_takes_no_token(bench: Bench, words: list[str]) -> None:
     arguments, free_meanwhile = bench.launched(*words)
-    assert arguments == [word for word in words if word not in ("-t", "1")]
+    assert arguments == words
     assert free_meanwhile == 3
 
 
@@ -108,6 +108,25 @@ def test_in_the_place_of_nvcc(bench: Bench) -> None:
     """As torch.utils.cpp_extension calls PYTORCH_NVCC: without nvcc's path."""
     assert bench.command(*FOUR, "-c", "a.cu").returncode == 0
     assert (bench.nvcc.parent / "arguments").read_text().splitlines()[:4] == FOUR
+
+
+@pytest.mark.parametrize(("name", "threads"), [("nvcc-12.8", True), ("nvcc", True), ("clang++", False)])
+def test_the_compiler_that_cmake_names_is_the_one_that_runs(bench: Bench, name: str, threads: bool) -> None:
+    """Whatever it is called, and though another nvcc lies in CUDA_HOME."""
+    compiler = bench.folder / "other" / name
+    compiler.parent.mkdir()
+    compiler.write_text(NVCC)
+    compiler.chmod(0o755)
+    assert bench.command(str(compiler), "-x", "cuda", *FOUR, "a.cu").returncode == 0
+    arguments = (compiler.parent / "arguments").read_text().splitlines()
+    assert arguments == ["-x", "cuda", *FOUR, "a.cu", *(["--threads", "4"] if threads else [])]
+    assert not (bench.nvcc.parent / "arguments").exists()
+
+
+@pytest.mark.parametrize("words", [["-Xcompiler", "-t", "-c", "x.cu"], ["-arch=all-major", "--threads", "4", "x.cu"]])
+def test_arguments_reach_nvcc_as_they_are(bench: Bench, words: list[str]) -> None:
+    arguments, _ = bench.launched(*words)
+    assert arguments == words
 
 
 def test_without_a_jobserver(bench: Bench) -> None:

@@ -222,6 +222,15 @@ def test_an_images_digest_stays_until_the_registry_has_another(tmp_path: Path, s
     assert line.startswith(f"cuda-image stays '{first.value}'")
 
 
+def test_a_digest_is_added_to_the_tag_in_a_file(tmp_path: Path, server: Front) -> None:
+    path, read, listing = written(tmp_path, server)
+    name = str(read["cuda-image"].value)
+    digest = facts.Fact(f"{name}@sha256:{'1' * 64}", "asked")
+    edit = variant_file.edit(path, read.with_fact("cuda-image", digest), listing, "2027-01-01")
+    assert str(digest.value) in edit.after
+    assert edit.kept == ()
+
+
 def written(tmp_path: Path, server: Front) -> tuple[Path, facts.Facts, Listing]:
     server.without = set()
     index = PackageIndex(server.url)

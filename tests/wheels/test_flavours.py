@@ -11,6 +11,8 @@ from packaging.version import Version
 from tests import elves
 from tests.family import family, project, variant
 from tests.wheels.test_dispatcher import CUDA_128, CUDA_130, FILES, NO_CUDA, Site, version_file
+from torch_build_farm.core.errors import PublishError
+from torch_build_farm.publish.upload_plan import require_extras
 from torch_build_farm.wheels import one_name
 
 CUDA_126 = "cuda: Optional[str] = '12.6'"
@@ -137,3 +139,54 @@ def test_without_flavours_nothing_differs(tmp_path: Path) -> None:
     made = family(own, variant(tmp_path, own, "2.9", "1.0", FILES), {"2.9": "1.0", "2.10": "1.0"})
     with zipfile.ZipFile(one_name.write_plain(made, tmp_path)) as archive:
         assert archive.read("demo/__init__.py").decode().rstrip().endswith('"demo", ((2, 9), (2, 10)), (), None)')
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "line", "chosen"),
+    [
+        # Each in order of time: what is left of the first version is not what the second brings.
+        (("2.9:cu126", "1.0"), ("2.9", "2.0"), CUDA_126, "2.9 2.0"),
+        (("2.9", "1.0"), ("2.9:cu126", "2.0"), CUDA_128, "2.9:cu126 2.0"),
+        (("2.9:cu126", "2.0"), ("2.9", "1.0"), CUDA_126, "2.9 1.0"),
+        # What does not agree with torch's CUDA is no way out.
+        (("2.9", "1.0"), ("2.9:cu130", "2.0"), CUDA_128, "2.9 1.0"),
+    ],
+)
+def test_a_variant_of_another_version_is_not_taken(
+    tmp_path: Path, first: tuple[str, str], second: tuple[str, str], line: str, chosen: str
+) -> None:
+    """pip and uv leave the variant of another flavour behind where a user changes both version and flavour."""
+    site = Site(tmp_path)
+    site.torch("2.9.1")
+    (site.folder / "torch" / "version.py").write_text(version_file("2.9.1", line))
+    for minor, version in (first, second):
+        files: dict[str, str | bytes] = {
+            "demo/__init__.py": f"VALUE = '{minor} {version}'\n",
+            "demo/_gpu.so": elves.library(needed=[f"libcudart.so.{NEEDS[minor]}"]),
+        }
+        made = variant(site.made, site.project, minor, version, files)
+        site.unpack(made, one_name.write_plain(family(site.project, made, dict.fromkeys(NEEDS, version)), site.made))
+    assert site.says("import demo; print(demo.VALUE)") == chosen
+
+
+def test_of_a_minor_that_has_flavours_alone(tmp_path: Path) -> None:
+    """The default index's torch would be installed in vain, and 2.9 has no extra of its own."""
+    site = Site(tmp_path)
+    files: dict[str, str | bytes] = {**FILES, "demo/_gpu.so": elves.library(needed=["libcudart.so.13"])}
+    site.variants(files, "2.9:cu130")
+    site.torch("2.9.1")
+    for torch, line in (("2.9.1", CUDA_128), ("2.9.1+cpu", NO_CUDA)):
+        (site.folder / "torch" / "version.py").write_text(version_file(torch, line))
+        said = site.run("import demo").stderr
+        assert "It is made for torch 2.9 of CUDA 13.0, which another package index has" in said
+        assert "--force-reinstall" not in said
+    (site.folder / "torch" / "version.py").write_text(version_file("2.7.0", CUDA_128))
+    assert '"demo[torch29-cu130]"' in site.run("import demo").stderr
+
+
+def test_a_flavour_takes_a_new_version() -> None:
+    published = ["Name: demo", "Provides-Extra: torch29", "Provides-Extra: torch29-cu126"]
+    require_extras("demo-1.0-py3-none-any.whl", published, {"torch29-cu126": "demo-torch29-cu126"})
+    require_extras("demo_auto-1.0-py3-none-any.whl", ["Name: demo-auto"], {"torch29-cu130": "demo-torch29-cu130"})
+    with pytest.raises(PublishError, match="without the extra that leads to demo-torch29-cu130"):
+        require_extras("demo-1.0-py3-none-any.whl", published, {"torch29-cu130": "demo-torch29-cu130"})

@@ -21,7 +21,8 @@ from packaging.utils import canonicalize_name
 from torch_build_farm.core.errors import AuditError
 from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.resources import DATA
-from torch_build_farm.project.external_libraries import provider
+from torch_build_farm.project import external_libraries
+from torch_build_farm.project.external_libraries import matches_any, provider
 from torch_build_farm.releases.symbol_table import SymbolIndex, Unit
 from torch_build_farm.wheels.elf.library import Elf
 
@@ -210,10 +211,14 @@ class Contents:
 class TorchRelease:
     """One release for one CPython, as a wheel's libraries find it after `import torch`.
 
-    `units` are by file name; `system` are the sonames that every system of the machine brings.
+    `units` are by file name; `system` are the sonames that every system of the machine brings. `other_cuda`: it stands
+    for the same release of another CUDA, whose libraries have other numbers and are all taken to be there.
     """
 
-    def __init__(self, index: SymbolIndex, release: str, python: str, machine: Machine = X86_64) -> None:
+    def __init__(
+        self, index: SymbolIndex, release: str, python: str, machine: Machine = X86_64, *, other_cuda: bool = False
+    ) -> None:
+        self.other_cuda = other_cuda
         self.system = policy().system[machine.name]
         of_release = [unit for unit in index.units if unit.release == release]
         # libtorch_python differs by a few names between CPythons; `index add` reads it for one of them by default,
@@ -284,7 +289,7 @@ class TorchRelease:
             # Run paths into torch's folders also find libraries there that `import torch` has not loaded.
             if soname in self.loaded or (needed.searches_torch and soname in self.brought):
                 torch |= self.closure(soname)
-            elif soname in self.system:
+            elif soname in self.system or (self.other_cuda and _is_of_cuda_toolkit(soname)):
                 others.add(soname)
             elif contents.companion(soname):
                 companions[soname] = contents.companion(soname)
@@ -298,6 +303,11 @@ class TorchRelease:
             else:
                 others.add(name)
         return Reach(frozenset(units), frozenset(others), companions, frozenset(missing))
+
+
+def _is_of_cuda_toolkit(soname: str) -> bool:
+    """Whether a library is CUDA's and not the driver's: what comes with every torch for CUDA, under some number."""
+    return matches_any(soname, external_libraries.policy().cuda) and soname not in policy().driver
 
 
 def required(elf: Elf) -> set[str]:

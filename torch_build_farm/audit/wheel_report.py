@@ -40,6 +40,7 @@ _TOOLKIT = re.compile(r"(?<=cu|hi|oc)(?:da|p|m)?[_-]?\d+")  # the number in cu12
 # What a library asks of a torch with CUDA: functions of its namespaces for CUDA, and libraries that come with it.
 _CUDA_NAME = re.compile(r"_Z(N[VK]*)?(3c10|2at|5torch)4cuda")
 _CUDA_LIBRARY = re.compile(r"lib(c10_cuda|torch_cuda|cu|nv)")
+_OF_FLAVOUR = re.compile(r"/_torch\d+_cu\d+/")  # where relocation puts a variant for another CUDA
 _EXTENSION = re.compile(r"\.cpython-(\d)(\d+)(t?)-")
 
 
@@ -178,6 +179,8 @@ class _Audit:
         for path in wheel.libraries:
             self.libraries[path] = describe_library(path, self.contents, self.names, self.known.types)
         self.meant = _meant(list(wheel.libraries))
+        # A variant of a flavour is beside a torch of another CUDA than that of the known releases.
+        self.other_cuda = any(_OF_FLAVOUR.search(f"/{path}") for path in wheel.libraries)
         own_names = {PurePosixPath(path).name for path in wheel.libraries}
         self.other_machines: dict[str, str] = {}
         for path, machine in sorted(wheel.other_machines.items()):
@@ -258,7 +261,9 @@ class _Audit:
         """The libraries of a release for a CPython."""
         key = (release, python)
         if key not in self._releases:
-            self._releases[key] = TorchRelease(self.known.symbols, release, python, self.wheel.machine)
+            self._releases[key] = TorchRelease(
+                self.known.symbols, release, python, self.wheel.machine, other_cuda=self.other_cuda
+            )
         return self._releases[key]
 
     # ---- what it was built against

@@ -41,7 +41,7 @@ from torch_build_farm.project.variant import Variant
 from torch_build_farm.publish import inventory
 from torch_build_farm.releases import facts, variant_file
 from torch_build_farm.releases.facts import Fact, Facts
-from torch_build_farm.releases.listing import Listing
+from torch_build_farm.releases.listing import Listing, builds_of_minor
 from torch_build_farm.releases.table_files import added_folder
 from torch_build_farm.releases.variant_file import Edit
 
@@ -140,7 +140,9 @@ def _add(context: Context, options: AddOptions) -> int:
     package_index = PackageIndex.configured(options.index)
     minors = _minors(options, package_index)
     listings = {flavour: Listing.read(package_index, flavour) for flavour in {minor.flavour for minor in minors}}
-    torch_minors = context.load_project().torch_minors
+    project = context.load_project()
+    _check_flavours(minors, package_index, project)
+    torch_minors = project.torch_minors
 
     # The facts of all minors are read before the first file is written: a failure leaves every file as it was.
     facts_by_minor = {}
@@ -222,6 +224,26 @@ def _minors(options: AddOptions, package_index: PackageIndex) -> list[Minor]:
                 next_step=f"`discover --index URL` lists them; without --index it is torch {minor} of uv's own index",
             )
     return minors
+
+
+def _check_flavours(minors: Sequence[Minor], package_index: PackageIndex, project: Project) -> None:
+    """Raise UsageError for a flavour that the wheel of the stable ABI serves, or whose index has other flavours too."""
+    floor = project.settings.stable_abi
+    for minor in minors:
+        if minor.flavour and floor and minor >= floor:
+            raise UsageError(
+                f"add: the wheel of stable-abi = {str(floor)!r} serves torch {minor} too",
+                where=str(project.root / "pyproject.toml"),
+                next_step="leave it out, or raise stable-abi",
+            )
+        others = builds_of_minor(package_index.files("torch"), minor) - {minor.flavour} if minor.flavour else set()
+        if others:
+            named = ", ".join(sorted(f"+{local}" if local else "without one" for local in others))
+            raise UsageError(
+                f"add: the index has torch {minor.number} of other flavours too ({named}): resolvers take any of them",
+                where=package_index.first[0],
+                next_step=f"name an index that has torch of {minor.flavour} alone",
+            )
 
 
 def _releases(minor_facts: Facts) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import NEWS_EXIT_CODE, FarmError, PackageIndexError
 from torch_build_farm.core.package_index import PackageIndex
+from torch_build_farm.core.urls import public
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
@@ -97,10 +99,11 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     known_files = ReleaseTables.load(added_folder()).symbols.files
 
     minors = []
+    oldest = min(project.torch_minors, default=None)
     for listing, variants in _listings(index, project, options.index):
-        for minor in discovery.compare(
-            listing, variants, known_files, oldest=min(project.torch_minors, default=None), pre=options.pre
-        ):
+        for minor in discovery.compare(listing, variants, known_files, oldest=oldest, pre=options.pre):
+            if not _is_of_interest(minor, project, options.index):
+                continue
             # Facts take a look into a wheel on the index: only minors that `add` would write are worth the bytes.
             if minor.status is Status.MISSING:
                 minors.append(_with_facts(minor, listing, index, pre=options.pre))
@@ -114,7 +117,7 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     _show(context, minors)
     to_add = [str(minor.minor) for minor in minors if minor.status in STATUSES_TO_ACT_ON]
     if to_add:
-        of_index = f" --index {options.index}" if options.index else ""
+        of_index = f" --index {shlex.quote(public(options.index))}" if options.index else ""
         context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}{of_index}")
     else:
         context.say("\nnothing to do")
@@ -123,24 +126,43 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
 
 
 def _listings(index: PackageIndex, project: Project, url: str) -> Iterator[tuple[Listing, Mapping[Minor, Variant]]]:
-    """What the index lists, with the project's variants of it: of the index at `url` a listing of each flavour.
+    """What the index lists, with the project's variants of it.
 
-    Raises PackageIndexError if it lists no torch, or none of a CUDA flavour.
+    Without `url` these are the minors of uv's own index, then each flavour that the project has, of its own index; with
+    it every flavour of the index there. Raises PackageIndexError if an index lists no such torch.
     """
+    flavours_of: dict[tuple[str, str], dict[Minor, Variant]] = {}
+    for minor, variant in project.flavours.items():
+        flavours_of.setdefault((variant.index, minor.flavour), {})[minor] = variant
     if not url:
         yield Listing.read(index), project.torch_minors
+        for (flavours_url, flavour), variants in flavours_of.items():
+            yield Listing.read(PackageIndex.configured(flavours_url), flavour), variants
         return
     files = index.files("torch")
     of_index = flavours(files)
     if not of_index:
         raise PackageIndexError(
             "the package index lists no torch of a CUDA flavour, such as 2.9.1+cu126",
-            where=url,
+            where=public(url),
             next_step="leave --index out, or name the index that users of that torch give to pip",
         )
     for flavour in of_index:
         variants = {minor: variant for minor, variant in project.flavours.items() if minor.flavour == flavour}
         yield Listing.of(files, flavour), variants
+
+
+def _is_of_interest(minor: DiscoveredMinor, project: Project, url: str) -> bool:
+    """Whether the project may want the minor.
+
+    Of flavours those that the wheel of the stable ABI does not serve, and that it has or whose index is asked about.
+    """
+    floor = project.settings.stable_abi
+    if not minor.minor.flavour:
+        return True
+    if floor and minor.minor >= floor:
+        return False
+    return bool(url) or minor.minor in project.flavours
 
 
 def _with_facts(missing: DiscoveredMinor, listing: Listing, index: PackageIndex, *, pre: bool) -> DiscoveredMinor:

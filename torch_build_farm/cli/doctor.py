@@ -97,7 +97,7 @@ def _local(engine: LocalEngine, project: Project, runner: Runner) -> Finding:
     """Whether the local engine can build: checked with a job for the running CPython, if a variant supports it."""
     running = CPython.running()
     jobs = []
-    for variant in project.variants.values():
+    for variant in project.all_variants.values():
         if running in engine.interpreters(variant):
             jobs.append(Job(project.distribution(variant), "0", variant, running))
     shell = Shell(runner, {}, engine.store.root, Path(os.devnull), lambda _: None)
@@ -122,7 +122,7 @@ def _docker(project: Project, store: TorchStore, base_image: str | None) -> list
     findings = [Finding("Docker engine", "ok", engine.version, purpose)]
     # Minors may share an image, which is then reported once.
     minors_by_base: dict[Base, list[str]] = {}
-    for variant in project.variants.values():
+    for variant in project.all_variants.values():
         minors_by_base.setdefault(engine.base(variant), []).append(str(variant.torch))
     for base, minors in minors_by_base.items():
         state: State = "ok" if base.id else "absent"
@@ -132,7 +132,7 @@ def _docker(project: Project, store: TorchStore, base_image: str | None) -> list
 
 def _interpreters(engine: LocalEngine, project: Project) -> list[Finding]:
     """The CPythons on this machine that some variant supports, and the variants that are left without one."""
-    variants = list(project.variants.values())
+    variants = list(project.all_variants.values())
     findings = []
     interpreters = engine.interpreters(variants[0])
     for python, interpreter in sorted(interpreters.items()):
@@ -161,11 +161,13 @@ def _resources(project: Project, store: TorchStore) -> list[Finding]:
     # The downloads of a job depend on variant and CPython alone: name and version may be empty here.
     running = CPython.running()
     jobs = []
-    for variant in project.variants.values():
+    for variant in project.all_variants.values():
         if running in variant.cpython:
             jobs.append(Job("", "", variant, running))
     full = project.settings.torch_build == "full"
-    needed = torch_downloads.missing_gb(store, jobs, smoke=True, full=full, minors=project.torch_minors.values())
+    needed = torch_downloads.missing_gb(
+        store, jobs, smoke=True, full=full, minors=[*project.torch_minors.values(), *project.flavours.values()]
+    )
     memory_per_compile = project.settings.memory_per_compile_gb or DEFAULT_GB
     slots = compile_slots(memory_per_compile)
     state: State = "ok" if free > needed else "absent"

@@ -23,7 +23,7 @@ def install_lines(context: Context, project: Project, run: RunResult) -> list[st
         core = run.jobs[0].job
         return ["install it with", f"  pip install {source} {core.distribution}=={core.version}"]
     version = of_variants[0].version
-    variants = dict.fromkeys(job.distribution for job in of_variants)
+    variants = {job.distribution: job.variant for job in of_variants}
     one_name = f"{project.settings.name}=={version}"
     lines = [
         "install it with",
@@ -31,8 +31,9 @@ def install_lines(context: Context, project: Project, run: RunResult) -> list[st
         f"  pip install {source} {one_name}  # the variant for the torch that is there",
         f"  uv pip install {source} {one_name}",
     ]
-    for variant in variants:
-        lines.append(f"  pip install {source} {variant}=={version}  # with its torch")
+    for distribution, variant in variants.items():
+        index = f"--extra-index-url {shlex.quote(variant.index)} " if variant.index else ""
+        lines.append(f"  pip install {source} {index}{distribution}=={version}  # with its torch")
     return lines
 
 

@@ -87,6 +87,11 @@ def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> 
     return [(release, job.python, job.variant.index) for release, job in needed if not store.has(release, job.python)]
 
 
+def _flavour_of(marker: str) -> str:
+    """The flavour of the release that a marker of the store names, such as 2.9.1+cu126-cp311; empty for none."""
+    return marker.rpartition("-")[0].partition("+")[2]
+
+
 def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, minors: Iterable[Variant]) -> float:
     """Estimate of what `jobs` still have to unpack, in GB (10^9 bytes).
 
@@ -96,7 +101,8 @@ def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, 
     """
     runtimes_in_store = set()
     for facts in minors:
-        if any(store.torch_folder.glob(f"{facts.torch.number}.*")):
+        markers = store.torch_folder.glob(f"{facts.torch.number}.*")
+        if any(_flavour_of(marker.name) == facts.torch.flavour for marker in markers):
             runtimes_in_store.add(facts.cuda_runtime)
 
     # By what is unpacked once, so that several jobs that need the same count once.

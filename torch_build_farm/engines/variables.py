@@ -54,6 +54,10 @@ def build_variables(settings: Settings, request: BuildRequest, places: Places) -
     Flags and search paths are joined in place of overridden: the project's first, then the farm's.
     """
     variables = {**_farm_variables(settings, request, places), **settings.environment}
+    index = request.job.variant.index
+    if index:
+        others = variables.get("UV_INDEX", os.environ.get("UV_INDEX", ""))
+        variables["UV_INDEX"] = " ".join([index, *others.split()])
     for name, folders in _search_paths(request, places).items():
         own = [settings.environment[name]] if settings.environment.get(name) else []
         if own or folders:
@@ -86,8 +90,6 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         variables["UV_CONSTRAINT"] += f" {places.sdk / sdk.CONSTRAINTS}"
         variables[sdk.VARIABLE] = quote(str(places.sdk))  # as a part of a URL
         variables["TORCH_BUILD_FARM_ASKED"] = str(places.sdk_misses)
-    if variant.index:
-        variables["UV_INDEX"] = " ".join([variant.index, *os.environ.get("UV_INDEX", "").split()])
     if places.ccache:
         variables |= _ccache(places.ccache)
     if request.makeflags:

@@ -364,7 +364,7 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
             due_with_torch,
             smoke=smoke,
             full=full,
-            minors=context.project.torch_minors.values(),
+            minors=[*context.project.torch_minors.values(), *context.project.flavours.values()],
             free=context.engine.free_gb(),
         )
 

@@ -306,13 +306,12 @@ def metadata_problems(wheel: Wheel, job: Job, python_version: str) -> list[str]:
 def neighbour(project: Project, variant: Variant) -> Variant | None:
     """The variant whose torch must be refused: the next minor's, else the one before."""
     # Of a flavour those of its minor: another flavour of one minor is not refused by resolvers.
-    minors = list(project.variants)
-    position = minors.index(variant.torch.of_default_index)
-    if position + 1 < len(minors):
-        return project.variants[minors[position + 1]]
-    if position > 0:
-        return project.variants[minors[position - 1]]
-    return None
+    own = variant.torch.of_default_index
+    later = [minor for minor in project.variants if minor > own]
+    earlier = [minor for minor in project.variants if minor < own]
+    if later:
+        return project.variants[later[0]]
+    return project.variants[earlier[-1]] if earlier else None
 
 
 @dataclass(frozen=True)

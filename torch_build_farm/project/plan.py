@@ -11,7 +11,7 @@ from typing import Literal, Self
 from packaging.specifiers import SpecifierSet
 
 from torch_build_farm.core.errors import ConfigError, NoPythonError, UnknownTorchError, UsageError, nearest
-from torch_build_farm.core.versions import CPython, parse_pythons
+from torch_build_farm.core.versions import CPython, Minor, parse_pythons
 from torch_build_farm.project import cuda_architectures
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
@@ -206,11 +206,11 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
     unknown = dict.fromkeys(job.variant.torch for job in jobs if _names_torchs_own(project, job))
     if unknown:
         files = ", ".join(f"variants/{minor.tag}.toml" for minor in unknown)
-        minors_to_add = " ".join(map(str, unknown))
+        commands = "; ".join(_command_to_add(project, minor) for minor in unknown)
         raise ConfigError(
             f'cuda-arch-list = "torch": what that torch is compiled for is in cuda-architectures, which {files} lacks',
             where=str(project.root / "variants"),
-            next_step=f"`add {minors_to_add}` writes the key; or name the architectures in cuda-arch-list",
+            next_step=f"{commands} writes the key; or name the architectures in cuda-arch-list",
         )
 
     minors: dict[tuple[str, str, str], dict[str, None]] = {}  # by who refuses, what it does, and what it takes
@@ -240,6 +240,12 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
             + " An entry of [[tool.torch-build-farm.overrides]] gives a minor a list of its own, as in "
             'cuda = ">=13" with cuda-arch-list = ["7.5"]',
         )
+
+
+def _command_to_add(project: Project, minor: Minor) -> str:
+    """The command that brings a minor's file up to date."""
+    index = f" --index {project.all_variants[minor].index}" if minor.flavour else ""
+    return f"`add {minor}{index}`"
 
 
 def _names_torchs_own(project: Project, job: Job) -> bool:

@@ -118,6 +118,8 @@ def _upload_url(value: str) -> str:
 
 
 def _index_url(value: str) -> str:
+    if not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(f"{value!r:.200} is not one URL: it has spaces or characters that a URL cannot have")
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{value!r} is not the URL of a package index, such as https://example.org/whl/cu126")

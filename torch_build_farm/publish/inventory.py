@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import re
+import shlex
 import zipfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -255,9 +256,10 @@ def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
         # The wheel of the stable ABI has a line for each minor, since users look up their torch.
         for facts in reversed(variant.minors):
             and_later = " and later" if isinstance(variant, StableVariant) and facts is variant.minors[-1] else ""
+            index = f" --extra-index-url {shlex.quote(variant.index)}" if variant.index else ""
             lines.append(
                 f"| {facts.torch}{and_later} | {name}-{variant.tag} | {markdown(version)} | {pythons} | {facts.cuda} "
-                f'| {with_cpu_torch} | `pip install "{name}[{facts.tag}]"` |'
+                f'| {with_cpu_torch} | `pip install "{name}[{facts.tag}]"{index}` |'
             )
     return "\n".join(lines) + "\n"
 

@@ -6,7 +6,7 @@ moment does the index have a wheel whose requirements it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def plan(
         if published:
             if published.sha256 == digest:
                 state = "there"
-            elif wheel in behind and _consistent(wheel.path, published, names):
+            elif wheel in behind and _consistent(wheel.path, published, names, _flavours_among(project, variants)):
                 # It has the extras of the variants known when it was made; the new ones come with the next version.
                 state = "kept"
                 digest = published.sha256
@@ -129,10 +129,18 @@ def _metadata(path: Path) -> list[str]:
         return archive.read(f"{dist_info(archive)}/METADATA").decode("utf-8").splitlines()
 
 
-def _consistent(path: Path, published: IndexFile, names: IndexNames) -> bool:
+def _flavours_among(project: Project, variants: Iterable[PrivateCopy]) -> dict[str, str]:
+    """The distributions of flavours among the wheels, by their extra's name."""
+    published = {distribution_of(copy.path.name) for copy in variants}
+    names = {variant.tag: canonicalize_name(project.distribution(variant)) for variant in project.flavours.values()}
+    return {tag: name for tag, name in names.items() if name in published}
+
+
+def _consistent(path: Path, published: IndexFile, names: IndexNames, flavours: Mapping[str, str]) -> bool:
     """Whether the published wheel behind the one name differs only in that it lacks variants that came later.
 
-    It is this project's, by its SHA-256: this is only about what the maintainer changed since.
+    It is this project's, by its SHA-256: this is only about what the maintainer changed since. Raises PublishError
+    where nobody would get one of the `flavours`.
     """
     older_wheel = names.scratch / "published.whl"
     try:
@@ -147,6 +155,7 @@ def _consistent(path: Path, published: IndexFile, names: IndexNames) -> bool:
     finally:
         older_wheel.unlink(missing_ok=True)
     newer = _metadata(path)
+    require_extras(published.file_name, older, flavours)
     if not set(older) <= set(newer):
         return False
     # A variant adds its extra, and requirements under that extra; any other line would be a change to the wheel.
@@ -155,6 +164,23 @@ def _consistent(path: Path, published: IndexFile, names: IndexNames) -> bool:
         if line not in older and not is_of_extra:
             return False
     return True
+
+
+def require_extras(published: str, metadata: Collection[str], flavours: Mapping[str, str]) -> None:
+    """Raise PublishError for a published plain wheel without the extra of a flavour that is to be published with it.
+
+    Unlike those of minors they are not declared ahead. `metadata` are its lines, `flavours` the distributions by their
+    extras. A wheel without extras, which is none of the plain name, is good.
+    """
+    if not any(line.startswith("Provides-Extra: torch") for line in metadata):
+        return
+    lacking = [name for tag, name in flavours.items() if f"Provides-Extra: {tag}" not in metadata]
+    if lacking:
+        raise PublishError(
+            f"{published} is published without the extra that leads to {', '.join(lacking)}",
+            where="the plain wheel, whose dispatcher does not know that flavour either",
+            next_step="a published file never changes: publish the flavour with a new version, or remove its wheel",
+        )
 
 
 def _lost_platforms(

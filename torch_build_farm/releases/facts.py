@@ -294,9 +294,13 @@ def _applies(requirement: Requirement, environments: Sequence[Mapping[str, str]]
 
 
 def _cuda_runtime(cuda: str, requires: Iterable[Requirement]) -> Requirement | None:
-    """The requirement that brings the CUDA runtime; torch for CUDA 13 requires it as a part of cuda-toolkit."""
+    """The requirement that brings the CUDA runtime.
+
+    The default index's torch for CUDA 13 requires it as a part of cuda-toolkit, that of other indexes by its own name.
+    """
+    names = ("cuda-toolkit", f"nvidia-cuda-runtime-cu{cuda[:2]}", "nvidia-cuda-runtime")
     for requirement in requires:
-        if requirement.name in ("cuda-toolkit", f"nvidia-cuda-runtime-cu{cuda[:2]}"):
+        if requirement.name in names:
             return requirement
     return None
 
@@ -339,7 +343,7 @@ def _fits(tag: Tag, abi: str) -> bool:
 def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: PackageIndex) -> Fact:
     """The requirements that bring nvcc and its headers; none if no wheel has them."""
     if runtime.name != "cuda-toolkit":
-        return Fact((), "for CUDA sources; the CUDA 12 wheels hold no nvcc: the image's or machine's own must do")
+        return Fact((), "for CUDA sources; it requires no cuda-toolkit: the nvcc of cuda-image or the machine must do")
     metadata = index.metadata(_newest_wheel(runtime, index, "none"))
     offered = parse_metadata(metadata).get_all("Provides-Extra", [])
     lacking = [extra for extra in _TOOLKIT if extra not in offered]

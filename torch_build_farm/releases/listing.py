@@ -40,6 +40,17 @@ def flavours(files: Iterable[DistributionPackage]) -> list[str]:
     return sorted(found)
 
 
+def builds_of_minor(files: Iterable[DistributionPackage], minor: Minor) -> set[str]:
+    """The local parts of the versions that an index has of a minor, such as "cu126"; "" for a version without one."""
+    builds = set()
+    for file in files:
+        with contextlib.suppress(InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
+            version = _File.parse(file.filename).version
+            if (version.major, version.minor) == (minor.major, minor.minor):
+                builds.add(version.local or "")
+    return builds
+
+
 @dataclass(frozen=True)
 class Release:
     """A torch release: its wheels by their CPython's tag, of each the highest build that is not yanked.

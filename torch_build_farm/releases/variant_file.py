@@ -116,6 +116,8 @@ def _updated(path: Path, text: str, facts: Facts, listing: Listing) -> tuple[str
             old_releases = list(map(str, old.get("releases", [])))
             tags = _merged_tags(list(old[key]), old_releases, listing.by_minor.get(facts.minor, ()))
             _replace(document, key, tags)
+        elif key == "cuda-image" and str(value).startswith(f"{old[key]}@"):
+            _replace(document, key, value)  # the same image, and a registry has said its digest
         elif key == "release" and old[key] not in facts["releases"].value:  # type: ignore[operator]
             _replace(document, key, value)  # the release built against is yanked or gone
         elif old[key] != value and not _names_the_same_image(key, old[key], value):

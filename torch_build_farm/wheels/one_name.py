@@ -311,15 +311,18 @@ def _dispatcher(family: Family) -> bytes:
     return str(template.render(facts)).encode()
 
 
-def _flavours(family: Family) -> Iterator[tuple[int, int, str, str]]:
-    """Of each minor that has flavours: major, minor, flavour and CUDA, the default index's first, without a flavour."""
+def _flavours(family: Family) -> Iterator[tuple[int, int, str, str, str]]:
+    """Of each minor that has flavours: major, minor, flavour, CUDA, and the version of the variant.
+
+    The variant for the default index's torch comes first, without a flavour.
+    """
     having_flavours = {minor.of_default_index for minor in family.last if minor.flavour}
     for minor in sorted(family.last):
         if minor.of_default_index in having_flavours:
             variant = family.project.all_variants.get(minor)
             # A retired one is described no more; a flavour has its CUDA in its name: cu126 is 12.6.
             cuda = variant.cuda if variant else f"{minor.flavour[2:-1]}.{minor.flavour[-1:]}".strip(".")
-            yield minor.major, minor.minor, minor.flavour, cuda
+            yield minor.major, minor.minor, minor.flavour, cuda, family.last[minor]
 
 
 def _extras(family: Family) -> list[str]:

@@ -160,14 +160,14 @@ def _plan(names: Sequence[str], info: str, move: Move, plain_patterns: Sequence[
 
 
 def _added(
-    planned: Mapping[str, str], move: Move, cuda: str, *, torch_first: bool, oldest_torch: str
+    planned: Mapping[str, str], move: Move, cuda: str, *, version: str, torch_first: bool, oldest_torch: str
 ) -> dict[str, str]:
     """Files that the relocated wheel has in addition: markers, and a __main__.py for each single module.
 
-    `torch_first`: the dispatcher imports torch before any package of the wheel; `oldest_torch` is the minor from which
-    on the variant serves all, empty for a variant that serves one.
+    `version` is the wheel's. `torch_first`: the dispatcher imports torch before any package of the wheel;
+    `oldest_torch` is the minor from which on the variant serves all, empty for a variant that serves one.
     """
-    marker = f"The variant {move.tag}. The dispatcher looks for this file.\n"
+    marker = f"The variant {move.tag}. The dispatcher looks for this file.\nversion: {version}\n"
     if cuda:
         marker += f"cuda: {cuda}\n"
     if oldest_torch:
@@ -207,15 +207,19 @@ def cuda_needed(libraries: Iterable[Library]) -> str:
     return "any" if any(matches_any(name, of_cuda) for name in needed) else ""
 
 
+def _version_of(metadata: str) -> str:
+    fields, _, _ = split_metadata(metadata)
+    (version_field,) = [field for field in fields if field.lower().startswith("version:")]
+    return version_field.partition(":")[2].strip()
+
+
 def _require(metadata: str, settings: Settings) -> str:
     """METADATA with the setting `requires`, and with the plain wheel of this version or later, for its dispatcher.
 
     An older one may be a single wheel of the time before the farm, whose code would be imported silently.
     """
     fields, newline, rest = split_metadata(metadata)
-    (version_field,) = [field for field in fields if field.lower().startswith("version:")]
-    version = version_field.partition(":")[2].strip()
-    plain_wheel = f"{settings.name}>={Version(version).public}"  # PEP 440: no local version after >=
+    plain_wheel = f"{settings.name}>={Version(_version_of(metadata)).public}"  # PEP 440: no local version after >=
     for requirement in reversed([plain_wheel, *settings.requires]):  # each goes before those that are there
         if f"Requires-Dist: {requirement}" not in fields:
             add_field(fields, f"Requires-Dist: {requirement}")
@@ -292,7 +296,14 @@ def relocate(wheel: Path, out: Path, scratch: Path, *, settings: Settings, tag: 
         members.append((entry, content))
     date = members[-1][0].date_time
     oldest_torch = str(settings.stable_abi) if tag == STABLE_TAG else ""
-    added = _added(planned, move, cuda, torch_first=settings.import_torch_first, oldest_torch=oldest_torch)
+    added = _added(
+        planned,
+        move,
+        cuda,
+        version=_version_of(metadata),
+        torch_first=settings.import_torch_first,
+        oldest_torch=oldest_torch,
+    )
     for path, text in added.items():
         if path in planned.values():
             raise RelocationError(

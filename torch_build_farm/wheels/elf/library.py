@@ -102,9 +102,22 @@ def _check_identity(identity: Identity, machine: Machine) -> None:
         raise ElfError(f"not a library, but a file of type {identity.file_type}")
 
 
+def _is_program(content: Buffer) -> bool:
+    """Whether a sound file is a position-independent program, which only its dynamic section tells from a library."""
+    try:
+        return bool(read_image(content).tags.get(Tag.FLAGS_1, 0) & _PIE)
+    except (ElfError, ValueError, struct.error):
+        return False
+
+
 def _image(content: Buffer, machine: Machine) -> Image:
     # First of all, since programs and object files for other machines are sound files too.
-    _check_identity(identify(content[:20]), machine)
+    try:
+        _check_identity(identify(content[:20]), machine)
+    except OtherMachineError:
+        if _is_program(content):
+            raise NotLoadedError("not a library, but a program for another machine") from None
+        raise
     image = read_image(content)
     if image.tags.get(Tag.FLAGS_1, 0) & _PIE:
         raise NotLoadedError("not a library, but a program")
