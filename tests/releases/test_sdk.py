@@ -25,6 +25,7 @@ from tests.conftest import need
 from tests.made_up import Front
 from torch_build_farm.core.errors import PackageIndexError, SdkError, UnknownTorchError
 from torch_build_farm.core.http_ranges import Limits
+from torch_build_farm.core.machine import ARM64
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
@@ -34,7 +35,7 @@ from torch_build_farm.releases import symbol_types
 from torch_build_farm.releases.sdk import cache, exported_names, fallback, wheel
 from torch_build_farm.releases.symbol_table import ReleaseFiles, StoredTable, SymbolTable, Unit
 from torch_build_farm.releases.symbol_types import SymbolKinds
-from torch_build_farm.wheels.elf import stub, symbol
+from torch_build_farm.wheels.elf import library, stub, symbol
 from torch_build_farm.wheels.elf.partial import Parts, exported
 from torch_build_farm.wheels.elf.stub import Stub
 from torch_build_farm.wheels.elf.symbol import Kind
@@ -113,6 +114,16 @@ class TestStub:
         content = stub.assemble(wanted)
         assert stub.problem(content, wanted) == ""
         assert content == stub.assemble(replace(wanted, names=dict(reversed(list(wanted.names.items())))))
+
+    def test_one_for_arm64_says_so(self) -> None:
+        """A linker takes no library for another machine; all else of the file is the same."""
+        wanted = made(some(64))
+        content = stub.assemble(replace(wanted, machine=ARM64))
+        assert library.read(content, ARM64).exported == library.read(stub.assemble(wanted)).exported
+        with pytest.raises(library.OtherMachineError):
+            library.read(content)
+        of_x86_64 = stub.assemble(wanted)
+        assert [place for place in range(len(content)) if content[place] != of_x86_64[place]] == [18]  # e_machine
 
     def test_one_that_lacks_a_symbol_is_caught(self) -> None:
         wanted = made(some(500))
@@ -244,6 +255,22 @@ def get(store: TorchStore, front: Front, python: CPython = PYTHON) -> cache.Sdk:
 
 
 class TestShelf:
+    def test_another_machines_lies_beside_it(self, store: TorchStore, tmp_path: Path) -> None:
+        of_arm64 = FILE.replace("x86_64", "aarch64")
+        wheel_path = small_torch.write(tmp_path, RELEASE, TAG)
+        served = Front({FILE: wheel_path, of_arm64: wheel_path}, real="(?!)")
+        try:
+            index = PackageIndex(served.url, limits=Limits(pauses=(0.0,)))
+            sdk = get(store, served)
+            other = cache.get(store, RELEASE, PYTHON, index, lambda _: None, machine=ARM64)
+            assert other.made_of == of_arm64
+            assert other.wheel.name == sdk.wheel.name.replace("x86_64", "aarch64")
+            assert (get(store, served), cache.find(store, RELEASE, PYTHON, index, machine=ARM64)) == (sdk, other)
+            with zipfile.ZipFile(other.wheel) as archive:
+                library.read(archive.read("torch/lib/libc10.so"), ARM64)
+        finally:
+            served.close()
+
     def test_made_once(self, store: TorchStore, front: Front) -> None:
         sdk = get(store, front)
         asked = len(front.requests)

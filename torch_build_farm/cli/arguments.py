@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from torch_build_farm.cli.console import print_help
 from torch_build_farm.core.errors import UsageError, nearest
+from torch_build_farm.core.machine import MACHINES, X86_64
 from torch_build_farm.core.versions import ENGINES
 
 
@@ -106,6 +107,16 @@ def add_base_image_argument(parser: Parser) -> None:
 def add_pre_argument(parser: Parser) -> None:
     """Add --pre."""
     parser.add_argument("--pre", action="store_true", help="include pre-releases of minors without a final release")
+
+
+def add_machine_argument(parser: Parser) -> None:
+    """Add --machine."""
+    parser.add_argument(
+        "--machine",
+        choices=[machine.name for machine in MACHINES],
+        default=X86_64.name,
+        help="whose torch: x86_64 (default) or aarch64, which is arm64",
+    )
 
 
 def add_flavours_index_argument(parser: Parser) -> None:

@@ -15,13 +15,14 @@ from torch_build_farm.cli.arguments import (
     Parser,
     add_common_arguments,
     add_list_argument,
+    add_machine_argument,
     optional_path,
 )
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError, UsageError
-from torch_build_farm.core.machine import MACHINES, X86_64, Machine, named
+from torch_build_farm.core.machine import X86_64, Machine, named
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import parse_pythons
@@ -53,12 +54,7 @@ def _configure_parser(parser: Parser) -> None:
     )
     parser.add_argument("releases", nargs="*", metavar="RELEASE", help="such as 2.16.0")
     add_list_argument(parser, "--python", "X.Y", "further CPythons to read libtorch_python for, or all")
-    parser.add_argument(
-        "--machine",
-        choices=[machine.name for machine in MACHINES],
-        default=X86_64.name,
-        help="whose torch: x86_64 (default) or aarch64, which is arm64",
-    )
+    add_machine_argument(parser)
     parser.add_argument("--out", type=optional_path, metavar="DIR", help=argparse.SUPPRESS)
 
 

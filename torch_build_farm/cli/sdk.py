@@ -15,12 +15,14 @@ from torch_build_farm.cli.arguments import (
     Parser,
     add_common_arguments,
     add_list_argument,
+    add_machine_argument,
     optional_path,
 )
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
 from torch_build_farm.core.files import replace_folder
+from torch_build_farm.core.machine import Machine, named
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython, Minor, parse_pythons
@@ -35,6 +37,7 @@ class SdkOptions(CommonOptions):
 
     torch: str
     python: tuple[str, ...]
+    machine: str
     out: Path | None
 
 
@@ -42,6 +45,7 @@ def _configure_parser(parser: Parser) -> None:
     add_common_arguments(parser)
     parser.add_argument("torch", metavar="RELEASE", help="a torch release (2.9.1) or minor (2.9: its oldest release)")
     add_list_argument(parser, "--python", "X.Y", "CPythons (default: the running one)")
+    add_machine_argument(parser)
     parser.add_argument(
         "--out", type=optional_path, metavar="DIR", help="unpack the SDK into this folder, for CMAKE_PREFIX_PATH"
     )
@@ -55,14 +59,14 @@ class SdkAnswer(Answer):
     cmake_prefix_path: Path | None
 
 
-def _release(text: str, index: PackageIndex) -> str:
+def _release(text: str, index: PackageIndex, machine: Machine) -> str:
     """The torch release that `text` names; for a minor, the one that the farm builds against: its oldest."""
     try:
         minor = Minor.parse(text)
     except ValueError:
         pass
     else:
-        return Listing.read(index).usable(minor)[0].name
+        return Listing.read(index, minor.flavour, machine=machine).usable(minor)[0].name
     try:
         return str(Version(text))
     except InvalidVersion:
@@ -91,7 +95,8 @@ def _sdk(context: Context, options: SdkOptions) -> int:
     if options.out and len(pythons) > 1:
         raise UsageError("one folder holds one SDK", where="--out", next_step="name one CPython with --python")
     start = time.monotonic()
-    release = _release(options.torch, index)
+    machine = named(options.machine)
+    release = _release(options.torch, index, machine)
     store = context.store
     sdks = []
     with store.in_use():
@@ -99,7 +104,7 @@ def _sdk(context: Context, options: SdkOptions) -> int:
         for python in pythons:
             # Two farms that need the same SDK make it once: the second waits, and finds it in the store.
             with store.locked(cache.lock_name(release, python), shell):
-                sdks.append(cache.get(store, release, python, index, context.say))
+                sdks.append(cache.get(store, release, python, index, context.say, machine=machine))
         prefix = _unpack(sdks[0], options.out.resolve()) if options.out else None
 
     context.answer(SdkAnswer(sdks=tuple(sdks), cmake_prefix_path=prefix))

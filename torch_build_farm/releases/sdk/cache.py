@@ -17,6 +17,7 @@ from pathlib import Path
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import UnknownTorchError, UnsafeNameError, nearest
 from torch_build_farm.core.files import replace_text, sha256
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.paths import file_in
 from torch_build_farm.core.store import TorchStore
@@ -50,13 +51,15 @@ class Sdk:
         return self.wheel.parent
 
 
-def find(store: TorchStore, release: str, python: CPython, index: PackageIndex) -> Sdk | None:
-    """The SDK that the store has for this index's torch.
+def find(
+    store: TorchStore, release: str, python: CPython, index: PackageIndex, *, machine: Machine = X86_64
+) -> Sdk | None:
+    """The SDK that the store has for this index's torch on Linux for `machine`.
 
     None if it has none, if another version of the farm made it, or if it was changed or damaged since.
     """
     try:
-        note = json.loads(_note_path(store, release, python).read_text("utf-8"))
+        note = json.loads(_note_path(store, release, python, machine).read_text("utf-8"))
         # The SDK of another version of the farm may be made in another way.
         if (note.pop("schema"), note.pop("farm"), note.pop("index")) != (_SCHEMA, __version__, _index_identity(index)):
             return None
@@ -67,13 +70,18 @@ def find(store: TorchStore, release: str, python: CPython, index: PackageIndex) 
         return None
 
 
-def get(store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None]) -> Sdk:
+def get(
+    store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None], *,
+    machine: Machine = X86_64,
+) -> Sdk:  # fmt: skip
     """The SDK of a release, made now unless the store has it. Hold the store's lock `lock_name(release, python)`.
 
     `say` gets a line when an SDK has been made. Raises PackageIndexError if torch's wheel cannot be read or is not
     the one that the index means, UnknownTorchError if there is none, SdkError if the SDK would not be right.
     """
-    return find(store, release, python, index) or make(store, release, python, index, say)
+    return find(store, release, python, index, machine=machine) or make(
+        store, release, python, index, say, machine=machine
+    )
 
 
 def lock_name(release: str, python: CPython) -> str:
@@ -81,10 +89,13 @@ def lock_name(release: str, python: CPython) -> str:
     return f"sdk-{release}-{python.tag}"
 
 
-def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None]) -> Sdk:
+def make(
+    store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None], *,
+    machine: Machine = X86_64,
+) -> Sdk:  # fmt: skip
     """Make the SDK of a release, whether or not the store has it. Lock and errors are those of `get`."""
     start = time.monotonic()
-    wheels = Listing.read(index, flavour_of(release)).release(release).wheels
+    wheels = Listing.read(index, flavour_of(release), machine=machine).release(release).wheels
     if python.tag not in wheels:
         raise UnknownTorchError(
             f"torch {release} has no wheel for CPython {python}",
@@ -95,15 +106,16 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
     sha256_of_torch = torch_wheel.stated_sha256(file)
     # Most releases are in the tables. The names of others are read from parts of the libraries, which no RECORD lists:
     # so the whole wheel has to be the one that the index means.
-    libraries = exported_names.from_tables(release, python.tag, sha256_of_torch)
+    # The tables for arm64 have names alone, and a stub needs the kind of each.
+    libraries = exported_names.from_tables(release, python.tag, sha256_of_torch) if machine == X86_64 else {}
     with torch_wheel.opened(file, index, store.root / "sdk", say, whole=not libraries) as remote:
         torch_members = members.read(remote)
         if not libraries:
             libraries = exported_names.from_wheel(remote)
         fetched = remote.fetched
-    contents = wheel.contents(torch_members, libraries, file.filename)
+    contents = wheel.contents(torch_members, libraries, file.filename, machine)
 
-    scratch = store.root / "sdk" / f".{release}-{python.tag}"
+    scratch = store.root / "sdk" / f".{release}-{python.tag}-{machine.name}"
     shutil.rmtree(scratch, ignore_errors=True)  # left by a farm that was killed
     scratch.mkdir(parents=True)
     path = file_in(scratch, wheel.filename_of(file.filename))
@@ -119,7 +131,7 @@ def make(store: TorchStore, release: str, python: CPython, index: PackageIndex, 
         scratch.rename(folder)
     shutil.rmtree(scratch, ignore_errors=True)
     sdk = Sdk(release, python.tag, folder / path.name, digest, file.filename, sha256_of_torch, fetched)
-    _write_note(_note_path(store, release, python), sdk, index)
+    _write_note(_note_path(store, release, python, machine), sdk, index)
     say(f"torch's SDK {release}: {fetched / 1e6:.1f} MB, {time.monotonic() - start:.1f} s")
     return sdk
 
@@ -129,8 +141,9 @@ def _is_intact(path: Path, digest: str) -> bool:
     return path.is_file() and sha256(path) == digest and path.with_name(CONSTRAINTS).is_file()
 
 
-def _note_path(store: TorchStore, release: str, python: CPython) -> Path:
-    return store.root / "sdk" / f"{release}-{python.tag}.json"
+def _note_path(store: TorchStore, release: str, python: CPython, machine: Machine) -> Path:
+    of_machine = "" if machine == X86_64 else f"-{machine.name}"
+    return store.root / "sdk" / f"{release}-{python.tag}{of_machine}.json"
 
 
 def _write_note(path: Path, sdk: Sdk, index: PackageIndex) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from torch_build_farm.core.errors import SdkError
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.releases.sdk import LOCAL, REFUSAL, version_of
 from torch_build_farm.releases.sdk.exported_names import LibraryExports
@@ -39,12 +40,15 @@ def filename_of(torch_filename: str) -> str:
 
 
 def contents(
-    members: Mapping[str, bytes], libraries: Mapping[str, LibraryExports], torch_filename: str
+    members: Mapping[str, bytes],
+    libraries: Mapping[str, LibraryExports],
+    torch_filename: str,
+    machine: Machine = X86_64,
 ) -> dict[str, bytes]:
     """Every file of an SDK by path, except RECORD.
 
-    `members` are those of torch's wheel, by path; `libraries` its libraries, by file name. Raises SdkError if they lack
-    something, or if a stub is not as torch's own library.
+    `members` are those of torch's wheel for `machine`, by path; `libraries` its libraries, by file name. Raises
+    SdkError if they lack something, or if a stub is not as torch's own library.
     """
     _, version, _, _ = parse_wheel_filename(torch_filename)
     release = str(version)
@@ -52,12 +56,12 @@ def contents(
         raise SdkError(f"{torch_filename} has no libtorch_python.so or libc10.so", next_step=_NEXT_STEP)
     sdk_files = {path: content for path, content in members.items() if path.startswith("torch/")}
     sdk_files |= _modules(members, libraries, release)  # in place of torch's own version.py
-    sdk_files |= _stubs(libraries)
+    sdk_files |= _stubs(libraries, machine)
     sdk_files |= _dist_info(members, release, _tags_in(torch_filename))
     return sdk_files
 
 
-def _stubs(libraries: Mapping[str, LibraryExports]) -> dict[str, bytes]:
+def _stubs(libraries: Mapping[str, LibraryExports], machine: Machine) -> dict[str, bytes]:
     """A link stub of each library, by path.
 
     Each is read back before it counts. Raises SdkError for a stub that is not as torch's own library.
@@ -66,7 +70,7 @@ def _stubs(libraries: Mapping[str, LibraryExports]) -> dict[str, bytes]:
     for name, library in libraries.items():
         # Torch also needs CUDA's libraries, which are not there while a build links.
         needed = tuple(other for other in library.needed if other in libraries)
-        expected = Stub(name, needed, library.names, REFUSAL)
+        expected = Stub(name, needed, library.names, REFUSAL, machine=machine)
         content = stub.assemble(expected)
         # A build would link against a wrong stub without a word, and fail where it is imported.
         problem = stub.problem(content, expected)

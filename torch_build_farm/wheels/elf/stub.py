@@ -12,6 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.wheels.elf.gnu_hash import gnu_hash
 from torch_build_farm.wheels.elf.headers import MAGIC, ElfError, Tag
 from torch_build_farm.wheels.elf.partial import Missing, Parts, exported
@@ -25,7 +26,7 @@ _FUNCTION, _TLS_OBJECT, _IFUNC, _NO_TYPE = 2, 6, 10, 0  # STT_
 _PAGE, _ALIGN = 4096, 64
 _CODE_SIZE = 16  # bytes of address space for each function
 _TRAP = b"\xcc"  # int3, behind a function's own code
-_X86_64, _SHARED = 62, 3  # EM_, ET_
+_SHARED = 3  # ET_
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Stub:
     """The contents of a stub: `refusal` is the sentence that whoever loads it reads, without a slash in it.
 
     A stub that is meant to be loaded has an empty `refusal`, and in `code` what each of its functions executes: machine
-    code for x86-64 of up to 16 bytes. `names` are then functions alone.
+    code for `machine`, x86-64 then, of up to 16 bytes. `names` are then functions alone.
     """
 
     soname: str
@@ -41,6 +42,7 @@ class Stub:
     names: Mapping[str, Kind]
     refusal: str
     code: bytes = b""
+    machine: Machine = X86_64
 
     @property
     def all_needed(self) -> tuple[str, ...]:
@@ -50,8 +52,9 @@ class Stub:
 
 @dataclass(frozen=True)
 class _ElfHeader:
-    """Elf64_Ehdr of a shared library for x86-64. The program headers follow it."""
+    """Elf64_Ehdr of a shared library. The program headers follow it."""
 
+    machine: Machine
     segments: int
     section_headers: int
     sections: int
@@ -61,7 +64,7 @@ class _ElfHeader:
 
     def pack(self) -> bytes:
         identity = MAGIC + bytes([2, 1, 1]) + bytes(9)  # 64-bit, little-endian, version 1, System V
-        kind = struct.pack("<2HI", _SHARED, _X86_64, 1)
+        kind = struct.pack("<2HI", _SHARED, self.machine.elf_number, 1)
         offsets = struct.pack("<3QI", 0, self.SIZE, self.section_headers, 0)  # entry point, headers, flags
         sizes = (self.SIZE, _ProgramHeader.SIZE, self.segments, _SectionHeader.SIZE, self.sections, self.section_names)
         return identity + kind + offsets + struct.pack("<6H", *sizes)
@@ -246,7 +249,7 @@ def assemble(stub: Stub) -> bytes:
     segments = _segments(len(body), len(code), address, sizes)
     if code:
         body = body.ljust(address[_TEXT], b"\0") + code
-    return _file(body, segments, address, sizes, has_code=bool(code))
+    return _file(stub.machine, body, segments, address, sizes, has_code=bool(code))
 
 
 def _segments(
@@ -274,6 +277,7 @@ def _segments(
 
 
 def _file(
+    machine: Machine,
     body: bytes,
     segments: Sequence[_ProgramHeader],
     address: Mapping[int, int],
@@ -306,7 +310,7 @@ def _file(
     sections.append(_SectionHeader(position, _STRTAB, 0, 0, end, len(strings.data), alignment=1))
     names = _padded(bytes(strings.data))
     section_count = len(sections) + 1  # section 0 is unused
-    elf_header = _ElfHeader(len(segments), end + len(names), section_count, _SECTION_NAMES)
+    elf_header = _ElfHeader(machine, len(segments), end + len(names), section_count, _SECTION_NAMES)
     head = elf_header.pack() + b"".join(segment.pack() for segment in segments)
     section_headers = bytes(_SectionHeader.SIZE) + b"".join(header.pack() for header in sections)
     return head + body[len(head) :] + names + section_headers
