@@ -91,7 +91,7 @@ def test_from_the_index_to_a_wheel(make_farm: Callable[..., Farm], flavours_inde
     assert farm("meta", "--offline").code == 0
     table = (farm.work / "COMPATIBILITY.md").read_text()
     assert "| 2.9:cu126 |" in table
-    assert '`pip install "torch-probe[torch29-cu126]"`' in table
+    assert f'`pip install "torch-probe[torch29-cu126]" --extra-index-url {url}`' in table
     farm.edit("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\ntorch-build = "full"')
     full = farm("build", "--torch", "2.9:cu126")
     assert full.code == 0, full.err
