@@ -122,6 +122,10 @@ def test_the_default_image_of_cuda_12_is_pulled_by_its_name(
     assert f"the image {BY_DEFAULT} cannot be pulled" in answer.document["error"]["what"]
 
     registry.take(docker, builder_image, BY_DEFAULT)
+    # `add` learns from that registry, by the engine, which image the tag means now.
+    added = farm("add", "2.8", "--dry-run")
+    assert added.code == 0, added.err
+    assert f'+cuda-image = "{BY_DEFAULT}@sha256:' in added.out
     answer = farm("build", "--torch", "2.8", "--json")
     assert answer.code == 0, answer.err
     assert f"pulling {BY_DEFAULT}" in answer.err
