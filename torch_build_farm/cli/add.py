@@ -229,14 +229,16 @@ def _minors(options: AddOptions, package_index: PackageIndex) -> list[Minor]:
 def _check_flavours(minors: Sequence[Minor], package_index: PackageIndex, project: Project) -> None:
     """Raise UsageError for a flavour that the wheel of the stable ABI serves, or whose index has other flavours too."""
     floor = project.settings.stable_abi
-    for minor in minors:
-        if minor.flavour and floor and minor >= floor:
+    flavoured = [minor for minor in minors if minor.flavour]
+    files = package_index.files("torch") if flavoured else []
+    for minor in flavoured:
+        if floor and minor >= floor:
             raise UsageError(
                 f"add: the wheel of stable-abi = {str(floor)!r} serves torch {minor} too",
                 where=str(project.root / "pyproject.toml"),
                 next_step="leave it out, or raise stable-abi",
             )
-        others = builds_of_minor(package_index.files("torch"), minor) - {minor.flavour} if minor.flavour else set()
+        others = builds_of_minor(files, minor) - {minor.flavour}
         if others:
             named = ", ".join(sorted(f"+{local}" if local else "without one" for local in others))
             raise UsageError(

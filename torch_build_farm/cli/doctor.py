@@ -165,9 +165,7 @@ def _resources(project: Project, store: TorchStore) -> list[Finding]:
         if running in variant.cpython:
             jobs.append(Job("", "", variant, running))
     full = project.settings.torch_build == "full"
-    needed = torch_downloads.missing_gb(
-        store, jobs, smoke=True, full=full, minors=[*project.torch_minors.values(), *project.flavours.values()]
-    )
+    needed = torch_downloads.missing_gb(store, jobs, smoke=True, full=full, minors=project.described.values())
     memory_per_compile = project.settings.memory_per_compile_gb or DEFAULT_GB
     slots = compile_slots(memory_per_compile)
     state: State = "ok" if free > needed else "absent"

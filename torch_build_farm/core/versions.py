@@ -12,6 +12,7 @@ from typing import Self
 from torch_build_farm.core.errors import UsageError
 
 ENGINES = ("docker", "local")
+FLAVOUR = r"cu[1-9]\d{2,3}"  # the local part of torch's versions for a CUDA: cu126, cu1210
 
 
 @dataclass(frozen=True, order=True)
@@ -29,7 +30,7 @@ class Minor:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "2.10" or "2.9:cu126"; ValueError for anything else."""
-        match = re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)(?::(cu[1-9]\d{2,3}))?", text)
+        match = re.fullmatch(rf"(0|[1-9]\d*)\.(0|[1-9]\d*)(?::({FLAVOUR}))?", text)
         if not match:
             raise ValueError(f"{text!r} is not a torch minor such as 2.8 or 2.10, nor one's flavour such as 2.9:cu126")
         return cls(int(match[1]), int(match[2]), match[3] or "")

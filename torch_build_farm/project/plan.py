@@ -272,8 +272,7 @@ def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, .
 def _unknown(project: Project, text: str) -> UnknownTorchError:
     """The error for a minor that has no variants file, with the nearest spelling that has one."""
     what = f"torch {text} has no variant"
-    known_minors = sorted([*project.torch_minors, *project.flavours])
-    for minor in known_minors:
+    for minor in project.described:
         # torch29, 29 and 2.9.1 for 2.9
         if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}."):
             what += f"; did you mean {minor}?"
@@ -284,7 +283,7 @@ def _unknown(project: Project, text: str) -> UnknownTorchError:
         next_step = f"use one of these, or describe it in {project.root / 'variants'}"
     if re.fullmatch(r"\d+\.\d+:cu\d+", text):
         next_step = f"`add {text} --index URL` writes one, with the URL of the index that has this torch"
-    known = ", ".join(map(str, known_minors))
+    known = ", ".join(map(str, project.described))
     return UnknownTorchError(what, where=f"known minors: {known or 'none'}", next_step=next_step)
 
 

@@ -350,6 +350,11 @@ class Project:
         return variants
 
     @cached_property
+    def described(self) -> Mapping[Minor, Variant]:
+        """What the variants files describe, in order: minors, and the flavours behind theirs."""
+        return dict(sorted({**self.torch_minors, **self.flavours}.items()))
+
+    @cached_property
     def all_variants(self) -> Mapping[Minor, Variant]:
         """The variants, and the flavours behind their minors."""
         return dict(sorted({**self.variants, **self.flavours}.items()))

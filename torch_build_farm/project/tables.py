@@ -36,7 +36,7 @@ from torch_build_farm.core import toml
 from torch_build_farm.core.errors import nearest
 from torch_build_farm.core.paths import fault, shown
 from torch_build_farm.core.requirements import check_name, read_requirement, read_specifiers, read_version
-from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.core.versions import FLAVOUR, CPython, Minor
 from torch_build_farm.project.cuda_architectures import normalised
 
 REFERENCE = "docs/reference/settings.md and docs/reference/variants.md list every key with its type"
@@ -207,7 +207,7 @@ _FARMS_CONFIG_SETTINGS = {"build-dir", "builddir", "skbuild.build-dir"}
 _PLAIN_WORD = r"[A-Za-z0-9][\w.-]*"
 _UPLOAD_URL = r"pypi|testpypi|https?://[\w.:/~%-]+"
 _STRING = {"type": "string"}
-_MINOR = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)(:cu[1-9]\d{2,3})?$"
+_MINOR = rf"^(0|[1-9]\d*)\.(0|[1-9]\d*)(:{FLAVOUR})?$"
 
 PositiveNumber = Annotated[
     StrictInt | StrictFloat, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from packaging.version import InvalidVersion, Version
 from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError, nearest
 from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.versions import CPython, Minor
+from torch_build_farm.core.versions import FLAVOUR, CPython, Minor
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
@@ -31,24 +31,21 @@ def flavour_of(release: str) -> str:
 
 def flavours(files: Iterable[DistributionPackage]) -> list[str]:
     """The CUDA flavours among an index's files of torch, sorted."""
-    found = set()
-    for file in files:
-        with contextlib.suppress(InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
-            local = _File.parse(file.filename).version.local or ""
-            if re.fullmatch(r"cu[1-9]\d{2,3}", local):
-                found.add(local)
-    return sorted(found)
+    local_parts = {version.local or "" for version in _versions(files)}
+    return sorted(local for local in local_parts if re.fullmatch(FLAVOUR, local))
 
 
 def builds_of_minor(files: Iterable[DistributionPackage], minor: Minor) -> set[str]:
     """The local parts of the versions that an index has of a minor, such as "cu126"; "" for a version without one."""
-    builds = set()
+    number = (minor.major, minor.minor)
+    return {version.local or "" for version in _versions(files) if (version.major, version.minor) == number}
+
+
+def _versions(files: Iterable[DistributionPackage]) -> Iterator[Version]:
+    """The versions that the names of torch's files have; names of another form are left out."""
     for file in files:
         with contextlib.suppress(InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
-            version = _File.parse(file.filename).version
-            if (version.major, version.minor) == (minor.major, minor.minor):
-                builds.add(version.local or "")
-    return builds
+            yield _File.parse(file.filename).version
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from torch_build_farm.releases.symbol_table import FILTER, ReleaseFiles, StoredTable, SymbolTable, Unit
+from torch_build_farm.releases.symbol_table import FILTER, StoredTable, SymbolTable
 
 _SCHEMA = 1
 _SIZES = struct.Struct("<2I")  # of the header in bytes, of the other table's names
@@ -56,8 +56,7 @@ def to_bytes(table: SymbolTable, other_content: bytes) -> bytes:
     header = {
         "schema": _SCHEMA,
         "of": hashlib.sha256(other_content).hexdigest(),
-        "releases": {release.name: release.files for release in table.releases},
-        "units": [[unit.release, unit.library, unit.python, unit.needed] for unit in table.units],
+        **table.header,
         "masks": [f"{mask:x}" for mask in table.groups],
     }
     header_text = json.dumps(header, sort_keys=True).encode()
@@ -93,9 +92,4 @@ def from_bytes(content: bytes, other_content: bytes) -> StoredTable:
         if number:
             names_by_mask[header["masks"][number - 1]].append(name)
     blocks = ["\n".join([mask, *names]) for mask, names in names_by_mask.items()]
-    releases = [ReleaseFiles(name, files) for name, files in header["releases"].items()]
-    releases.sort(key=lambda release: release.version)
-    units = []
-    for release, library, python, needed in header["units"]:
-        units.append(Unit(release, library, python, tuple(needed)))
-    return StoredTable(tuple(releases), tuple(units), tuple(blocks))
+    return StoredTable.of_header(header, blocks)

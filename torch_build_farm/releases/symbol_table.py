@@ -110,13 +110,17 @@ class SymbolTable:
                 exported.update(names)
         return frozenset(exported)
 
-    def to_bytes(self) -> bytes:
-        """The table as a file's content; the same bytes for the same table."""
-        head = {
-            "schema": _SCHEMA,
+    @property
+    def header(self) -> dict[str, Any]:
+        """The releases and units as the JSON header of a file has them; `StoredTable.of_header` reads it."""
+        return {
             "releases": {release.name: release.files for release in self.releases},
             "units": [[unit.release, unit.library, unit.python, unit.needed] for unit in self.units],
         }
+
+    def to_bytes(self) -> bytes:
+        """The table as a file's content; the same bytes for the same table."""
+        head = {"schema": _SCHEMA, **self.header}
         blocks = [json.dumps(head, sort_keys=True)]
         for mask, names in self.groups.items():
             blocks.append(f"{mask:x}\n" + "\n".join(names))
@@ -146,10 +150,15 @@ class StoredTable:
         facts: dict[str, Any] = json.loads(head)
         if facts["schema"] != _SCHEMA:
             raise ValueError(f"schema {facts['schema']}")
-        releases = [ReleaseFiles(name, files) for name, files in facts["releases"].items()]
+        return cls.of_header(facts, blocks)
+
+    @classmethod
+    def of_header(cls, header: Mapping[str, Any], blocks: Iterable[str]) -> Self:
+        """The table with the releases and units of a file's header. Raises ValueError or KeyError for another one."""
+        releases = [ReleaseFiles(name, files) for name, files in header["releases"].items()]
         releases.sort(key=lambda release: release.version)
         units = []
-        for release, library, python, needed in facts["units"]:
+        for release, library, python, needed in header["units"]:
             units.append(Unit(release, library, python, tuple(needed)))
         return cls(tuple(releases), tuple(units), tuple(blocks))
 

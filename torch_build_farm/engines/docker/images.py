@@ -36,6 +36,7 @@ from torch_build_farm.project.settings import Project, Settings
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.errors import APIError
+    from docker.models.images import Image
 
 STAND_IN = "torch-build-farm-base:latest"  # the image that ci/base-image makes
 _STAND_IN_WITH_CUDA = "torch-build-farm-base:builder"  # what it makes with --builder: nvcc 12.4
@@ -111,14 +112,13 @@ def find_base(client: DockerClient, requested: str, stand_in: bool) -> Base:
     that ci/base-image makes, where `stand_in` allows it; else the image is to be pulled.
     """
     reference = pins().get(requested, requested)
-    image_id = _id(client, reference)
-    if image_id:
-        return Base(requested, reference, image_id, _digest(client, reference))
-    if stand_in:
-        made_here = _stand_in(requested)
-        image_id = _id(client, made_here) if made_here else ""
-        if image_id:
-            return Base(requested, made_here, image_id)
+    image = _image(client, reference)
+    if image:
+        return Base(requested, reference, str(image.id), _digest(image))
+    made_here = _stand_in(requested) if stand_in else ""
+    image = _image(client, made_here) if made_here else None
+    if image:
+        return Base(requested, made_here, str(image.id))
     return Base(requested, reference, "")
 
 
@@ -134,9 +134,9 @@ def ways_out(requested: str) -> str:
     return _WAYS_OUT_WITH_CUDA if _BUILDER_WITH_CUDA.fullmatch(requested) else WAYS_OUT
 
 
-def _digest(client: DockerClient, reference: str) -> str:
+def _digest(image: Image) -> str:
     """What names an image of the engine in its registry; empty for one that was made here."""
-    digests: list[str] = client.images.get(reference).attrs.get("RepoDigests") or []
+    digests: list[str] = image.attrs.get("RepoDigests") or []
     return digests[0] if digests else ""
 
 
@@ -153,15 +153,15 @@ def registry_digest(client: DockerClient, reference: str) -> str:
         return ""
 
 
-def _id(client: DockerClient, reference: str) -> str:
-    """The ID of an image that the engine has; empty where it has none of that reference."""
+def _image(client: DockerClient, reference: str) -> Image | None:
+    """An image that the engine has; None where it has none of that reference."""
     from docker.errors import APIError  # noqa: PLC0415
 
     try:
-        return str(client.images.get(reference).id)
+        return client.images.get(reference)
     except APIError as error:
         if error.status_code in (400, 404):  # not a valid reference, or not on the engine: pulling it shows which
-            return ""
+            return None
         raise
 
 
@@ -172,8 +172,8 @@ def pull(client: DockerClient, base: Base, shell: Shell) -> Base:
     shell.say(f"pulling {base.reference}")
     try:
         _follow(client.api.pull(base.reference, stream=True, decode=True), shell)
-        image_id = str(client.images.get(base.reference).id)
-        return Base(base.requested, base.reference, image_id, _digest(client, base.reference))
+        image = client.images.get(base.reference)
+        return Base(base.requested, base.reference, str(image.id), _digest(image))
     except (APIError, ImageError) as error:
         what = f"the image {base.reference} cannot be pulled"
         if base.requested != base.reference:
@@ -390,7 +390,7 @@ def plan_layer(project: Project, base: Base, user: str) -> Layer:
 
 def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], shell: Shell) -> str:
     """Build the layer unless the engine has it; returns its tag. Raises ImageError, or DiskError."""
-    if _id(client, layer.tag):
+    if _image(client, layer.tag):
         return layer.tag
     from docker.errors import APIError  # noqa: PLC0415
 
@@ -423,6 +423,6 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
         ) from None
 
     # The stream also ends, without an error, where the connection to the engine does.
-    if not _id(client, layer.tag):
+    if not _image(client, layer.tag):
         raise EngineError("the Docker engine went away while it built an image", next_step="run again")
     return layer.tag
