@@ -59,6 +59,7 @@ def plan(
     torch: Words = (),
     python: Words = (),
     only: Words = (),
+    platform: Words = (),
     engine: EngineName = "auto",
     base_image: str | None = None,
     work: AnyPath | None = None,
@@ -68,7 +69,8 @@ def plan(
     `project` is the folder whose pyproject.toml has the table [tool.torch-build-farm]. `torch` are minors such as
     "2.8", or "all"; without any, the project's settings name them. `python` are CPythons such as "3.12" and "3.13t", or
     "all"; without any it is the running one if the project and torch support it, else the newest that they do. `only`
-    are patterns for job ids, such as "*-torch29-cp312". `engine` is where to build: "auto" is Docker if an engine
+    are patterns for job ids, such as "*-torch29-cp312". `platform` are "x86_64", "aarch64", or "all"; without any, the
+    project's settings name them, else it is this machine's. `engine` is where to build: "auto" is Docker if an engine
     answers. `base_image` is the base image of containers. `work` is the work folder, PROJECT/work without it.
 
     Raises ConfigError for the settings or a variants file; SourceError and VersionError for the source tree;
@@ -77,7 +79,7 @@ def plan(
     """
     with _system_errors():
         place = _workplace(project, work, _ignore)
-        prepared = _prepare(project, place, torch, python, only, engine=engine, base_image=base_image)
+        prepared = _prepare(project, place, torch, python, only, platform, engine=engine, base_image=base_image)
         return prepared.plan
 
 
@@ -87,6 +89,7 @@ def run(
     torch: Words = (),
     python: Words = (),
     only: Words = (),
+    platform: Words = (),
     engine: EngineName = "auto",
     base_image: str | None = None,
     work: AnyPath | None = None,
@@ -117,7 +120,7 @@ def run(
     start = time.monotonic()
     with _system_errors():
         place = _workplace(project, work, on_message or _ignore)
-        prepared = _prepare(project, place, torch, python, only, engine=engine, base_image=base_image)
+        prepared = _prepare(project, place, torch, python, only, platform, engine=engine, base_image=base_image)
         for line in (prepared.why, *prepared.plan.notes):
             place.say(line)
         results = execute(
@@ -171,15 +174,17 @@ def _prepare(
     torch: Words,
     python: Words,
     only: Words,
+    platform: Words,
     *,
     engine: EngineName,
     base_image: str | None,
 ) -> Prepared:
     """Load the project and plan, as the commands do."""
     _require_one_of(("auto", *ENGINES), engine, "engine")
-    torch, python, only = _words("torch", torch), _words("python", python), _words("only", only)
+    words = {"torch": torch, "python": python, "only": only, "platform": platform}
+    selected = {argument: _words(argument, given) for argument, given in words.items()}
     loaded = settings.load(Path(project).resolve(), builtin_folder())
-    selection = Selection.parse(loaded, torch, python, only)
+    selection = Selection.parse(loaded, **selected)
     return prepare(loaded, selection, place, engine=engine, base_image=base_image)
 
 

@@ -307,6 +307,7 @@ def _build(context: Context, options: AddOptions, minors: Sequence[Minor]) -> Ru
     stage_options = StageOptions(
         torch=tuple(map(str, minors)),
         python=options.python,
+        platform=(),
         only=(),
         engine=options.engine,
         base_image=options.base_image,

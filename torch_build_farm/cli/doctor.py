@@ -190,7 +190,7 @@ def _index(store: TorchStore, project: Project, runner: Runner) -> Finding:
     start = time.monotonic()
     newest = list(project.variants.values())[-1]
     try:
-        torch_downloads.check_index(store, newest.release, newest.cpython[0], newest.index, runner)
+        torch_downloads.check_index(store, newest.release, newest.cpython[0], newest, runner)
     except Interrupted:
         raise
     except FarmError as error:

@@ -64,7 +64,7 @@ def _prepare(context: Context, options: SelectionOptions) -> Prepared:
     project = context.load_project()
     return prepare(
         project,
-        Selection.parse(project, options.torch, options.python, options.only),
+        Selection.parse(project, options.torch, options.python, options.only, options.platform),
         context.place,
         engine=options.engine,
         base_image=options.base_image,
@@ -88,6 +88,7 @@ class PlannedJob:
     releases: str
     cuda: str
     image: str
+    platform: str
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _sdk(context: Context, options: SdkOptions) -> int:
         shell = Shell(context.runner, {}, store.root, store.root / "sdk.log", context.say)
         for python in pythons:
             # Two farms that need the same SDK make it once: the second waits, and finds it in the store.
-            with store.locked(cache.lock_name(release, python), shell):
+            with store.locked(cache.lock_name(release, python, machine), shell):
                 sdks.append(cache.get(store, release, python, index, context.say, machine=machine))
         prefix = _unpack(sdks[0], options.out.resolve()) if options.out else None
 

@@ -19,6 +19,7 @@ class SelectionOptions(CommonOptions):
 
     torch: tuple[str, ...]
     python: tuple[str, ...]
+    platform: tuple[str, ...]
     only: tuple[str, ...]
     engine: str
     base_image: str | None
@@ -33,6 +34,12 @@ def add_selection_arguments(parser: Parser) -> None:
         "--python",
         "X.Y",
         "CPythons such as 3.11 3.12 3.13t, or all (default: the running one if torch supports it, else the newest)",
+    )
+    add_list_argument(
+        parser,
+        "--platform",
+        "PLATFORM",
+        "x86_64, aarch64 (arm64) or all (default: the project's platforms, else this machine's)",
     )
     add_list_argument(parser, "--only", "JOB", "only jobs with such ids; * and ? match")
     add_engine_arguments(parser)

@@ -1,7 +1,8 @@
-"""The processor architectures of the Linux machines that wheels are judged for."""
+"""The processor architectures of the Linux machines that wheels are built and judged for: the platforms."""
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 
 
@@ -18,6 +19,9 @@ class Machine:
     elf_number: int
     cross_compiler: str
 
+    def __str__(self) -> str:
+        return self.name
+
 
 X86_64 = Machine("x86_64", "x86-64", 62, "x86_64-linux-gnu-g++")
 ARM64 = Machine("aarch64", "arm64", 183, "aarch64-linux-gnu-g++")
@@ -27,3 +31,9 @@ MACHINES = (X86_64, ARM64)
 def named(name: str) -> Machine:
     """The machine of that name. Raises KeyError for any other."""
     return {machine.name: machine for machine in MACHINES}[name]
+
+
+def running() -> Machine:
+    """The machine that runs this code; x86-64 for one that torch has no Linux wheels for."""
+    names = {machine.name: machine for machine in MACHINES}
+    return names.get(platform.machine(), X86_64)

@@ -46,6 +46,7 @@ import platformdirs
 from torch_build_farm.core import locks, ownership
 from torch_build_farm.core.errors import DiskError, LockedError, out_of_reach
 from torch_build_farm.core.files import remove_tree
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.versions import CPython
 
@@ -215,16 +216,26 @@ class TorchStore:
         """Markers of the torch releases that lie in the store."""
         return self.root / "torch"
 
-    def _marker(self, release: str, python: CPython) -> Path:
-        return self.torch_folder / f"{release}-{python.tag}"
+    def _marker(self, release: str, python: CPython, platform: Machine) -> Path:
+        of_platform = "" if platform == X86_64 else f"-{platform.name}"
+        return self.torch_folder / f"{release}-{python.tag}{of_platform}"
 
-    def has(self, release: str, python: CPython) -> bool:
+    def releases(self, platform: Machine = X86_64) -> list[str]:
+        """The torch releases that were unpacked here for `platform`, as `has` takes them."""
+        releases = []
+        for marker in self.torch_folder.glob("*-cp*"):
+            release, _, *others = marker.name.split("-")
+            if (others or [X86_64.name]) == [platform.name]:
+                releases.append(release)
+        return releases
+
+    def has(self, release: str, python: CPython, platform: Machine = X86_64) -> bool:
         """Whether torch `release` (an exact one, or a minor's newest such as "2.9.*") was unpacked here before."""
-        return self._marker(release, python).is_file() and self.uv_cache.is_dir()
+        return self._marker(release, python, platform).is_file() and self.uv_cache.is_dir()
 
-    def remember(self, release: str, python: CPython) -> None:
+    def remember(self, release: str, python: CPython, platform: Machine = X86_64) -> None:
         """Note that torch `release` and all it requires lie in the store."""
-        marker = self._marker(release, python)
+        marker = self._marker(release, python, platform)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 

@@ -153,7 +153,7 @@ class LocalBuild:
         python = self.engine.interpreters(job.variant)[job.python].path
         if request.needs_full_torch:
             with self.engine.site(job, request.shell) as site:
-                torch_downloads.fetch(self.engine.store, job.variant.release, job.python, site)
+                torch_downloads.fetch(self.engine.store, job.variant.release, job, site)
 
         # PEP 517 in its order: the environment, what [build-system] requires, and only then the back end, which may ask
         # for more.

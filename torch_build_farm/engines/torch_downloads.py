@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import DiskError, PackageIndexError
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import STORE_VARIABLE, TorchStore
 from torch_build_farm.core.versions import CPython
@@ -20,19 +21,22 @@ _SLACK_GB = 1.0  # build environments, logs, wheels
 _SDK_GB = 0.1  # torch's SDK, packed and unpacked
 
 
-def fetch(store: TorchStore, release: str, python: CPython, site: Site) -> None:
+def fetch(store: TorchStore, release: str, job: Job, site: Site) -> None:
     """Download and unpack torch `release` (exact, or a minor's newest such as "2.9.*") with all it requires, once.
+
+    It is the one for the job's CPython and platform.
 
     Two jobs never do so at the same time, since they would download the CUDA wheels twice. Raises
     PackageIndexError or DiskError.
     """
-    if store.has(release, python):
+    wanted = release, job.python, job.platform
+    if store.has(*wanted):
         return  # the usual case, which needs no lock
     shell = site.shell
     with store.locked("torch", shell):
-        if store.has(release, python):
+        if store.has(*wanted):
             return  # another job fetched it meanwhile
-        home = store.environment(f"fetch-{release.replace('*', 'x')}-{python.tag}")
+        home = store.environment(f"fetch-{release.replace('*', 'x')}-{job.python.tag}-{job.platform.name}")
         shell.say(f"downloading torch {release} with its CUDA libraries")
         try:
             # Installing fills uv's cache, which is what later environments link from; this one is thrown away.
@@ -40,14 +44,15 @@ def fetch(store: TorchStore, release: str, python: CPython, site: Site) -> None:
                 raise diagnose(f"torch {release}", shell.log)
         finally:
             site.remove(home)
-        store.remember(release, python)
+        store.remember(*wanted)
 
 
-def check_index(store: TorchStore, release: str, python: CPython, index: str, runner: Runner) -> None:
-    """Raise PackageIndexError where the index that uv is configured for does not answer for torch `release`.
+def check_index(store: TorchStore, release: str, python: CPython, variant: Variant, runner: Runner) -> None:
+    """Raise PackageIndexError where the index of a variant's torch does not answer for torch `release`.
 
-    `index` is the URL of one that is asked before it, or empty.
+    That is the one that uv is configured for, and before it the flavour's own.
     """
+    index = variant.index
     store.make()
     with tempfile.TemporaryDirectory(dir=store.root) as folder:
         requirement, log = Path(folder) / "torch.in", Path(folder) / "log"
@@ -55,7 +60,15 @@ def check_index(store: TorchStore, release: str, python: CPython, index: str, ru
         # Resolved and not downloaded: that takes one page of the index. It is a question, so one retry is enough.
         env = {**tools.environment(store.uv_cache, Path(folder)), "UV_HTTP_RETRIES": "1"}
         shell = Shell(runner, env, store.root, log, lambda _: None)
-        options = ["--no-deps", "--python-version", python.release, *([f"--index={index}"] if index else [])]
+        platform = f"{variant.platform.name}-unknown-linux-gnu"
+        options = [
+            "--no-deps",
+            "--python-version",
+            python.release,
+            "--python-platform",
+            platform,
+            *([f"--index={index}"] if index else []),
+        ]
         done = shell.run(tools.uv(), "pip", "compile", *options, requirement)
         if not done.ok:
             error = diagnose(f"torch {release}", log)
@@ -72,10 +85,10 @@ def check_index(store: TorchStore, release: str, python: CPython, index: str, ru
             )
 
 
-def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> list[tuple[str, CPython, str]]:
+def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> list[tuple[str, CPython, Variant]]:
     """Full torch releases that `jobs` need and the store lacks: for smoke tests, and with `full` to build against.
 
-    Each with its CPython, and with the index that is asked for it first, empty for uv's own.
+    Each with its CPython, and the variant that it is for.
     """
     needed: list[tuple[str, Job]] = []
     for job in jobs:
@@ -84,12 +97,11 @@ def missing(store: TorchStore, jobs: Sequence[Job], smoke: bool, full: bool) -> 
     for job in jobs:
         if smoke:
             needed += [(version, job) for version in job.variant.tested_with]
-    return [(release, job.python, job.variant.index) for release, job in needed if not store.has(release, job.python)]
-
-
-def _flavour_of(marker: str) -> str:
-    """The flavour of the release that a marker of the store names, such as 2.9.1+cu126-cp311; empty for none."""
-    return marker.rpartition("-")[0].partition("+")[2]
+    return [
+        (release, job.python, job.variant)
+        for release, job in needed
+        if not store.has(release, job.python, job.platform)
+    ]
 
 
 def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, minors: Iterable[Variant]) -> float:
@@ -101,13 +113,13 @@ def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, 
     """
     runtimes_in_store = set()
     for facts in minors:
-        markers = store.torch_folder.glob(f"{facts.torch.number}.*")
-        if any(_flavour_of(marker.name) == facts.torch.flavour for marker in markers):
-            runtimes_in_store.add(facts.cuda_runtime)
+        of_minor = [it for it in store.releases(facts.platform) if it.startswith(f"{facts.torch.number}.")]
+        if any(release.partition("+")[2] == facts.torch.flavour for release in of_minor):
+            runtimes_in_store.add((facts.platform, facts.cuda_runtime))
 
     # By what is unpacked once, so that several jobs that need the same count once.
-    torch_gb: dict[tuple[str, str], float] = {}
-    cuda_gb: dict[str, float] = {}
+    torch_gb: dict[tuple[Machine, str, str], float] = {}
+    cuda_gb: dict[tuple[Machine, str], float] = {}
     for job in jobs:
         needed = [job.variant.release] if full else []
         if smoke:
@@ -116,10 +128,11 @@ def missing_gb(store: TorchStore, jobs: Iterable[Job], smoke: bool, full: bool, 
             facts = job.variant.facts_of(version)
             # A minor's newest release may be in the store by its own name.
             release = facts.newest if version == facts.torch.any_release else version
-            if store.has(release, job.python) or store.has(version, job.python):
+            in_store = [store.has(name, job.python, job.platform) for name in (release, version)]
+            if any(in_store):
                 continue
-            torch_gb[release, job.python.tag] = facts.torch_gb
-            runtime = facts.cuda_runtime
+            torch_gb[job.platform, release, job.python.tag] = facts.torch_gb
+            runtime = (job.platform, facts.cuda_runtime)
             if runtime not in runtimes_in_store:
                 cuda_gb[runtime] = max(facts.cuda_runtime_gb, cuda_gb.get(runtime, 0))
     return sum(torch_gb.values()) + sum(cuda_gb.values())

@@ -6,20 +6,21 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.process import Runner
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.pipeline.once import Once
 from torch_build_farm.pipeline.slots import Slots
 from torch_build_farm.project.plan import Job
 
-_Kind = tuple[bool, CPython, int]
+_Kind = tuple[Machine, bool, CPython, int]
 
 
 class FirstBuilds:
     """Lets one build of each kind end before the others of its kind begin, if that is `worthwhile`.
 
     Builds compile their sources in the same order, and ccache has a result once it is complete: side by side, each of
-    them would compile what the others compile at that moment. A kind is what has the same headers of Python and the
+    them would compile what the others compile at that moment. A kind is what has the same machine, headers of Python and the
     same C++ standard, with torch or, as a core, without it.
     """
 
@@ -32,7 +33,7 @@ class FirstBuilds:
     @contextlib.contextmanager
     def turn(self, job: Job, rank: int, runner: Runner) -> Iterator[None]:
         """Hold the first build's place if none has ended yet; waits for it. Raises Interrupted."""
-        kind = (job.variant.needs_torch, job.python, job.variant.cxx_standard)
+        kind = (job.platform, job.variant.needs_torch, job.python, job.variant.cxx_standard)
         if not self._worthwhile.get():
             yield
             return

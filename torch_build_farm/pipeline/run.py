@@ -221,7 +221,7 @@ def _farm_files(project: Project, origin: Origin, folders: Sequence[Path]) -> li
     # By name, one by one: a project may well have folders of its own that are called variants and templates.
     if project.root.is_relative_to(origin.root):
         root = project.root.relative_to(origin.root)
-        own = [root / "variants" / f"{minor.tag}.toml" for minor in project.described]
+        own = [root / "variants" / name for name in project.variants_files]
         own += [root / "templates" / template.name for template in project.template_folders[-1].glob("*.j2")]
         # `publish` writes it: a release must not make the next run build everything anew.
         own.append(root / PUBLISHED_LIST)
@@ -363,7 +363,9 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
             due_with_torch,
             smoke=smoke,
             full=full,
-            minors=context.project.described.values(),
+            minors=[
+                variant for of_platform in context.project.by_platform.values() for variant in of_platform.values()
+            ],
             free=context.engine.free_gb(),
         )
 

@@ -47,11 +47,15 @@ def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progr
         job_runs = {}
         for job in jobs:
             job_runs[job.id] = _JobRun(context, job, ranks[job.id], stages_of(job, stages), progress)
-        cores = {job.python: job_runs[job.id] for job in jobs if not job.variant.needs_torch}
+        cores = {(job.platform, job.python): job_runs[job.id] for job in jobs if not job.variant.needs_torch}
         for job in jobs:
             if job.variant.needs_torch:
-                job_runs[job.id].core = cores.get(job.python)
-            of_variant = [job_runs[other.id] for other in jobs if other.distribution == job.distribution]
+                job_runs[job.id].core = cores.get((job.platform, job.python))
+            of_variant = [
+                job_runs[other.id]
+                for other in jobs
+                if (other.distribution, other.platform) == (job.distribution, job.platform)
+            ]
             job_runs[job.id].of_variant = sorted(of_variant, key=lambda job_run: job_run.job.python)
         futures = [pool.submit(job_run.run) for job_run in job_runs.values()]
         try:
@@ -76,14 +80,15 @@ def pending(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage]) -
     """The first stage that has to run of each job, by the job's id; jobs that are all fresh are left out."""
     first_stages = {}
     fresh: dict[str, dict[str, Record]] = {}  # the records of each job by their stages
-    core_of = {job.python: job.id for job in jobs if not job.variant.needs_torch}
+    core_of = {(job.platform, job.python): job.id for job in jobs if not job.variant.needs_torch}
     # The plan has the cores first.
     for job in jobs:
         stages_of_job = stages_of(job, stages)
         fresh_of_earlier = [fresh.get(other.id, {}) for other in earlier_jobs(jobs, job)]
         before = fresh[job.id] = _shared_records(stages_of_job, fresh_of_earlier, job)
-        beside_core = job.variant.needs_torch and job.python in core_of
-        core = fresh[core_of[job.python]].get(WHEEL_STAGE) if beside_core else None
+        core_id = core_of.get((job.platform, job.python)) if job.variant.needs_torch else None
+        beside_core = core_id is not None
+        core = fresh[core_id].get(WHEEL_STAGE) if core_id is not None else None
         for stage in stages_of_job:
             if stage.name in before:
                 continue

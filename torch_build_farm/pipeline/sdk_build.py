@@ -113,9 +113,10 @@ def _sdk_of(job: Job, store: TorchStore, shell: Shell) -> Sdk:
     """The SDK of the job's torch, made now if need be. Raises PackageIndexError or SdkError."""
     from torch_build_farm.releases.sdk import cache  # noqa: PLC0415
 
-    release, python = job.variant.release, job.python
-    with store.locked(cache.lock_name(release, python), shell):
-        return cache.get(store, release, python, PackageIndex.configured(job.variant.index), shell.say)
+    release, python, platform = job.variant.release, job.python, job.platform
+    with store.locked(cache.lock_name(release, python, platform), shell):
+        index = PackageIndex.configured(job.variant.index)
+        return cache.get(store, release, python, index, shell.say, machine=platform)
 
 
 # ---- before anything is built
@@ -147,13 +148,13 @@ def check_index(context: RunContext, job: Job) -> None:
     from torch_build_farm.releases.listing import Listing  # noqa: PLC0415
     from torch_build_farm.releases.sdk import cache  # noqa: PLC0415
 
-    release, python = job.variant.release, job.python
-    if context.engine.store.has(release, python):
+    release, python, platform = job.variant.release, job.python, job.platform
+    if context.engine.store.has(release, python, platform):
         return  # a build takes that where no SDK can be made
     index = PackageIndex.configured(job.variant.index)
-    if cache.find(context.store, release, python, index) is None:
+    if cache.find(context.store, release, python, index, machine=platform) is None:
         try:
-            Listing.read(index, job.variant.torch.flavour)
+            Listing.read(index, job.variant.torch.flavour, machine=platform)
         except PackageIndexError:
             # The farm cannot ask this index, but uv may be configured to, and then it gets all of torch.
-            torch_downloads.check_index(context.store, release, python, job.variant.index, context.runner)
+            torch_downloads.check_index(context.store, release, python, job.variant, context.runner)

@@ -41,8 +41,12 @@ def serves(wheel: str, python: CPython) -> bool:
 
 
 def earlier_jobs(jobs: Iterable[Job], job: Job) -> list[Job]:
-    """The jobs of the same variant with an older CPython, the oldest first."""
-    older = [other for other in jobs if other.distribution == job.distribution and other.python < job.python]
+    """The jobs of the same variant and platform with an older CPython, the oldest first."""
+    older = [
+        other
+        for other in jobs
+        if (other.distribution, other.platform) == (job.distribution, job.platform) and other.python < job.python
+    ]
     return sorted(older, key=lambda other: other.python)
 
 

@@ -154,7 +154,7 @@ class SmokeTest:
         Raises SmokeError, or the more exact error that the log explains, such as PackageIndexError.
         """
         site = self.site
-        torch_downloads.fetch(site.store, self.torch, self.job.python, site)
+        torch_downloads.fetch(site.store, self.torch, self.job, site)
         # A pin admits one torch; of those that the stable ABI's variant requires this one is named.
         named = [f"torch=={self.torch}"] if isinstance(self.job.variant, StableVariant) else []
         if not site.install(home, *required, *named).ok:
@@ -198,7 +198,7 @@ class SmokeTest:
         expected = f"=={self.torch}"
         if not SpecifierSet(expected).contains(torch.version, prereleases=True):
             raise self._error(f"the wheel brought torch {torch.version}, not {expected}")
-        expected_cuda = self.job.variant.facts_of(self.torch).cuda
+        expected_cuda = self.job.variant.facts_of(self.torch).cuda or "None"  # str(torch.version.cuda)
         if self.project.settings.torch_flavours == "cuda" and torch.cuda != expected_cuda:
             raise self._error(
                 f"torch {torch.version} has CUDA {torch.cuda}, where the variant has {expected_cuda}",
@@ -307,6 +307,7 @@ def neighbour(project: Project, variant: Variant) -> Variant | None:
     """The variant whose torch must be refused: the next minor's, else the one before."""
     # Of a flavour those of its minor: another flavour of one minor is not refused by resolvers.
     own = variant.torch.of_default_index
+    project = project.on(variant.platform)
     later = [minor for minor in project.variants if minor > own]
     earlier = [minor for minor in project.variants if minor < own]
     if later:

@@ -91,10 +91,9 @@ def _on_pybind11(project: Project, job: Job, source: Source) -> tuple[list[_Stat
 def _no_version(project: Project, jobs: Iterable[Job]) -> ConfigError:
     """The error for a build whose pybind11 is undecided, with the versions among the headers of the jobs' torch."""
     bundled: dict[str, list[str]] = {}
-    for minor in dict.fromkeys(job.variant.torch for job in jobs if job.variant.needs_torch):
-        version = project.all_variants[minor].pybind11
-        if version:
-            bundled.setdefault(version, []).append(str(minor))
+    for variant in {job.variant.on_platform: job.variant for job in jobs if job.variant.needs_torch}.values():
+        if variant.pybind11:
+            bundled.setdefault(variant.pybind11, []).append(variant.on_platform)
     listed = "; ".join(f"{version} of torch {', '.join(minors)}" for version, minors in bundled.items())
     example = max(bundled, key=Version, default="3.0.1")
     return ConfigError(

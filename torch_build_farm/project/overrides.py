@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from pydantic import ConfigDict
 
 from torch_build_farm.core.errors import nearest
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.tables import (
     TABLE_CONFIG,
@@ -22,6 +23,7 @@ from torch_build_farm.project.tables import (
     CPythonName,
     CudaArchitectures,
     MinorSelector,
+    PlatformName,
     RequirementText,
     SpecifierText,
     kebab,
@@ -47,6 +49,9 @@ class Override:
 
     cuda: SpecifierText = ""
     """Selects jobs by the CUDA release that their torch is built with: a version specifier, such as `"==12.*"`."""
+
+    platform: PlatformName | None = None
+    """Selects jobs by the machines that they build for: `"x86_64"` or `"aarch64"`."""
 
     environment: BuildEnvironment = field(default_factory=dict)
     """Joined with the project's `environment`, name by name."""
@@ -79,7 +84,8 @@ class Override:
         return (
             self._selects_minor(variant.torch)
             and (not self.cpython or python in self.cpython)
-            and (not self.cuda or SpecifierSet(self.cuda).contains(variant.cuda))
+            and (not self.cuda or _admits(self.cuda, variant.cuda))
+            and (self.platform is None or variant.platform == self.platform)
         )
 
     def _selects_minor(self, minor: Minor) -> bool:
@@ -102,14 +108,15 @@ class Override:
                 changed[name] = getattr(self, name)
         return changed
 
-    def problems(self, variants: Mapping[Minor, Variant]) -> Iterator[str]:
+    def problems(self, described: Mapping[Machine, Mapping[Minor, Variant]]) -> Iterator[str]:
         """What is wrong with this entry beside these variants, a sentence each, with the key that it is about."""
+        variants = described[self.platform or X86_64]
         joined = (*_MERGED, *_APPENDED)
         if not any(getattr(self, name) for name in joined) and all(getattr(self, name) is None for name in _REPLACED):
             keys = ", ".join(kebab(name) for name in (*joined, *_REPLACED))
             yield f": changes nothing; name one of {keys}"
-        if not (self.torch or self.cpython or self.cuda):
-            yield ": selects every job; name torch, cpython or cuda, or move its keys to the table itself"
+        if not (self.torch or self.cpython or self.cuda or self.platform):
+            yield ": selects every job; name torch, cpython, cuda or platform, or move its keys to the table itself"
 
         unknown = list(self._unknown_selectors(variants))
         yield from unknown
@@ -133,7 +140,12 @@ class Override:
                 hint = nearest(str(python), map(str, pythons))
                 yield f".cpython: no torch that this farm knows has CPython {python}; {hint}"
 
-        releases = list(dict.fromkeys(variant.cuda for variant in variants.values()))
-        if self.cuda and not any(SpecifierSet(self.cuda).contains(release) for release in releases):
+        releases = list(dict.fromkeys(variant.cuda for variant in variants.values() if variant.cuda))
+        if self.cuda and not any(_admits(self.cuda, release) for release in releases):
             known = ", ".join(releases)
             yield f".cuda: {self.cuda!r} admits no CUDA of a torch that this farm knows; known: {known}"
+
+
+def _admits(specifiers: str, release: str) -> bool:
+    """Whether a version specifier admits a release of CUDA; never that of a torch without."""
+    return bool(release) and SpecifierSet(specifiers).contains(release)

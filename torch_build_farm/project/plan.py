@@ -10,7 +10,9 @@ from typing import Literal, Self
 
 from packaging.specifiers import SpecifierSet
 
+from torch_build_farm.core import machine
 from torch_build_farm.core.errors import ConfigError, NoPythonError, UnknownTorchError, UsageError, nearest
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor, parse_pythons
 from torch_build_farm.project import cuda_architectures
 from torch_build_farm.project.settings import Project
@@ -26,14 +28,23 @@ class Selection:
     torch: tuple[str, ...]
     pythons: Pythons = "default"
     only: tuple[str, ...] = ()
+    platforms: tuple[Machine, ...] = (X86_64,)
 
     @classmethod
     def parse(
-        cls, project: Project, torch: Sequence[str], python: Sequence[str] = (), only: Sequence[str] = ()
+        cls,
+        project: Project,
+        torch: Sequence[str],
+        python: Sequence[str] = (),
+        only: Sequence[str] = (),
+        platform: Sequence[str] = (),
     ) -> Self:
-        """The selection that words such as "2.8" and "3.12" ask for; without `torch`, the settings name the minors.
+        """The selection that words such as "2.8", "3.12" and "aarch64" ask for.
 
-        Raises UsageError if neither names a minor, and for a word of `python` that is not a CPython.
+        Without `torch` and `platform`, the settings name minors and platforms; without both, the platform is that of
+        this machine.
+
+        Raises UsageError if nothing names a minor, and for a word of `python` or `platform` that is none.
         """
         minors = tuple(torch) or tuple(str(minor) for minor in project.settings.torch)
         if not minors:
@@ -48,7 +59,23 @@ class Selection:
             pythons = "all"
         elif python:
             pythons = parse_pythons(python)
-        return cls(minors, pythons, tuple(only))
+        platforms = _parse_platforms(platform) or project.settings.platforms or (machine.running(),)
+        return cls(minors, pythons, tuple(only), tuple(dict.fromkeys(platforms)))
+
+
+def _parse_platforms(words: Sequence[str]) -> tuple[Machine, ...]:
+    """The platforms that --platform names. Raises UsageError for a word that does not name one."""
+    known = {each.name: each for each in machine.MACHINES}
+    if "all" in words:
+        return machine.MACHINES
+    for word in words:
+        if word not in known:
+            raise UsageError(
+                f"{word!r} is no platform; {nearest(word, known)}",
+                where="--platform",
+                next_step=f"--platform {' '.join(known)}, or one of them",
+            )
+    return tuple(known[word] for word in words)
 
 
 @dataclass(frozen=True)
@@ -62,13 +89,18 @@ class Job:
 
     @property
     def id(self) -> str:
-        """Stable name, such as pymomentum-gpu-torch29-cp312."""
-        return job_id(self.distribution, self.python)
+        """Stable name, such as pymomentum-gpu-torch29-cp312, and pymomentum-gpu-torch29-cp312-aarch64 for arm64."""
+        return job_id(self.distribution, self.python, self.platform)
+
+    @property
+    def platform(self) -> Machine:
+        """The machines that the wheel is for."""
+        return self.variant.platform
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs in order of torch and Python, the core's first, and notes on what was requested but left out."""
+    """The jobs in order of platform, torch and Python, the core's first, and notes on what was left out."""
 
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
@@ -92,6 +124,7 @@ class Plan:
                 "releases": " ".join(release for minor in job.variant.minors for release in minor.public_releases),
                 "cuda": job.variant.cuda,
                 "image": project.image(job.variant),
+                "platform": job.platform.name,
             }
             combinations.append(combination)
         return {"include": combinations}
@@ -100,24 +133,27 @@ class Plan:
         """The jobs of each machine, the one with the oldest CPython first."""
         if not shared_wheels:
             return [[job] for job in self.jobs]
-        of_variants: dict[str, list[Job]] = {}
+        of_variants: dict[tuple[str, Machine], list[Job]] = {}
         for job in self.jobs:
-            of_variants.setdefault(job.distribution, []).append(job)
+            of_variants.setdefault((job.distribution, job.platform), []).append(job)
         return [sorted(jobs, key=lambda job: job.python) for jobs in of_variants.values()]
 
 
 def jobs_of(project: Project) -> dict[str, tuple[Variant, CPython]]:
-    """Every job that a project could have, by its id: each variant, and the core, on each of its CPythons."""
+    """Every job that a project could have, by its id: each variant, and the core, on each CPython and platform."""
     jobs: dict[str, tuple[Variant, CPython]] = {}
-    for variant in (*([project.core] if project.core else []), *project.all_variants.values()):
-        for python in variant.cpython:
-            jobs[job_id(project.distribution(variant), python)] = (variant, python)
+    for platform in machine.MACHINES:
+        on_platform = project.on(platform)
+        for variant in (*([on_platform.core] if on_platform.core else []), *on_platform.all_variants.values()):
+            for python in variant.cpython:
+                jobs[job_id(project.distribution(variant), python, platform)] = (variant, python)
     return jobs
 
 
-def job_id(distribution: str, python: CPython) -> str:
-    """The stable name of a job, such as pymomentum-gpu-torch29-cp312."""
-    return f"{distribution}-{python.tag}"
+def job_id(distribution: str, python: CPython, platform: Machine = X86_64) -> str:
+    """The stable name of a job, such as pymomentum-gpu-torch29-cp312, with its platform unless that is x86-64."""
+    name = f"{distribution}-{python.tag}"
+    return name if platform == X86_64 else f"{name}-{platform.name}"
 
 
 def plan(
@@ -143,7 +179,10 @@ def plan(
     accepted = SpecifierSet(requires_python)
 
     # Every variant that was selected, with the CPythons that are left for it.
-    for variant in choose_variants(project, selection.torch):
+    variants = [
+        each for platform in selection.platforms for each in choose_variants(project, selection.torch, platform)
+    ]
+    for variant in variants:
         interpreters = engine(variant)
         usable = _usable(variant, accepted, interpreters)
         picked = _pick(usable, selection.pythons, running)
@@ -154,7 +193,7 @@ def plan(
         if not isinstance(selection.pythons, str):
             for python in sorted(set(selection.pythons) - set(picked)):
                 why = _why_left_out(python, variant, interpreters)
-                notes.append(f"torch {variant.torch}: no job for CPython {python}, {why}")
+                notes.append(f"torch {variant.on_platform}: no job for CPython {python}, {why}")
         for python in picked:
             jobs.append(Job(project.distribution(variant), version, variant, python))
 
@@ -175,18 +214,20 @@ def plan(
             next_step="`plan` lists the jobs; patterns may hold * and ?",
         )
     # A variant's job takes the core's along.
-    pythons = {job.python for job in matching}
-    needed = [job for job in of_core if job.python in pythons]
+    builds_for = {(job.platform, job.python) for job in matching}
+    needed = [job for job in of_core if (job.platform, job.python) in builds_for]
     return Plan((*needed, *(job for job in matching if job.variant.needs_torch)), tuple(notes))
 
 
 def _core_jobs(project: Project, jobs: Sequence[Job], version: str) -> list[Job]:
     """The core's job on each CPython that `jobs` are for, in order; none for a project without a core."""
-    core = project.core
-    if core is None:
-        return []
-    pythons = sorted({job.python for job in jobs})
-    return [Job(project.distribution(core), version, core, python) for python in pythons]
+    of_core = []
+    for platform in dict.fromkeys(job.platform for job in jobs):
+        core = project.on(platform).core
+        if core:
+            pythons = sorted({job.python for job in jobs if job.platform == platform})
+            of_core += [Job(project.distribution(core), version, core, python) for python in pythons]
+    return of_core
 
 
 def selecting_word(variant: Variant) -> str:
@@ -202,6 +243,7 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
 
     torch's build and nvcc would say so too, after minutes.
     """
+    _check_cuda(project, jobs)
     known = cuda_architectures.architectures()
     unknown = dict.fromkeys(job.variant.torch for job in jobs if _names_torchs_own(project, job))
     if unknown:
@@ -242,6 +284,22 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
         )
 
 
+def _check_cuda(project: Project, jobs: Sequence[Job]) -> None:
+    """Raise ConfigError for jobs that are to compile CUDA sources for a torch without CUDA."""
+    without_cuda: dict[Machine, dict[Minor, None]] = {}
+    for job in jobs:
+        if not job.variant.cuda and project.settings.for_job(job.variant, job.python).cuda_arch_list:
+            without_cuda.setdefault(job.platform, {})[job.variant.torch] = None
+    for platform, minors in without_cuda.items():
+        listed = ", ".join(map(str, minors))
+        raise ConfigError(
+            f"cuda-arch-list: torch {listed} for {platform.words} is built without CUDA",
+            where=str(project.root / "pyproject.toml"),
+            next_step=f"leave torch {listed} out for {platform.name}; or give it a list of its own, in an entry of "
+            f'[[tool.torch-build-farm.overrides]] with platform = "{platform.name}" and cuda-arch-list = []',
+        )
+
+
 def _command_to_add(project: Project, minor: Minor) -> str:
     """The command that brings a minor's file up to date."""
     index = f" --index {project.all_variants[minor].index}" if minor.flavour else ""
@@ -253,25 +311,30 @@ def _names_torchs_own(project: Project, job: Job) -> bool:
     return cuda_architectures.OF_TORCH in project.settings.for_job(job.variant, job.python).cuda_arch_list
 
 
-def choose_variants(project: Project, minors: Sequence[str]) -> tuple[Variant, ...]:
+def choose_variants(project: Project, minors: Sequence[str], platform: Machine = X86_64) -> tuple[Variant, ...]:
     """The variants of `minors` as typed ("all" stands for every one), in order of version, each once.
 
-    Raises UnknownTorchError for a minor that no variants file describes.
+    Raises UnknownTorchError for a minor that no variants file describes for the platform.
     """
-    if "all" in minors:
+    project = project.on(platform)
+    if "all" in minors and project.all_variants:
         return tuple(project.all_variants.values())
     known = {str(minor.torch): variant for variant in project.all_variants.values() for minor in variant.minors}
     chosen = set()
     for text in minors:
         if text not in known:
-            raise _unknown(project, text)
+            raise _unknown(project, text, platform)
         chosen.add(known[text])
     return tuple(sorted(chosen, key=lambda variant: variant.torch))
 
 
-def _unknown(project: Project, text: str) -> UnknownTorchError:
-    """The error for a minor that has no variants file, with the nearest spelling that has one."""
-    what = f"torch {text} has no variant"
+def _unknown(project: Project, text: str, platform: Machine) -> UnknownTorchError:
+    """The error for a minor that has no variants file, with the nearest spelling that has one.
+
+    `project` has the minors of that platform.
+    """
+    for_platform = "" if platform == X86_64 else f" for {platform.words}"
+    what = f"torch {text} has no variant{for_platform}"
     for minor in project.described:
         # torch29, 29 and 2.9.1 for 2.9
         if text in (minor.tag, minor.tag.removeprefix("torch")) or text.startswith(f"{minor}."):
@@ -281,6 +344,8 @@ def _unknown(project: Project, text: str) -> UnknownTorchError:
         next_step = "separate minors with spaces: --torch 2.8 2.9"
     else:
         next_step = f"use one of these, or describe it in {project.root / 'variants'}"
+        if for_platform:
+            next_step = f"use one of these, or `add {text} --platform {platform.name}` writes one"
     if re.fullmatch(r"\d+\.\d+:cu\d+", text):
         next_step = f"`add {text} --index URL` writes one, with the URL of the index that has this torch"
     known = ", ".join(map(str, project.described))
@@ -333,7 +398,7 @@ def _no_python(
     with_gil = [python for python in variant.cpython if not python.free_threaded]
     to_install = with_gil[-1] if with_gil else "3.12"
     return NoPythonError(
-        f"no CPython for torch {variant.torch} (asked for: {requested})",
+        f"no CPython for torch {variant.on_platform} (asked for: {requested})",
         where=f"torch has wheels for {listed(variant.cpython)}; the project requires {requires_python or 'any'}; "
         f"the engine has: {listed(list(engine))}",
         next_step="choose another with --python, or install one with its headers, such as `uv python install "

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import ConfigError, nearest
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.core_table import Core
@@ -39,6 +40,7 @@ from torch_build_farm.project.tables import (
     ImportName,
     MinorName,
     PlainWord,
+    PlatformName,
     PositiveNumber,
     RequirementText,
     UploadUrl,
@@ -46,7 +48,7 @@ from torch_build_farm.project.tables import (
     load_toml,
     read_table,
 )
-from torch_build_farm.project.variant import CoreVariant, StableVariant, Variant, collect_variants
+from torch_build_farm.project.variant import CoreVariant, StableVariant, Variant, collect_variants, file_name
 
 TABLE = "torch-build-farm"
 SYSTEM = "system"  # who brings a library of `external-libraries` that no distribution has: the user's system
@@ -205,6 +207,10 @@ class Settings:
     """The torch minors that are built where `--torch` is not given, such as `["2.8", "2.9"]`. `"2.9:cu126"` is a
     flavour of one, which has a file of its own in `variants/`."""
 
+    platforms: tuple[PlatformName, ...] = ()
+    """The machines that wheels are built for where `--platform` is not given: `["x86_64", "aarch64"]`, of which the
+    second is arm64. Not set: machines like the one that the farm runs on."""
+
     stable_abi: MinorName | None = None
     """The oldest torch minor that one wheel serves together with all later ones, such as `"2.10"`: `NAME-torch-stable`,
     which uses nothing of torch but its stable ABI. The minors below have a variant each. Not set: all of them have."""
@@ -330,7 +336,8 @@ PUBLISHED_LIST = "published.json"
 class Project:
     """A project that the farm serves: its folder and settings, and the torch minors and templates that apply to it.
 
-    `torch_minors` are those of the default index, `flavours` those that other indexes have.
+    `torch_minors` are those of the default index, `flavours` those that other indexes have; both are for x86-64. `on`
+    gives the project with those for another platform, by what `by_platform` has of them.
     """
 
     root: Path
@@ -338,6 +345,14 @@ class Project:
     torch_minors: Mapping[Minor, Variant]
     template_folders: tuple[Path, ...]
     flavours: Mapping[Minor, Variant] = field(default_factory=dict)
+    by_platform: Mapping[Machine, Mapping[Minor, Variant]] = field(default_factory=dict)
+
+    def on(self, platform: Machine) -> Project:
+        """The project with the torch minors of a platform in place of those of x86-64."""
+        if platform == X86_64:
+            return self
+        torch_minors, flavours = _without_and_with_flavour(self.by_platform.get(platform, {}))
+        return replace(self, torch_minors=torch_minors, flavours=flavours)
 
     @cached_property
     def variants(self) -> Mapping[Minor, Variant]:
@@ -346,13 +361,23 @@ class Project:
         if floor is None:
             return self.torch_minors
         variants = {minor: facts for minor, facts in self.torch_minors.items() if minor < floor}
-        variants[floor] = StableVariant.of([facts for minor, facts in self.torch_minors.items() if minor >= floor])
+        served = [facts for minor, facts in self.torch_minors.items() if minor >= floor]
+        if served:  # another platform may have none of them
+            variants[floor] = StableVariant.of(served)
         return variants
 
     @cached_property
     def described(self) -> Mapping[Minor, Variant]:
         """What the variants files describe, in order: minors, and the flavours behind theirs."""
         return dict(sorted({**self.torch_minors, **self.flavours}.items()))
+
+    @property
+    def variants_files(self) -> tuple[str, ...]:
+        """The names of the variants files of every platform."""
+        names = []
+        for platform, described in self.by_platform.items():
+            names += [file_name(minor, platform) for minor in described]
+        return tuple(names)
 
     @cached_property
     def all_variants(self) -> Mapping[Minor, Variant]:
@@ -452,8 +477,7 @@ def load(root: Path, builtin: Path) -> Project:
             "remove it"
         )
     described = collect_variants((root / "variants", builtin / "variants"), problems)
-    torch_minors = {minor: variant for minor, variant in described.items() if not minor.flavour}
-    flavours = {minor: variant for minor, variant in described.items() if minor.flavour}
+    torch_minors, flavours = _without_and_with_flavour(described[X86_64])
     if settings:
         for number, override in enumerate(settings.overrides):
             problems += [f"{path}: [tool.{TABLE}]: overrides[{number}]{it}" for it in override.problems(described)]
@@ -467,7 +491,16 @@ def load(root: Path, builtin: Path) -> Project:
     if problems or settings is None:
         raise ConfigError("\n".join(problems), next_step=REFERENCE)
     templates = tuple(folder for folder in (root / "templates", builtin / "templates") if folder.is_dir())
-    return Project(root, settings, torch_minors, templates, flavours)
+    return Project(root, settings, torch_minors, templates, flavours, described)
+
+
+def _without_and_with_flavour(
+    described: Mapping[Minor, Variant],
+) -> tuple[dict[Minor, Variant], dict[Minor, Variant]]:
+    """The minors of the default index, and those that other indexes have."""
+    torch_minors = {minor: variant for minor, variant in described.items() if not minor.flavour}
+    flavours = {minor: variant for minor, variant in described.items() if minor.flavour}
+    return torch_minors, flavours
 
 
 def _stable_problems(settings: Settings, torch_minors: Mapping[Minor, Variant], flavours: Iterable[Minor]) -> list[str]:

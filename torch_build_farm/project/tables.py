@@ -34,6 +34,7 @@ from pydantic_core import ErrorDetails
 
 from torch_build_farm.core import toml
 from torch_build_farm.core.errors import nearest
+from torch_build_farm.core.machine import MACHINES, Machine
 from torch_build_farm.core.paths import fault, shown
 from torch_build_farm.core.requirements import check_name, read_requirement, read_specifiers, read_version
 from torch_build_farm.core.versions import FLAVOUR, CPython, Minor
@@ -70,6 +71,14 @@ def _cpython(value: object) -> CPython:
     return CPython.parse(_text(value))
 
 
+def _platform(value: object) -> Machine:
+    name = _text(value)
+    known = {machine.name: machine for machine in MACHINES}
+    if name not in known:
+        raise ValueError(f"{name!r} is no platform that torch has Linux wheels for; {nearest(name, known)}")
+    return known[name]
+
+
 def _version(value: object) -> str:
     text = _text(value)
     try:
@@ -77,6 +86,10 @@ def _version(value: object) -> str:
     except InvalidVersion as error:
         raise ValueError(str(error)) from None
     return text
+
+
+def _version_or_none(value: object) -> str:
+    return _version(value) if value != "" else ""
 
 
 def _requirement(value: str) -> str:
@@ -217,7 +230,11 @@ MinorName = Annotated[Minor, BeforeValidator(_minor), WithJsonSchema({**_STRING,
 CPythonName = Annotated[
     CPython, BeforeValidator(_cpython), WithJsonSchema({**_STRING, "pattern": r"^(\d\.\d+t?|cp\d\d+t?)$"})
 ]
+PlatformName = Annotated[
+    Machine, PlainValidator(_platform), WithJsonSchema({"enum": [machine.name for machine in MACHINES]})
+]
 VersionText = Annotated[str, BeforeValidator(_version)]
+CudaRelease = Annotated[str, BeforeValidator(_version_or_none)]
 RequirementText = Annotated[str, AfterValidator(_requirement)]
 CheckoutOrRequirement = Annotated[str, AfterValidator(_checkout_or_requirement)]
 # As TORCH_CUDA_ARCH_LIST has them too: "8.0;9.0+PTX".

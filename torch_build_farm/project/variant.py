@@ -15,6 +15,7 @@ from packaging.version import Version
 from pydantic import ConfigDict, Field, StrictInt
 
 from torch_build_farm.core.errors import ConfigError
+from torch_build_farm.core.machine import MACHINES, X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.cuda_architectures import OF_TORCH
 from torch_build_farm.project.tables import (
@@ -22,11 +23,14 @@ from torch_build_farm.project.tables import (
     TABLE_CONFIG,
     CPythonName,
     CudaArchitectures,
+    CudaRelease,
     IndexUrl,
     MinorName,
     NumberFromZero,
+    PlatformName,
     PositiveNumber,
     VersionText,
+    kebab,
     load_toml,
     read_table,
 )
@@ -53,12 +57,13 @@ class Variant:
     releases: Annotated[tuple[VersionText, ...], Field(min_length=1)]
     """The minor's releases, oldest first."""
 
-    cuda: VersionText
-    """`torch.version.cuda` of the builds on the package index, such as `"12.8"`."""
+    cuda: CudaRelease
+    """`torch.version.cuda` of the builds on the package index, such as `"12.8"`. `""`: they are for CPUs alone, as
+    those for arm64 are up to torch 2.10."""
 
     cuda_runtime: str
     """The CUDA runtime that torch requires, as a requirement: `"nvidia-cuda-runtime-cu12==12.8.90"`. Its version begins
-    with that of `cuda`."""
+    with that of `cuda`. `""` where `cuda` is."""
 
     cuda_toolkit: tuple[str, ...]
     """The wheels that bring nvcc for this CUDA, as build requirements of projects with CUDA sources. `[]`: there are no
@@ -88,6 +93,10 @@ class Variant:
     """The GPU architectures that torch itself is compiled for, and PTX of the newest, which the driver compiles for
     GPUs to come. `cuda-arch-list = "torch"` stands for them."""
 
+    platform: PlatformName = X86_64
+    """The machines that these facts are about: `"x86_64"` or `"aarch64"`, which is arm64. A minor's file for another
+    platform than x86-64 has its name at the end: `torch29-aarch64.toml`."""
+
     index: IndexUrl = ""
     """Of a flavour: the package index that has this torch. It is asked before those that uv is configured for."""
 
@@ -97,6 +106,11 @@ class Variant:
     pybind11: VersionText = ""
     """The version of pybind11 among torch's headers, such as `"2.13.6"`. A build that requires pybind11 gets this one,
     unless the project holds it to another. Not set: any."""
+
+    @property
+    def on_platform(self) -> str:
+        """The minor as people read it where platforms differ: "2.9", and "2.9 for arm64"."""
+        return str(self.torch) if self.platform == X86_64 else f"{self.torch} for {self.platform.words}"
 
     @property
     def needs_torch(self) -> bool:
@@ -145,7 +159,7 @@ class Variant:
 
     @property
     def cuda_major(self) -> str:
-        """Major version of `cuda`, which a toolkit must share."""
+        """Major version of `cuda`, which a toolkit must share; empty for a torch without CUDA."""
         return self.cuda.split(".", maxsplit=1)[0]
 
     @property
@@ -236,8 +250,11 @@ class CoreVariant(Variant):
         return ""
 
 
+Described = dict[Machine, dict[Minor, Variant]]  # what variants files describe, by platform and minor
+
+
 def read_variants(folders: Sequence[Path]) -> dict[Minor, Variant]:
-    """The variants that the TOML files in `folders` describe, by minor, in order of version.
+    """The variants for x86-64 that the TOML files in `folders` describe, by minor, in order of version.
 
     A file in an earlier folder wins over its namesake in a later one. Raises ConfigError with every problem found.
     """
@@ -245,22 +262,27 @@ def read_variants(folders: Sequence[Path]) -> dict[Minor, Variant]:
     variants = collect_variants(folders, problems)
     if problems:
         raise ConfigError("\n".join(problems), next_step=REFERENCE)
-    return variants
+    return variants[X86_64]
 
 
-def collect_variants(folders: Sequence[Path], problems: list[str]) -> dict[Minor, Variant]:
-    """As read_variants; what is wrong goes to `problems`, a line each."""
+def collect_variants(folders: Sequence[Path], problems: list[str]) -> Described:
+    """As read_variants, for every platform; what is wrong goes to `problems`, a line each."""
     # Projects override a file of the farm by one of the same name, so names decide before anything is read.
     paths: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.toml")):
             paths.setdefault(path.name, path)
-    variants = {}
+    variants: Described = {machine: {} for machine in MACHINES}
     for path in paths.values():
         variant = _read_file(path, problems)
         if variant:
-            variants[variant.torch] = variant
-    return dict(sorted(variants.items()))
+            variants[variant.platform][variant.torch] = variant
+    return {machine: dict(sorted(of_machine.items())) for machine, of_machine in variants.items()}
+
+
+def file_name(minor: Minor, platform: Machine) -> str:
+    """The name of a minor's variants file, such as torch29.toml, torch29-cu126.toml and torch29-aarch64.toml."""
+    return f"{minor.tag}.toml" if platform == X86_64 else f"{minor.tag}-{platform.name}.toml"
 
 
 def _read_file(path: Path, problems: list[str]) -> Variant | None:
@@ -277,11 +299,12 @@ def _read_file(path: Path, problems: list[str]) -> Variant | None:
     return variant
 
 
-def _contradictions(variant: Variant, file_name: str, pin: Any) -> list[str]:
+def _contradictions(variant: Variant, name: str, pin: Any) -> list[str]:
     """What a variants file states that cannot all be true."""
     problems = []
-    if file_name != f"{variant.tag}.toml":
-        problems.append(f"torch: {variant.torch} belongs in {variant.tag}.toml, not in {file_name}")
+    expected = file_name(variant.torch, variant.platform)
+    if name != expected:
+        problems.append(f"torch: {variant.torch} for {variant.platform.words} belongs in {expected}, not in {name}")
     if pin is not None and pin != variant.pin:
         problems.append(
             f"pin: {pin!r} contradicts torch = {str(variant.torch)!r}; wheels are pinned to {variant.pin!r}: "
@@ -330,6 +353,10 @@ def _release_contradictions(variant: Variant) -> list[str]:
 def _cuda_contradictions(variant: Variant) -> list[str]:
     """What is wrong with the CUDA requirements, a sentence each."""
     problems = []
+    if not variant.cuda:
+        of_cuda = ("cuda_runtime", "cuda_toolkit", "cuda_image", "cuda_architectures")
+        set_keys = [kebab(key) for key in of_cuda if getattr(variant, key)]
+        return [f'{", ".join(set_keys)}: contradicts cuda = ""'] if set_keys else []
     try:
         versions = [specifier.version for specifier in Requirement(variant.cuda_runtime).specifier]
     except InvalidRequirement as error:

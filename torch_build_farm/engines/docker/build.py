@@ -160,7 +160,7 @@ class ContainerBuild:
         job = self.request.job
         with open_site(self.session, job, self.request.shell) as site:
             if self.request.needs_full_torch:
-                torch_downloads.fetch(self.access.store, job.variant.release, job.python, site)
+                torch_downloads.fetch(self.access.store, job.variant.release, job, site)
             # Only the build itself uses ccache, and whether the image has it is asked here, where a container runs.
             if self.request.reuse and site.shell.run("sh", "-c", "command -v ccache").ok:
                 self.ccache = ccache_of(self.session.project, self.access.store, "docker")

@@ -9,6 +9,7 @@ from packaging.version import Version
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import AbiError, AuditError
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
@@ -38,6 +39,11 @@ def _inputs(step: Step) -> dict[str, Any]:
     }
 
 
+def _option(platform: Machine) -> str:
+    """What `index add` is told for a platform; nothing for x86-64."""
+    return "" if platform == X86_64 else f" --platform {platform.name}"
+
+
 def _require_stable(job: Job, wheel: AuditedWheel, problems: Sequence[str]) -> None:
     """Raise AbiError for a wheel that `problems` keep from serving every later torch."""
     if problems:
@@ -53,14 +59,15 @@ def _work(step: Step) -> Outcome:
     # Imported here: a run with nothing to do audits nothing, and this room takes a sixth of its time to import.
     from torch_build_farm.audit import lines, read_wheel, reasons, stable_only, wheel_report  # noqa: PLC0415
 
-    tables, variant = step.context.audit_tables.get(), step.job.variant
+    variant = step.job.variant
+    tables = step.context.audit_tables.get().for_machine(variant.platform)
     to_serve = _releases(variant)
     unknown = [release for release in to_serve if release not in tables.releases]
     if unknown:
         raise AuditError(
             f"{step.job.id}: nothing is known of torch {', '.join(unknown)}",
             where=str(added_folder()),
-            next_step=f"build_farm.py index add {' '.join(unknown)}",
+            next_step=f"build_farm.py index add {' '.join(unknown)}{_option(variant.platform)}",
         )
 
     # All known releases are audited, since the record and the report show them; only the variant's own must work.

@@ -28,7 +28,7 @@ def _variant_facts(variant: Variant) -> dict[str, Any]:
     # Of the stable ABI's variant the oldest minor alone: a new minor is no reason to build its wheel again.
     facts = asdict(variant.minors[0])
     # No fact about torch is a reason to build a core again.
-    return facts if variant.needs_torch else {name: facts[name] for name in ("image", "cxx_standard")}
+    return facts if variant.needs_torch else {name: facts[name] for name in ("image", "cxx_standard", "platform")}
 
 
 def _inputs(step: Step) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def get(
     store: TorchStore, release: str, python: CPython, index: PackageIndex, say: Callable[[str], None], *,
     machine: Machine = X86_64,
 ) -> Sdk:  # fmt: skip
-    """The SDK of a release, made now unless the store has it. Hold the store's lock `lock_name(release, python)`.
+    """The SDK of a release, made now unless the store has it. Hold the store's lock of `lock_name`.
 
     `say` gets a line when an SDK has been made. Raises PackageIndexError if torch's wheel cannot be read or is not
     the one that the index means, UnknownTorchError if there is none, SdkError if the SDK would not be right.
@@ -84,9 +84,14 @@ def get(
     )
 
 
-def lock_name(release: str, python: CPython) -> str:
+def lock_name(release: str, python: CPython, machine: Machine = X86_64) -> str:
     """The name of the store's lock to hold while an SDK is made."""
-    return f"sdk-{release}-{python.tag}"
+    return f"sdk-{release}-{python.tag}{_suffix(machine)}"
+
+
+def _suffix(machine: Machine) -> str:
+    """What names in the store end with where they belong to another machine than x86-64."""
+    return "" if machine == X86_64 else f"-{machine.name}"
 
 
 def make(
@@ -118,7 +123,7 @@ def make(
     scratch = store.root / "sdk" / f".{release}-{python.tag}-{machine.name}"
     shutil.rmtree(scratch, ignore_errors=True)  # left by a farm that was killed
     scratch.mkdir(parents=True)
-    path = file_in(scratch, wheel.filename_of(file.filename))
+    path = file_in(scratch, wheel.filename_of(file.filename, machine))
     wheel.write(path, contents)
     # A constraint reaches the environment of a build, and one with a URL leaves uv no other torch to choose.
     (scratch / CONSTRAINTS).write_text(f"torch @ file://${{{VARIABLE}}}/{path.name}\n", "utf-8")
@@ -142,8 +147,7 @@ def _is_intact(path: Path, digest: str) -> bool:
 
 
 def _note_path(store: TorchStore, release: str, python: CPython, machine: Machine) -> Path:
-    of_machine = "" if machine == X86_64 else f"-{machine.name}"
-    return store.root / "sdk" / f"{release}-{python.tag}{of_machine}.json"
+    return store.root / "sdk" / f"{release}-{python.tag}{_suffix(machine)}.json"
 
 
 def _write_note(path: Path, sdk: Sdk, index: PackageIndex) -> None:

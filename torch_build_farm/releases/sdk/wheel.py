@@ -28,15 +28,19 @@ _NEXT_STEP = 'torch-build = "full" in [tool.torch-build-farm] builds without the
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can have: the same wheel every time
 
 
-def _tags_in(filename: str) -> str:
-    """The tags of a wheel as its file name has them, such as cp312-cp312-manylinux_2_28_x86_64."""
-    return "-".join(filename.removesuffix(".whl").split("-")[-3:])
+def _tags(torch_filename: str, machine: Machine) -> str:
+    """The tags of the SDK that is made from torch's wheel of that file name: its own on x86-64.
+
+    An SDK for another machine installs on every one, since a compiler that makes code for it may run anywhere.
+    """
+    interpreter, abi, platform = torch_filename.removesuffix(".whl").split("-")[-3:]
+    return "-".join([interpreter, abi, platform if machine == X86_64 else "any"])
 
 
-def filename_of(torch_filename: str) -> str:
-    """The file name of the SDK that is made from torch's wheel of that file name."""
+def filename_of(torch_filename: str, machine: Machine = X86_64) -> str:
+    """The file name of the SDK that is made from torch's wheel of that file name, which is for `machine`."""
     name, version, _, _ = parse_wheel_filename(torch_filename)
-    return f"{name}-{version_of(str(version))}-{_tags_in(torch_filename)}.whl"
+    return f"{name}-{version_of(str(version))}-{_tags(torch_filename, machine)}.whl"
 
 
 def contents(
@@ -57,7 +61,7 @@ def contents(
     sdk_files = {path: content for path, content in members.items() if path.startswith("torch/")}
     sdk_files |= _modules(members, libraries, release)  # in place of torch's own version.py
     sdk_files |= _stubs(libraries, machine)
-    sdk_files |= _dist_info(members, release, _tags_in(torch_filename))
+    sdk_files |= _dist_info(members, release, _tags(torch_filename, machine))
     return sdk_files
 
 
