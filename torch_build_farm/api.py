@@ -79,7 +79,8 @@ def plan(
     """
     with _system_errors():
         place = _workplace(project, work, _ignore)
-        prepared = _prepare(project, place, torch, python, only, platform, engine=engine, base_image=base_image)
+        selected = {"torch": torch, "python": python, "only": only, "platform": platform}
+        prepared = _prepare(project, place, selected, engine=engine, base_image=base_image)
         return prepared.plan
 
 
@@ -120,7 +121,8 @@ def run(
     start = time.monotonic()
     with _system_errors():
         place = _workplace(project, work, on_message or _ignore)
-        prepared = _prepare(project, place, torch, python, only, platform, engine=engine, base_image=base_image)
+        selected = {"torch": torch, "python": python, "only": only, "platform": platform}
+        prepared = _prepare(project, place, selected, engine=engine, base_image=base_image)
         for line in (prepared.why, *prepared.plan.notes):
             place.say(line)
         results = execute(
@@ -171,20 +173,16 @@ def _workplace(project: AnyPath, work: AnyPath | None, say: Callable[[str], None
 def _prepare(
     project: AnyPath,
     place: Workplace,
-    torch: Words,
-    python: Words,
-    only: Words,
-    platform: Words,
+    selected: Mapping[str, Words],
     *,
     engine: EngineName,
     base_image: str | None,
 ) -> Prepared:
-    """Load the project and plan, as the commands do."""
+    """Load the project and plan, as the commands do. `selected` are the arguments of Selection.parse."""
     _require_one_of(("auto", *ENGINES), engine, "engine")
-    words = {"torch": torch, "python": python, "only": only, "platform": platform}
-    selected = {argument: _words(argument, given) for argument, given in words.items()}
+    words = {argument: _words(argument, given) for argument, given in selected.items()}
     loaded = settings.load(Path(project).resolve(), builtin_folder())
-    selection = Selection.parse(loaded, **selected)
+    selection = Selection.parse(loaded, **words)
     return prepare(loaded, selection, place, engine=engine, base_image=base_image)
 
 

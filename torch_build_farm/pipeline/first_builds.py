@@ -20,8 +20,8 @@ class FirstBuilds:
     """Lets one build of each kind end before the others of its kind begin, if that is `worthwhile`.
 
     Builds compile their sources in the same order, and ccache has a result once it is complete: side by side, each of
-    them would compile what the others compile at that moment. A kind is what has the same machine, headers of Python and the
-    same C++ standard, with torch or, as a core, without it.
+    them would compile what the others compile at that moment. A kind is what has the same machine, headers of
+    Python and C++ standard, with torch or, as a core, without it.
     """
 
     def __init__(self, worthwhile: Callable[[], bool]) -> None:
