@@ -23,6 +23,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     StrictFloat,
     StrictInt,
@@ -231,7 +232,10 @@ CPythonName = Annotated[
     CPython, BeforeValidator(_cpython), WithJsonSchema({**_STRING, "pattern": r"^(\d\.\d+t?|cp\d\d+t?)$"})
 ]
 PlatformName = Annotated[
-    Machine, PlainValidator(_platform), WithJsonSchema({"enum": [machine.name for machine in MACHINES]})
+    Machine,
+    PlainValidator(_platform),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({**_STRING, "enum": [machine.name for machine in MACHINES]}),
 ]
 VersionText = Annotated[str, BeforeValidator(_version)]
 CudaRelease = Annotated[str, BeforeValidator(_version_or_none)]
