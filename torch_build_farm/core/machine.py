@@ -11,13 +11,17 @@ class Machine:
     """An architecture. `name` is what platform.machine() says and wheels' tags end with, `words` what people read.
 
     `elf_number` is what ELF files state (gABI, `e_machine`); `cross_compiler` is the name of g++ for it on a machine of
-    another kind (Debian's packages of cross compilers).
+    another kind (Debian's packages of cross compilers), `cross_c_compiler` that of gcc.
     """
 
     name: str
     words: str
     elf_number: int
     cross_compiler: str
+
+    @property
+    def cross_c_compiler(self) -> str:
+        return f"{self.cross_compiler.removesuffix('g++')}gcc"
 
     def __str__(self) -> str:
         return self.name

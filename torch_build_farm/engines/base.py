@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Protocol
 
 from torch_build_farm.core.errors import CudaToolkitError, ToolError
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.process import Completed, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
@@ -105,6 +106,7 @@ class Site:
     (BuildError). It is opened once the farm's own commands in that environment are done. `written` is where the new
     files of an environment lie that foreign code wrote, until the site closes. `links`: an environment may have hard
     links to files of the store. `index` is the package index that is asked first, empty for none but uv's own.
+    `platform` is the machine that its programs are for; another one than this runs them under QEMU.
     """
 
     shell: Shell
@@ -117,6 +119,7 @@ class Site:
     written: Callable[[Path], Path]
     links: bool
     index: str = ""
+    platform: Machine = X86_64
 
     def install(self, home: Path, *required: str | Path) -> Completed:
         """Make the environment `home` anew, with what is required in it: requirements, and files as commands see them.
@@ -176,6 +179,9 @@ class Engine(Protocol):
 
         What all jobs share (images) is built here, with `shell`.
         """
+
+    def check_site(self, jobs: Sequence[Job]) -> None:
+        """Raise ToolError or a related error, before anything is built, where `jobs` cannot be tested."""
 
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """What identifies the compiler and interpreter of a job; a change means another wheel."""

@@ -17,11 +17,9 @@ from torch_build_farm.core.process import capture
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import Interpreter
 
-# Prints the flags by which a CPython's own build system, and setuptools after it, links extensions.
-ASK_LINKER_FLAGS = (
-    "import sysconfig; names = ('LDFLAGS', 'LDSHARED', 'LDCXXSHARED'); "
-    "print(*(sysconfig.get_config_var(name) or '' for name in names))"
-)
+# The flags by which a CPython's own build system, and setuptools after it, links extensions; and what prints them.
+LINKER_FLAGS = ("LDFLAGS", "LDSHARED", "LDCXXSHARED")
+ASK_LINKER_FLAGS = f"import sysconfig; print(*(sysconfig.get_config_var(name) or '' for name in {LINKER_FLAGS!r}))"
 
 
 def run_paths_of(linker_flags: str) -> tuple[str, ...]:

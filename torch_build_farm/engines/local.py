@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from torch_build_farm.core import tools
+from torch_build_farm.core import machine, tools
 from torch_build_farm.core.errors import ToolError
 from torch_build_farm.core.files import remove_tree
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.process import Completed, Shell, capture, to_be_finished
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import ninja_log, no_network
+from torch_build_farm.engines import sysroot as sysroots
 from torch_build_farm.engines.base import (
     BuildRequest,
     Interpreter,
@@ -31,18 +33,22 @@ from torch_build_farm.engines.base import (
     source_of,
 )
 from torch_build_farm.engines.diagnosis import diagnose
-from torch_build_farm.engines.interpreters import ASK_LINKER_FLAGS, find_interpreters, run_paths_of
-from torch_build_farm.engines.local_build import LocalBuild
+from torch_build_farm.engines.interpreters import ASK_LINKER_FLAGS, LINKER_FLAGS, find_interpreters, run_paths_of
+from torch_build_farm.engines.local_build import BuildMachine, LocalBuild
 from torch_build_farm.engines.local_prefix import LocalPrefix
 from torch_build_farm.engines.name_spaces import NameSpaces
 from torch_build_farm.engines.prefixes import given_prefixes, preparation
 from torch_build_farm.engines.shared_files import share
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
+from torch_build_farm.engines.sysroot import Sysroot
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project, Settings
 from torch_build_farm.project.variant import Variant
 
 _QUERY = {"apt": ("dpkg-query", "-W", "-f", "${Status}"), "dnf": ("rpm", "-q")}
+# Of a sysroot: where its packages are listed, and how the query is told.
+_DATABASES = {"apt": "var/lib/dpkg", "dnf": "var/lib/rpm"}
+_IN_FOLDER = {"apt": lambda root: [f"--admindir={root}/var/lib/dpkg"], "dnf": lambda root: [f"--root={root}"]}
 
 
 @dataclass(frozen=True)
@@ -101,17 +107,49 @@ class LocalEngine:
         """By this machine's CPUs and free memory."""
         return compile_slots(self.project.settings.memory_per_compile_gb or compile_gb)
 
-    def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:  # noqa: ARG002 (one set for all)
-        """Every CPython of this machine."""
-        return self._interpreters
+    @cached_property
+    def _sysroots(self) -> dict[Machine, Sysroot]:
+        """Those that were needed so far."""
+        return {}
+
+    def sysroot(self, platform: Machine) -> Sysroot | None:
+        """The system that wheels for another machine are built against; None for this machine's own kind.
+
+        Raises ToolError where there is none.
+        """
+        if platform == machine.running():
+            return None
+        if platform not in self._sysroots:
+            sysroot = Sysroot.of(platform)
+            if sysroot is None:
+                raise sysroots.missing(platform)
+            self._sysroots[platform] = sysroot
+        return self._sysroots[platform]
+
+    def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
+        """Every CPython of this machine; for another platform those that its sysroot and this machine have in common.
+
+        Raises ToolError where there is no sysroot.
+        """
+        sysroot = self.sysroot(variant.platform)
+        if sysroot is None:
+            return self._interpreters
+        targets = {}
+        for python, target in sysroot.pythons.items():
+            if python in self._interpreters and target.version:  # without headers nothing is compiled for it
+                targets[python] = Interpreter(target.version, target.executable)
+        return targets
 
     @contextlib.contextmanager
     def site(self, job: Job, shell: Shell) -> Iterator[Site]:
-        """The machine as it is."""
+        """The machine as it is; for another platform with the programs of its sysroot, under QEMU."""
+        sysroot = self.sysroot(job.platform)
+        if sysroot:
+            shell = replace(shell, env={**shell.env, **sysroot.environment})
         yield Site(
             shell=shell,
             uv=tools.uv(),
-            python=self._interpreters[job.python],
+            python=self.interpreters(job.variant)[job.python],
             store=self.store,
             bring=lambda path: path,
             remove=to_be_finished()(remove_tree),
@@ -119,6 +157,7 @@ class LocalEngine:
             written=lambda home: home,
             links=True,
             index=job.variant.index,
+            platform=job.platform,
         )
 
     @contextlib.contextmanager
@@ -131,7 +170,9 @@ class LocalEngine:
         (scratch / "tmp").mkdir()
         shared = share(self.store, home, job.id, shell.log)
         try:
-            yield replace(shell, env=tools.foreign_environment(scratch), cwd=scratch)
+            sysroot = self.sysroot(job.platform)
+            env = {**tools.foreign_environment(scratch), **(sysroot.environment if sysroot else {})}
+            yield replace(shell, env=env, cwd=scratch)
         except BaseException:
             shared.remove_edited()
             raise
@@ -161,6 +202,8 @@ class LocalEngine:
         return self.project.settings.for_job(job.variant, job.python)
 
     def _compiler(self, job: Job) -> str:
+        if self.sysroot(job.platform):
+            return self._settings(job).environment.get("CXX") or job.platform.cross_compiler
         return _compiler_of(self._settings(job))
 
     @cached_property
@@ -186,11 +229,13 @@ class LocalEngine:
         versions = tools.versions()
         used_by_builds = {name: versions[name] for name in ("uv", "build", "cmake", "ninja")}
         compiler = self._compiler_version(job)
+        sysroot = self.sysroot(job.platform)
         return {
             "compiler": compiler.tail[0] if compiler.ok else "none",
             "CC": os.environ.get("CC", ""),
             "CXX": os.environ.get("CXX", ""),
             "python": interpreter.version,
+            **({"sysroot-python": self.interpreters(job.variant)[job.python].version} if sysroot else {}),
             "prefix": self._prefix.folder.name if self._prefix else "",
             **cuda,
             **used_by_builds,
@@ -198,6 +243,10 @@ class LocalEngine:
 
     def interpreter_run_paths(self, job: Job) -> Sequence[str]:
         """By the flags that the interpreter itself states."""
+        sysroot = self.sysroot(job.platform)
+        if sysroot:
+            variables = sysroot.pythons[job.python].variables
+            return run_paths_of(" ".join(str(variables.get(name, "")) for name in LINKER_FLAGS))
         answer = capture([self._interpreters[job.python].path, "-I", "-c", ASK_LINKER_FLAGS], env=self._environment)
         return run_paths_of(answer.tail[-1]) if answer.ok and answer.tail else ()
 
@@ -206,27 +255,60 @@ class LocalEngine:
         for job in jobs:
             compiler = self._compiler_version(job)
             if not compiler.ok:
-                raise ToolError(
-                    f"no C++ compiler: {self._compiler(job)} does not run",
-                    where=(compiler.tail or ("no output",))[-1],
-                    next_step="install one (Debian: apt install g++; Fedora: dnf install gcc-c++) or name it in CXX",
-                )
+                raise self._no_compiler(job, (compiler.tail or ("no output",))[-1])
             check_gcc(job, compiler.tail[0], "install one and name it in CXX and CC")
+            if self.sysroot(job.platform):
+                self._check_cross_build(job)
         if not self.project.settings.network and self._why_network:
             shell.say(
                 f"builds can use the network, since this machine cannot start them without one ({self._why_network}): "
                 "what compiles nothing is refused"
             )
-        pythons = {job.python for job in jobs}
+        pythons = {job.python for job in jobs if self.sysroot(job.platform) is None}
         for python in sorted(pythons):
             self._check_headers(python)
-        _check_system_packages(self.project.settings)
+        for platform in {job.platform: None for job in jobs}:
+            _check_system_packages(self.project.settings, self.sysroot(platform))
         _check_prefixes(self.project.settings)
         for job in jobs:
             if self._settings(job).cuda_arch_list and not job.variant.cuda_toolkit:  # else wheels bring the toolkit
                 self._check_cuda(job)
         if self._prefix:
             self._prefix.make(self.store, shell)
+
+    def _no_compiler(self, job: Job, said: str) -> ToolError:
+        packages = "Debian: apt install g++; Fedora: dnf install gcc-c++"
+        if self.sysroot(job.platform):
+            packages = f"Debian: apt install g++-{job.platform.name.replace('_', '-')}-linux-gnu"
+        return ToolError(
+            f"no C++ compiler for {job.platform.words}: {self._compiler(job)} does not run",
+            where=said,
+            next_step=f"install one ({packages}) or name it in CXX",
+        )
+
+    def _check_cross_build(self, job: Job) -> None:
+        """Raise ToolError for what only a machine of the job's own kind can build."""
+        settings = self._settings(job)
+        reasons = {
+            "its CUDA sources (cuda-arch-list) need a toolkit for that machine": bool(settings.cuda_arch_list),
+            "prepare makes its dependencies for this machine": bool(settings.prepare),
+            'torch-build = "full" runs torch, which is for that machine': settings.torch_build == "full",
+        }
+        for reason, applies in reasons.items():
+            if applies:
+                raise ToolError(
+                    f"{job.id} cannot be cross-compiled: {reason}",
+                    where=f"[tool.torch-build-farm] of {self.project.settings.name}",
+                    next_step="build it in containers, --engine docker, or on a machine of that kind; or leave "
+                    f"{job.platform.name} out",
+                )
+
+    def check_site(self, jobs: Sequence[Job]) -> None:
+        """Whether the programs of each sysroot run here."""
+        for job in {job.platform: job for job in jobs}.values():
+            sysroot = self.sysroot(job.platform)
+            if sysroot:
+                sysroot.check_emulation(job.python)
 
     def has_headers(self, python: CPython) -> bool:
         """Whether something can be compiled for this CPython: whether its Python.h is there."""
@@ -270,7 +352,13 @@ class LocalEngine:
         remove_tree(home)
         # What the kernel killed for want of memory does not always leave a word in the log, but the kernel counts it.
         before = oom_kills()
-        build = LocalBuild(self, self.project, request, home, self._name_spaces(home, request.scratch))
+        job = request.job
+        build_machine = BuildMachine(
+            self._interpreters[job.python].path,
+            self._name_spaces(home, request.scratch),
+            self.sysroot(job.platform),
+        )
+        build = LocalBuild(self, self.project, request, home, build_machine)
         try:
             wheel = build.run()
             ninja_log.keep(request.scratch / "build", request.out)
@@ -310,13 +398,17 @@ def _check_prefixes(settings: Settings) -> None:
             )
 
 
-def _check_system_packages(settings: Settings) -> None:
-    """Raise ToolError where a package manager of this machine lacks a package of the project."""
+def _check_system_packages(settings: Settings, sysroot: Sysroot | None) -> None:
+    """Raise ToolError where a package manager of this machine, or of the sysroot, lacks a package of the project."""
     by_manager = {"apt": settings.system_packages.apt, "dnf": settings.system_packages.dnf}
     for manager, packages in by_manager.items():
         query = _QUERY[manager]
         if not shutil.which(query[0]):  # another distribution's manager
             continue
+        if sysroot:
+            if not (sysroot.folder / _DATABASES[manager]).exists():
+                continue
+            query = (query[0], *_IN_FOLDER[manager](sysroot.folder), *query[1:])
         missing = []
         for package in packages:
             answer = capture([*query, package])
@@ -328,5 +420,5 @@ def _check_system_packages(settings: Settings) -> None:
             raise ToolError(
                 f"system packages are missing: {', '.join(missing)}",
                 where="[tool.torch-build-farm.system-packages]",
-                next_step=f"{manager} install {' '.join(missing)}",
+                next_step=f"{manager} install {' '.join(missing)}" + (f", in {sysroot.folder}" if sysroot else ""),
             )

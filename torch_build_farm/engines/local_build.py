@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +21,32 @@ from torch_build_farm.core.errors import BuildError, FarmError
 from torch_build_farm.core.files import check_regular, remove_tree, replace_text
 from torch_build_farm.core.paths import inside
 from torch_build_farm.core.process import Completed
-from torch_build_farm.engines import no_network, torch_downloads
+from torch_build_farm.engines import cross_python, no_network, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Engine, ccache_of
 from torch_build_farm.engines.missing_modules import lacks_module
 from torch_build_farm.engines.name_spaces import NameSpaces
 from torch_build_farm.engines.shared_files import SharedFiles, share
-from torch_build_farm.engines.variables import Places, build_variables
+from torch_build_farm.engines.sysroot import Sysroot
+from torch_build_farm.engines.variables import Places, build_variables, site_packages
 from torch_build_farm.engines.without_toolkit import path_without_nvcc
 from torch_build_farm.project.settings import Project
 
 if TYPE_CHECKING:
     from build import ProjectBuilder
+
+_NATIVE = "build it in containers, --engine docker, or on a machine of that kind"
+
+
+@dataclass(frozen=True)
+class BuildMachine:
+    """What a build runs on: its CPython, and the name spaces of foreign code; and the system that it builds for.
+
+    `sysroot` is None for a build for machines of the kind at hand.
+    """
+
+    python: Path
+    name_spaces: NameSpaces
+    sysroot: Sysroot | None = None
 
 
 class LocalBuild:
@@ -42,14 +57,16 @@ class LocalBuild:
     """
 
     def __init__(
-        self, engine: Engine, project: Project, request: BuildRequest, home: Path, name_spaces: NameSpaces
+        self, engine: Engine, project: Project, request: BuildRequest, home: Path, machine: BuildMachine
     ) -> None:
         self.engine = engine
         self.project = project
-        self.name_spaces = name_spaces
+        self.machine = machine
+        name_spaces = self.name_spaces = machine.name_spaces
         self.request = request
         self.home = home
         self.tree = request.scratch / "source"
+        self.sysroot = machine.sysroot
         self.settings = project.settings.for_job(request.job.variant, request.job.python)
         self.search_path = self._search_path()
         self.env = self._variables(home, request.scratch)
@@ -75,6 +92,7 @@ class LocalBuild:
             if request.reuse and shutil.which("ccache")
             else None,
             prefixes=self.engine.prefixes,
+            sysroot=self.sysroot.folder if self.sysroot else None,
         )
         variables = {
             **tools.foreign_environment(scratch),
@@ -150,7 +168,8 @@ class LocalBuild:
         (request.scratch / "tmp").mkdir()
         self.home.parent.mkdir(parents=True, exist_ok=True)
         job = request.job
-        python = self.engine.interpreters(job.variant)[job.python].path
+        if request.needs_full_torch and self.sysroot:
+            raise self._error(f"it runs torch, which does not run here: it is for {job.platform.words}", _NATIVE)
         if request.needs_full_torch:
             with self.engine.site(job, request.shell) as site:
                 torch_downloads.fetch(self.engine.store, job.variant.release, job, site)
@@ -158,13 +177,16 @@ class LocalBuild:
         # PEP 517 in its order: the environment, what [build-system] requires, and only then the back end, which may ask
         # for more.
         # Relocatable, since its scripts run where foreign code sees it.
-        self._uv("venv", "--relocatable", "--python", str(python), str(self.home))
+        self._uv("venv", "--relocatable", "--python", str(self.machine.python), str(self.home))
         builder = project_builder(
             self.tree / self.settings.subdirectory,
             python_executable=str(self.name_spaces.path(self.home) / "bin" / "python"),
             runner=self._call,
         )
         shared = self._install(set(builder.build_system_requires))
+        if self.sysroot:  # what runs from here on is foreign, and asks it about the machine
+            packages = Path(site_packages(self.home, job.python))
+            cross_python.put(packages, self.sysroot.pythons[job.python], job.platform)
         try:
             additional = set(builder.get_requires_for_build("wheel", self.settings.config_settings))
             if additional:
@@ -213,8 +235,8 @@ class LocalBuild:
             next_step=error.next_step,
         )
 
-    def _error(self, what: str) -> BuildError:
-        return BuildError(f"{self.request.job.id}: {what}", where=str(self.request.shell.log))
+    def _error(self, what: str, next_step: str = "") -> BuildError:
+        return BuildError(f"{self.request.job.id}: {what}", where=str(self.request.shell.log), next_step=next_step)
 
 
 def _require_success(done: Completed) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePath
 
+from torch_build_farm.core.machine import X86_64
 from torch_build_farm.core.process import Completed
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import variables
@@ -43,7 +44,7 @@ def put(site: Site, home: Path, python: CPython) -> None:
     if not lacks:
         return
     version = lacks[1]
-    name = f"bytecode-{version}-{python.tag}"
+    name = f"bytecode-{version}-{_folder(site, python)}"
     with site.store.locked(name, site.shell):
         # Another job may have made it meanwhile.
         if _LACKS.fullmatch(_run(site, _PUT, home, python, how).last_line):
@@ -65,6 +66,11 @@ def _make(site: Site, home: Path, version: str, python: CPython) -> None:
         site.remove(home)
 
 
+def _folder(site: Site, python: CPython) -> str:
+    """The folder of a CPython's bytecode; the same release for another machine is another torch."""
+    return python.tag if site.platform == X86_64 else f"{python.tag}-{site.platform.name}"
+
+
 def _run(site: Site, script: str, home: Path, python: CPython, *more: PurePath) -> Completed:
     packages = variables.site_packages(home, python)
-    return site.shell.run("sh", "-c", script, "sh", site.store.bytecode / python.tag, packages, *more)
+    return site.shell.run("sh", "-c", script, "sh", site.store.bytecode / _folder(site, python), packages, *more)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from urllib.parse import quote
 
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines.base import BuildRequest
 from torch_build_farm.engines.prefixes import search_paths
@@ -35,7 +36,8 @@ class Places:
     copy of the source tree; `build` is CMake's build folder. `mapped` are more folders that must leave no trace in a
     wheel, each with the text that replaces it. `sdk` is the folder of torch's SDK, None for a build with all of torch;
     in the file `sdk_misses` the SDK notes each name that a build requests and it lacks. `ccache` is the folder of
-    ccache's results, None where there is no ccache. In `prefixes` lie dependencies of the build.
+    ccache's results, None where there is no ccache. In `prefixes` lie dependencies of the build. `sysroot` is the
+    system of the job's platform where that is another machine than the one that builds.
     """
 
     environment: PurePath | None
@@ -46,6 +48,7 @@ class Places:
     sdk_misses: PurePath | None = None
     ccache: PurePath | None = None
     prefixes: Sequence[PurePath] = ()
+    sysroot: PurePath | None = None
 
 
 def build_variables(settings: Settings, request: BuildRequest, places: Places) -> dict[str, str]:
@@ -92,6 +95,8 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         variables["TORCH_BUILD_FARM_ASKED"] = str(places.sdk_misses)
     if places.ccache:
         variables |= _ccache(places.ccache)
+    if places.sysroot:
+        variables |= _cross_variables(request.job.platform, places.sysroot)
     if request.makeflags:
         variables["MAKEFLAGS"] = request.makeflags
     if places.environment:
@@ -105,6 +110,16 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
     if settings.cuda_arch_list:
         variables |= _cuda_variables(settings, request, project)
     return variables
+
+
+def _cross_variables(platform: Machine, sysroot: PurePath) -> dict[str, str]:
+    """The variables of a build for another machine; TOOLCHAIN tells CMake the same."""
+    return {
+        "CC": platform.cross_c_compiler,
+        "CXX": platform.cross_compiler,
+        "AR": f"{platform.cross_c_compiler.removesuffix('gcc')}ar",
+        "TORCH_BUILD_FARM_SYSROOT": str(sysroot),
+    }
 
 
 def _cuda_variables(settings: Settings, request: BuildRequest, project: PurePath) -> dict[str, str]:
@@ -164,6 +179,8 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
         packages = site_packages(places.environment, request.job.python)
         mapped |= {str(places.environment): "environment", str(packages): "site-packages"}
     mapped |= {str(prefix): "prefix" for prefix in places.prefixes}
+    if places.sysroot:
+        mapped[str(places.sysroot)] = ""
     prefix_maps = " ".join([f"-ffile-prefix-map={folder}={name}" for folder, name in mapped.items()])
     # CMake includes the prelude at the project's first project(), before any find_package(Torch).
     defines = {"CMAKE_PROJECT_TOP_LEVEL_INCLUDES": str(places.tree / settings.subdirectory / PRELUDE)}
@@ -174,7 +191,9 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
     # scikit-build-core takes CMAKE_ARGS apart as a shell does.
     cmake_arguments = [f"-D{name}={value}" for name, value in defines.items()]
     stable_only = _stable_only(request.job.variant)
-    compiler_flags = " ".join([prefix_maps, *stable_only])
+    # Debian's pyconfig.h includes that of the machine by its name. Last, so that the compiler's own C library wins.
+    of_sysroot = [f"-idirafter {places.sysroot}/usr/include"] if places.sysroot else []
+    compiler_flags = " ".join([prefix_maps, *stable_only, *of_sysroot])
     flags = {"CFLAGS": compiler_flags, "CXXFLAGS": compiler_flags, "CMAKE_ARGS": shlex.join(cmake_arguments)}
     if settings.cuda_arch_list:
         # nvcc itself reads this, whoever calls it: CMake, or a setup.py by torch.utils.cpp_extension. It does not know

@@ -352,6 +352,8 @@ def _check(context: RunContext, jobs: Sequence[Job], first: Mapping[str, Stage],
         # First, since making an SDK is all download, and making an image takes minutes of other work.
         sdk_build.make_sdks_ahead(context, with_torch, log)
         context.engine.check(to_build, Shell(context.runner, {}, context.store.root, log, say))
+    if due and smoke:
+        context.engine.check_site(due)
 
     # The engine's store, which is known only once the engine is checked: it may lie on another machine's disk.
     store = context.engine.store

@@ -260,6 +260,8 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
     for job in jobs:
         variant = job.variant
         names = project.settings.for_job(variant, job.python).cuda_arch_list
+        if not names:
+            continue
         wrong = cuda_architectures.refused(names, variant.cuda, variant.torch)
         taken = ", ".join(known.taken(variant.cuda, variant.torch))
         for who, refuses, refused in (

@@ -101,6 +101,9 @@ class DockerEngine:
             expected[python] = Interpreter(f"{python.release}.99", Path("python"))
         return expected
 
+    def check_site(self, jobs: Sequence[Job]) -> None:
+        """Nothing more than `check`: tests run in the images that wheels are built in."""
+
     @translated_errors()
     def toolchain(self, job: Job) -> Mapping[str, str]:
         """Image, compiler and interpreter of a job."""

@@ -65,7 +65,8 @@ def find(
             return None
         wheel_path = file_in(file_in(store.root / "sdk", note["sha256"]), note["wheel"])
         sdk = Sdk(**{**note, "wheel": wheel_path})
-        return sdk if _is_intact(sdk.wheel, sdk.sha256) else None
+        is_named_so_today = sdk.wheel.name == wheel.filename_of(sdk.made_of, machine)
+        return sdk if is_named_so_today and _is_intact(sdk.wheel, sdk.sha256) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UnsafeNameError):
         return None
 

@@ -34,7 +34,7 @@ def _tags(torch_filename: str, machine: Machine) -> str:
     An SDK for another machine installs on every one, since a compiler that makes code for it may run anywhere.
     """
     interpreter, abi, platform = torch_filename.removesuffix(".whl").split("-")[-3:]
-    return "-".join([interpreter, abi, platform if machine == X86_64 else "any"])
+    return f"{interpreter}-{abi}-{platform}" if machine == X86_64 else f"{interpreter}-none-any"
 
 
 def filename_of(torch_filename: str, machine: Machine = X86_64) -> str:

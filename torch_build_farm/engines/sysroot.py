@@ -1,0 +1,157 @@
+"""The system of another machine in a folder, its sysroot: the CPythons there, their headers, and what they run with.
+
+Debian's debootstrap makes one. Wheels are cross-compiled against it, and nothing of it runs meanwhile. For smoke tests
+its CPythons run under QEMU, which the kernel starts (binfmt_misc); QEMU_LD_PREFIX names the folder with their loader
+and libraries (QEMU's manual, "User space emulator").
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch_build_farm.core.errors import ToolError
+from torch_build_farm.core.machine import Machine
+from torch_build_farm.core.process import capture
+from torch_build_farm.core.versions import CPython
+
+_BIN_FOLDERS = ("usr/local/bin", "usr/bin", "opt/python/*/bin")
+_VERSION = re.compile(r'^#define PY_VERSION\s+"([^"+]+)', re.MULTILINE)  # patchlevel.h; "+" marks a checkout
+_MOST_LINKS = 40  # in a row, as in Linux (path_resolution(7))
+_HOW = "see docs/how-to/arm64.md"
+
+
+@dataclass(frozen=True)
+class TargetPython:
+    """A CPython of a sysroot. `variables` are its sysconfig.get_config_vars() that were fixed when it was built.
+
+    `include` is the folder of its headers, `version` the full one; both are empty where it has no headers.
+    """
+
+    executable: Path
+    version: str
+    include: str
+    variables: Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Sysroot:
+    """The system of `machine` in `folder`."""
+
+    machine: Machine
+    folder: Path
+
+    @classmethod
+    def of(cls, machine: Machine) -> Sysroot | None:
+        """The one that the environment names; None if it names none. Raises ToolError for what is no folder."""
+        named = os.environ.get(variable_of(machine))
+        if not named:
+            return None
+        folder = Path(named)
+        if not folder.is_absolute() or not folder.is_dir():
+            raise ToolError(
+                f"{variable_of(machine)} is not the absolute path of a folder",
+                where=named,
+                next_step=f"name the folder that holds usr/ and lib/ of {machine.words} Linux; {_HOW}",
+            )
+        return cls(machine, folder)
+
+    @cached_property
+    def pythons(self) -> Mapping[CPython, TargetPython]:
+        """Its CPythons. Nothing of it is executed."""
+        pythons: dict[CPython, TargetPython] = {}
+        for python, executable, library in self._installed():
+            if python in pythons:
+                continue
+            for path in sorted(library.glob("_sysconfigdata_*.py")):
+                variables = _build_time_variables(path)
+                if variables is not None:
+                    pythons[python] = self._python(executable, variables)
+                    break
+        return pythons
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which programs of the machine run here, under QEMU."""
+        return {"QEMU_LD_PREFIX": str(self.folder)}
+
+    def check_emulation(self, python: CPython) -> None:
+        """Raise ToolError where this kernel does not run the sysroot's programs."""
+        answer = capture([self.pythons[python].executable, "-I", "-c", "print('runs')"], env=self.environment)
+        if answer.last_line != "runs":
+            raise ToolError(
+                f"programs for {self.machine.words} do not run here, so no wheel for it can be smoke-tested",
+                where=(answer.tail or (str(self.pythons[python].executable),))[-1],
+                next_step="install QEMU's user emulation and register it with the kernel (Debian: apt install "
+                f"qemu-user-static), or leave the tests out: --smoke none; {_HOW}",
+            )
+
+    def real(self, path: str) -> Path:
+        """Where a path of that system lies here; links are followed within the sysroot."""
+        here = self.folder
+        parts = list(Path(path).parts)
+        links = 0
+        while parts:
+            part = parts.pop(0)
+            if part == "/":
+                here = self.folder
+            elif part == "..":
+                here = here.parent if here != self.folder else here
+            elif (here / part).is_symlink() and links < _MOST_LINKS:
+                links += 1
+                parts = [*(here / part).readlink().parts, *parts]
+            else:
+                here /= part
+        return here
+
+    def _installed(self) -> Iterator[tuple[CPython, Path, Path]]:
+        """Each CPython, with its executable and the folder of its standard library."""
+        for pattern in _BIN_FOLDERS:
+            for folder in sorted(self.folder.glob(pattern)):
+                inside = "/" + str(folder.relative_to(self.folder))
+                for executable in sorted(self.real(inside).glob("python3.*")):
+                    match = re.fullmatch(r"python(3\.\d+t?)", executable.name)
+                    real = self.real(f"/{executable.relative_to(self.folder)}")
+                    if match and real.is_file():
+                        library = real.parent.parent / "lib" / executable.name
+                        yield CPython.parse(match[1]), real, library
+
+    def _python(self, executable: Path, variables: Mapping[str, str | int]) -> TargetPython:
+        include = self.real(str(variables.get("INCLUDEPY", "/nonexistent")))
+        patchlevel = include / "patchlevel.h"
+        version = _VERSION.search(patchlevel.read_text("utf-8", "replace")) if patchlevel.is_file() else None
+        if version is None or not (include / "Python.h").is_file():
+            return TargetPython(executable, "", "", variables)
+        return TargetPython(executable, version[1], str(include), variables)
+
+
+def variable_of(machine: Machine) -> str:
+    """The environment variable that names a machine's sysroot, such as TORCH_BUILD_FARM_SYSROOT_AARCH64."""
+    return f"TORCH_BUILD_FARM_SYSROOT_{machine.name.upper()}"
+
+
+def missing(machine: Machine) -> ToolError:
+    """The error for jobs of another machine where no sysroot is named."""
+    return ToolError(
+        f"this machine has no system of {machine.words} to cross-compile for",
+        where=variable_of(machine),
+        next_step=f"name the folder of one there, or build in containers: --engine docker; {_HOW}",
+    )
+
+
+def _build_time_variables(path: Path) -> dict[str, str | int] | None:
+    """The assignment in CPython's _sysconfigdata module, read and not executed; None for another file."""
+    try:
+        module = ast.parse(path.read_text("utf-8"))
+        for statement in module.body:
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "build_time_vars":
+                value = ast.literal_eval(statement.value)
+                return dict(value) if isinstance(value, dict) else None
+    except (OSError, SyntaxError, ValueError):
+        pass
+    return None
