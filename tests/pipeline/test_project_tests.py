@@ -15,6 +15,7 @@ from tests.conftest import need
 from tests.wheels.test_driver import linked
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import SmokeError
+from torch_build_farm.core.machine import X86_64
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
@@ -131,7 +132,7 @@ def test_without_test_requirements_one_environment_is_enough(smoke: Smoke) -> No
 def test_a_wheel_that_needs_the_driver_is_imported_beside_a_stub(smoke: Smoke, tmp_path: Path) -> None:
     """The tests of the project run beside it too; the record says that nothing ran on a GPU."""
     need(not find_library("cuda"), "this machine has NVIDIA's driver")
-    (tmp_path / "libcuda.so").write_bytes(driver.link_stub())
+    (tmp_path / "libcuda.so").write_bytes(driver.link_stub(X86_64))
     source = "int cuInit(unsigned); int initialize(void) { return cuInit(0); }"
     library = linked(tmp_path, source, f"-L{tmp_path}", "-lcuda", "-Wl,-z,now")
     init = "import ctypes, os\n_core = ctypes.CDLL(os.path.join(os.path.dirname(__file__), '_core.so'))\n"

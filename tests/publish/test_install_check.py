@@ -23,6 +23,7 @@ from tests.release import Release, with_members
 from tests.wheels.test_driver import linked
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import NoPythonError
+from torch_build_farm.core.machine import X86_64
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.engines import isolation
@@ -354,7 +355,7 @@ def test_an_interpreter_in_the_home_folder_itself(monkeypatch: pytest.MonkeyPatc
 
 
 def test_stubs_stand_in_for_the_driver_that_is_not_here(tmp_path: Path) -> None:
-    (tmp_path / "libcuda.so").write_bytes(driver.link_stub())
+    (tmp_path / "libcuda.so").write_bytes(driver.link_stub(X86_64))
     source = "int cuInit(unsigned); int initialize(void) { return cuInit(0); }"
     library = linked(tmp_path, source, f"-L{tmp_path}", "-lcuda", "-Wl,-z,now")
     environment = tmp_path / "env"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.test_repair import wheel
+from torch_build_farm.core.machine import X86_64
 from torch_build_farm.wheels import driver
 from torch_build_farm.wheels.elf import library as elf
 
@@ -37,7 +38,7 @@ def loaded(library: Path, path: Path, *functions: str) -> subprocess.CompletedPr
 
 
 def test_a_library_and_a_program_link_against_the_stub(tmp_path: Path) -> None:
-    (tmp_path / "libcuda.so").write_bytes(driver.link_stub())
+    (tmp_path / "libcuda.so").write_bytes(driver.link_stub(X86_64))
     source = CALLS.replace("return nvmlInit_v2();", "return 0;")
     library = linked(tmp_path, source, f"-L{tmp_path}", "-lcuda", "-Wl,-z,defs")
     assert "libcuda.so.1" in elf.read(library.read_bytes()).needed
@@ -46,7 +47,7 @@ def test_a_library_and_a_program_link_against_the_stub(tmp_path: Path) -> None:
 
 
 def test_no_loader_takes_the_link_stub_for_the_drivers_library(tmp_path: Path) -> None:
-    (tmp_path / "libcuda.so.1").write_bytes(driver.link_stub())
+    (tmp_path / "libcuda.so.1").write_bytes(driver.link_stub(X86_64))
     done = loaded(tmp_path / "libcuda.so.1", tmp_path)
     assert "this is a stub for linking and not the library of NVIDIA's driver" in done.stderr
 

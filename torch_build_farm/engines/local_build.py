@@ -21,7 +21,7 @@ from torch_build_farm.core.errors import BuildError, FarmError
 from torch_build_farm.core.files import check_regular, remove_tree, replace_text
 from torch_build_farm.core.paths import inside
 from torch_build_farm.core.process import Completed
-from torch_build_farm.engines import cross_python, no_network, torch_downloads
+from torch_build_farm.engines import cross_compiling, no_network, torch_downloads
 from torch_build_farm.engines.base import BuildRequest, Engine, ccache_of
 from torch_build_farm.engines.missing_modules import lacks_module
 from torch_build_farm.engines.name_spaces import NameSpaces
@@ -186,7 +186,7 @@ class LocalBuild:
         shared = self._install(set(builder.build_system_requires))
         if self.sysroot:  # what runs from here on is foreign, and asks it about the machine
             packages = Path(site_packages(self.home, job.python))
-            cross_python.put(packages, self.sysroot.pythons[job.python], job.platform)
+            cross_compiling.let_answer(packages, self.sysroot.pythons[job.python], job.platform)
         try:
             additional = set(builder.get_requires_for_build("wheel", self.settings.config_settings))
             if additional:
@@ -219,9 +219,24 @@ class LocalBuild:
         """Let the back end make the wheel; returns the name that it says the wheel has."""
         out = f"{self.request.out}/"
         try:
-            return builder.build("wheel", out, self.settings.config_settings).removeprefix(out)
+            return builder.build("wheel", out, self._config_settings()).removeprefix(out)
         except TypeError as error:  # `build` joins what it says to the folder
             raise self._error("the back end does not say how its wheel is called") from error
+
+    def _config_settings(self) -> Mapping[str, str | Sequence[str]]:
+        """The project's; meson-python is told by an argument what CMake reads in variables."""
+        settings = self.settings.config_settings
+        # The back end may be the farm's own, which then calls it.
+        has_meson_python = (Path(site_packages(self.home, self.request.job.python)) / "mesonpy").is_dir()
+        if self.sysroot is None or not has_meson_python:
+            return settings
+        request = self.request
+        python = Path(self.foreign_env["VIRTUAL_ENV"]) / "bin" / "python"
+        file = request.scratch / "meson-cross.ini"
+        replace_text(file, cross_compiling.meson_file(request.job.platform, self.env, python))
+        own = settings.get("setup-args", ())
+        arguments = [own] if isinstance(own, str) else [*own]
+        return {**settings, "setup-args": [f"--cross-file={self.name_spaces.path(file)}", *arguments]}
 
     def explained(self, error: FarmError) -> FarmError:
         """The error of the build with what failed, where its log had no known cause for `error`."""

@@ -98,7 +98,7 @@ def render(project: Project, source: Source, job: Job) -> Tree:
     tools = {}
     if context["settings"].cuda_arch_list:
         # CUDA sources may call the driver, which no toolkit brings.
-        tools[f"{DRIVER_STUBS}/libcuda.so"] = driver.link_stub()
+        tools[f"{DRIVER_STUBS}/libcuda.so"] = driver.link_stub(job.platform)
         tools[NVCC_WITH_TOKENS] = (DATA / "nvcc-with-tokens.sh").read_bytes()
     # All of them belong to the Python project, which may lie in a folder of the source.
     folder = PurePosixPath(source.origin.subdirectory)

@@ -20,7 +20,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-from torch_build_farm.core import toml, tools
+from torch_build_farm.core import machine, toml, tools
 from torch_build_farm.core.errors import NoPythonError, PublishError
 from torch_build_farm.core.home import home
 from torch_build_farm.core.package_index import PackageIndex
@@ -323,7 +323,7 @@ def _beside_driver(project: Project, environment: Path, runs: Callable[[str], bo
         for path in environment.glob(f"lib/python*/site-packages/{package}/**/*.so*"):
             if path.is_file() and not path.is_symlink():
                 libraries.append(path)
-    stubs = driver.import_stubs(path.read_bytes() for path in libraries)
+    stubs = driver.import_stubs((path.read_bytes() for path in libraries), machine.running())
     folder = environment / "driver-stubs"
     return driver.beside(folder) if driver.stand_in(stubs, folder, runs) else []
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from torch_build_farm.core.machine import ARM64, Machine
 from torch_build_farm.core.resources import DATA
 from torch_build_farm.wheels.elf import library as elf
 from torch_build_farm.wheels.elf.headers import ElfError
 from torch_build_farm.wheels.elf.stub import Stub, assemble
 from torch_build_farm.wheels.elf.symbol import Kind
+from torch_build_farm.wheels.platforms import machine_of_wheel
 from torch_build_farm.wheels.wheel import Wheel, opened
 
 _FUNCTION = Kind(2, 1, 0)  # STT_FUNC, STB_GLOBAL
@@ -41,15 +43,15 @@ _LIBRARIES = {
 
 
 @cache
-def link_stub() -> bytes:
-    """libcuda.so for linkers, with the names of CUDA 12.8 to 13.2. No loader takes it for the driver's."""
+def link_stub(machine: Machine) -> bytes:
+    """libcuda.so for linkers of `machine`, with the names of CUDA 12.8 to 13.2. No loader takes it for the driver's."""
     lines = (DATA / "cuda-driver.txt").read_text("utf-8").splitlines()
     names = dict.fromkeys((line for line in lines if not line.startswith("#")), _FUNCTION)
-    return assemble(Stub("libcuda.so.1", (), names, _LINK_REFUSAL))
+    return assemble(Stub("libcuda.so.1", (), names, _LINK_REFUSAL, machine=machine))
 
 
-def import_stubs(libraries: Iterable[bytes]) -> dict[str, bytes]:
-    """A stub of each of the driver's libraries that these ELF libraries need, by its file name.
+def import_stubs(libraries: Iterable[bytes], machine: Machine) -> dict[str, bytes]:
+    """A stub of each of the driver's libraries that these ELF libraries for `machine` need, by its file name.
 
     It has the names that they ask for; every function returns an error.
     """
@@ -57,7 +59,7 @@ def import_stubs(libraries: Iterable[bytes]) -> dict[str, bytes]:
     undefined: set[str] = set()
     for content in libraries:
         try:
-            library = elf.read(content)
+            library = elf.read(content, machine)
         except ElfError:  # code for GPUs, or a library of another machine: nothing here loads it
             continue
         needed.update(library.needed)
@@ -66,7 +68,8 @@ def import_stubs(libraries: Iterable[bytes]) -> dict[str, bytes]:
     for soname in sorted(needed & _LIBRARIES.keys()):
         of_driver = _LIBRARIES[soname]
         names = {name: _FUNCTION for name in undefined if of_driver.names.fullmatch(name)}
-        stubs[soname] = assemble(Stub(soname, (), names, refusal="", code=_returning(of_driver.status)))
+        code = _returning(of_driver.status, machine)
+        stubs[soname] = assemble(Stub(soname, (), names, refusal="", code=code, machine=machine))
     return stubs
 
 
@@ -75,11 +78,17 @@ def of_wheel(wheel: Wheel) -> dict[str, bytes]:
     if not any(name in _LIBRARIES for library in wheel.libraries for name in library.needed):
         return {}
     with opened(wheel.path) as archive:
-        return import_stubs(archive.read(library.path) for library in wheel.libraries)
+        contents = (archive.read(library.path) for library in wheel.libraries)
+        return import_stubs(contents, machine_of_wheel(wheel.path.name))
 
 
-def _returning(status: int) -> bytes:
-    """Machine code of a function that returns `status`: mov eax, STATUS; ret."""
+def _returning(status: int, machine: Machine) -> bytes:
+    """Machine code of a function that returns `status`, which has up to 16 bits.
+
+    x86-64: mov eax, STATUS; ret. arm64: movz w0, STATUS; ret (Arm's manual of the A64 instructions).
+    """
+    if machine == ARM64:
+        return (0x52800000 | status << 5).to_bytes(4, "little") + (0xD65F03C0).to_bytes(4, "little")
     return b"\xb8" + status.to_bytes(4, "little") + b"\xc3"
 
 

@@ -12,6 +12,7 @@ from torch_build_farm import __version__
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RepairError
 from torch_build_farm.core.files import clear
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import write_wheel
 from torch_build_farm.engines.prefixes import library_path
@@ -21,7 +22,7 @@ from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.project import external_libraries, source_files
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import cython_files
+from torch_build_farm.wheels import cython_files, platforms
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.beside_core import core_problems
 from torch_build_farm.wheels.checks import problems
@@ -47,12 +48,14 @@ def repair(
     setup_script: str = "",
     core: Path | None = None,
     is_core: bool = False,
+    platform: Machine = X86_64,
 ) -> tuple[Wheel, MachineCode]:
     """Let auditwheel give `raw` its tag in folder `scratch`, check the result and put it into `out`.
 
     `expected`, `builders` and `linked_by` are as in `problems`, `interpreter_run_paths` as the engine states them.
     `already_repaired`: the engine has run auditwheel. `setup_script` is the text of the source's setup.py. `core` is
-    the wheel of the core that it is installed beside; `is_core`: it is one itself.
+    the wheel of the core that it is installed beside; `is_core`: it is one itself. `platform` is the machine that the
+    wheel is to be for.
 
     Returns the wheel, and what its code asks of users' machines.
     Raises RepairError with every reason why the wheel is unfit.
@@ -60,6 +63,14 @@ def repair(
     # auditwheel fails for such a wheel too, but its message does not say what that means for a variant.
     if not read_wheel(raw).libraries:
         raise without_library(raw.name, raw, of_core=is_core)
+    wrong_machine = platforms.wrong_machine(raw.name, platform)
+    if wrong_machine:
+        raise RepairError(
+            f"{raw.name} {wrong_machine}",
+            where=str(raw),
+            next_step="the build pays no heed to CC, CXX and CMAKE_TOOLCHAIN_FILE, or to sysconfig's platform: let it, "
+            "or build in containers of that platform (--engine docker)",
+        )
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
@@ -219,6 +230,7 @@ def _work(step: Step) -> Outcome:
         already_repaired=context.engine.repairs_itself,
         core=step.core_wheel,
         is_core=not step.job.variant.needs_torch,
+        platform=step.job.platform,
     )
     facts = RepairFacts(
         wheel.platform,
