@@ -59,7 +59,7 @@ def audit(folder: Path, files: dict[str, bytes], *fields: str, tag: str = TAG) -
 def test_the_wheel_that_all_this_is_about(tmp_path: Path) -> None:
     core = for_arm64([SYM_NE, CPP_FUNCTION], [*TORCH, "ld-linux-aarch64.so.1"], more=BUILT_ON_28)
     report = audit(tmp_path, {MINE: core}, "Requires-Dist: torch==2.8.*")
-    assert (report.machine, report.true_range, report.claim) == ("aarch64", ">=2.6.0,<=2.8.0", "narrower")
+    assert (report.platform, report.true_range, report.claim) == ("aarch64", ">=2.6.0,<=2.8.0", "narrower")
     (found,) = report.libraries
     assert (found.kind, found.built.releases) == (LibraryKind.TORCH, ("2.8.0",))
     assert found.releases["2.9.1"].missing == (SYM_NE,)
@@ -75,7 +75,7 @@ def test_torch_for_arm64_has_cuda_since_211(tmp_path: Path) -> None:
     assert report.releases["2.11.0"].verdict is Verdict.OK
     same = {"demo/_C.so": library([SET_DEVICE], ["PyInit__core"], ["libc10_cuda.so", "libc10.so", "libc.so.6"])}
     x86_64 = audit(tmp_path / "x86", same, "Requires-Dist: torch==2.11.*", tag="cp312-cp312-manylinux_2_28_x86_64")
-    assert (x86_64.machine, x86_64.releases["2.10.0"].libraries) == ("x86_64", ())
+    assert (x86_64.platform, x86_64.releases["2.10.0"].libraries) == ("x86_64", ())
 
 
 STREAM = "demo/libops_cuda_stream.so"
@@ -236,14 +236,14 @@ def test_the_command_audits_wheels_for_both(
     wrong = made(tmp_path / "wrong", {MINE: library([], ["PyInit__core"])}, "Requires-Dist: torch", tag=TAG)
     assert main(["audit", str(arm64), str(x86_64), "--torch", "2.8", "2.9.1", "--json"], CHECKOUT) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [(wheel["machine"], wheel["ok"]) for wheel in document["wheels"]] == [("aarch64", True), ("x86_64", True)]
+    assert [(wheel["platform"], wheel["ok"]) for wheel in document["wheels"]] == [("aarch64", True), ("x86_64", True)]
     assert document["wheels"][0]["releases"]["2.9.1"]["missing"] == [SYM_NE]
     assert main(["audit", str(wrong)], CHECKOUT) == AbiError.exit_code
     assert "is a library for x86-64, in a wheel for arm64" in capsys.readouterr().out
     assert main(["audit", str(arm64), "--torch", "2.99"], CHECKOUT) == UnknownTorchError.exit_code
     said = "".join(capsys.readouterr().err.split("\n"))
     assert "nothing is known of torch 2.99 for arm64" in said
-    assert "index add 2.99.0 --machine aarch64" in said
+    assert "index add 2.99.0 --platform aarch64" in said
 
 
 def test_the_stages_ask_for_the_wheel_s_machine(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_release_that_is_not_known_for_the_wheel_s_machine(tmp_path: Path) -> 
 def test_a_program_asks(tmp_path: Path) -> None:
     core = for_arm64([SLEEF], TORCH, more=BUILT_ON_28)
     report = audit_wheel(made(tmp_path, {MINE: core}, "Requires-Dist: torch==2.8.*", tag=TAG), torch="2.8")
-    assert (report.machine, report.true_range) == ("aarch64", "==2.8.0")
+    assert (report.platform, report.true_range) == ("aarch64", "==2.8.0")
 
 
 def test_a_release_that_was_added_for_arm64(
@@ -284,8 +284,10 @@ def test_a_release_that_was_added_for_arm64(
     collect.write(added_folder(ARM64) / "2.16.0", [collected("2.16.0", lines_of_it)], {})
     listed = {}
     for machine in (X86_64, ARM64):
-        assert main(["index", "list", "--machine", machine.name, "--json"], CHECKOUT) == 0
-        listed[machine] = json.loads(capsys.readouterr().out)["releases"]
+        assert main(["index", "list", "--platform", machine.name, "--json"], CHECKOUT) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["platform"] == machine.name
+        listed[machine] = document["releases"]
     assert listed[ARM64].keys() - listed[X86_64].keys() == {"2.16.0"}
     assert listed[ARM64]["2.16.0"] == {"shipped": False, "cpython": ["cp312"]}
     tables = AuditTables.load(added_folder()).for_machine(ARM64)
@@ -294,7 +296,7 @@ def test_a_release_that_was_added_for_arm64(
     assert tables.header_lines.by_release["2.8.0"] == known().header_lines.by_release["2.8.0"]
     wheel = read_wheel.read(made(tmp_path, {MINE: for_arm64([SYM_NE], ["libc10.so"])}, tag=TAG))
     assert wheel_report.audit(wheel, tables, ["2.16.0"]).releases["2.16.0"].missing == ()
-    assert main(["index", "list", "--machine", "arm64"], CHECKOUT) == UsageError.exit_code
+    assert main(["index", "list", "--platform", "arm64"], CHECKOUT) == UsageError.exit_code
     assert "aarch64" in capsys.readouterr().err
 
 

@@ -18,6 +18,7 @@ from torch_build_farm.audit import output
 from torch_build_farm.audit.changes import Changes
 from torch_build_farm.cli import evidence
 from torch_build_farm.core.errors import BuildError
+from torch_build_farm.core.machine import X86_64
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.pipeline.facts import AuditFacts, SmokeFacts
 from torch_build_farm.pipeline.records import Artifact, Record
@@ -74,7 +75,7 @@ def test_evidence_of_a_build() -> None:
 
 
 def test_evidence_of_a_variant() -> None:
-    facts = Facts(Minor(2, 9), EVIL, {"cuda": Fact(EVIL, EVIL), "cpython": Fact(("cp311",), EVIL)})
+    facts = Facts(Minor(2, 9), X86_64, EVIL, {"cuda": Fact(EVIL, EVIL), "cpython": Fact(("cp311",), EVIL)})
     edit = Edit(Path("variants/torch29.toml"), f"a = 1\n```\n{EVIL}", f"a = 2\n```\n{EVIL}", (EVIL,))
     changes = Changes("2.8.0", "2.9.0", {EVIL: (EVIL,)}, {EVIL: EVIL}, {})
     harmless(evidence.of_variant(facts, edit, changes, None))

@@ -48,6 +48,17 @@ def test_the_schemas_accept_real_files() -> None:
         variant.validate(tomllib.loads(path.read_text()))
 
 
+@pytest.mark.parametrize("name", ["torch-build-farm.schema.json", "variant.schema.json"])
+def test_a_default_is_a_value_that_the_key_takes(name: str) -> None:
+    schema = validator(name)
+    tables = {"": schema.schema, **schema.schema.get("$defs", {})}
+    for table, node in tables.items():
+        for key, of_key in node["properties"].items():
+            if "default" in of_key:
+                problems = list(schema.evolve(schema=of_key).iter_errors(of_key["default"]))
+                assert not problems, (table, key, problems)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

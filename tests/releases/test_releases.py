@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,7 +238,7 @@ def written(tmp_path: Path, server: Front) -> tuple[Path, facts.Facts, Listing]:
     listing = Listing.read(index)
     read = facts.read(Minor(2, 16), listing, index, sizes=False)
     sizes = {"torch-gb": facts.Fact(2.0, "here"), "cuda-runtime-gb": facts.Fact(3.0, "here")}
-    read = facts.Facts(read.minor, read.wheel, {**read.facts, **sizes})
+    read = replace(read, facts={**read.facts, **sizes})
     path = tmp_path / "torch216.toml"
     edit = variant_file.edit(path, read, listing, "2026-12-01")
     assert edit.diff.startswith("--- nothing")
@@ -260,7 +261,7 @@ def test_what_people_wrote_is_kept(tmp_path: Path, server: Front) -> None:
         *torch("2.16.1", "cp312", "cp315"),
     ]
     later = Listing.of(files)
-    more = facts.Facts(read.minor, read.wheel, {**read.facts, "releases": facts.Fact(("2.16.0", "2.16.1"), "")})
+    more = read.with_fact("releases", facts.Fact(("2.16.0", "2.16.1"), ""))
     edit = variant_file.edit(path, more, later, "2027-01-01")
     table = tomllib.loads(edit.after)
     assert table["releases"] == ["2.16.0", "2.16.1"]

@@ -43,7 +43,7 @@ def lines(report: WheelReport, width: int = _WIDTH, *, verbose: bool = False) ->
     if report.left_out:
         text.append(f"torch {span(report.left_out)}: no build for this wheel's CPython")
     if report.other_machines:
-        text.append(wrong_machines(report.other_machines, report.machine))
+        text.append(wrong_machines(report.other_machines, report.platform))
     text += _without_library(report)
     if report.floors:
         text.append(f"needs {', '.join(report.floors)}")

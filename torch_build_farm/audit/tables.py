@@ -35,7 +35,7 @@ class AuditTables(ReleaseTables):
     def _unknown_release(self, word: str) -> UnknownTorchError:
         of_machine, option = "", ""
         if self.machine != X86_64:
-            of_machine, option = f" for {self.machine.words}", f" --machine {self.machine.name}"
+            of_machine, option = f" for {self.machine.words}", f" --platform {self.machine.name}"
         if re.fullmatch(r"\d+\.\d+(\.\d+)?", word):
             release = word if word.count(".") == 2 else f"{word}.0"
             next_step = f"index add {release}{option} reads it from the package index"

@@ -73,7 +73,7 @@ class LibraryReport:
 class WheelReport:
     """A wheel's findings.
 
-    - `machine`: the one whose torch it was judged against, as platform.machine() says it.
+    - `platform`: that of the torch that it was judged against, "x86_64" or "aarch64".
     - `other_machines`: its libraries for another machine, by path, each with what people call that one; without those
       that it has for its own machine too, by the same file name.
     - `declared`: METADATA's requirement on torch, such as "torch>=2.8"; empty without one.
@@ -89,7 +89,7 @@ class WheelReport:
     """
 
     file: str
-    machine: str
+    platform: str
     other_machines: Mapping[str, str]
     declared: str
     true_range: str
@@ -475,7 +475,7 @@ class _Audit:
         open_ended = not builds and self.every[-1:] == judged[-1:]
         return WheelReport(
             file=self.wheel.path.name,
-            machine=self.wheel.machine.name,
+            platform=self.wheel.machine.name,
             other_machines=self.other_machines,
             declared="" if self.wheel.declared is None else f"torch{self.wheel.declared}",
             true_range=true_range(verdicts, open_ended=open_ended, whole=list(releases) == self.every),

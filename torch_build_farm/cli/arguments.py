@@ -109,10 +109,10 @@ def add_pre_argument(parser: Parser) -> None:
     parser.add_argument("--pre", action="store_true", help="include pre-releases of minors without a final release")
 
 
-def add_machine_argument(parser: Parser) -> None:
-    """Add --machine."""
+def add_platform_argument(parser: Parser) -> None:
+    """Add --platform."""
     parser.add_argument(
-        "--machine",
+        "--platform",
         choices=[machine.name for machine in MACHINES],
         default=X86_64.name,
         help="whose torch: x86_64 (default) or aarch64, which is arm64",

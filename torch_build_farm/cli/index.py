@@ -15,7 +15,7 @@ from torch_build_farm.cli.arguments import (
     Parser,
     add_common_arguments,
     add_list_argument,
-    add_machine_argument,
+    add_platform_argument,
     optional_path,
 )
 from torch_build_farm.cli.command import Command
@@ -37,7 +37,7 @@ class IndexOptions(CommonOptions):
     """Options of `index`."""
 
     action: str
-    machine: str
+    platform: str
     releases: tuple[str, ...]
     python: tuple[str, ...]
     out: Path | None
@@ -54,7 +54,7 @@ def _configure_parser(parser: Parser) -> None:
     )
     parser.add_argument("releases", nargs="*", metavar="RELEASE", help="such as 2.16.0")
     add_list_argument(parser, "--python", "X.Y", "further CPythons to read libtorch_python for, or all")
-    add_machine_argument(parser)
+    add_platform_argument(parser)
     parser.add_argument("--out", type=optional_path, metavar="DIR", help=argparse.SUPPRESS)
 
 
@@ -70,6 +70,7 @@ class KnownRelease:
 class IndexAnswer(Answer):
     """The document of `index list`."""
 
+    platform: str
     releases: dict[str, KnownRelease]
 
 
@@ -116,7 +117,7 @@ def _add(context: Context, options: IndexOptions) -> None:
     """`index add`: read releases into the user's cache."""
     if not options.releases:
         raise UsageError("index add: which release?", next_step="index add 2.16.0")
-    index, machine = PackageIndex.configured(), named(options.machine)
+    index, machine = PackageIndex.configured(), named(options.platform)
     for release in options.releases:
         release_tables = _read_release(context, release, index, options.python, machine)
         collect.write(added_folder(machine) / release, [release_tables], {})
@@ -156,7 +157,7 @@ def _list(context: Context, machine: Machine) -> None:
     rows = {}
     for release in symbols.releases:
         rows[release.name] = KnownRelease(release.name in shipped, tuple(sorted(release.files)))
-    context.answer(IndexAnswer(releases=rows))
+    context.answer(IndexAnswer(platform=machine.name, releases=rows))
     for release in symbols.releases:
         origin = "shipped" if release.name in shipped else "added"
         context.say(f"{release.name:8} {origin:8} {' '.join(sorted(release.files))}")
@@ -164,7 +165,7 @@ def _list(context: Context, machine: Machine) -> None:
 
 def _make(context: Context, options: IndexOptions) -> None:
     """`index make`: make the tables that the farm ships anew from the package index."""
-    index, machine = PackageIndex.configured(), named(options.machine)
+    index, machine = PackageIndex.configured(), named(options.platform)
     only_shipped = ReleaseTables.load(Path(os.devnull))
     releases = options.releases or only_shipped.releases
     out = options.out or shipped_folder(machine)
@@ -184,11 +185,11 @@ def _make(context: Context, options: IndexOptions) -> None:
 def _index(context: Context, options: IndexOptions) -> int:
     """`index list`, `index add`, `index learn`, `index make`."""
     if options.action == "list":
-        _list(context, named(options.machine))
+        _list(context, named(options.platform))
     elif options.action == "add":
         _add(context, options)
     elif options.action == "learn":
-        learn(context, options.releases, PackageIndex.configured(), options.python, named(options.machine))
+        learn(context, options.releases, PackageIndex.configured(), options.python, named(options.platform))
     else:
         _make(context, options)
     return 0

@@ -15,7 +15,7 @@ from torch_build_farm.cli.arguments import (
     Parser,
     add_common_arguments,
     add_list_argument,
-    add_machine_argument,
+    add_platform_argument,
     optional_path,
 )
 from torch_build_farm.cli.command import Command
@@ -37,7 +37,7 @@ class SdkOptions(CommonOptions):
 
     torch: str
     python: tuple[str, ...]
-    machine: str
+    platform: str
     out: Path | None
 
 
@@ -45,7 +45,7 @@ def _configure_parser(parser: Parser) -> None:
     add_common_arguments(parser)
     parser.add_argument("torch", metavar="RELEASE", help="a torch release (2.9.1) or minor (2.9: its oldest release)")
     add_list_argument(parser, "--python", "X.Y", "CPythons (default: the running one)")
-    add_machine_argument(parser)
+    add_platform_argument(parser)
     parser.add_argument(
         "--out", type=optional_path, metavar="DIR", help="unpack the SDK into this folder, for CMAKE_PREFIX_PATH"
     )
@@ -55,6 +55,7 @@ def _configure_parser(parser: Parser) -> None:
 class SdkAnswer(Answer):
     """The document of `sdk`; `cmake_prefix_path` is null without --out."""
 
+    platform: str
     sdks: tuple[Sdk, ...]
     cmake_prefix_path: Path | None
 
@@ -95,7 +96,7 @@ def _sdk(context: Context, options: SdkOptions) -> int:
     if options.out and len(pythons) > 1:
         raise UsageError("one folder holds one SDK", where="--out", next_step="name one CPython with --python")
     start = time.monotonic()
-    machine = named(options.machine)
+    machine = named(options.platform)
     release = _release(options.torch, index, machine)
     store = context.store
     sdks = []
@@ -107,7 +108,7 @@ def _sdk(context: Context, options: SdkOptions) -> int:
                 sdks.append(cache.get(store, release, python, index, context.say, machine=machine))
         prefix = _unpack(sdks[0], options.out.resolve()) if options.out else None
 
-    context.answer(SdkAnswer(sdks=tuple(sdks), cmake_prefix_path=prefix))
+    context.answer(SdkAnswer(platform=machine.name, sdks=tuple(sdks), cmake_prefix_path=prefix))
     for sdk in sdks:
         context.say(f"{sdk.wheel}\n  of {sdk.made_of}, sha256 {sdk.sha256}")
     if prefix:

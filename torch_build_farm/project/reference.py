@@ -38,7 +38,8 @@ _ACRONYMS = {"Abi": "ABI", "Cuda toolkit": "CUDA toolkit", "Sdk": "SDK"}
 
 def schema(shape: type, title: str) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the TOML table that is read into `shape`."""
-    document = _for_toml(adapter(shape).json_schema())
+    # In this mode defaults are as a key's type writes them, not as Python has them.
+    document = _for_toml(adapter(shape).json_schema(mode="serialization"))
     if shape is Variant:
         document["properties"].update(deprecated_keys())
     return {"$schema": _DIALECT, **document, "title": title}

@@ -6,20 +6,23 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 from packaging.tags import Tag
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import parse_wheel_filename
 from packaging.version import InvalidVersion
 
 from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.package_index import PackageIndex
-from torch_build_farm.core.requirements import parse_metadata, read_requirement, read_version
+from torch_build_farm.core.requirements import parse_metadata, read_version
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.cuda_architectures import of_gencode
 from torch_build_farm.releases import torch_wheel
 from torch_build_farm.releases.listing import Listing, Release
+from torch_build_farm.releases.required_wheels import Target
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
@@ -50,9 +53,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """The content of variants/torchNN.toml: facts by key, in the file's order, read from the file `wheel`."""
+    """The content of a minor's variants file: facts by key, in the file's order, read from `wheel`, for `platform`."""
 
     minor: Minor
+    platform: Machine
     wheel: str
     facts: Mapping[str, Fact]
 
@@ -85,58 +89,50 @@ def newest_usable_minor(listing: Listing, *, pre: bool = False) -> Minor:
         except UnknownTorchError:
             continue
         return minor
-    raise UnknownTorchError("the index has no torch for x86-64 Linux", where="the package index", next_step="discover")
+    raise UnknownTorchError(
+        f"the index has no torch for {listing.machine.words} Linux", where="the package index", next_step="discover"
+    )
 
 
 def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = False, sizes: bool = True) -> Facts:
-    """Read a minor's facts.
+    """Read a minor's facts, of the listing's machine.
 
     Without `sizes` three keys are left out, for which parts of a dozen more wheels and a library of 30 MB are read.
 
     Raises UnknownTorchError, with the reason, if the minor cannot be served, and PackageIndexError.
     """
     releases = listing.usable(minor, pre=pre)
-    release = releases[0]
-    tag, content = _read_first_available(release, index)
-    wheel = release.wheels[tag]
-    requires = _requirements(content.metadata, CPython.parse(tag))
+    torch = _Torch.read(releases[0], listing.machine, index)
+    content, target = torch.content, torch.target
 
-    cuda = re.search(r"^cuda\b.*=\s*'([\d.]+)'", content.version, re.MULTILINE)
-    if not cuda:
-        raise _refusal(release, "it is built without CUDA", f"{_VERSION} of {wheel.filename}")
-    runtime = _cuda_runtime(cuda[1], requires)
-    if runtime is None:
-        raise _refusal(release, f"its METADATA requires no CUDA runtime for CUDA {cuda[1]}", wheel.filename)
-
-    platform = _platform(wheel)
+    facts = {"torch": Fact(str(minor), "")}
+    if target.machine != X86_64:
+        facts["platform"] = Fact(target.machine.name, f"the machines that these wheels are for: {target.machine.words}")
+    if minor.flavour:
+        facts["index"] = Fact(index.first[0], "the index that has this flavour")
     standard, standard_source = _cxx_standard(content.cmake, content.aten)
-    facts = {
-        "torch": Fact(str(minor), ""),
-        **({"index": Fact(index.first[0], "the index that has this flavour")} if minor.flavour else {}),
+    facts |= {
         "releases": Fact(
             tuple(release.name for release in releases), "file names on the index, what is yanked left out"
         ),
         "release": Fact(
-            release.name, "built against: the minor's first, so that the wheel needs nothing that a later patch added"
+            torch.release.name,
+            "built against: the minor's first, so that the wheel needs nothing that a later patch added",
         ),
-        "cuda": Fact(cuda[1], f"torch.version.cuda, in {_VERSION}"),
-        "cuda-runtime": Fact(f"{runtime.name}{runtime.specifier}", "METADATA, Requires-Dist"),
-        "cuda-toolkit": _toolkit(runtime, requires, index),
-        "cuda-image": Fact(
-            _cuda_image(platform, cuda[1]), "by its tag; PyTorch's builder image, with nvcc of this CUDA"
-        ),
+        **_cuda_facts(torch, index),
         "cpython": Fact(tags_of(releases), "file names on the index"),
         "cxx-standard": Fact(standard, standard_source),
         "gcc": _gcc(standard, content.cxx),
-        "image": Fact(platform, "the wheels' platform; the container image that cibuildwheel pins under this name"),
+        "image": Fact(torch.image, "the wheels' platform; the container image that cibuildwheel pins under this name"),
     }
     pybind11 = _pybind11(content.pybind11)
     if pybind11:
         facts["pybind11"] = Fact(pybind11, f"the one among torch's headers: {_PYBIND11}")
     if sizes:
-        facts |= _sizes(content.unpacked_size, requires, CPython.parse(tag), index)
-        facts |= _cuda_architectures(wheel, index)
-    return Facts(minor, wheel.filename, facts)
+        facts |= _sizes(torch, index)
+        if facts["cuda"].value:
+            facts |= _cuda_architectures(torch.wheel, index)
+    return Facts(minor, target.machine, torch.wheel.filename, facts)
 
 
 def _refusal(release: Release, reason: str, where: str) -> UnknownTorchError:
@@ -183,6 +179,37 @@ class _WheelContent:
 def _unpacked_size(wheel: RemoteWheel) -> int:
     """Bytes of all members of a wheel, once unpacked."""
     return sum(member.file_size for member in wheel.members.values())
+
+
+@dataclass(frozen=True)
+class _Torch:
+    """A wheel of torch, where it is installed, and what it requires there."""
+
+    release: Release
+    wheel: DistributionPackage
+    content: _WheelContent
+    target: Target
+
+    @classmethod
+    def read(cls, release: Release, machine: Machine, index: PackageIndex) -> _Torch:
+        """Read one of a release's wheels for a machine. Raises PackageIndexError if none can be read."""
+        tag, content = _read_first_available(release, index)
+        return cls(release, release.wheels[tag], content, Target(machine, CPython.parse(tag)))
+
+    @cached_property
+    def requires(self) -> Sequence[Requirement]:
+        """What METADATA requires. Raises PackageIndexError for a requirement that cannot be read."""
+        return self.target.requirements(self.content.metadata)
+
+    @property
+    def image(self) -> str:
+        """The oldest platform that the wheel is tagged for, without the machine, such as manylinux_2_28."""
+        _, _, _, tags = parse_wheel_filename(self.wheel.filename)
+
+        def glibc_version(tag: Tag) -> list[int]:
+            return list(map(int, re.findall(r"\d+", tag.platform)))
+
+        return min(tags, key=glibc_version).platform.removesuffix(f"_{self.target.machine.name}")
 
 
 def _read_first_available(release: Release, index: PackageIndex) -> tuple[str, _WheelContent]:
@@ -245,52 +272,36 @@ def _pybind11(header: str) -> str:
         return ""
 
 
-def _platform(wheel: DistributionPackage) -> str:
-    """The oldest platform that a wheel is tagged for, without the architecture, such as manylinux_2_28."""
-    _, _, _, tags = parse_wheel_filename(wheel.filename)
-
-    def glibc_version(tag: Tag) -> list[int]:
-        return list(map(int, re.findall(r"\d+", tag.platform)))
-
-    return min(tags, key=glibc_version).platform.removesuffix("_x86_64")
+# ---- CUDA, and the wheels that torch requires
 
 
-# ---- the wheels that torch requires
+def _cuda_facts(torch: _Torch, index: PackageIndex) -> dict[str, Fact]:
+    """CUDA and where a build gets it.
 
-
-def _environment(python: CPython) -> dict[str, str]:
-    """Markers' variables on x86-64 Linux (Dependency specifiers, "Environment Markers")."""
+    Raises UnknownTorchError for a torch that is neither for CUDA nor for CPUs alone.
+    """
+    backends = dict(re.findall(r"^(cuda|hip|xpu)\b.*=\s*'([^']+)'", torch.content.version, re.MULTILINE))
+    cuda = backends.get("cuda")
+    if cuda:
+        runtime = _cuda_runtime(cuda, torch.requires)
+        if runtime is None:
+            raise _refusal(
+                torch.release, f"its METADATA requires no CUDA runtime for CUDA {cuda}", torch.wheel.filename
+            )
+        return {
+            "cuda": Fact(cuda, f"torch.version.cuda, in {_VERSION}"),
+            "cuda-runtime": Fact(f"{runtime.name}{runtime.specifier}", "METADATA, Requires-Dist"),
+            "cuda-toolkit": _toolkit(runtime, torch, index),
+            "cuda-image": Fact(_cuda_image(torch, cuda), "by its tag; PyTorch's builder image, with nvcc of this CUDA"),
+        }
+    # For x86-64 every torch of the default index has CUDA: one without it is that of another index.
+    if backends or torch.target.machine == X86_64:
+        raise _refusal(torch.release, "it is built without CUDA", f"{_VERSION} of {torch.wheel.filename}")
     return {
-        "implementation_name": "cpython", "platform_python_implementation": "CPython", "os_name": "posix",
-        "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "platform_release": "",
-        "platform_version": "", "python_version": python.release, "python_full_version": f"{python.release}.0",
-        "implementation_version": f"{python.release}.0",
-    }  # fmt: skip
-
-
-def _requirements(metadata: str, python: CPython, extras: Iterable[str] = ("",)) -> list[Requirement]:
-    """What METADATA requires on x86-64 Linux for any of the extras; "" stands for none."""
-    environments = [_environment(python) | {"extra": extra} for extra in extras]
-    applying = []
-    try:
-        for text in parse_metadata(metadata).get_all("Requires-Dist", []):
-            requirement = read_requirement(text)
-            if _applies(requirement, environments):
-                applying.append(requirement)
-    except ValueError as error:
-        raise PackageIndexError(
-            f"what a distribution requires cannot be read: {error}",
-            where="METADATA of a wheel of the package index",
-            next_step="check which index uv is configured for",
-        ) from None
-    return applying
-
-
-def _applies(requirement: Requirement, environments: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a requirement has no marker, or one that is true in any of the environments."""
-    if requirement.marker is None:
-        return True
-    return any(requirement.marker.evaluate(dict(environment)) for environment in environments)
+        "cuda": Fact("", f"for CPUs alone: torch.version.cuda is None, in {_VERSION}"),
+        "cuda-runtime": Fact("", "it requires none"),
+        "cuda-toolkit": Fact((), "no CUDA sources can be built for it"),
+    }
 
 
 def _cuda_runtime(cuda: str, requires: Iterable[Requirement]) -> Requirement | None:
@@ -305,46 +316,11 @@ def _cuda_runtime(cuda: str, requires: Iterable[Requirement]) -> Requirement | N
     return None
 
 
-def _newest_wheel(requirement: Requirement, index: PackageIndex, tag: str) -> DistributionPackage:
-    """The newest wheel for x86-64 Linux and CPython `tag` that a requirement admits.
-
-    Raises PackageIndexError if there is none.
-    """
-    candidates = []
-    for file in index.files(requirement.name):
-        try:
-            _, version, build, tags = parse_wheel_filename(file.filename)
-        except InvalidWheelFilename:
-            continue
-        if file.is_yanked or not requirement.specifier.contains(version):
-            continue
-        if any(_fits(wheel_tag, tag) for wheel_tag in tags):
-            candidates.append(((version, build, file.filename), file))
-    if not candidates:
-        raise PackageIndexError(
-            f"torch requires {requirement}, of which the index has no wheel",
-            where=requirement.name,
-            next_step="use an index that has everything that torch requires",
-        )
-    # The file name decides between platforms, so that the same wheel is chosen every time.
-    _, newest = max(candidates, key=lambda candidate: candidate[0])
-    return newest
-
-
-def _fits(tag: Tag, abi: str) -> bool:
-    """Whether a wheel with that tag can be used on x86-64 Linux by the CPython with that ABI."""
-    if tag.abi not in ("none", "abi3", abi):
-        return False
-    if tag.platform == "any" or tag.platform.endswith("linux_x86_64"):
-        return True
-    return tag.platform.startswith("manylinux") and tag.platform.endswith("x86_64")
-
-
-def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: PackageIndex) -> Fact:
+def _toolkit(runtime: Requirement, torch: _Torch, index: PackageIndex) -> Fact:
     """The requirements that bring nvcc and its headers; none if no wheel has them."""
     if runtime.name != "cuda-toolkit":
         return Fact((), "for CUDA sources; it requires no cuda-toolkit: the nvcc of cuda-image or the machine must do")
-    metadata = index.metadata(_newest_wheel(runtime, index, "none"))
+    metadata = index.metadata(torch.target.newest_wheel(runtime, index))
     offered = parse_metadata(metadata).get_all("Provides-Extra", [])
     lacking = [extra for extra in _TOOLKIT if extra not in offered]
     if lacking:
@@ -352,7 +328,7 @@ def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: Packa
     # torch's headers and CMake files ask for the libraries too; its SDK, unlike all of torch, requires none of them.
     extras = ",".join([*_TOOLKIT, *sorted(runtime.extras)])
     requirements = [f"cuda-toolkit[{extras}]{runtime.specifier}"]
-    for requirement in requires:
+    for requirement in torch.requires:
         if _TOOLKIT_PART.fullmatch(requirement.name):
             requirements.append(f"{requirement.name}{requirement.specifier}")
     return Fact(
@@ -361,9 +337,11 @@ def _toolkit(runtime: Requirement, requires: Iterable[Requirement], index: Packa
     )
 
 
-def _cuda_image(platform: str, cuda: str) -> str:
-    """The builder image that PyTorch publishes for wheels of a platform tag such as "manylinux_2_28" and a CUDA."""
-    return f"pytorch/{platform.replace('_', '', 1)}-builder:cuda{cuda}"
+def _cuda_image(torch: _Torch, cuda: str) -> str:
+    """The builder image that PyTorch publishes for wheels like this one with a CUDA, such as "13.0"."""
+    machine = torch.target.machine
+    manylinux = torch.image.replace("_", "", 1) if machine == X86_64 else f"manylinux{machine.name}"
+    return f"pytorch/{manylinux}-builder:cuda{cuda}"
 
 
 def _cuda_architectures(wheel: DistributionPackage, index: PackageIndex) -> dict[str, Fact]:
@@ -380,32 +358,36 @@ def _cuda_architectures(wheel: DistributionPackage, index: PackageIndex) -> dict
     return {"cuda-architectures": Fact(of_gencode(words), source)}
 
 
-def _sizes(torch: int, requires: Sequence[Requirement], python: CPython, index: PackageIndex) -> dict[str, Fact]:
-    """Unpacked sizes in GB, from the directories of the wheels that are required; `torch` is its own, in bytes."""
+def _sizes(torch: _Torch, index: PackageIndex) -> dict[str, Fact]:
+    """Unpacked sizes in GB, of torch and from the directories of the wheels that it requires."""
     # From CUDA 13 on torch requires cuda-toolkit, whose extras stand for the wheels with the libraries.
-    requirements = list(requires)
-    for requirement in requires:
+    requirements = list(torch.requires)
+    for requirement in torch.requires:
         if requirement.name == "cuda-toolkit":
-            metadata = index.metadata(_newest_wheel(requirement, index, "none"))
-            requirements += _requirements(metadata, python, requirement.extras)
+            metadata = index.metadata(torch.target.newest_wheel(requirement, index))
+            requirements += torch.target.requirements(metadata, requirement.extras)
     large: dict[str, Requirement] = {}
     for requirement in requirements:
         if requirement.name == "triton" or requirement.name.startswith("nvidia-"):
             large[requirement.name] = requirement
 
     def size(requirement: Requirement) -> int:
-        with index.open_wheel(_newest_wheel(requirement, index, python.tag), small=True) as wheel:
+        with index.open_wheel(torch.target.newest_wheel(requirement, index), small=True) as wheel:
             return _unpacked_size(wheel)
 
     # Small answers of a dozen wheels: nearly all of the time is waiting for them.
     with ThreadPoolExecutor(8) as pool:
         sizes = dict(zip(large, pool.map(size, large.values()), strict=True))
+    of_torch = "torch and triton" if "triton" in sizes else "torch"
     triton = sizes.pop("triton", 0)
+    shared = "mostly shared by minors with one cuda-runtime"
     return {
-        "torch-gb": Fact(_gb(torch + triton), "unpacked: torch and triton, sizes in the wheels' directories"),
+        "torch-gb": Fact(
+            _gb(torch.content.unpacked_size + triton), f"unpacked: {of_torch}, sizes in the wheels' directories"
+        ),
         "cuda-runtime-gb": Fact(
             _gb(sum(sizes.values())),
-            f"unpacked: its {len(sizes)} CUDA wheels, mostly shared by minors with one cuda-runtime",
+            f"unpacked: its {len(sizes)} CUDA wheels, {shared}" if sizes else "it requires no CUDA wheels",
         ),
     }
 

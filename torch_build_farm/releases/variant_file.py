@@ -74,8 +74,9 @@ def edit(path: Path, facts: Facts, listing: Listing, date: str) -> Edit:
 def _new(facts: Facts, date: str) -> str:
     """The text of a file for a minor that has none yet."""
     document = tomlkit.document()
+    place = f"{facts.platform.words} Linux"
     document.add(
-        tomlkit.comment(f"torch {facts.minor} on x86-64 Linux, as the package index had it on {date}: {facts.wheel}")
+        tomlkit.comment(f"torch {facts.minor} on {place}, as the package index had it on {date}: {facts.wheel}")
     )
     for key, fact in facts.facts.items():
         _append(document, key, fact)
