@@ -36,6 +36,7 @@ GROUPS = {
     "root": "root",
     "shapes": "minutes for forty small projects to be built",
     "resolvers": "minutes for an older pip and for lock files",
+    "arm64": "a system of arm64 to cross-compile for (ci/sysroot), and QEMU",
 }
 
 CHECKOUT = Path(__file__).resolve().parent.parent

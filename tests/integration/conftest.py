@@ -15,7 +15,9 @@ import pytest
 from tests.conftest import CHECKOUT, Farm, need
 from torch_build_farm.core import tools as toolbox
 from torch_build_farm.core.archives import EARLIEST
+from torch_build_farm.core.machine import ARM64
 from torch_build_farm.core.store import default_folder
+from torch_build_farm.engines.sysroot import variable_of
 from torch_build_farm.project.settings import load
 from torch_build_farm.wheels import one_name
 
@@ -29,6 +31,14 @@ def _a_compiler() -> None:
 def root() -> None:
     """For tests that need root: name spaces, mounts, cgroups."""
     need(os.geteuid() == 0, "needs root")
+
+
+@pytest.fixture
+def sysroot() -> Path:
+    """The system of arm64 that wheels are cross-compiled for."""
+    variable = variable_of(ARM64)
+    need(bool(os.environ.get(variable)), f"needs a system of arm64 in {variable} (ci/sysroot)")
+    return Path(os.environ[variable])
 
 
 class Built:

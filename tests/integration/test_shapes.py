@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import CHECKOUT, Farm
 from tests.project.test_tree import git
+from torch_build_farm.core.machine import ARM64, Machine, running
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.wheels.wheel import Wheel, read_wheel
 
@@ -49,10 +50,10 @@ class Seen:
         return cls(f"{python}-{abi}", sorted(wheel.members), metadata)
 
 
-def expectation(shape: str) -> dict[str, Any]:
-    """wheel.toml of a shape, filled in for the running CPython."""
+def expectation(shape: str, platform: Machine) -> dict[str, Any]:
+    """wheel.toml of a shape, filled in for the running CPython and a platform."""
     text = (SHAPES / shape / EXPECTED).read_text()
-    soabi = str(sysconfig.get_config_var("SOABI"))
+    soabi = str(sysconfig.get_config_var("SOABI")).replace(running().name, platform.name)
     return tomllib.loads(text.replace("{python}", CPython.running().tag).replace("{soabi}", soabi))
 
 
@@ -63,21 +64,37 @@ def project(shape: str, farm: Farm) -> None:
         git(farm.project, *words)
 
 
-@pytest.mark.parametrize("shape", sorted(path.name for path in SHAPES.iterdir()))
+NAMES = sorted(path.name for path in SHAPES.iterdir())
+
+
+@pytest.mark.parametrize("shape", NAMES)
 def test_shape(shape: str, tmp_path: Path, record_property: Callable[..., None]) -> None:
-    expected = expectation(shape)
+    check_shape(shape, running(), tmp_path, record_property)
+
+
+@pytest.mark.arm64
+@pytest.mark.parametrize("shape", NAMES)
+def test_shape_for_arm64(shape: str, sysroot: Path, tmp_path: Path, record_property: Callable[..., None]) -> None:
+    check_shape(shape, ARM64, tmp_path, record_property)
+
+
+def check_shape(shape: str, platform: Machine, tmp_path: Path, record_property: Callable[..., None]) -> None:
+    """Build a shape for a platform, and compare the wheel, or the error, with what wheel.toml says."""
+    expected = expectation(shape, platform)
+    row = shape if platform == running() else f"{shape}, {platform.words}"
     farm = Farm(tmp_path / "project", tmp_path / "work")
     project(shape, farm)
-    answer = farm("build", "--torch", "2.9", "--json")
+    answer = farm("build", "--torch", "2.9", "--platform", platform.name, "--json")
 
     refused = expected.get("refused")
     if refused:
         (job,) = answer.document["jobs"]
-        record_property("shape", (shape, expected["about"], f"refused: {refused['error']}"))
+        record_property("shape", (row, expected["about"], f"refused: {refused['error']}"))
         assert (job["status"], job["error"]["kind"]) == ("failed", refused["error"]), answer.err
         assert refused["says"] in answer.err
         return
     assert answer.code == 0, answer.err
     (path,) = farm.work.glob("dist/*.whl")
-    record_property("shape", (shape, expected["about"], path.name))
+    record_property("shape", (row, expected["about"], path.name))
+    assert path.stem.endswith(f"_{platform.name}")
     assert Seen.of(read_wheel(path)) == Seen(expected["tags"], expected["members"], expected["metadata"])

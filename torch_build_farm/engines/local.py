@@ -126,6 +126,13 @@ class LocalEngine:
             self._sysroots[platform] = sysroot
         return self._sysroots[platform]
 
+    def _emulation_prefix(self, sysroot: Sysroot) -> Path:
+        return self.store.environment(f"emulation-{sysroot.machine.name}")
+
+    def _emulation(self, sysroot: Sysroot) -> dict[str, str]:
+        """The variables of commands whose programs are a sysroot's."""
+        return sysroot.environment(self._emulation_prefix(sysroot))
+
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
         """Every CPython of this machine; for another platform those that its sysroot and this machine have in common.
 
@@ -145,7 +152,7 @@ class LocalEngine:
         """The machine as it is; for another platform with the programs of its sysroot, under QEMU."""
         sysroot = self.sysroot(job.platform)
         if sysroot:
-            shell = replace(shell, env={**shell.env, **sysroot.environment})
+            shell = replace(shell, env={**shell.env, **self._emulation(sysroot)})
         yield Site(
             shell=shell,
             uv=tools.uv(),
@@ -171,7 +178,7 @@ class LocalEngine:
         shared = share(self.store, home, job.id, shell.log)
         try:
             sysroot = self.sysroot(job.platform)
-            env = {**tools.foreign_environment(scratch), **(sysroot.environment if sysroot else {})}
+            env = {**tools.foreign_environment(scratch), **(self._emulation(sysroot) if sysroot else {})}
             yield replace(shell, env=env, cwd=scratch)
         except BaseException:
             shared.remove_edited()
@@ -308,7 +315,7 @@ class LocalEngine:
         for job in {job.platform: job for job in jobs}.values():
             sysroot = self.sysroot(job.platform)
             if sysroot:
-                sysroot.check_emulation(job.python)
+                sysroot.check_emulation(job.python, self._emulation_prefix(sysroot))
 
     def has_headers(self, python: CPython) -> bool:
         """Whether something can be compiled for this CPython: whether its Python.h is there."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch_build_farm.core import tools
-from torch_build_farm.core.errors import BuildError, FarmError
+from torch_build_farm.core.errors import BuildError, FarmError, ToolError
 from torch_build_farm.core.files import check_regular, remove_tree, replace_text
 from torch_build_farm.core.paths import inside
 from torch_build_farm.core.process import Completed
@@ -33,8 +33,6 @@ from torch_build_farm.project.settings import Project
 
 if TYPE_CHECKING:
     from build import ProjectBuilder
-
-_NATIVE = "build it in containers, --engine docker, or on a machine of that kind"
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,11 @@ class LocalBuild:
         self.home.parent.mkdir(parents=True, exist_ok=True)
         job = request.job
         if request.needs_full_torch and self.sysroot:
-            raise self._error(f"it runs torch, which does not run here: it is for {job.platform.words}", _NATIVE)
+            raise ToolError(
+                f"{job.id} cannot be cross-compiled: it runs torch, which is for {job.platform.words}",
+                where=str(request.shell.log),
+                next_step="build it in containers, --engine docker, or on a machine of that kind",
+            )
         if request.needs_full_torch:
             with self.engine.site(job, request.shell) as site:
                 torch_downloads.fetch(self.engine.store, job.variant.release, job, site)
@@ -250,8 +252,8 @@ class LocalBuild:
             next_step=error.next_step,
         )
 
-    def _error(self, what: str, next_step: str = "") -> BuildError:
-        return BuildError(f"{self.request.job.id}: {what}", where=str(self.request.shell.log), next_step=next_step)
+    def _error(self, what: str) -> BuildError:
+        return BuildError(f"{self.request.job.id}: {what}", where=str(self.request.shell.log))
 
 
 def _require_success(done: Completed) -> None:

@@ -8,6 +8,7 @@ and libraries (QEMU's manual, "User space emulator").
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,11 @@ from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.process import capture
 from torch_build_farm.core.versions import CPython
 
-_BIN_FOLDERS = ("usr/local/bin", "usr/bin", "opt/python/*/bin")
+_PREFIXES = ("/usr/local", "/usr")
+_MANYLINUX = "/opt/python"  # a folder with a link for each CPython
+_FOR_PROGRAMS = ("lib", "lib32", "lib64", "usr", "opt")  # folders at the top that programs load from
+# What torch's cpuinfo reads before all else. Of a machine of another kind it misreads the rest, and torch 2.13 crashes.
+_PROCESSORS = ("possible", "present")
 _VERSION = re.compile(r'^#define PY_VERSION\s+"([^"+]+)', re.MULTILINE)  # patchlevel.h; "+" marks a checkout
 _MOST_LINKS = 40  # in a row, as in Linux (path_resolution(7))
 _HOW = "see docs/how-to/arm64.md"
@@ -75,14 +80,25 @@ class Sysroot:
                     break
         return pythons
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables with which programs of the machine run here, under QEMU."""
-        return {"QEMU_LD_PREFIX": str(self.folder)}
+    def environment(self, prefix: Path) -> dict[str, str]:
+        """The variables with which programs of the machine run here, under QEMU.
 
-    def check_emulation(self, python: CPython) -> None:
-        """Raise ToolError where this kernel does not run the sysroot's programs."""
-        answer = capture([self.pythons[python].executable, "-I", "-c", "print('runs')"], env=self.environment)
+        `prefix` is a folder in which QEMU looks for each file first; it is made if it is not there yet.
+        """
+        processors = prefix / "sys" / "devices" / "system" / "cpu"
+        processors.mkdir(parents=True, exist_ok=True)
+        for name in _PROCESSORS:
+            (processors / name).touch()
+        for name in _FOR_PROGRAMS:
+            with contextlib.suppress(FileExistsError):
+                if (self.folder / name).exists():
+                    (prefix / name).symlink_to(self.folder / name)
+        return {"QEMU_LD_PREFIX": str(prefix)}
+
+    def check_emulation(self, python: CPython, prefix: Path) -> None:
+        """Raise ToolError where this kernel does not run the sysroot's programs; `prefix` is as for `environment`."""
+        command = [str(self.pythons[python].executable), "-I", "-c", "print('runs')"]
+        answer = capture(command, env=self.environment(prefix))
         if answer.last_line != "runs":
             raise ToolError(
                 f"programs for {self.machine.words} do not run here, so no wheel for it can be smoke-tested",
@@ -111,15 +127,13 @@ class Sysroot:
 
     def _installed(self) -> Iterator[tuple[CPython, Path, Path]]:
         """Each CPython, with its executable and the folder of its standard library."""
-        for pattern in _BIN_FOLDERS:
-            for folder in sorted(self.folder.glob(pattern)):
-                inside = "/" + str(folder.relative_to(self.folder))
-                for executable in sorted(self.real(inside).glob("python3.*")):
-                    match = re.fullmatch(r"python(3\.\d+t?)", executable.name)
-                    real = self.real(f"/{executable.relative_to(self.folder)}")
-                    if match and real.is_file():
-                        library = real.parent.parent / "lib" / executable.name
-                        yield CPython.parse(match[1]), real, library
+        in_manylinux = sorted(path.name for path in self.real(_MANYLINUX).glob("*"))
+        for prefix in (*_PREFIXES, *(f"{_MANYLINUX}/{name}" for name in in_manylinux)):
+            for path in sorted(self.real(f"{prefix}/bin").glob("python3.*")):
+                match = re.fullmatch(r"python(3\.\d+t?)", path.name)
+                executable = self.real(f"{prefix}/bin/{path.name}")
+                if match and executable.is_file():
+                    yield CPython.parse(match[1]), executable, executable.parent.parent / "lib" / path.name
 
     def _python(self, executable: Path, variables: Mapping[str, str | int]) -> TargetPython:
         include = self.real(str(variables.get("INCLUDEPY", "/nonexistent")))

@@ -399,10 +399,18 @@ def _no_python(
     requested = pythons if isinstance(pythons, str) else listed(pythons)
     with_gil = [python for python in variant.cpython if not python.free_threaded]
     to_install = with_gil[-1] if with_gil else "3.12"
+    next_step = (
+        "choose another with --python, or install one with its headers, such as `uv python install "
+        f"{to_install}` (in Docker: name an image that has it with --base-image)"
+    )
+    if variant.platform != machine.running():
+        next_step = (
+            f"choose another with --python, or let both have it: this machine, and the system of "
+            f"{variant.platform.words} that is built for (in Docker: name an image that has it with --base-image)"
+        )
     return NoPythonError(
         f"no CPython for torch {variant.on_platform} (asked for: {requested})",
         where=f"torch has wheels for {listed(variant.cpython)}; the project requires {requires_python or 'any'}; "
         f"the engine has: {listed(list(engine))}",
-        next_step="choose another with --python, or install one with its headers, such as `uv python install "
-        f"{to_install}` (in Docker: name an image that has it with --base-image)",
+        next_step=next_step,
     )

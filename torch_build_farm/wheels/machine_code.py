@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels.cpu_level import LEVELS, CpuLevel, read_cpu_level
 from torch_build_farm.wheels.device_code import heaviest, read_device_code
 from torch_build_farm.wheels.elf.headers import ElfError
-from torch_build_farm.wheels.elf.library import NotLoadedError, read
+from torch_build_farm.wheels.elf.library import NotLoadedError, OtherMachineError, read
 from torch_build_farm.wheels.platforms import machine_of_wheel
 from torch_build_farm.wheels.wheel import Wheel, opened
 
@@ -64,6 +65,28 @@ def read_machine_code(wheel: Wheel) -> MachineCode:
             python_names[library.path] = frozenset(name for name in required if _PYTHON_NAME.match(name))
             exported |= {name for name in elf.exported if _PYTHON_NAME.match(name)}
     return MachineCode(cpu_levels, python_names, frozenset(exported), dict(device_code), unreadable)
+
+
+def wrong_machine(wheel: Wheel, machine: Machine) -> str:
+    """Why nothing in a wheel that a build has made is for `machine`, in a sentence; empty where something is.
+
+    auditwheel goes by the tag, and looks no further than at libraries of that kind.
+    """
+    named = machine_of_wheel(wheel.path.name)
+    if named != machine:
+        return f"{wheel.path.name} is for {named.words}, and the job for {machine.words}"
+    problems = []
+    with opened(wheel.path) as archive:
+        for library in wheel.libraries:
+            try:
+                read(archive.read(library.path), machine)
+            except OtherMachineError as error:
+                problems.append(f"{library.path} is {error}")
+            except ElfError:  # which is said once auditwheel has given the wheel its tag
+                return ""
+            else:
+                return ""
+    return "; ".join(problems)
 
 
 def size_problem(wheel: Wheel, code: MachineCode, settings: Settings) -> list[str]:

@@ -51,12 +51,6 @@ def machine_of_wheel(name: str) -> Machine:
     return X86_64
 
 
-def wrong_machine(name: str, machine: Machine) -> str:
-    """How a wheel for Linux of that file name is not for `machine`, to follow the name; empty where it is."""
-    others = {platform.machine for platform in of_wheel(name) if platform.system == "linux"} - {machine.name}
-    return f"is for {', '.join(sorted(others))}, and the job for {machine.name}" if others else ""
-
-
 def of_wheels(names: Iterable[str]) -> frozenset[Platform]:
     """The platforms that one of several wheels is for; none where one of them is for all."""
     platforms = [of_wheel(name) for name in names]

@@ -22,13 +22,19 @@ from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.project import external_libraries, source_files
 from torch_build_farm.project.settings import Settings
-from torch_build_farm.wheels import cython_files, platforms
+from torch_build_farm.wheels import cython_files
 from torch_build_farm.wheels.auditwheel import command, failure, without_library
 from torch_build_farm.wheels.beside_core import core_problems
 from torch_build_farm.wheels.checks import problems
 from torch_build_farm.wheels.device_code import device_code_problems
 from torch_build_farm.wheels.limited_api import limited_api_problems
-from torch_build_farm.wheels.machine_code import MachineCode, machine_code_problems, read_machine_code, size_problem
+from torch_build_farm.wheels.machine_code import (
+    MachineCode,
+    machine_code_problems,
+    read_machine_code,
+    size_problem,
+    wrong_machine,
+)
 from torch_build_farm.wheels.run_paths import for_users, patched
 from torch_build_farm.wheels.wheel import Wheel, opened, read_wheel
 
@@ -61,15 +67,16 @@ def repair(
     Raises RepairError with every reason why the wheel is unfit.
     """
     # auditwheel fails for such a wheel too, but its message does not say what that means for a variant.
-    if not read_wheel(raw).libraries:
+    built = read_wheel(raw)
+    if not built.libraries:
         raise without_library(raw.name, raw, of_core=is_core)
-    wrong_machine = platforms.wrong_machine(raw.name, platform)
-    if wrong_machine:
+    for_another = wrong_machine(built, platform)
+    if for_another:
         raise RepairError(
-            f"{raw.name} {wrong_machine}",
+            for_another,
             where=str(raw),
-            next_step="the build pays no heed to CC, CXX and CMAKE_TOOLCHAIN_FILE, or to sysconfig's platform: let it, "
-            "or build in containers of that platform (--engine docker)",
+            next_step="let the build compile by CC, CXX and CMAKE_TOOLCHAIN_FILE, and name files by sysconfig's platform; "
+            "or build in containers of that platform: --engine docker",
         )
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
