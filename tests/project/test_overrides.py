@@ -65,7 +65,7 @@ def test_an_entry_selects_by_all_of_its_keys(tmp_path: Path) -> None:
         ('cpython = ["3.1"]', "overrides[0].cpython: no torch that this farm knows has CPython 3.1; did you mean"),
         ('cuda = ">=99"', "overrides[0].cuda: '>=99' admits no CUDA of a torch that this farm knows; known: 12.8"),
         ('torch = ["2.8"]\ncuda = ">=13"', "overrides[0]: selects no job"),
-        ("", "overrides[0]: selects every job; name torch, cpython or cuda"),
+        ("", "overrides[0]: selects every job; name torch, cpython, cuda or platform"),
     ],
 )
 def test_a_selector_that_selects_nothing(tmp_path: Path, entry: str, words: str) -> None:

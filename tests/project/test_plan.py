@@ -103,6 +103,7 @@ def test_matrix_is_what_ci_needs() -> None:
                 "releases": "2.9.0 2.9.1",
                 "cuda": "12.8",
                 "image": "manylinux_2_28",
+                "platform": "x86_64",
             }
         ]
     }

@@ -119,6 +119,9 @@ def _cross_variables(platform: Machine, sysroot: PurePath) -> dict[str, str]:
         "CXX": platform.cross_compiler,
         "AR": f"{platform.cross_c_compiler.removesuffix('gcc')}ar",
         "TORCH_BUILD_FARM_SYSROOT": str(sysroot),
+        # In place of the folders of this machine (pkg-config(1)).
+        "PKG_CONFIG_LIBDIR": f"{sysroot}/usr/lib/{platform.name}-linux-gnu/pkgconfig:{sysroot}/usr/share/pkgconfig",
+        "PKG_CONFIG_SYSROOT_DIR": str(sysroot),
     }
 
 

@@ -304,7 +304,7 @@ def _contradictions(variant: Variant, name: str, pin: Any) -> list[str]:
     problems = []
     expected = file_name(variant.torch, variant.platform)
     if name != expected:
-        problems.append(f"torch: {variant.torch} for {variant.platform.words} belongs in {expected}, not in {name}")
+        problems.append(f"torch: {variant.on_platform} belongs in {expected}, not in {name}")
     if pin is not None and pin != variant.pin:
         problems.append(
             f"pin: {pin!r} contradicts torch = {str(variant.torch)!r}; wheels are pinned to {variant.pin!r}: "

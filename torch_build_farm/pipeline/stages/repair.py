@@ -75,8 +75,8 @@ def repair(
         raise RepairError(
             for_another,
             where=str(raw),
-            next_step="let the build compile by CC, CXX and CMAKE_TOOLCHAIN_FILE, and name files by sysconfig's platform; "
-            "or build in containers of that platform: --engine docker",
+            next_step="let the build compile by CC, CXX and CMAKE_TOOLCHAIN_FILE, and name files as sysconfig does; or "
+            "build in containers of that platform: --engine docker",
         )
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
