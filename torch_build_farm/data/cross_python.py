@@ -7,7 +7,6 @@ environment such as _PYTHON_HOST_PLATFORM would change every other Python that a
 
 import json
 import os
-import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ def _answer_as(target: dict[str, Any]) -> None:
     own = os.uname()
     uname = os.uname_result((own.sysname, own.nodename, own.release, own.version, machine))
     os.uname = lambda: uname
-    vars(sys.implementation)["_multiarch"] = target["multiarch"]
     sysconfig.get_platform = lambda: f"linux-{machine}"
     sysconfig.get_config_vars().update(target["variables"])
     for scheme in vars(sysconfig)["_INSTALL_SCHEMES"].values():

@@ -34,7 +34,6 @@ def let_answer(packages: Path, python: TargetPython, machine: Machine) -> None:
     variables |= {"INCLUDEPY": python.include, "CONFINCLUDEPY": python.include}
     target = {
         "machine": machine.name,
-        "multiarch": f"{machine.name}-linux-gnu",
         "include": python.include,
         "variables": variables,
     }
