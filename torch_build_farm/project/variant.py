@@ -110,7 +110,7 @@ class Variant:
     @property
     def on_platform(self) -> str:
         """The minor as people read it where platforms differ: "2.9", and "2.9 for arm64"."""
-        return str(self.torch) if self.platform == X86_64 else f"{self.torch} for {self.platform.words}"
+        return minor_on(self.torch, self.platform)
 
     @property
     def needs_torch(self) -> bool:
@@ -278,6 +278,11 @@ def collect_variants(folders: Sequence[Path], problems: list[str]) -> Described:
         if variant:
             variants[variant.platform][variant.torch] = variant
     return {machine: dict(sorted(of_machine.items())) for machine, of_machine in variants.items()}
+
+
+def minor_on(minor: Minor, platform: Machine) -> str:
+    """A minor as people read it where platforms differ: "2.9", and "2.9 for arm64"."""
+    return str(minor) if platform == X86_64 else f"{minor} for {platform.words}"
 
 
 def file_name(minor: Minor, platform: Machine) -> str:
