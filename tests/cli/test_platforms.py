@@ -13,7 +13,7 @@ import pytest
 from tests.made_up import Front, pure
 from tests.stated_torch import of_size, torch_wheel
 from torch_build_farm.cli import main
-from torch_build_farm.core.errors import NEWS_EXIT_CODE, UnknownTorchError, UsageError
+from torch_build_farm.core.errors import NEWS_EXIT_CODE, PackageIndexError, UnknownTorchError, UsageError
 from torch_build_farm.core.machine import ARM64, X86_64
 
 SETTINGS = '[project]\nname = "demo"\nversion = "1"\n[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
@@ -86,6 +86,15 @@ def test_add_writes_a_file_for_each_platform(
         table = tomllib.loads(Path(row["file"]).read_text())
         assert table.get("platform", "x86_64") == row["platform"]
         assert row["changes"]["to"] == "2.14.0", "the audit of that platform knows it"
+
+
+def test_the_audit_learns_the_releases_of_the_platform(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """2.15.1 is there for arm64 alone; the wheel here is not one that names can be read from."""
+    (project / "variants").mkdir()
+    assert call(capsys, project, "add", "2.15")[0] == 0
+    code, said = call(capsys, project, "add", "2.15", "--platform", "aarch64")
+    assert code == PackageIndexError.exit_code
+    assert "downloading all of torch-2.15.1-cp312-cp312-manylinux_2_28_aarch64.whl" in said.replace("\n", " ")
 
 
 def test_a_platform_without_that_minor_does_not_hold_up_the_others(
