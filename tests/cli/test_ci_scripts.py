@@ -23,7 +23,7 @@ from torch_build_farm.publish import published_list
 from torch_build_farm.publish.published_list import PublishedFile, PublishedList
 
 PREFIX = "packages/"
-OLD_VARIANT, VARIANT = "variants/torch215.toml", "variants/torch216.toml"
+OLD_VARIANT, VARIANT, FOR_ARM64 = "variants/torch215.toml", "variants/torch216.toml", "variants/torch216-aarch64.toml"
 
 
 def write(path: Path, text: str) -> None:
@@ -175,6 +175,36 @@ def test_a_machine_does_the_jobs_of_one_distribution(machine: Machine, job: str,
 # ---- the watch
 
 
+def test_the_watch_adds_each_minor_once(machine: Machine) -> None:
+    """`discover` lists a minor for each platform, and flavours, which are of other indexes."""
+    need(shutil.which("jq") is not None, "needs jq")
+    rows = [("2.10", "missing"), ("2.9", "changed"), ("2.8", "served"), ("2.10", "yanked"), ("2.9:cu126", "changed")]
+    rows += [("2.7\nminors=2.6", "missing"), ("2.5\n", "missing")]
+    discovered = {"minors": [{"torch": torch, "status": status} for torch, status in rows]}
+    write(machine.folder / "discovered", json.dumps(discovered))
+    farm = machine.folder / "bin" / "torch-build-farm"
+    write(farm, f"#!/bin/sh\ncat {machine.folder / 'discovered'}\nexit 28\n")
+    farm.chmod(0o755)
+    output = machine.folder / "output"
+    done = machine.run("torch-watch", "look", "Discover", GITHUB_OUTPUT=str(output))
+    assert done.returncode == 0, done.stdout
+    assert output.read_text() == "minors=2.9 2.10\n"
+
+
+def test_the_watch_sends_the_variants_of_each_platform(machine: Machine) -> None:
+    farm = machine.folder / "bin" / "torch-build-farm"
+    written = (VARIANT, FOR_ARM64, "variants/torch2.toml", "work/evidence.md")
+    write(farm, "#!/bin/sh\nmkdir variants work\n" + "".join(f"echo new > {path}\n" for path in written))
+    farm.chmod(0o755)
+    output = machine.folder / "output"
+    done = machine.run("torch-watch", "look", "Add, build and prove", MINORS="2.16 2.17", GITHUB_OUTPUT=str(output),
+                       GITHUB_STEP_SUMMARY=str(machine.folder / "summary"))  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    patch = (machine.temp / "proposal" / "change.patch").read_text()
+    changed = [line.split(" b/")[1] for line in patch.splitlines() if line.startswith("diff --git")]
+    assert sorted(changed) == sorted([VARIANT, FOR_ARM64])
+
+
 def propose(machine: Machine, change: Callable[[Path], object], minors: str = "2.16", **env: str) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Propose what `change` does to a checkout, as the job sends it that foreign code ran in."""
     look = machine.folder / "look"
@@ -211,6 +241,7 @@ def test_a_variant_is_proposed(machine: Machine) -> None:
 def test_a_variant_is_brought_up_to_date(machine: Machine) -> None:
     def change(look: Path) -> None:
         new_variant(look)
+        write(look / PREFIX / FOR_ARM64, "new\n")
         write(look / PREFIX / OLD_VARIANT, "changed\n")
 
     assert propose(machine, change, "2.15 2.16").returncode == 0
@@ -221,6 +252,7 @@ def test_a_variant_is_brought_up_to_date(machine: Machine) -> None:
 MORE: dict[str, Callable[[Path], object]] = {
     "a workflow": lambda folder: write(folder / ".github" / "workflows" / "evil.yml", "on: push\n"),
     "the source": lambda folder: write(folder / "setup.py", "evil\n"),
+    "a variant for no platform": lambda folder: write(folder / "variants" / "torch216-arch64.toml", "evil\n"),
     "another variant": lambda folder: write(folder / OLD_VARIANT, "evil\n"),
     "one variant less": lambda folder: (folder / OLD_VARIANT).unlink(),
     "a variant elsewhere": lambda folder: write(folder / "other" / VARIANT, "evil\n"),

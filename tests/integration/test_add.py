@@ -23,7 +23,7 @@ pytestmark = pytest.mark.torch
 
 SYMBOL, TYPE = "_ZN3c1011GetNUMANodeEPKv", "c10::ExtraMeta"
 MODEL, NEW = "torch-2.15.0-cp312-cp312-manylinux_2_28_x86_64.whl", "2.16.0"
-REMOVED = ("torch214.toml", "torch215.toml")
+REMOVED, FOR_ARM64 = ("torch214.toml", "torch215.toml"), "torch215-aarch64.toml"
 # Of the CPythons that the release has which never was, so that its predecessor's wheel can be held against it.
 PYTHON = ("--python", "3.12") if CPython(3, 12) in find_interpreters(os.environ) else ()
 
@@ -40,14 +40,14 @@ def store() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Farm:
-    """A small torch extension in a checkout without history, and without the variants of 2.14 and 2.15."""
+    """A small torch extension in a checkout without history, and without some variants of 2.14 and 2.15."""
     root = tmp_path_factory.mktemp("add")
     project = root / "project"
     shutil.copytree(PROJECTS / "probe", project)
     for folder in ("variants", "templates", "torch_build_farm"):
         shutil.copytree(CHECKOUT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(CHECKOUT / "build_farm.py", project)
-    for name in REMOVED:
+    for name in (*REMOVED, FOR_ARM64):
         (project / "variants" / name).unlink()
     return Farm(project, root / "work", {STORE_VARIABLE: str(store)}, checkout=project)
 
@@ -59,6 +59,8 @@ def built(farm: Farm) -> dict[str, Answer]:
     assert not any((farm.project / "variants" / name).exists() for name in REMOVED)
     said["add"] = farm("add", "2.14", "2.15", "--json")
     said["discover again"] = farm("discover")
+    said["discover for arm64"] = farm("discover", "--platform", "aarch64", "--json")
+    said["add for arm64"] = farm("add", "2.15", "--platform", "aarch64", "--json")
     said["run"] = farm("run", "--torch", "2.15", *PYTHON, "--json")
     return said
 
@@ -83,6 +85,14 @@ def test_removed_variants_come_back(farm: Farm, built: dict[str, Answer]) -> Non
         assert all(fact["source"] for key, fact in told["facts"].items() if key != "torch")
         assert all("#" in line for line in made.read_text().splitlines() if not line.startswith("torch ="))
     assert built["discover again"].code == 0
+
+    missing = {
+        one["torch"]: one for one in built["discover for arm64"].document["minors"] if one["status"] == "missing"
+    }
+    assert {torch: one["platform"] for torch, one in missing.items()} == {"2.15": "aarch64"}
+    assert built["add for arm64"].code == 0, built["add for arm64"].err
+    made = farm.project / "variants" / FOR_ARM64
+    assert tomllib.loads(made.read_text()) == tomllib.loads((CHECKOUT / "variants" / FOR_ARM64).read_text())
 
     run = built["run"]
     assert run.code == 0, run.err

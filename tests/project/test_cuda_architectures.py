@@ -7,8 +7,10 @@ import pytest
 from tests.conftest import CHECKOUT
 from torch_build_farm.cli import main
 from torch_build_farm.core.errors import ConfigError
+from torch_build_farm.core.machine import MACHINES
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.cuda_architectures import Refused, architectures, normalised, of_gencode, refused
+from torch_build_farm.project.plan import Job, check_architectures
 from torch_build_farm.project.settings import load
 
 PROJECT = '[project]\nname = "demo"\nversion = "1"\n[tool.torch-build-farm]\nname = "demo"\npackages = ["demo"]\n'
@@ -144,7 +146,10 @@ def test_torchs_own_architectures(tmp_path: Path) -> None:
 
 
 def test_every_torchs_own_architectures_can_be_compiled() -> None:
-    for variant in load(CHECKOUT, CHECKOUT).variants.values():
+    described = load(CHECKOUT, CHECKOUT).by_platform
+    with_cuda = [variant for of_platform in described.values() for variant in of_platform.values() if variant.cuda]
+    assert {variant.platform for variant in with_cuda} == set(MACHINES)
+    for variant in with_cuda:
         assert variant.cuda_architectures[-1].endswith("+PTX")
         assert refused(variant.cuda_architectures, variant.cuda, variant.torch) == Refused({}, {})
 
@@ -162,6 +167,14 @@ def test_a_torch_whose_architectures_are_not_known(tmp_path: Path, capsys: pytes
     assert "variants/torch29.toml lacks" in said
     assert "`add 2.9` writes the key" in said
     assert main.main([*words, "2.8"]) == 0
+    for_arm64 = own.with_name("torch211-aarch64.toml")
+    lines = (CHECKOUT / "variants" / for_arm64.name).read_text().splitlines(keepends=True)
+    for_arm64.write_text("".join(line for line in lines if not line.startswith("cuda-architectures")))
+    project = load(tmp_path, CHECKOUT)
+    jobs = [Job("demo", "1", project.on(platform).variants[Minor(2, 11)], CPython(3, 12)) for platform in MACHINES]
+    with pytest.raises(ConfigError, match=r"variants/torch211-aarch64\.toml lacks") as caught:
+        check_architectures(project, jobs)
+    assert "`add 2.11 --platform aarch64` writes the key" in str(caught.value)
 
     own.write_text('cuda-architectures = ["torch"]\n' + own.read_text())
     assert main.main([*words, "2.8"]) == ConfigError.exit_code

@@ -4,6 +4,7 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.errors import NoPythonError, UnknownTorchError, UsageError
+from torch_build_farm.core.machine import ARM64, X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.plan import Plan, Pythons, Selection, plan
 from torch_build_farm.project.settings import Project, load
@@ -51,6 +52,26 @@ def test_a_python_one_variant_lacks_is_noted() -> None:
     found = planned("2.8", "2.9", pythons=(CPython(3, 9), CPython(3, 12)))
     assert ids(found) == ["torch28-cp39", "torch28-cp312", "torch29-cp312"]
     assert found.notes == ("torch 2.9: no job for CPython 3.9, which torch 2.9 has no wheel for",)
+
+
+def test_a_minor_that_one_platform_lacks_is_noted() -> None:
+    """torch for arm64 may come later: what is there is built for each platform."""
+    described = {platform: dict(minors) for platform, minors in PROJECT.by_platform.items()}
+    del described[ARM64][Minor(2, 15)]
+    project = replace(PROJECT, by_platform=described)
+
+    def on(torch: tuple[str, ...], *platforms: Machine) -> Plan:
+        given = {"engine": lambda _: ENGINE, "running": RUNNING, "requires_python": ">=3.9"}
+        return plan(project, Selection(torch, platforms=platforms), version="1.0", **given)  # type: ignore[arg-type]
+
+    both = on(("2.14", "2.15", "2.15"), X86_64, ARM64)
+    assert ids(both) == ["torch214-cp311", "torch215-cp311", "torch214-cp311-aarch64"]
+    assert both.notes == ("torch 2.15: no job for arm64, for which no variants file describes it",)
+    assert on(("2.14", "all"), X86_64, ARM64).notes == ()
+    with pytest.raises(UnknownTorchError, match=r"torch 2\.15 has no variant for arm64"):
+        on(("2.15",), ARM64)
+    with pytest.raises(UnknownTorchError, match=r"torch 2\.99 has no variant"):
+        on(("2.14", "2.99"), X86_64, ARM64)
 
 
 def test_requires_python_counts_patch_releases() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.made_up import Front, pure
+from tests.stated_torch import of_size, torch_wheel
 from torch_build_farm.core.errors import PackageIndexError, UnknownTorchError
 from torch_build_farm.core.machine import ARM64, X86_64, Machine
 from torch_build_farm.core.package_index import PackageIndex
@@ -26,32 +26,6 @@ TOOLKIT = "".join(
     f"Provides-Extra: {extra}\nRequires-Dist: nvidia-cuda-{extra}==14.0.1; extra == '{extra}'\n"
     for extra in ("nvcc", "crt", "nvvm", "cccl", "cudart")
 )
-
-
-def add_large(archive: zipfile.ZipFile, name: str, size: int) -> None:
-    """A member of that size as the directory states it, which takes a hundredth of that."""
-    archive.writestr(name, bytes(size // 100), zipfile.ZIP_STORED)
-    archive.getinfo(name).file_size = size
-
-
-def torch_wheel(folder: Path, version: str, machine: Machine, python: str, requires: str) -> Path:
-    """A wheel with what facts are read from; `python` is version.py."""
-    path = folder / f"torch-{version}-cp312-cp312-manylinux_2_28_{machine.name}.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("torch/version.py", python)
-        archive.writestr("torch/share/cmake/Torch/TorchConfig.cmake", "set_target_properties(torch CXX_STANDARD 20)")
-        archive.writestr("torch/lib/libtorch_python.so", b"\x7fELF\0sm_80 sm_90 sm_110 compute_120\0")
-        add_large(archive, "torch/lib/libtorch_cpu.so", 400_000_000)
-        metadata = f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n{requires}"
-        archive.writestr(f"torch-{version}.dist-info/METADATA", metadata)
-    return path
-
-
-def of_size(folder: Path, filename: str, size: int) -> Path:
-    path = folder / filename
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        add_large(archive, "content", size)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +107,7 @@ def test_another_kind_of_torch_is_refused(index: PackageIndex, minor: str, machi
 def test_an_index_without_torch_for_the_machine(index: PackageIndex) -> None:
     files = [file for file in index.files("torch") if not file.filename.endswith("_aarch64.whl")]
     with pytest.raises(UnknownTorchError, match="no torch for arm64 Linux"):
-        facts.newest_usable_minor(Listing.of(files, machine=ARM64))
+        facts.newest_usable_minor([Listing.of(files, machine=ARM64)])
 
 
 @pytest.mark.parametrize("minor", ["2.16", "2.17"])

@@ -85,7 +85,7 @@ def test_releases_sort_as_versions_whatever_their_digits(numbers: set[tuple[int,
     assert [one.name for one in listing.releases] == sorted(names, key=Version)
     assert list(listing.by_minor) == sorted(listing.by_minor)
     assert len({minor.tag for minor in listing.by_minor}) == len(listing.by_minor)
-    assert facts.newest_usable_minor(listing) == max(Minor(major, minor) for major, minor, _ in numbers)
+    assert facts.newest_usable_minor([listing]) == max(Minor(major, minor) for major, minor, _ in numbers)
 
 
 def test_the_highest_build_counts_and_nothing_that_is_yanked() -> None:

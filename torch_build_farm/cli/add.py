@@ -20,14 +20,16 @@ from torch_build_farm.cli.arguments import (
     add_engine_arguments,
     add_flavours_index_argument,
     add_list_argument,
+    add_platforms_argument,
     add_pre_argument,
 )
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.cli.run import StageOptions
 from torch_build_farm.cli.run_answer import RunAnswer
-from torch_build_farm.core.errors import EngineError, UsageError
+from torch_build_farm.core.errors import EngineError, UnknownTorchError, UsageError
 from torch_build_farm.core.files import replace_text, sha256
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.engines.docker.client import connect
@@ -36,14 +38,16 @@ from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.pipeline.stage import Mode
 from torch_build_farm.pipeline.stages.order import stages_with
+from torch_build_farm.project.plan import parse_platforms
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant import Variant
+from torch_build_farm.project.variant import Variant, file_name
 from torch_build_farm.publish import inventory
 from torch_build_farm.releases import facts, variant_file
 from torch_build_farm.releases.facts import Fact, Facts
 from torch_build_farm.releases.listing import Listing, builds_of_minor
 from torch_build_farm.releases.table_files import added_folder
 from torch_build_farm.releases.variant_file import Edit
+from torch_build_farm.wheels.platforms import machine_of_wheel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,7 @@ class AddOptions(CommonOptions):
     """Options of `add`; those of the build count with --build only."""
 
     minors: tuple[str, ...]
+    platform: tuple[str, ...]
     index: str
     latest: bool
     pre: bool
@@ -68,6 +73,7 @@ class AddOptions(CommonOptions):
 def _configure_parser(parser: Parser) -> None:
     add_common_arguments(parser)
     parser.add_argument("minors", nargs="*", metavar="MINOR", help="torch minors such as 2.16; 2.9:cu126 with --index")
+    add_platforms_argument(parser, "x86_64")
     add_flavours_index_argument(parser)
     parser.add_argument("--latest", action="store_true", help="add the newest minor that the package index has")
     add_pre_argument(parser)
@@ -85,6 +91,7 @@ class VariantRow:
     """A variant that was written or brought up to date. `changes` is what broke in torch since the minor before."""
 
     torch: str
+    platform: str
     file: Path
     diff: str
     kept: tuple[str, ...]
@@ -94,9 +101,10 @@ class VariantRow:
 
 @dataclass(frozen=True, kw_only=True)
 class AddAnswer(Answer):
-    """The document of `add`."""
+    """The document of `add`. `notes` say which minors some of the platforms have no torch of."""
 
     variants: tuple[VariantRow, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +117,10 @@ class AddAndBuildAnswer(AddAnswer):
 
 @dataclass(frozen=True)
 class _Addition:
-    """A minor whose variant is written or brought up to date.
+    """A minor whose variant for a platform is written or brought up to date.
 
     `changes` is what broke since the newest release of the minor before; None if the audit does not know both.
-    `previous` is the variant of the minor before; None for the oldest.
+    `previous` is the platform's variant of the minor before; None for the oldest.
     """
 
     facts: Facts
@@ -124,6 +132,7 @@ class _Addition:
         """The addition for the document."""
         return VariantRow(
             torch=str(self.facts.minor),
+            platform=self.facts.platform.name,
             file=self.edit.path,
             diff=self.edit.diff,
             kept=tuple(self.edit.kept),
@@ -138,51 +147,89 @@ def _add(context: Context, options: AddOptions) -> int:
     Returns 0, or the exit code of the build.
     """
     package_index = PackageIndex.configured(options.index)
-    minors = _minors(options, package_index)
-    listings = {flavour: Listing.read(package_index, flavour) for flavour in {minor.flavour for minor in minors}}
     project = context.load_project()
+    platforms = parse_platforms(options.platform) or project.described_platforms
+    minors = _minors(options, package_index, platforms)
     _check_flavours(minors, package_index, project)
-    torch_minors = project.torch_minors
+    served, notes = _served(minors, package_index, platforms, pre=options.pre)
+    for note in notes:
+        context.say(note)
 
-    # The facts of all minors are read before the first file is written: a failure leaves every file as it was.
-    facts_by_minor = {}
-    for minor in minors:
-        read = facts.read(minor, listings[minor.flavour], package_index, pre=options.pre)
-        facts_by_minor[minor] = _with_digest_of_image(read)
-
+    # All facts are read before the first file is written: a failure leaves every file as it was.
+    facts_read = []
+    for minor, listing in served:
+        minor_facts = facts.read(minor, listing, package_index, pre=options.pre)
+        facts_read.append((_with_digest_of_image(minor_facts), listing))
     additions = []
-    for minor, minor_facts in facts_by_minor.items():
-        path = context.root / "variants" / f"{minor.tag}.toml"
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        edit = variant_file.edit(path, minor_facts, listings[minor.flavour], today)
-        _show_edit(context, minor, edit, dry_run=options.dry_run)
-        if not options.dry_run:
-            if edit.diff:
-                edit.write()
-            # The audit, of this command's build and of all later ones, has to know the minor's releases. It goes by
-            # those of the default index: flavours are made of the same sources.
-            if not minor.flavour:
-                index.learn(context, _releases(minor_facts), package_index, options.python)
-        older = [variant for variant in torch_minors.values() if variant.torch < minor]
+    for minor_facts, listing in facts_read:
+        minor, platform = minor_facts.minor, minor_facts.platform
+        edit = _edit(context, minor_facts, listing, dry_run=options.dry_run)
+        # The audit, of this command's build and of all later ones, has to know the minor's releases. It goes by those
+        # of the default index: flavours are made of the same sources.
+        if not options.dry_run and not minor.flavour:
+            index.learn(context, _releases(minor_facts), package_index, options.python, platform)
+        older = [variant for variant in project.on(platform).torch_minors.values() if variant.torch < minor]
         previous = max(older, key=lambda variant: variant.torch, default=None)
         addition = _Addition(minor_facts, edit, _changes(context, minor_facts), previous)
         _show_changes(context, addition)
         additions.append(addition)
 
-    answer = AddAnswer(variants=tuple(addition.row() for addition in additions))
+    answer = AddAnswer(variants=tuple(addition.row() for addition in additions), notes=tuple(notes))
     code = 0
     if options.build and not options.dry_run:
-        result = _build(context, options, minors)
+        result = _build(context, options, additions)
         path = _write_evidence(context, additions, result)
         context.say(f"evidence: {path}")
-        answer = AddAndBuildAnswer(variants=answer.variants, run=RunAnswer.of(result), evidence=path)
+        answer = AddAndBuildAnswer(
+            variants=answer.variants, notes=answer.notes, run=RunAnswer.of(result), evidence=path
+        )
         code = result.exit_code
     context.answer(answer)
     return code
 
 
+def _served(
+    minors: Sequence[Minor], package_index: PackageIndex, platforms: Sequence[Machine], *, pre: bool
+) -> tuple[list[tuple[Minor, Listing]], list[str]]:
+    """The minors with the listing of each platform that has a torch of them; a note on each one that has none.
+
+    torch for one platform may come later than for another, which must not wait for it. Raises UnknownTorchError for a
+    minor that no platform has, and PackageIndexError.
+    """
+    listings = {}
+    for flavour in {minor.flavour for minor in minors}:
+        listings[flavour] = Listing.read_each(package_index, flavour, machines=platforms)
+    served, notes = [], []
+    for minor in minors:
+        refusals = []
+        for listing in listings[minor.flavour]:
+            try:
+                listing.usable(minor, pre=pre)
+            except UnknownTorchError as error:
+                refusals.append(error)
+                notes.append(f"left out for {listing.machine.words}: {error.what}")
+            else:
+                served.append((minor, listing))
+        if len(refusals) == len(platforms):
+            raise refusals[0]
+    return served, notes
+
+
+def _edit(context: Context, minor_facts: Facts, listing: Listing, *, dry_run: bool) -> Edit:
+    """Write a variants file or bring it up to date, and print what changes; with `dry_run` nothing is written."""
+    path = context.root / "variants" / file_name(minor_facts.minor, minor_facts.platform)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    edit = variant_file.edit(path, minor_facts, listing, today)
+    _show_edit(context, minor_facts, edit, dry_run=dry_run)
+    if edit.diff and not dry_run:
+        edit.write()
+    return edit
+
+
 def _with_digest_of_image(minor_facts: Facts) -> Facts:
     """The facts with the digest of the image for CUDA sources, where a Docker engine and its registry answer."""
+    if "cuda-image" not in minor_facts.facts:
+        return minor_facts
     with contextlib.suppress(EngineError):
         client = connect()
         name = str(minor_facts["cuda-image"].value)
@@ -192,8 +239,8 @@ def _with_digest_of_image(minor_facts: Facts) -> Facts:
     return minor_facts
 
 
-def _minors(options: AddOptions, package_index: PackageIndex) -> list[Minor]:
-    """The minors to add, oldest first.
+def _minors(options: AddOptions, package_index: PackageIndex, platforms: Sequence[Machine]) -> list[Minor]:
+    """The minors to add, oldest first; with --latest the newest that the index has for one of the platforms.
 
     Raises UsageError if none is named, if a word is not a minor, and if a flavour is named without an index or a minor
     of the default index with one.
@@ -205,7 +252,7 @@ def _minors(options: AddOptions, package_index: PackageIndex) -> list[Minor]:
             raise UsageError(
                 "--latest is of the default index", where="--index", next_step="add 2.16:cu126 --index URL"
             )
-        return [facts.newest_usable_minor(Listing.read(package_index), pre=options.pre)]
+        return [facts.newest_usable_minor(Listing.read_each(package_index, machines=platforms), pre=options.pre)]
     try:
         minors = sorted({Minor.parse(text) for text in options.minors})
     except ValueError as error:
@@ -255,14 +302,14 @@ def _releases(minor_facts: Facts) -> tuple[str, ...]:
     return releases
 
 
-def _show_edit(context: Context, minor: Minor, edit: Edit, *, dry_run: bool) -> None:
+def _show_edit(context: Context, minor_facts: Facts, edit: Edit, *, dry_run: bool) -> None:
     """Print what changes in a variant's file, and which of its lines stay although the release differs."""
-    name = f"variants/{edit.path.name}"
+    torch, name = f"torch {minor_facts.on_platform}", f"variants/{edit.path.name}"
     if edit.diff:
         context.say(edit.diff)
-        context.say(f"torch {minor}: {name} would be written" if dry_run else f"torch {minor}: wrote {name}")
+        context.say(f"{torch}: {name} would be written" if dry_run else f"{torch}: wrote {name}")
     else:
-        context.say(f"torch {minor}: {name} agrees with the package index")
+        context.say(f"{torch}: {name} agrees with the package index")
     for line in edit.kept:
         context.say(f"  kept: {line}")
 
@@ -278,7 +325,7 @@ def _show_changes(context: Context, addition: _Addition) -> None:
 
 def _changes(context: Context, minor_facts: Facts) -> Changes | None:
     """What broke since the newest release of the minor before; None if the audit does not know both."""
-    tables = AuditTables.load(added_folder())
+    tables = AuditTables.load(added_folder(), minor_facts.platform)
     new = _releases(minor_facts)[0]
     older = []
     for release in tables.symbols.releases:
@@ -286,28 +333,29 @@ def _changes(context: Context, minor_facts: Facts) -> Changes | None:
             older.append(release.name)
     if not older or new not in tables.releases:
         return None
-    return changes.between(tables, older[-1], new, _last_wheels(context.load_project(), context.work))
+    wheels = _last_wheels(context.load_project(), context.work, minor_facts.platform)
+    return changes.between(tables, older[-1], new, wheels)
 
 
-def _last_wheels(project: Project, work: Path) -> list[Path]:
-    """The wheels of the newest variant among those that this user's farm has built here."""
+def _last_wheels(project: Project, work: Path, platform: Machine) -> list[Path]:
+    """The wheels for a platform of the newest variant among those that this user's farm has built here."""
     paths_by_minor: dict[Minor, list[Path]] = {}
     jobs = records.by_wheel(work)
     for file in inventory.built(project, work / "dist"):
-        if file.path and sha256(file.path) in jobs:
+        if file.path and machine_of_wheel(file.path.name) == platform and sha256(file.path) in jobs:
             paths_by_minor.setdefault(file.minor, []).append(file.path)
     if not paths_by_minor:
         return []
     return paths_by_minor[max(paths_by_minor)]
 
 
-def _build(context: Context, options: AddOptions, minors: Sequence[Minor]) -> RunResult:
-    """Build, audit and smoke-test the minors, by the variants as they are now."""
+def _build(context: Context, options: AddOptions, additions: Sequence[_Addition]) -> RunResult:
+    """Build, audit and smoke-test the additions, by the variants as they are now."""
     smoke = options.smoke or "full"
     stage_options = StageOptions(
-        torch=tuple(map(str, minors)),
+        torch=tuple(dict.fromkeys(str(addition.facts.minor) for addition in additions)),
         python=options.python,
-        platform=(),
+        platform=tuple(dict.fromkeys(addition.facts.platform.name for addition in additions)),
         only=(),
         engine=options.engine,
         base_image=options.base_image,

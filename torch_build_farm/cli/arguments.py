@@ -119,6 +119,16 @@ def add_platform_argument(parser: Parser) -> None:
     )
 
 
+def add_platforms_argument(parser: Parser, default: str) -> None:
+    """Add --platform for several platforms; `default` says which they are without it."""
+    add_list_argument(
+        parser,
+        "--platform",
+        "PLATFORM",
+        f"x86_64, aarch64 (arm64) or all (default: the project's platforms, else {default})",
+    )
+
+
 def add_flavours_index_argument(parser: Parser) -> None:
     """Add --index."""
     parser.add_argument(

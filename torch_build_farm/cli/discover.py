@@ -16,16 +16,19 @@ from torch_build_farm.cli.arguments import (
     Parser,
     add_common_arguments,
     add_flavours_index_argument,
+    add_platforms_argument,
     add_pre_argument,
 )
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import NEWS_EXIT_CODE, FarmError, PackageIndexError
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.urls import public
 from torch_build_farm.core.versions import Minor
+from torch_build_farm.project.plan import parse_platforms
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant import Variant
+from torch_build_farm.project.variant import Variant, minor_on
 from torch_build_farm.releases import discovery, facts
 from torch_build_farm.releases.discovery import STATUSES_TO_ACT_ON, DiscoveredMinor, Status
 from torch_build_farm.releases.facts import Fact
@@ -41,20 +44,23 @@ class DiscoverOptions(CommonOptions):
     """Options of `discover`."""
 
     pre: bool
+    platform: tuple[str, ...]
     index: str
 
 
 def _configure_parser(parser: Parser) -> None:
     add_common_arguments(parser)
     add_pre_argument(parser)
+    add_platforms_argument(parser, "x86_64")
     add_flavours_index_argument(parser)
 
 
 @dataclass(frozen=True)
 class MinorRow:
-    """A torch minor: how it stands, its releases and CPython tags on the index, and what there is to do about it."""
+    """A torch minor for a platform: how it stands, its releases and CPython tags on the index, and what is to do."""
 
     torch: str
+    platform: str
     status: str
     releases: tuple[str, ...]
     cpython: tuple[str, ...]
@@ -82,6 +88,7 @@ def _row(minor: DiscoveredMinor) -> MinorRow:
     """A minor's entry in the document."""
     shared = (
         str(minor.minor),
+        minor.platform.name,
         str(minor.status),
         tuple(minor.releases),
         tuple(minor.cpython),
@@ -92,17 +99,23 @@ def _row(minor: DiscoveredMinor) -> MinorRow:
 
 
 def _discover(context: Context, options: DiscoverOptions) -> int:
-    """`discover`: compare every minor of the index with its variant. Returns NEWS_EXIT_CODE if there is work to do."""
+    """`discover`: compare every minor of the index with its variant, for each platform.
+
+    Returns NEWS_EXIT_CODE if there is work to do.
+    """
     start = time.monotonic()
     index = PackageIndex.configured(options.index)
     project = context.load_project()
-    known_files = ReleaseTables.load(added_folder()).symbols.files
+    platforms = parse_platforms(options.platform) or project.described_platforms
+    known = {platform: ReleaseTables.load(added_folder(), platform).symbols.files for platform in platforms}
 
     minors = []
-    oldest = min(project.torch_minors, default=None)
-    for listing, variants in _listings(index, project, options.index):
-        for minor in discovery.compare(listing, variants, known_files, oldest=oldest, pre=options.pre):
-            if not _is_of_interest(minor, project, options.index):
+    for listing, variants in _listings(index, project, platforms, options.index):
+        on_platform = project.on(listing.machine)
+        # A platform without any variant is to get what the others have.
+        oldest = min(on_platform.torch_minors or project.torch_minors, default=None)
+        for minor in discovery.compare(listing, variants, known[listing.machine], oldest=oldest, pre=options.pre):
+            if not _is_of_interest(minor, on_platform, options.index):
                 continue
             # Facts take a look into a wheel on the index: only minors that `add` would write are worth the bytes.
             if minor.status is Status.MISSING:
@@ -115,29 +128,40 @@ def _discover(context: Context, options: DiscoverOptions) -> int:
     rows = tuple(_row(minor) for minor in minors)
     context.answer(DiscoverAnswer(minors=rows, seconds=round(seconds, 2), bytes=size))
     _show(context, minors)
-    to_add = [str(minor.minor) for minor in minors if minor.status in STATUSES_TO_ACT_ON]
+    to_add = dict.fromkeys(str(minor.minor) for minor in minors if minor.status in STATUSES_TO_ACT_ON)
     if to_add:
+        of_platforms = f" --platform {' '.join(options.platform)}" if options.platform else ""
         of_index = f" --index {shlex.quote(public(options.index))}" if options.index else ""
-        context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}{of_index}")
+        context.say(f"\nnext: python build_farm.py add {' '.join(to_add)}{of_platforms}{of_index}")
     else:
         context.say("\nnothing to do")
     context.say(f"{size / 1e6:.1f} MB in {seconds:.1f} s")
     return NEWS_EXIT_CODE if to_add else 0
 
 
-def _listings(index: PackageIndex, project: Project, url: str) -> Iterator[tuple[Listing, Mapping[Minor, Variant]]]:
-    """What the index lists, with the project's variants of it.
+def _listings(
+    index: PackageIndex, project: Project, platforms: Sequence[Machine], url: str
+) -> Iterator[tuple[Listing, Mapping[Minor, Variant]]]:
+    """What the index lists for each platform, with the project's variants of it.
 
     Without `url` these are the minors of uv's own index, then each flavour that the project has, of its own index; with
     it every flavour of the index there. Raises PackageIndexError if an index lists no such torch.
     """
-    flavours_of: dict[tuple[str, str], dict[Minor, Variant]] = {}
-    for minor, variant in project.flavours.items():
-        flavours_of.setdefault((variant.index, minor.flavour), {})[minor] = variant
     if not url:
-        yield Listing.read(index), project.torch_minors
-        for (flavours_url, flavour), variants in flavours_of.items():
-            yield Listing.read(PackageIndex.configured(flavours_url), flavour), variants
+        for listing in Listing.read_each(index, machines=platforms):
+            yield listing, project.on(listing.machine).torch_minors
+        for flavours_url, flavour in _indexes_of_flavours(project, platforms):
+            flavours_index = PackageIndex.configured(flavours_url)
+            for listing in Listing.read_each(flavours_index, flavour, machines=platforms):
+                of_platform = project.on(listing.machine).flavours
+                yield (
+                    listing,
+                    {
+                        minor: variant
+                        for minor, variant in of_platform.items()
+                        if (variant.index, minor.flavour) == (flavours_url, flavour)
+                    },
+                )
         return
     files = index.files("torch")
     of_index = flavours(files)
@@ -148,12 +172,23 @@ def _listings(index: PackageIndex, project: Project, url: str) -> Iterator[tuple
             next_step="leave --index out, or name the index that users of that torch give to pip",
         )
     for flavour in of_index:
-        variants = {minor: variant for minor, variant in project.flavours.items() if minor.flavour == flavour}
-        yield Listing.of(files, flavour), variants
+        for platform in platforms:
+            of_platform = project.on(platform).flavours
+            variants = {minor: variant for minor, variant in of_platform.items() if minor.flavour == flavour}
+            yield Listing.of(files, flavour, machine=platform), variants
+
+
+def _indexes_of_flavours(project: Project, platforms: Sequence[Machine]) -> list[tuple[str, str]]:
+    """The flavours that the project has for any of the platforms, each with the index that has it."""
+    pairs = []
+    for platform in platforms:
+        for minor, variant in project.on(platform).flavours.items():
+            pairs.append((variant.index, minor.flavour))
+    return list(dict.fromkeys(pairs))
 
 
 def _is_of_interest(minor: DiscoveredMinor, project: Project, url: str) -> bool:
-    """Whether the project may want the minor.
+    """Whether the project, on the minor's platform, may want the minor.
 
     Of flavours those that the wheel of the stable ABI does not serve, and that it has or whose index is asked about.
     """
@@ -181,7 +216,7 @@ def _show(context: Context, minors: Sequence[DiscoveredMinor]) -> None:
         table.add_column(column, overflow="fold")
     for minor in minors:
         table.add_row(
-            str(minor.minor),
+            minor_on(minor.minor, minor.platform),
             Text(str(minor.status), _STYLE.get(minor.status, "dim")),
             " ".join(minor.releases),
             minor.cuda,

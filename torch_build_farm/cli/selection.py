@@ -10,6 +10,7 @@ from torch_build_farm.cli.arguments import (
     add_common_arguments,
     add_engine_arguments,
     add_list_argument,
+    add_platforms_argument,
 )
 
 
@@ -35,11 +36,6 @@ def add_selection_arguments(parser: Parser) -> None:
         "X.Y",
         "CPythons such as 3.11 3.12 3.13t, or all (default: the running one if torch supports it, else the newest)",
     )
-    add_list_argument(
-        parser,
-        "--platform",
-        "PLATFORM",
-        "x86_64, aarch64 (arm64) or all (default: the project's platforms, else this machine's)",
-    )
+    add_platforms_argument(parser, "this machine's")
     add_list_argument(parser, "--only", "JOB", "only jobs with such ids; * and ? match")
     add_engine_arguments(parser)

@@ -16,7 +16,7 @@ from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor, parse_pythons
 from torch_build_farm.project import cuda_architectures
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant import Variant
+from torch_build_farm.project.variant import Variant, file_name
 
 Pythons = tuple[CPython, ...] | Literal["default", "all"]
 
@@ -59,11 +59,11 @@ class Selection:
             pythons = "all"
         elif python:
             pythons = parse_pythons(python)
-        platforms = _parse_platforms(platform) or project.settings.platforms or (machine.running(),)
+        platforms = parse_platforms(platform) or project.settings.platforms or (machine.running(),)
         return cls(minors, pythons, tuple(only), tuple(dict.fromkeys(platforms)))
 
 
-def _parse_platforms(words: Sequence[str]) -> tuple[Machine, ...]:
+def parse_platforms(words: Sequence[str]) -> tuple[Machine, ...]:
     """The platforms that --platform names. Raises UsageError for a word that does not name one."""
     known = {each.name: each for each in machine.MACHINES}
     if "all" in words:
@@ -75,7 +75,7 @@ def _parse_platforms(words: Sequence[str]) -> tuple[Machine, ...]:
                 where="--platform",
                 next_step=f"--platform {' '.join(known)}, or one of them",
             )
-    return tuple(known[word] for word in words)
+    return tuple(known[word] for word in dict.fromkeys(words))
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,11 @@ def plan(
     matches no job.
     """
     jobs: list[Job] = []
-    notes: list[str] = []
     lacking: list[NoPythonError] = []
     accepted = SpecifierSet(requires_python)
 
     # Every variant that was selected, with the CPythons that are left for it.
-    variants = [
-        each for platform in selection.platforms for each in choose_variants(project, selection.torch, platform)
-    ]
+    variants, notes = _variants_of_platforms(project, selection)
     for variant in variants:
         interpreters = engine(variant)
         usable = _usable(variant, accepted, interpreters)
@@ -245,10 +242,11 @@ def check_architectures(project: Project, jobs: Sequence[Job]) -> None:
     """
     _check_cuda(project, jobs)
     known = cuda_architectures.architectures()
-    unknown = dict.fromkeys(job.variant.torch for job in jobs if _names_torchs_own(project, job))
+    variants = {(job.platform, job.variant.torch): job.variant for job in jobs if _names_torchs_own(project, job)}
+    unknown = list(variants.values())
     if unknown:
-        files = ", ".join(f"variants/{minor.tag}.toml" for minor in unknown)
-        commands = "; ".join(_command_to_add(project, minor) for minor in unknown)
+        files = ", ".join(f"variants/{file_name(variant.torch, variant.platform)}" for variant in unknown)
+        commands = "; ".join(_command_to_add(variant) for variant in unknown)
         raise ConfigError(
             f'cuda-arch-list = "torch": what that torch is compiled for is in cuda-architectures, which {files} lacks',
             where=str(project.root / "variants"),
@@ -302,15 +300,41 @@ def _check_cuda(project: Project, jobs: Sequence[Job]) -> None:
         )
 
 
-def _command_to_add(project: Project, minor: Minor) -> str:
-    """The command that brings a minor's file up to date."""
-    index = f" --index {project.all_variants[minor].index}" if minor.flavour else ""
-    return f"`add {minor}{index}`"
+def _command_to_add(variant: Variant) -> str:
+    """The command that brings a variant's file up to date."""
+    platform = "" if variant.platform == X86_64 else f" --platform {variant.platform.name}"
+    index = f" --index {variant.index}" if variant.torch.flavour else ""
+    return f"`add {variant.torch}{platform}{index}`"
 
 
 def _names_torchs_own(project: Project, job: Job) -> bool:
     """Whether the job's list still has "torch" in it, for want of what the variant's torch is compiled for."""
     return cuda_architectures.OF_TORCH in project.settings.for_job(job.variant, job.python).cuda_arch_list
+
+
+def _variants_of_platforms(project: Project, selection: Selection) -> tuple[list[Variant], list[str]]:
+    """The variants that were selected for each platform, and a note on each minor that only some platforms have.
+
+    Raises UnknownTorchError for a minor that none of them has.
+    """
+    known = {platform: set(_by_word(project.on(platform))) for platform in selection.platforms}
+    known_anywhere = set().union(*known.values())
+    variants: list[Variant] = []
+    notes: list[str] = []
+    for platform, known_here in known.items():
+        known_elsewhere = known_anywhere - known_here
+        words = [word for word in selection.torch if word not in known_elsewhere]
+        for word in dict.fromkeys(selection.torch):
+            if word in known_elsewhere:
+                notes.append(f"torch {word}: no job for {platform.words}, for which no variants file describes it")
+        if words:
+            variants += choose_variants(project, words, platform)
+    return variants, notes
+
+
+def _by_word(project: Project) -> dict[str, Variant]:
+    """The variant that each minor as typed selects: that of the stable ABI serves several."""
+    return {str(minor.torch): variant for variant in project.all_variants.values() for minor in variant.minors}
 
 
 def choose_variants(project: Project, minors: Sequence[str], platform: Machine = X86_64) -> tuple[Variant, ...]:
@@ -321,7 +345,7 @@ def choose_variants(project: Project, minors: Sequence[str], platform: Machine =
     project = project.on(platform)
     if "all" in minors and project.all_variants:
         return tuple(project.all_variants.values())
-    known = {str(minor.torch): variant for variant in project.all_variants.values() for minor in variant.minors}
+    known = _by_word(project)
     chosen = set()
     for text in minors:
         if text not in known:

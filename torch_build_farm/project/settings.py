@@ -372,6 +372,11 @@ class Project:
         return dict(sorted({**self.torch_minors, **self.flavours}.items()))
 
     @property
+    def described_platforms(self) -> tuple[Machine, ...]:
+        """The platforms whose variants files are kept up to date: those of the settings, or else x86-64 alone."""
+        return tuple(dict.fromkeys(self.settings.platforms)) or (X86_64,)
+
+    @property
     def variants_files(self) -> tuple[str, ...]:
         """The names of the variants files of every platform."""
         names = []

@@ -110,7 +110,7 @@ class Variant:
     @property
     def on_platform(self) -> str:
         """The minor as people read it where platforms differ: "2.9", and "2.9 for arm64"."""
-        return str(self.torch) if self.platform == X86_64 else f"{self.torch} for {self.platform.words}"
+        return minor_on(self.torch, self.platform)
 
     @property
     def needs_torch(self) -> bool:
@@ -280,6 +280,11 @@ def collect_variants(folders: Sequence[Path], problems: list[str]) -> Described:
     return {machine: dict(sorted(of_machine.items())) for machine, of_machine in variants.items()}
 
 
+def minor_on(minor: Minor, platform: Machine) -> str:
+    """A minor as people read it where platforms differ: "2.9", and "2.9 for arm64"."""
+    return str(minor) if platform == X86_64 else f"{minor} for {platform.words}"
+
+
 def file_name(minor: Minor, platform: Machine) -> str:
     """The name of a minor's variants file, such as torch29.toml, torch29-cu126.toml and torch29-aarch64.toml."""
     return f"{minor.tag}.toml" if platform == X86_64 else f"{minor.tag}-{platform.name}.toml"
@@ -304,7 +309,7 @@ def _contradictions(variant: Variant, name: str, pin: Any) -> list[str]:
     problems = []
     expected = file_name(variant.torch, variant.platform)
     if name != expected:
-        problems.append(f"torch: {variant.torch} for {variant.platform.words} belongs in {expected}, not in {name}")
+        problems.append(f"torch: {variant.on_platform} belongs in {expected}, not in {name}")
     if pin is not None and pin != variant.pin:
         problems.append(
             f"pin: {pin!r} contradicts torch = {str(variant.torch)!r}; wheels are pinned to {variant.pin!r}: "

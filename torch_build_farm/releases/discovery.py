@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from torch_build_farm.core.errors import UnknownTorchError
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.variant import Variant
 from torch_build_farm.releases.facts import Facts, tags_of
@@ -28,12 +29,13 @@ STATUSES_TO_ACT_ON = (Status.MISSING, Status.CHANGED, Status.YANKED)
 
 @dataclass(frozen=True)
 class DiscoveredMinor:
-    """One minor: its status, and the releases, CPython tags and CUDA version that it has.
+    """One minor for a platform: its status, and the releases, CPython tags and CUDA version that it has.
 
     `news` are the differences from the variant, in words. `facts` are only read for minors that are missing.
     """
 
     minor: Minor
+    platform: Machine
     status: Status
     releases: tuple[str, ...]
     cpython: tuple[str, ...]
@@ -52,8 +54,8 @@ def compare(
 ) -> list[DiscoveredMinor]:
     """Compare each minor from `oldest` on, else from the oldest variant's; without either, each of the index. Pure.
 
-    `known` has the wheels' file names by CPython tag for each release that the audit knows. With `pre`, pre-releases of
-    a minor count as long as it has no final release.
+    `variants` are for the listing's machine. `known` has the wheels' file names by CPython tag of each release that the
+    audit knows. With `pre`, pre-releases of a minor count as long as it has no final release.
     """
     minors = set(variants)
     oldest = oldest or min(variants, default=None)
@@ -70,18 +72,21 @@ def _compare_minor(
     minor: Minor, listing: Listing, variant: Variant | None, known: Mapping[str, Mapping[str, str]], *, pre: bool
 ) -> DiscoveredMinor:
     """Compare one minor with its variant."""
+    platform = listing.machine
     try:
         usable = listing.usable(minor, pre=pre)
     except UnknownTorchError as error:
         if variant is None:
             # It may still get its first final release: until then there is nothing to do.
-            return DiscoveredMinor(minor, Status.WAITING, (), (), news=(error.what,))
+            return DiscoveredMinor(minor, platform, Status.WAITING, (), (), news=(error.what,))
         tags = tuple(python.tag for python in variant.cpython)
-        return DiscoveredMinor(minor, Status.YANKED, variant.releases, tags, variant.cuda, (error.what,))
+        return DiscoveredMinor(minor, platform, Status.YANKED, variant.releases, tags, variant.cuda, (error.what,))
 
     releases, tags = tuple(release.name for release in usable), tags_of(usable)
     if variant is None:
-        return DiscoveredMinor(minor, Status.MISSING, releases, tags, news=(f"no variant: add {minor}",))
+        of_platform = "" if platform == X86_64 else f" --platform {platform.name}"
+        news = [f"no variant: add {minor}{of_platform}"]
+        return DiscoveredMinor(minor, platform, Status.MISSING, releases, tags, news=tuple(news))
 
     withdrawn = [f"{name} is yanked or gone" for name in variant.releases if name not in releases]
     added = [f"new release {name}" for name in releases if name not in variant.releases]
@@ -92,7 +97,7 @@ def _compare_minor(
         status = Status.CHANGED
     else:
         status = Status.SERVED
-    return DiscoveredMinor(minor, status, releases, tags, variant.cuda, tuple(news))
+    return DiscoveredMinor(minor, platform, status, releases, tags, variant.cuda, tuple(news))
 
 
 def _python_news(variant: Variant, usable: tuple[Release, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.requirements import parse_metadata, read_version
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.cuda_architectures import of_gencode
+from torch_build_farm.project.variant import minor_on
 from torch_build_farm.releases import torch_wheel
 from torch_build_farm.releases.listing import Listing, Release
 from torch_build_farm.releases.required_wheels import Target
@@ -63,6 +65,11 @@ class Facts:
     def __getitem__(self, key: str) -> Fact:
         return self.facts[key]
 
+    @property
+    def on_platform(self) -> str:
+        """The minor as people read it where platforms differ: "2.9", and "2.9 for arm64"."""
+        return minor_on(self.minor, self.platform)
+
     def with_fact(self, key: str, fact: Fact) -> Facts:
         """These facts with another one under `key`, in the same place."""
         return replace(self, facts={**self.facts, key: fact})
@@ -81,17 +88,23 @@ def tags_of(releases: Iterable[Release]) -> tuple[str, ...]:
     return tuple(sorted(tags, key=CPython.parse))
 
 
-def newest_usable_minor(listing: Listing, *, pre: bool = False) -> Minor:
-    """The newest minor that can be served. Raises UnknownTorchError for an index without torch."""
-    for minor in sorted(listing.by_minor, reverse=True):
-        try:
-            listing.usable(minor, pre=pre)
-        except UnknownTorchError:
-            continue
-        return minor
-    raise UnknownTorchError(
-        f"the index has no torch for {listing.machine.words} Linux", where="the package index", next_step="discover"
-    )
+def newest_usable_minor(listings: Sequence[Listing], *, pre: bool = False) -> Minor:
+    """The newest minor that can be served on one of the listings' machines.
+
+    Raises UnknownTorchError for an index without torch for any of them.
+    """
+    served = set()
+    for listing in listings:
+        for minor in listing.by_minor:
+            with suppress(UnknownTorchError):
+                listing.usable(minor, pre=pre)
+                served.add(minor)
+    if not served:
+        machines = " or ".join(listing.machine.words for listing in listings)
+        raise UnknownTorchError(
+            f"the index has no torch for {machines} Linux", where="the package index", next_step="discover"
+        )
+    return max(served)
 
 
 def read(minor: Minor, listing: Listing, index: PackageIndex, *, pre: bool = False, sizes: bool = True) -> Facts:

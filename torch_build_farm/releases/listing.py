@@ -124,14 +124,21 @@ class Listing:
     @classmethod
     def read(cls, index: PackageIndex, flavour: str = "", *, machine: Machine = X86_64) -> Listing:
         """Read the index's page of torch, in one request. Raises PackageIndexError, also if it lists no such torch."""
-        listing = cls.of(index.files("torch"), flavour, machine=machine)
-        if not listing.releases:
+        (listing,) = cls.read_each(index, flavour, machines=[machine])
+        return listing
+
+    @classmethod
+    def read_each(cls, index: PackageIndex, flavour: str = "", *, machines: Iterable[Machine]) -> tuple[Listing, ...]:
+        """As `read`, for several machines: a listing for each of them."""
+        files = index.files("torch")
+        listings = tuple(cls.of(files, flavour, machine=machine) for machine in machines)
+        if not all(listing.releases for listing in listings):
             raise PackageIndexError(
                 f"the package index lists no torch{f' of flavour {flavour}' if flavour else ''}",
                 where="torch",
                 next_step="check which index uv is configured for, and whether a proxy answers in its place",
             )
-        return listing
+        return listings
 
     @classmethod
     def of(cls, files: Iterable[DistributionPackage], flavour: str = "", *, machine: Machine = X86_64) -> Listing:
