@@ -51,6 +51,17 @@ def machine_of_wheel(name: str) -> Machine:
     return X86_64
 
 
+def of_machine(machine: Machine) -> Platform:
+    """Linux on a machine."""
+    return Platform("linux", machine.name)
+
+
+def installs_on(name: str, machine: Machine) -> bool:
+    """Whether a wheel of that file name is for Linux on a machine, among others."""
+    of_name = of_wheel(name)
+    return not of_name or of_machine(machine) in of_name
+
+
 def of_wheels(names: Iterable[str]) -> frozenset[Platform]:
     """The platforms that one of several wheels is for; none where one of them is for all."""
     platforms = [of_wheel(name) for name in names]
