@@ -56,6 +56,11 @@ def of_machine(machine: Machine) -> Platform:
     return Platform("linux", machine.name)
 
 
+def machine_of(platform: Platform) -> Machine:
+    """The machine of a platform, whatever the system; x86-64 for one that torch has no Linux wheels for."""
+    return next((machine for machine in MACHINES if machine.name == platform.machine), X86_64)
+
+
 def installs_on(name: str, machine: Machine) -> bool:
     """Whether a wheel of that file name is for Linux on a machine, among others."""
     of_name = of_wheel(name)
