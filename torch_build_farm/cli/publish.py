@@ -34,7 +34,7 @@ from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.urls import public
 from torch_build_farm.pipeline import workfolder
 from torch_build_farm.project.settings import Project
-from torch_build_farm.publish import install_check, inventory, published_list, upload, upload_plan
+from torch_build_farm.publish import install_check, inventory, published_list, served_platforms, upload, upload_plan
 from torch_build_farm.publish.core_wheels import CoreWheels
 from torch_build_farm.publish.install_check import Release
 from torch_build_farm.publish.inventory import Published, VariantFile
@@ -476,6 +476,9 @@ def _meta(context: Context, options: MetaOptions) -> int:
         context.say(note)
     for doubt in upload_plan.proven([file.path for file in built if file.path], context.work):
         context.say(f"not proven, so publish refuses it: {doubt}")
+    of_version = [file.name for file in [*published.files, *built] if file.version == family.version]
+    for gap in served_platforms.missing(project, of_version, family.version):
+        context.say(gap)
     for name in sorted(left_out):
         context.say(f"left out {name}: {family.version} is newer")
     context.say(f"wrote {compatibility_file}:\n\n{compatibility}")
