@@ -11,7 +11,10 @@ from tests.conftest import Answer
 from tests.family import make_wheel, project, with_arm64
 from tests.index import Index
 from tests.proofs import prove
-from tests.release import Release
+from tests.release import Release, with_members
+from torch_build_farm.core import machine
+from torch_build_farm.core.errors import PublishError
+from torch_build_farm.core.versions import CPython
 from torch_build_farm.publish import served_platforms
 
 Call = Callable[..., Answer]
@@ -135,3 +138,46 @@ def test_the_table_has_a_row_for_each_platform(release: Release, call: Call) -> 
         ["| 2.8", "x86-64", "demo-torch28", "1.0", "3.12", "12.8"],
         ["| 2.8", "arm64", "demo-torch28", "1.0", "3.11", "none"],
     ]
+
+
+def test_what_is_for_another_machine_is_downloaded_and_not_imported(release: Release, index: Index) -> None:
+    here, elsewhere = (X86_64, ARM64) if machine.running() == machine.X86_64 else (ARM64, X86_64)
+    words = {X86_64: "x86-64", ARM64: "arm64"}
+    python = CPython.running()
+    fatal = {"demo/__init__.py": "raise SystemExit('it ran')\n"}
+    wheels = [
+        release.variant("2.9", tag=tag(python.tag, here)),
+        release.variant("2.9", tag=tag(python.tag, elsewhere), files=fatal),
+        release.variant("2.8", tag=tag(python.tag, elsewhere), files=fatal),
+    ]
+    release.published(index, *wheels)
+    check = ("check", index.url, "--index-url", index.url, "--json")
+    answer = release.farm()(*check)
+    assert answer.code == 0, answer.err
+    suffix = f" for {words[elsewhere]}"
+    assert answer.document["installed"] == {"demo[torch29]==1.0": str(python)}
+    assert answer.document["downloaded"] == {
+        f"demo[torch28]==1.0{suffix}": str(python),
+        f"demo[torch29]==1.0{suffix}": str(python),
+    }
+    assert f"demo[torch29]==1.0{suffix}, not imported: this machine is {words[here]}" in answer.err
+    platform = machine.running().name
+    assert release.farm()(*check, "--platform", platform).document["downloaded"] == {}
+
+    # Another file under the same name is found there too.
+    (index.folder / "demo-torch28" / wheels[2].name).write_bytes(
+        with_members(wheels[2], {"demo/x.py": ""}).read_bytes()
+    )
+    index.digests = False
+    index._list("demo-torch28")
+    answer = release.farm()(*check)
+    assert answer.code == PublishError.exit_code
+    assert f"demo[torch28]==1.0{suffix} cannot be downloaded" in answer.err
+
+
+def test_a_wheel_for_every_machine_is_checked_once(release: Release, index: Index) -> None:
+    release.published(index, release.variant("2.9"))
+    answer = release.farm()("check", index.url, "--index-url", index.url, "--json")
+    assert answer.code == 0, answer.err
+    assert len(answer.document["installed"]) == 1
+    assert answer.document["downloaded"] == {}

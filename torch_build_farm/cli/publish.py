@@ -30,6 +30,7 @@ from torch_build_farm.cli.console import in_ci
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import ConfigError, PublishError, UsageError, nearest
 from torch_build_farm.core.files import clear, copy_whole, replace_text, sha256, size_text
+from torch_build_farm.core.machine import MACHINES
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.urls import public
 from torch_build_farm.pipeline import workfolder
@@ -264,12 +265,12 @@ def _check_installs(context: Context, release: Release, target: Target, names: C
     """
     project = release.project
     shell = upload.shell_without_credentials(context.runner, context.work)
-    variants = [v for v in project.all_variants.values() if canonicalize_name(project.distribution(v)) in names]
+    variants = [v for v in project.variants_of(MACHINES) if canonicalize_name(project.distribution(v)) in names]
     warnings = []
     for installation in install_check.check_variants(
         release, variants, store=context.store, shell=shell, isolated_only=True
     ):
-        if installation.not_imported:
+        if installation.not_imported and not installation.for_another_machine:
             warning = (
                 f"{installation.what} was not imported: this process holds credentials, and the machine isolates none "
                 f"({installation.not_imported}); run where no credentials are: torch-build-farm check {target.name}"
@@ -277,7 +278,7 @@ def _check_installs(context: Context, release: Release, target: Target, names: C
             warnings.append(warning)
             context.say(f"warning: {warning}")
         else:
-            context.say(f"installed from {target.name}: {installation.what}, imports")
+            context.say(installation.line(target.name))
     return warnings
 
 

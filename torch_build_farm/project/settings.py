@@ -7,7 +7,7 @@ comments that `init` writes are made of it (project/reference.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -397,6 +397,15 @@ class Project:
             for minor, variant in self.on(platform).all_variants.items():
                 by_minor.setdefault(minor, {})[platform] = variant
         return dict(sorted(by_minor.items()))
+
+    def variants_of(self, platforms: Collection[Machine]) -> list[Variant]:
+        """The variants of some platforms, by minor, and of each minor in order of the platforms."""
+        return [
+            variant
+            for by_platform in self.by_minor.values()
+            for platform, variant in by_platform.items()
+            if platform in platforms
+        ]
 
     @cached_property
     def core(self) -> CoreVariant | None:
