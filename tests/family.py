@@ -37,6 +37,14 @@ def with_arm64(own: Project, *minors: str, cuda: str | None = None) -> Project:
     return replace(own, by_platform={**own.by_platform, ARM64: described})
 
 
+def describe_arm64(folder: Path, *tags: str) -> None:
+    """Write variants files for arm64 into a project, of these minors such as "torch29", with the facts for x86-64."""
+    (folder / "variants").mkdir(exist_ok=True)
+    for tag in tags:
+        facts = (CHECKOUT / "variants" / f"{tag}.toml").read_text()
+        (folder / "variants" / f"{tag}-aarch64.toml").write_text(f'platform = "aarch64"\n{facts}')
+
+
 def make_wheel(
     folder: Path, name: str, version: str, files: Mapping[str, str | bytes], *fields: str, tag: str = "py3-none-any"
 ) -> Path:

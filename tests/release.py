@@ -51,14 +51,6 @@ class Release:
             torch.add_wheel(family.torch(folder / "made", version))
         return cls(folder, torch, store)
 
-    def describe_arm64(self, *tags: str) -> None:
-        """Write variants files for arm64, of these minors such as "torch29", with the facts for x86-64."""
-        folder = self.folder / NAME / "variants"
-        folder.mkdir(exist_ok=True)
-        for tag in tags:
-            facts = (CHECKOUT / "variants" / f"{tag}.toml").read_text()
-            (folder / f"{tag}-aarch64.toml").write_text(f'platform = "aarch64"\n{facts}')
-
     @property
     def project(self) -> Project:
         return load(self.folder / NAME, CHECKOUT)

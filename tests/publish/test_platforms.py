@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Answer
-from tests.family import make_wheel, project, with_arm64
+from tests.family import describe_arm64, make_wheel, project, with_arm64
 from tests.index import Index
 from tests.proofs import prove
 from tests.release import Release, with_members
@@ -33,7 +33,7 @@ def built(release: Release, torch: str, *tags: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _described(release: Release) -> None:
-    release.describe_arm64("torch28", "torch29")
+    describe_arm64(release.project.root, "torch28", "torch29")
 
 
 def dry_run(call: Call, index: Index) -> Answer:

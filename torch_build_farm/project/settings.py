@@ -102,6 +102,10 @@ class Ci:
     runner: PlainWord = "ubuntu-latest"
     """The label of the machines; they must be x86-64 Linux."""
 
+    arm64_runner: PlainWord = "ubuntu-24.04-arm"
+    """The label of the machines that build, test and check wheels for arm64, where `platforms` names it; they must be
+    arm64 Linux."""
+
     engine: Literal["docker", "local"] = "docker"
     """Where wheels are built and tested. `"docker"`: in the variants' manylinux images, as for a release. `"local"`:
     with the runner's own compiler."""
