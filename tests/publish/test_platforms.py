@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answer
-from tests.family import describe_arm64, make_wheel, project, with_arm64
+from tests.conftest import CHECKOUT, Answer
+from tests.family import describe_arm64, make_wheel, project, variant, with_arm64
 from tests.index import Index
 from tests.proofs import prove
 from tests.release import Release, with_members
 from torch_build_farm.core import machine
 from torch_build_farm.core.errors import PublishError
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.publish import served_platforms
+from torch_build_farm.publish import inventory, served_platforms
 
 Call = Callable[..., Answer]
 X86_64, ARM64 = "manylinux_2_28_x86_64", "manylinux_2_28_aarch64"
@@ -138,6 +138,39 @@ def test_the_table_has_a_row_for_each_platform(release: Release, call: Call) -> 
         ["| 2.8", "x86-64", "demo-torch28", "1.0", "3.12", "12.8"],
         ["| 2.8", "arm64", "demo-torch28", "1.0", "3.11", "none"],
     ]
+
+
+def test_a_minor_that_torch_has_for_arm64_alone(release: Release, call: Call, index: Index) -> None:
+    """It is a variant like any other: its names, its rung, and its row of the table."""
+    facts = (CHECKOUT / "variants" / "torch215.toml").read_text().replace("2.15", "2.16")
+    path = release.project.root / "variants" / "torch216-aarch64.toml"
+    path.write_text(f'platform = "aarch64"\n{facts}')
+    assert "demo-torch216" in inventory.all_names(release.project)
+    release.proven(release.variant("2.16", tag=tag("cp312", ARM64)))
+    built(release, "2.9", tag("cp312", X86_64))
+    names = [file["name"] for file in dry_run(call, index).document["files"]]
+    assert names == ["demo-torch216", "demo-torch29", "demo-select", "demo-select", "demo-auto", "demo"]
+    assert call("meta", "--offline").code == 0
+    rows = (release.folder / "work" / "COMPATIBILITY.md").read_text().splitlines()[6:]
+    assert [row.split(" | ")[:3] for row in rows] == [
+        ["| 2.16", "arm64", "demo-torch216"],
+        ["| 2.9", "x86-64", "demo-torch29"],
+    ]
+
+
+def test_the_stable_abi_on_both_platforms(tmp_path: Path) -> None:
+    own = with_arm64(project("demo", stable_abi="2.10"), "2.9", "2.10", "2.11")
+    for platform in (X86_64, ARM64):
+        variant(tmp_path, own, "2.10", "1.0", {"demo/__init__.py": ""}, tag=tag("cp312", platform))
+    variant(tmp_path, own, "2.9", "1.0", {"demo/__init__.py": ""}, tag=tag("cp312", X86_64))
+    family = inventory.family(own, inventory.built(own, tmp_path), ())
+    both = [family.variant_requirement(minor) for minor in family.minors if minor.number in ("2.10", "2.11")]
+    assert len(both) == 2
+    assert all(text.startswith("demo-torch-stable==1.0 ; (") and "aarch64" in text for text in both)
+    text = inventory.compatibility(family, inventory.built(own, tmp_path))
+    assert "| 2.11 and later | arm64 | demo-torch-stable |" in text, "the newest that is described for arm64"
+    assert "| 2.10 | x86-64 | demo-torch-stable |" in text
+    assert "| 2.9 | arm64 |" not in text
 
 
 def test_what_is_for_another_machine_is_downloaded_and_not_imported(release: Release, index: Index) -> None:

@@ -131,7 +131,8 @@ def _metadata(path: Path) -> list[str]:
 def _flavours_among(project: Project, variants: Iterable[PrivateCopy]) -> dict[str, str]:
     """The distributions of flavours among the wheels, by their extra's name."""
     published = {distribution_of(copy.path.name) for copy in variants}
-    names = {variant.tag: canonicalize_name(project.distribution(variant)) for variant in project.flavours.values()}
+    flavours = [minor for minor in project.by_minor if minor.flavour]
+    names = {flavour.tag: canonicalize_name(project.distribution(flavour)) for flavour in flavours}
     return {tag: name for tag, name in names.items() if name in published}
 
 
