@@ -27,7 +27,7 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import EditedError, RenderError, UsageError, nearest
 from torch_build_farm.core.files import replace_text
-from torch_build_farm.core.machine import ARM64, X86_64, Machine
+from torch_build_farm.core.machine import ARM64, X86_64
 from torch_build_farm.core.templates import strict_environment
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.project import checkout
@@ -163,7 +163,7 @@ def _possible_jobs(project: Project) -> list[str]:
     then finds its jobs there; a workflow that is older than that says so in its job `plan`.
     """
     jobs = []
-    for platform in _platforms(project):
+    for platform in project.described_platforms:
         on_platform = project.on(platform)
         for variant in _possible_variants(on_platform):
             # Without the setting a job takes one CPython, and never one without the GIL.
@@ -186,11 +186,6 @@ def _possible_variants(project: Project) -> list[Variant]:
     return variants
 
 
-def _platforms(project: Project) -> tuple[Machine, ...]:
-    """The platforms that the workflow builds for: those of the setting, else that of `runner`."""
-    return project.settings.platforms or (X86_64,)
-
-
 def _template_values(project: Project, out: Path) -> dict[str, Any]:
     """The names that the templates use, with their values."""
     settings = project.settings.ci
@@ -203,10 +198,11 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
     other_pythons = [python for python in pythons if python != FARMS_PYTHON]
     # Workflows start at the root of the repository; the project may be in a folder below.
     folder = "" if project.root == top else project.root.relative_to(top).as_posix()
-    platforms = [
-        {"name": platform.name, "runner": settings.arm64_runner if platform == ARM64 else settings.runner}
-        for platform in _platforms(project)
-    ]
+    platforms = []
+    for platform in project.described_platforms:
+        runner = settings.arm64_runner if platform == ARM64 else settings.runner
+        suffix = "" if platform == X86_64 else f"-{platform.name}"  # of its variants files
+        platforms.append({"name": platform.name, "runner": runner, "suffix": suffix})
     index = "inputs.publish"
     if settings.index != settings.environment:
         # The form for a manual run offers environments: one that is not named after its index is translated.
@@ -220,7 +216,7 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
         "jobs": _possible_jobs(project),
         "platforms": platforms,
         # Commands for x86-64 alone need not be told a platform.
-        "with_platform": _platforms(project) != (X86_64,),
+        "with_platform": project.described_platforms != (X86_64,),
         "name": project.settings.name,
         "folder": folder,
         "prefix": f"{folder}/" if folder else "",
