@@ -299,7 +299,7 @@ def test_a_project_for_x86_64_alone_has_nothing_of_platforms(tiny: Farm, line: s
     tiny.edit("pyproject.toml", "[tool.torch-build-farm]", f"[tool.torch-build-farm]\n{line}")
     describe_arm64(tiny.project, "torch28", "torch29")
     assert tiny("ci").code == tiny("ci", "shell").code == 0
-    for path in (*(tiny.project / ".github" / "workflows").iterdir(), tiny.project / "ci" / "torch-wheels.sh"):
+    for path in (tiny.project / ".github/workflows/torch-wheels.yml", tiny.project / "ci/torch-wheels.sh"):
         assert not re.search("(?i)platform|aarch64|arm64", path.read_text()), path
 
 

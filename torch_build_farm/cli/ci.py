@@ -201,8 +201,7 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
     platforms = []
     for platform in project.described_platforms:
         runner = settings.arm64_runner if platform == ARM64 else settings.runner
-        suffix = "" if platform == X86_64 else f"-{platform.name}"  # of its variants files
-        platforms.append({"name": platform.name, "runner": runner, "suffix": suffix})
+        platforms.append({"name": platform.name, "runner": runner})
     index = "inputs.publish"
     if settings.index != settings.environment:
         # The form for a manual run offers environments: one that is not named after its index is translated.
