@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.conftest import CHECKOUT
+from torch_build_farm.core.machine import ARM64
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import write_wheel
@@ -25,6 +26,23 @@ def project(name: str = "demo", *packages: str, stable_abi: str = "") -> Project
         loaded.settings, name=name, packages=packages or (name,), torch_flavours="cuda", stable_abi=floor
     )
     return replace(loaded, settings=settings)
+
+
+def with_arm64(own: Project, *minors: str, cuda: str | None = None) -> Project:
+    """The project with variants for arm64, of these minors: as for x86-64, except for `cuda` where it is given."""
+    described = {}
+    for minor in map(Minor.parse, minors):
+        facts = own.described[minor]
+        described[minor] = replace(facts, platform=ARM64, cuda=facts.cuda if cuda is None else cuda)
+    return replace(own, by_platform={**own.by_platform, ARM64: described})
+
+
+def describe_arm64(folder: Path, *tags: str) -> None:
+    """Write variants files for arm64 into a project, of these minors such as "torch29", with the facts for x86-64."""
+    (folder / "variants").mkdir(exist_ok=True)
+    for tag in tags:
+        facts = (CHECKOUT / "variants" / f"{tag}.toml").read_text()
+        (folder / "variants" / f"{tag}-aarch64.toml").write_text(f'platform = "aarch64"\n{facts}')
 
 
 def make_wheel(

@@ -1,6 +1,8 @@
 """Rendered workflows: what may be written over, what a project decides, and what every job is allowed."""
 
+import os
 import re
+import subprocess
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 import yaml
 
 from tests.conftest import CHECKOUT, Farm
+from tests.family import describe_arm64
+from tests.integration.expressions import fill
 from tests.project.test_tree import git
 from torch_build_farm.cli import ci
 from torch_build_farm.project.plan import jobs_of
@@ -225,3 +229,93 @@ def test_the_jobs_of_a_project_with_a_core(make_farm: Callable[..., Farm]) -> No
     assert planned["job"] == "acme-core-cp311"
     alone = addon("plan", "--torch", planned["torch"], "--python", "3.11", "--only", planned["job"], "--json")
     assert [entry["job"] for entry in alone.document["include"]] == ["acme-core-cp311"]
+
+
+@pytest.fixture
+def both_platforms(tiny: Farm) -> Farm:
+    """A project for x86-64 and arm64."""
+    tiny.edit("pyproject.toml", "[tool.torch-build-farm]", '[tool.torch-build-farm]\nplatforms = ["x86_64", "aarch64"]')
+    settings(tiny, 'runner = "my-x86"', 'arm64-runner = "my-arm"', 'python = ["3.11"]')
+    describe_arm64(tiny.project, "torch28", "torch29")
+    return tiny
+
+
+def test_jobs_of_both_platforms_run_on_machines_of_their_own(both_platforms: Farm) -> None:
+    jobs = rendered(both_platforms)["torch-wheels"]["jobs"]
+    planned = both_platforms("plan", "--torch", "2.8", "2.9", "--python", "3.11", "--json").document["include"]
+    runners = {}
+    artifacts = set()
+    for entry in planned:
+        runners[entry["job"]] = fill(jobs["wheel"]["runs-on"], {"matrix": entry})
+        uploads = [step["with"]["name"] for step in jobs["wheel"]["steps"] if "upload" in step.get("uses", "")]
+        artifacts |= {fill(name, {"matrix": entry}) for name in uploads}
+    assert runners == {
+        "tiny-torch28-cp311": "my-x86",
+        "tiny-torch29-cp311": "my-x86",
+        "tiny-torch28-cp311-aarch64": "my-arm",
+        "tiny-torch29-cp311-aarch64": "my-arm",
+    }
+    assert len(artifacts) == 2 * len(planned)
+    assert set(runners) < set(jobs["wheel"]["outputs"])
+    assert jobs["plan"]["env"]["KNOWN"].split() == list(jobs["wheel"]["outputs"])
+    for name, job in jobs.items():
+        if name not in ("wheel", "check"):
+            assert job["runs-on"] == "my-x86", name
+
+    # Each command that could mix them up is told which one is meant.
+    for step in jobs["wheel"]["steps"]:
+        for line in step.get("run", "").splitlines():
+            if re.search(r"torch-build-farm (index learn|build|smoke|pack)", line):
+                assert '--platform "$PLATFORM"' in line
+    assert jobs["wheel"]["env"]["PLATFORM"] == "${{ matrix.platform }}"
+
+
+def test_users_of_each_platform_are_checked_on_a_machine_like_theirs(both_platforms: Farm) -> None:
+    check = rendered(both_platforms)["torch-wheels"]["jobs"]["check"]
+    include = check["strategy"]["matrix"]["include"]
+    assert {entry["platform"]: fill(check["runs-on"], {"matrix": entry}) for entry in include} == {
+        "x86_64": "my-x86",
+        "aarch64": "my-arm",
+    }
+    step = check["steps"][-1]
+    assert step["run"].splitlines()[-1] == 'torch-build-farm check "$INDEX" "$VERSION" --platform "$PLATFORM"'
+    assert step["env"]["PLATFORM"] == "${{ matrix.platform }}"
+
+
+def test_a_project_for_arm64_alone(both_platforms: Farm) -> None:
+    both_platforms.edit("pyproject.toml", '"x86_64", "aarch64"', '"aarch64"')
+    jobs = rendered(both_platforms)["torch-wheels"]["jobs"]
+    assert {name: job["runs-on"] for name, job in jobs.items() if job["runs-on"] != "my-x86"} == {
+        "wheel": "my-arm",
+        "check": "my-arm",
+    }
+    assert all(job.endswith("-cp311-aarch64") for job in jobs["wheel"]["outputs"])
+    assert jobs["check"]["steps"][-1]["env"]["PLATFORM"] == "aarch64"
+    assert "strategy" not in jobs["check"]
+
+
+@pytest.mark.parametrize("line", ["", 'platforms = ["x86_64"]'])
+def test_a_project_for_x86_64_alone_has_nothing_of_platforms(tiny: Farm, line: str) -> None:
+    tiny.edit("pyproject.toml", "[tool.torch-build-farm]", f"[tool.torch-build-farm]\n{line}")
+    describe_arm64(tiny.project, "torch28", "torch29")
+    assert tiny("ci").code == tiny("ci", "shell").code == 0
+    for path in (tiny.project / ".github/workflows/torch-wheels.yml", tiny.project / "ci/torch-wheels.sh"):
+        assert not re.search("(?i)platform|aarch64|arm64", path.read_text()), path
+
+
+def test_the_script_tells_each_command_the_platform_of_its_job(both_platforms: Farm, tmp_path: Path) -> None:
+    assert both_platforms("ci", "shell").code == 0
+    calls = tmp_path / "calls"
+    program = tmp_path / "bin" / "torch-build-farm"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
+    program.chmod(0o755)
+    script = both_platforms.project / "ci" / "torch-wheels.sh"
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    for job, platform in {"tiny-torch29-cp311": "x86_64", "tiny-torch29-cp311-aarch64": "aarch64"}.items():
+        calls.unlink(missing_ok=True)
+        subprocess.run([script, "wheel", job, "2.9", "3.11,3.12", "2.9.0"], env=env, check=True)
+        lines = calls.read_text().splitlines()
+        assert [line.split()[0] for line in lines] == ["index", "build", "smoke", "pack"]
+        assert all(f"--platform {platform}" in line for line in lines)
+        assert f"--only tiny-torch29-cp[0-9]* --out work/packs/{job}.tar" in lines[-1]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,31 @@ def test_the_watch_sends_the_variants_of_each_platform(machine: Machine) -> None
     patch = (machine.temp / "proposal" / "change.patch").read_text()
     changed = [line.split(" b/")[1] for line in patch.splitlines() if line.startswith("diff --git")]
     assert sorted(changed) == sorted([VARIANT, FOR_ARM64])
+
+
+def test_the_watch_builds_for_its_own_machine_alone(machine: Machine) -> None:
+    """It writes the variants for the other platform too, whichever of them torch has already."""
+    project = machine.origin / PREFIX
+    settings = project / "pyproject.toml"
+    settings.write_text(settings.read_text().replace("packages =", 'platforms = ["x86_64", "aarch64"]\npackages ='))
+    (project / OLD_VARIANT).unlink()  # it is none that could be read
+    files = ci.render(load(project, CHECKOUT), "github", machine.origin / ".github" / "workflows")
+    machine = replace(machine, workflows={file.path.stem: yaml.safe_load(file.text) for file in files})
+    farm = machine.folder / "bin" / "torch-build-farm"
+    calls = machine.folder / "calls-of-the-farm"
+    lines = [f'echo "$*" >> {calls}', "mkdir -p work", "echo evidence > work/evidence.md"]
+    lines.append("case $* in *x86_64*) exit 5 ;; esac")
+    write(farm, "\n".join(["#!/bin/sh", *lines, ""]))
+    farm.chmod(0o755)
+    output = machine.folder / "output"
+    done = machine.run("torch-watch", "look", "Add, build and prove", MINORS="2.16", GITHUB_OUTPUT=str(output),
+                       GITHUB_STEP_SUMMARY=str(machine.folder / "summary"))  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert calls.read_text().splitlines() == [
+        "add 2.16 --platform x86_64 --build --engine docker",
+        "add 2.16 --platform aarch64",
+    ]
+    assert "draft=exit code 5" in output.read_text()
 
 
 def propose(machine: Machine, change: Callable[[Path], object], minors: str = "2.16", **env: str) -> subprocess.CompletedProcess[str]:  # fmt: skip

@@ -1,6 +1,7 @@
 """`pack` on one machine and `accept` on another, as scripts call them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,26 @@ def test_from_one_machine_to_another(built: Farm, tmp_path: Path) -> None:
     answer = other_machine(built, tmp_path)("pack", "--work", str(built.work))
     assert answer.code == 34
     assert "not sealed by this user's farm" in answer.err
+
+
+def test_the_jobs_of_one_platform(built: Farm) -> None:
+    """The pattern for a variant's CPythons matches the jobs of every platform."""
+    arm64_job = f"{JOBS[0]}-aarch64"
+    wheel = built.work / "dist" / wheel_of(JOBS[0]).replace("x86_64", "aarch64")
+    wheel.write_text(arm64_job)
+    prove(wheel, built.work, arm64_job)
+    for platform, jobs in {"x86_64": [JOBS[0]], "aarch64": [arm64_job], "all": [JOBS[0], arm64_job]}.items():
+        packed = built("pack", "--only", "tiny-torch28-cp[0-9]*", "--platform", platform, "--json")
+        assert packed.code == 0, packed.err
+        assert [row["job"] for row in packed.document["wheels"]] == jobs
+    answer = built("pack", "--platform", "arm64")
+    assert answer.code == 2
+    assert "'arm64' is no platform" in answer.err
+    wheel.unlink()
+    shutil.rmtree(built.work / "jobs" / arm64_job)
+    answer = built("pack", "--platform", "aarch64")
+    assert answer.code == 2
+    assert "no job for arm64 in the work folder has made a wheel" in answer.err
 
 
 def test_what_accept_refuses(built: Farm, tmp_path: Path) -> None:

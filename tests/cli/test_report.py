@@ -1,16 +1,25 @@
 """What people see: a live table on a terminal, plain lines elsewhere and in CI."""
 
 import io
+import json
+import platform
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import CHECKOUT, Farm
+from tests.family import describe_arm64
 from tests.pipeline.test_smoke import JOB
 from tests.until import until
 from torch_build_farm.cli.console import People
-from torch_build_farm.cli.report import Progress, summary
+from torch_build_farm.cli.install_lines import install_lines
+from torch_build_farm.cli.main import main
+from torch_build_farm.cli.report import Progress, plan_table, summary
 from torch_build_farm.core.errors import CompileError
+from torch_build_farm.core.machine import ARM64, X86_64, Machine, running
 from torch_build_farm.pipeline.facts import (
     AuditFacts,
     BuildFacts,
@@ -23,6 +32,7 @@ from torch_build_farm.pipeline.facts import (
 from torch_build_farm.pipeline.records import Artifact, Record
 from torch_build_farm.pipeline.results import JobResult, RunResult, StageResult
 from torch_build_farm.project.plan import Job
+from torch_build_farm.project.settings import load
 from torch_build_farm.project.variant import CoreVariant
 
 OTHER = replace(JOB, distribution="demo-torch28")
@@ -134,3 +144,50 @@ def test_the_summary_of_a_core_and_of_a_variant_beside_it() -> None:
         "  smoke   torch 2.9.1 on cpu; imports demo; refuses torch 2.10",
         f"          beside {name}",
     ]
+
+
+def on(job: Job, platform: Machine) -> Job:
+    return replace(job, variant=replace(job.variant, platform=platform, cuda="" if platform == ARM64 else "12.8"))
+
+
+def test_a_plan_names_platforms_where_it_has_others_than_x86_64() -> None:
+    def shown(*jobs: Job) -> list[list[str]]:
+        stream = io.StringIO()
+        plan_table(People(stream, width=120), jobs)
+        return [line.split() for line in stream.getvalue().splitlines()]
+
+    x86_64, arm64 = on(JOB, X86_64), on(JOB, ARM64)
+    assert "platform" not in shown(x86_64)[0]
+    header, *rows = shown(x86_64, arm64)
+    assert header[:3] == ["job", "platform", "version"]
+    assert [row[:2] for row in rows] == [[x86_64.id, "x86-64"], [arm64.id, "arm64"]]
+    assert [row[5] for row in rows] == ["12.8", "none"]
+
+
+def test_the_lines_to_install_say_where_they_work(tiny: Farm) -> None:
+    project = load(tiny.project, CHECKOUT)
+    context = SimpleNamespace(root=tiny.project, work_option=None)
+    elsewhere = X86_64 if running() == ARM64 else ARM64
+
+    def title(*platforms: Machine) -> str:
+        wheel = Artifact("dist/demo.whl", "ab" * 32, 1)
+        results = [JobResult(on(JOB, platform), (), wheel, None, "log") for platform in platforms]
+        return install_lines(context, project, RunResult(tuple(results), 1.0, Path("/work")))[0]  # type: ignore[arg-type]
+
+    assert title(running()) == title(running(), elsewhere) == "install it with"
+    assert title(elsewhere) == f"install it on a machine of {elsewhere.words} with"
+
+
+@pytest.mark.parametrize("here", [X86_64, ARM64], ids=str)
+def test_doctor_looks_for_what_this_machine_s_wheels_need(
+    tiny: Farm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: Machine
+) -> None:
+    """Of a torch that has no CPython of this machine for arm64 alone only an arm64 machine is told."""
+    describe_arm64(tiny.project, "torch29")
+    path = tiny.project / "variants" / "torch29-aarch64.toml"
+    path.write_text(re.sub("(?m)^cpython = .*$", 'cpython = ["cp39t"]', path.read_text()))
+    monkeypatch.setattr(platform, "machine", lambda: here.name)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple/")  # nobody is asked
+    main(tiny.command("doctor", "--json")[2:])
+    subjects = [finding["subject"] for finding in json.loads(capsys.readouterr().out)["findings"]]
+    assert ("CPython for torch 2.9" in subjects) == (here == ARM64)

@@ -132,7 +132,11 @@ def lint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[object]
         ['engine = "local"', 'python = ["3.10", "3.13t"]'],
     ],
 )
-def test_actionlint_finds_nothing(lint: Callable[..., list[object]], tiny: Farm, lines: list[str]) -> None:
+@pytest.mark.parametrize("platforms", [[], ["x86_64", "aarch64"]], ids=str)
+def test_actionlint_finds_nothing(
+    lint: Callable[..., list[object]], tiny: Farm, lines: list[str], platforms: list[str]
+) -> None:
+    tiny.edit("pyproject.toml", "packages =", f"platforms = {json.dumps(platforms)}\npackages =")
     with (tiny.project / "pyproject.toml").open("a") as stream:
         stream.write("\n".join(["[tool.torch-build-farm.ci]", *lines]))
     assert tiny("ci").code == 0
@@ -144,7 +148,9 @@ def test_actionlint_finds_nothing(lint: Callable[..., list[object]], tiny: Farm,
     assert lint(broken) != []
 
 
-def test_shellcheck_finds_nothing(tiny: Farm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("platforms", [[], ["x86_64", "aarch64"]], ids=str)
+def test_shellcheck_finds_nothing(tiny: Farm, tmp_path: Path, platforms: list[str]) -> None:
+    tiny.edit("pyproject.toml", "packages =", f"platforms = {json.dumps(platforms)}\npackages =")
     assert tiny("ci").code == tiny("ci", "shell").code == 0
     scripts = [tiny.project / "ci" / "torch-wheels.sh"]
     for workflow in (tiny.project / ".github" / "workflows").glob("*.yml"):

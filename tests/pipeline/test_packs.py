@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHECKOUT
+from tests.family import with_arm64
 from tests.proofs import STAGES, prove
 from torch_build_farm.core.archives import Limits
 from torch_build_farm.core.errors import Interrupted, LockedError, PackError, UnsafeNameError
@@ -24,11 +25,12 @@ from torch_build_farm.pipeline import packs, records, workfolder
 from torch_build_farm.project.settings import load
 from torch_build_farm.publish.upload_plan import proven
 
-PROJECT = load(CHECKOUT, CHECKOUT)
+PROJECT = with_arm64(load(CHECKOUT, CHECKOUT), "2.8", "2.9")
 NAME = "pymomentum-gpu"
 JOB, OTHER = f"{NAME}-torch29-cp312", f"{NAME}-torch28-cp312"
 WHEEL = "pymomentum_gpu_torch29-1.0-cp312-cp312-manylinux_2_28_x86_64.whl"
 OTHER_WHEEL = WHEEL.replace("torch29", "torch28")
+ARM64_JOB, ARM64_WHEEL = f"{JOB}-aarch64", WHEEL.replace("x86_64", "aarch64")
 
 
 def finished(work: Path, job: str = JOB, wheel: str = WHEEL, content: bytes = b"a wheel") -> Path:
@@ -109,6 +111,31 @@ def test_what_was_proven_there_is_proven_here(pack: Callable[..., Path], builder
         assert records.read(here) == records.claim(there), "sealed anew, and otherwise as it was"
         assert records.read(there) is None
     assert [path for path in work.iterdir() if path.name.startswith("accept-")] == []
+
+
+def test_jobs_of_two_platforms_travel_apart(
+    pack: Callable[..., Path], builder: Path, work: Path, tmp_path: Path
+) -> None:
+    """Each machine vouches for the jobs of its own platform alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STATE_VARIABLE, str(tmp_path / "builder's key"))
+        finished(builder, ARM64_JOB, ARM64_WHEEL, b"a wheel for arm64")
+    mixed = pack(JOB, ARM64_JOB)
+    refused(work, f"the pack that {JOB} vouches for is of {JOB}, {ARM64_JOB}", mixed, digests={JOB: sha256(mixed)})
+    files = {job: pack(job) for job in (JOB, ARM64_JOB)}
+    accepted = packs.accept(list(files.values()), {job: sha256(path) for job, path in files.items()}, PROJECT, work)
+    assert [(wheel.job, wheel.name) for wheel in accepted] == [(JOB, WHEEL), (ARM64_JOB, ARM64_WHEEL)]
+    assert proven([work / "dist" / WHEEL, work / "dist" / ARM64_WHEEL], work) == []
+
+
+@pytest.mark.parametrize(("job", "wheel"), [(ARM64_JOB, WHEEL), (JOB, ARM64_WHEEL)])
+def test_a_wheel_of_another_platform_than_its_job(
+    builder: Path, work: Path, tmp_path: Path, job: str, wheel: str
+) -> None:
+    remove_tree(builder)
+    finished(builder, job, wheel)
+    made = packs.write(builder, [job], tmp_path / "pack.tar").path
+    refused(work, f"{wheel}, which is not for (x86-64|arm64)", made)
 
 
 def test_a_release_travels_as_one_pack(pack: Callable[..., Path], work: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, PROJECTS, Farm, need
+from tests.family import with_arm64
 from torch_build_farm.cli.verify import selection_of
 from torch_build_farm.core.errors import ConfigError, NoPythonError, SourceError, UsageError
 from torch_build_farm.core.versions import CPython, Minor
@@ -95,6 +96,21 @@ def test_verify_selects_any_job_of_the_project() -> None:
         *needed, selected = planned_by(selection_of(job, PROJECT)).jobs
         assert selected.id == job
         assert len(needed) == (0 if job in cores else 1)
+
+
+def test_verify_selects_a_job_of_another_platform() -> None:
+    project = with_arm64(PROJECT, "2.8", "2.9")
+    for job in ("acme-gpu-torch29-cp312-aarch64", "acme-core-cp312-aarch64"):
+        found = plan(
+            project,
+            selection_of(job, project),
+            version="1.1",
+            requires_python=">=3.9",
+            engine=lambda _: ENGINE,
+            running=RUNNING,
+            core_version="1.0",
+        )
+        assert found.jobs[-1].id == job
 
 
 def settings_of_core(project: Project) -> object:

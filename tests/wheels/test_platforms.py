@@ -5,25 +5,28 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from packaging.markers import Marker
 
 from tests.elves import library
-from tests.family import family, make_wheel, project, torch, variant
+from tests.family import family, make_wheel, project, torch, variant, with_arm64
 from tests.index import Index
 from tests.wheels.test_dispatcher import Site, told
 from torch_build_farm.core import tools
 from torch_build_farm.core.machine import ARM64, X86_64, Machine
 from torch_build_farm.core.versions import CPython
+from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import inventory
 from torch_build_farm.wheels import one_name, platforms
 from torch_build_farm.wheels.machine_code import read_machine_code
 from torch_build_farm.wheels.platforms import Platform
 from torch_build_farm.wheels.wheel import read_wheel
 
-LINUX, WINDOWS = Platform("linux", "x86_64"), Platform("win32", "AMD64")
+LINUX, WINDOWS, LINUX_ARM64 = Platform("linux", "x86_64"), Platform("win32", "AMD64"), Platform("linux", "aarch64")
+ON_ARM64 = "import platform; platform.machine = lambda: 'aarch64'\n"
 CPYTHON = f"cp{CPython.running().release.replace('.', '')}"
 TAG = f"{CPYTHON}-{CPYTHON}-manylinux_2_28_x86_64"
 
@@ -201,3 +204,66 @@ def test_the_import_says_that_there_is_no_build(tmp_path: Path, installed: str) 
     site.unpack(wheel)
     site.torch("2.9.0")
     assert site.says("import demo; print('imported')") == "imported"
+
+
+def of_two_platforms(tmp_path: Path, own: Project, arm64: tuple[str, ...], *more: str) -> Site:
+    """The plain wheel of a release of 2.8, 2.9 and `more` for x86-64, and of the minors `arm64` for arm64 too."""
+    site = Site(tmp_path)
+    wheel = variant(tmp_path, own, "2.9", "1.0", {"demo/__init__.py": "VALUE = 'of 2.9'"}, tag=TAG)
+    of_both = family(own, wheel, dict.fromkeys(("2.8", "2.9", *more), "1.0"))
+    served = {minor: {LINUX, LINUX_ARM64} if str(minor) in arm64 else {LINUX} for minor in of_both.last}
+    site.unpack(one_name.write_plain(replace(of_both, platforms=served), tmp_path))
+    return site
+
+
+@pytest.mark.parametrize(
+    ("machine", "known", "extra"),
+    [
+        ("", "for Linux x86_64: torch 2.8, 2.9, 2.9:cu126", "demo[torch29-cu126]"),
+        (ON_ARM64, "for Linux aarch64: torch 2.9", "demo[torch29]"),
+    ],
+)
+def test_the_guard_advises_what_the_platform_has(tmp_path: Path, machine: str, known: str, extra: str) -> None:
+    """A flavour that only x86-64 has, and a minor: on arm64 their extras bring no variant."""
+    own = with_arm64(project("demo"), "2.9", cuda="")
+    site = of_two_platforms(tmp_path, own, ("2.9",), "2.9:cu126")
+    site.torch("2.9.1+cu126")
+    text = site.run(f"{machine}import demo").stderr
+    assert f"variants known to demo 1.0 {known}\n" in text
+    assert f'pip install "{extra}"' in text
+    (site.folder / "torch" / "version.py").write_text("__version__ = '2.8.0'\n")
+    text = site.run(f"{machine}import demo").stderr
+    assert ("None is made for a torch that old. These install torch 2.9" in text) == bool(machine)
+
+
+def test_a_torch_for_cpus_alone_on_arm64(tmp_path: Path) -> None:
+    """torch's arm64 builds up to 2.10 have no CUDA: a variant without CUDA sources loads beside them."""
+    own = with_arm64(project("demo"), "2.9", cuda="")
+    site = of_two_platforms(tmp_path, own, ("2.9",), "2.9:cu126")
+    site.unpack(variant(tmp_path / "arm64", own, "2.9", "1.0", {"demo/__init__.py": "VALUE = 'of 2.9'"}))
+    site.torch("2.9.1+cpu")
+    (site.folder / "torch" / "version.py").write_text("__version__ = '2.9.1+cpu'\ncuda: Optional[str] = None\n")
+    assert site.says(f"{ON_ARM64}import demo; print(demo.VALUE)") == "of 2.9"
+
+
+@pytest.mark.parametrize(("machine", "extra"), [("", "demo[torch29-cu130]"), (ON_ARM64, "demo[torch29]")])
+def test_a_minor_s_own_cuda_differs_between_platforms(tmp_path: Path, machine: str, extra: str) -> None:
+    """Where the default index has CUDA 13 for arm64, the minor's own variant is the one for it."""
+    own = with_arm64(project("demo"), "2.9", cuda="13.0")
+    site = of_two_platforms(tmp_path, own, ("2.9", "2.9:cu130"), "2.9:cu130")
+    library_for_12 = library(needed=["libcudart.so.12"])
+    site.unpack(
+        variant(tmp_path / "for 12", own, "2.9", "1.0", {"demo/__init__.py": "", "demo/_gpu.so": library_for_12})
+    )
+    site.torch("2.9.1")
+    (site.folder / "torch" / "version.py").write_text("__version__ = '2.9.1'\ncuda: Optional[str] = '13.0'\n")
+    text = site.run(f"{machine}import demo").stderr
+    assert "needs a torch with CUDA 12, and torch 2.9.1 has CUDA 13.0" in text
+    assert f'pip install "{extra}"' in text
+
+
+def test_a_release_for_one_platform_has_nothing_of_platforms_in_its_dispatcher(tmp_path: Path) -> None:
+    site = of_two_platforms(tmp_path, with_arm64(project("demo"), "2.9", cuda=""), ())
+    assert "of_platforms" not in (site.folder / "demo" / "__init__.py").read_text()
+    both = of_two_platforms(tmp_path / "both", with_arm64(project("demo"), "2.8", "2.9", cuda=""), ("2.8", "2.9"))
+    assert "of_platforms" not in (both.folder / "demo" / "__init__.py").read_text(), "the same on both"

@@ -14,13 +14,16 @@ from torch_build_farm.cli.arguments import (
     Parser,
     add_common_arguments,
     add_index_url_argument,
+    add_list_argument,
     add_wait_argument,
 )
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError
+from torch_build_farm.core.machine import MACHINES
 from torch_build_farm.core.requirements import read_version
 from torch_build_farm.pipeline import workfolder
+from torch_build_farm.project.plan import parse_platforms
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish import install_check, published_list, upload
 from torch_build_farm.publish.published_list import PublishedList
@@ -33,23 +36,29 @@ class CheckOptions(CommonOptions):
 
     index: str
     version: str | None
+    platform: tuple[str, ...]
     index_url: str | None
     wait: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckAnswer(Answer):
-    """The document of `check`: what was installed from `target` and imported, each with its CPython."""
+    """The document of `check`: what was installed from `target` and imported, each with its CPython.
+
+    `downloaded` is what is for another machine, and was not imported.
+    """
 
     target: str
     version: str
     installed: dict[str, str]
+    downloaded: dict[str, str]
 
 
 def _configure_parser(parser: Parser) -> None:
     add_common_arguments(parser)
     parser.add_argument("index", metavar="INDEX", help="pypi, testpypi, or the URL that it was published to")
     parser.add_argument("version", nargs="?", metavar="VERSION", help="the version (default: the newest published)")
+    add_list_argument(parser, "--platform", "PLATFORM", "only wheels for x86_64, aarch64 (arm64) or all (default: all)")
     add_index_url_argument(parser)
     add_wait_argument(parser)
 
@@ -87,7 +96,9 @@ def _check(context: Context, options: CheckOptions) -> int:
     published = published_list.read(project.root)
     version = _version(options.version) if options.version else _newest(published, project, target)
     release = install_check.Release(project, version, target.index, published.of(target.name))
-    installed = {}
+    variants = project.variants_of(parse_platforms(options.platform) or MACHINES)
+    installed: dict[str, str] = {}
+    downloaded: dict[str, str] = {}
     with (
         workfolder.locked(context.work, context.runner, options.wait, context.say),
         context.store.in_use(),
@@ -95,17 +106,18 @@ def _check(context: Context, options: CheckOptions) -> int:
     ):
         shell = upload.shell_without_credentials(context.runner, context.work)
         for installation in install_check.check_variants(
-            release, project.all_variants.values(), store=context.store, shell=shell, isolated_only=False
+            release, variants, store=context.store, shell=shell, isolated_only=False
         ):
-            context.say(f"installed from {target.name}: {installation.what}, imports")
-            installed[installation.what] = str(installation.python)
-    if not installed:
+            context.say(installation.line(target.name))
+            checked = downloaded if installation.for_another_machine else installed
+            checked[installation.what] = str(installation.python)
+    if not installed and not downloaded:
         raise UsageError(
             f"no variant of {project.settings.name} {version} was published to {target.name}",
             where=str(project.root / published_list.NAME),
             next_step="name a version that it lists",
         )
-    context.answer(CheckAnswer(target=target.name, version=version, installed=installed))
+    context.answer(CheckAnswer(target=target.name, version=version, installed=installed, downloaded=downloaded))
     return 0
 
 

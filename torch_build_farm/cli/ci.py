@@ -27,12 +27,13 @@ from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import EditedError, RenderError, UsageError, nearest
 from torch_build_farm.core.files import replace_text
+from torch_build_farm.core.machine import ARM64, X86_64
 from torch_build_farm.core.templates import strict_environment
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.project import checkout
 from torch_build_farm.project.plan import job_id
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant import StableVariant
+from torch_build_farm.project.variant import StableVariant, Variant
 
 # For each CI system: the folder where its files belong, and the template of each file.
 SYSTEMS = {
@@ -161,6 +162,19 @@ def _possible_jobs(project: Project) -> list[str]:
     GitHub knows a job's outputs by the names in the file alone. A variant that comes later, such as one of the watch's,
     then finds its jobs there; a workflow that is older than that says so in its job `plan`.
     """
+    jobs = []
+    for platform in project.described_platforms:
+        on_platform = project.on(platform)
+        for variant in _possible_variants(on_platform):
+            # Without the setting a job takes one CPython, and never one without the GIL.
+            default = [python for python in variant.cpython if not python.free_threaded]
+            for python in project.settings.ci.python or default:
+                jobs.append(job_id(on_platform.distribution(variant), python, platform))
+    return jobs
+
+
+def _possible_variants(project: Project) -> list[Variant]:
+    """The variants of one platform, those of the next minors, and the core."""
     variants = list(project.all_variants.values())
     newest = max(project.variants.values(), key=lambda variant: variant.torch)
     # That of the stable ABI serves the next minors itself.
@@ -169,14 +183,7 @@ def _possible_jobs(project: Project) -> list[str]:
             variants.append(replace(newest, torch=Minor(newest.torch.major, newest.torch.minor + step)))
     if project.core:
         variants.append(project.core)
-
-    jobs = []
-    for variant in variants:
-        # Without the setting a job takes one CPython, and never one without the GIL.
-        default = [python for python in variant.cpython if not python.free_threaded]
-        for python in project.settings.ci.python or default:
-            jobs.append(job_id(project.distribution(variant), python))
-    return jobs
+    return variants
 
 
 def _template_values(project: Project, out: Path) -> dict[str, Any]:
@@ -191,6 +198,10 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
     other_pythons = [python for python in pythons if python != FARMS_PYTHON]
     # Workflows start at the root of the repository; the project may be in a folder below.
     folder = "" if project.root == top else project.root.relative_to(top).as_posix()
+    platforms = []
+    for platform in project.described_platforms:
+        runner = settings.arm64_runner if platform == ARM64 else settings.runner
+        platforms.append({"name": platform.name, "runner": runner})
     index = "inputs.publish"
     if settings.index != settings.environment:
         # The form for a manual run offers environments: one that is not named after its index is translated.
@@ -202,6 +213,9 @@ def _template_values(project: Project, out: Path) -> dict[str, Any]:
         "lfs": own and checkout.uses_lfs(top),
         "ci": settings,
         "jobs": _possible_jobs(project),
+        "platforms": platforms,
+        # Commands for x86-64 alone need not be told a platform.
+        "with_platform": project.described_platforms != (X86_64,),
         "name": project.settings.name,
         "folder": folder,
         "prefix": f"{folder}/" if folder else "",

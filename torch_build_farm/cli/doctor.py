@@ -17,7 +17,7 @@ from torch_build_farm.cli.arguments import CommonOptions, Parser, add_base_image
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.console import People
 from torch_build_farm.cli.context import Context
-from torch_build_farm.core import tools
+from torch_build_farm.core import machine, tools
 from torch_build_farm.core.errors import EngineError, FarmError, Interrupted, ToolError
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
@@ -235,7 +235,9 @@ def _show(findings: list[Finding], console: People) -> None:
 
 def _doctor(context: Context, options: DoctorOptions) -> int:
     """`doctor`: report what is there and what is not. Returns ToolError's exit code if something is missing."""
-    findings = examine(context.load_project(), context.store, context.runner, options.base_image)
+    # What this machine lacks for its own wheels: those for another one may be built elsewhere.
+    project = context.load_project().on(machine.running())
+    findings = examine(project, context.store, context.runner, options.base_image)
     if context.json:
         context.answer(DoctorAnswer(findings=tuple(findings)))
     else:

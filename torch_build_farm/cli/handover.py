@@ -20,8 +20,10 @@ from torch_build_farm.cli.arguments import (
 from torch_build_farm.cli.command import Command
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import UsageError, nearest
+from torch_build_farm.core.machine import MACHINES, Machine
 from torch_build_farm.pipeline import packs, workfolder
 from torch_build_farm.pipeline.packs import SHA256, PackedWheel
+from torch_build_farm.project.plan import parse_platforms, platform_of_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class PackOptions(CommonOptions):
     """Options of `pack`."""
 
     only: tuple[str, ...]
+    platform: tuple[str, ...]
     out: Path | None
     wait: bool
 
@@ -62,6 +65,7 @@ class AcceptAnswer(Answer):
 def _configure_pack(parser: Parser) -> None:
     add_common_arguments(parser)
     add_list_argument(parser, "--only", "JOB", "only jobs with such ids; * and ? match")
+    add_list_argument(parser, "--platform", "PLATFORM", "only jobs for x86_64, aarch64 (arm64) or all (default: all)")
     parser.add_argument(
         "--out", type=optional_path, metavar="FILE", help="the pack (default: packs/JOB.tar in the work folder)"
     )
@@ -79,7 +83,8 @@ def _configure_accept(parser: Parser) -> None:
 def _pack(context: Context, options: PackOptions) -> int:
     """`pack`: write wheels and records of finished jobs into one file, and print its SHA-256."""
     with workfolder.locked(context.work, context.runner, options.wait, context.say):
-        jobs = _select_jobs(packs.finished_jobs(context.work), options.only)
+        finished = packs.finished_jobs(context.work)
+        jobs = _select_jobs(finished, options.only, parse_platforms(options.platform) or MACHINES)
         name = jobs[0] if len(jobs) == 1 else "jobs"
         pack = packs.write(context.work, jobs, options.out or context.work / "packs" / f"{name}.tar")
     context.answer(PackAnswer(pack=pack.path, sha256=pack.sha256, wheels=pack.wheels))
@@ -88,11 +93,15 @@ def _pack(context: Context, options: PackOptions) -> int:
     return 0
 
 
-def _select_jobs(finished: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The finished jobs that patterns name, all without any. Raises UsageError where there is none."""
-    selected = [job for job in finished if not patterns or any(fnmatchcase(job, pattern) for pattern in patterns)]
+def _select_jobs(finished: Sequence[str], patterns: Sequence[str], platforms: Sequence[Machine]) -> list[str]:
+    """The finished jobs for these platforms that patterns name, all without any. Raises UsageError for none."""
     if not finished:
         raise UsageError("no job in the work folder has made a wheel", next_step="build some first")
+    finished = [job for job in finished if platform_of_job(job) in platforms]
+    if not finished:
+        words = " or ".join(platform.words for platform in platforms)
+        raise UsageError(f"no job for {words} in the work folder has made a wheel", where="--platform")
+    selected = [job for job in finished if not patterns or any(fnmatchcase(job, pattern) for pattern in patterns)]
     if not selected:
         raise UsageError(f"--only {' '.join(patterns)} matches no job; {nearest(patterns[0], finished)}")
     return selected

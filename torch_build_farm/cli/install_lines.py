@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from torch_build_farm.cli.context import Context
+from torch_build_farm.core import machine
 from torch_build_farm.pipeline.results import RunResult
 from torch_build_farm.project.settings import Project
 
@@ -13,20 +14,26 @@ from torch_build_farm.project.settings import Project
 def install_lines(context: Context, project: Project, run: RunResult) -> list[str]:
     """The lines of a run that made wheels and had no failure; else none.
 
-    A variant requires the plain wheel, which `meta` writes beside it. Torch comes from the index.
+    A variant requires the plain wheel, which `meta` writes beside it. Torch comes from the index. The name's lines are
+    the same on every platform; variants for another machine than this one are not installed here.
     """
     if run.exit_code or not run.wheels:
         return []
+    platforms = {result.job.platform for result in run.jobs}
+    title = "install it with"
+    if machine.running() not in platforms:
+        words = " or ".join(platform.words for platform in machine.MACHINES if platform in platforms)
+        title = f"install it on a machine of {words} with"
     source = f"--find-links {shlex.quote(str(run.work / 'dist'))}"
     of_variants = [result.job for result in run.jobs if result.job.variant.needs_torch]
     if not of_variants:  # a core alone
         core = run.jobs[0].job
-        return ["install it with", f"  pip install {source} {core.distribution}=={core.version}"]
+        return [title, f"  pip install {source} {core.distribution}=={core.version}"]
     version = of_variants[0].version
     variants = {job.distribution: job.variant for job in of_variants}
     one_name = f"{project.settings.name}=={version}"
     lines = [
-        "install it with",
+        title,
         f"  {_meta_command(context)}  # once: writes the wheels behind the one name",
         f"  pip install {source} {one_name}  # the variant for the torch that is there",
         f"  uv pip install {source} {one_name}",

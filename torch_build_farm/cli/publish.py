@@ -30,11 +30,12 @@ from torch_build_farm.cli.console import in_ci
 from torch_build_farm.cli.context import Context
 from torch_build_farm.core.errors import ConfigError, PublishError, UsageError, nearest
 from torch_build_farm.core.files import clear, copy_whole, replace_text, sha256, size_text
+from torch_build_farm.core.machine import MACHINES
 from torch_build_farm.core.package_index import PackageIndex
 from torch_build_farm.core.urls import public
 from torch_build_farm.pipeline import workfolder
 from torch_build_farm.project.settings import Project
-from torch_build_farm.publish import install_check, inventory, published_list, upload, upload_plan
+from torch_build_farm.publish import install_check, inventory, published_list, served_platforms, upload, upload_plan
 from torch_build_farm.publish.core_wheels import CoreWheels
 from torch_build_farm.publish.install_check import Release
 from torch_build_farm.publish.inventory import Published, VariantFile
@@ -264,12 +265,12 @@ def _check_installs(context: Context, release: Release, target: Target, names: C
     """
     project = release.project
     shell = upload.shell_without_credentials(context.runner, context.work)
-    variants = [v for v in project.all_variants.values() if canonicalize_name(project.distribution(v)) in names]
+    variants = [v for v in project.variants_of(MACHINES) if canonicalize_name(project.distribution(v)) in names]
     warnings = []
     for installation in install_check.check_variants(
         release, variants, store=context.store, shell=shell, isolated_only=True
     ):
-        if installation.not_imported:
+        if installation.not_imported and not installation.for_another_machine:
             warning = (
                 f"{installation.what} was not imported: this process holds credentials, and the machine isolates none "
                 f"({installation.not_imported}); run where no credentials are: torch-build-farm check {target.name}"
@@ -277,7 +278,7 @@ def _check_installs(context: Context, release: Release, target: Target, names: C
             warnings.append(warning)
             context.say(f"warning: {warning}")
         else:
-            context.say(f"installed from {target.name}: {installation.what}, imports")
+            context.say(installation.line(target.name))
     return warnings
 
 
@@ -476,6 +477,9 @@ def _meta(context: Context, options: MetaOptions) -> int:
         context.say(note)
     for doubt in upload_plan.proven([file.path for file in built if file.path], context.work):
         context.say(f"not proven, so publish refuses it: {doubt}")
+    of_version = [file.name for file in [*published.files, *built] if file.version == family.version]
+    for gap in served_platforms.missing(project, of_version, family.version):
+        context.say(gap)
     for name in sorted(left_out):
         context.say(f"left out {name}: {family.version} is newer")
     context.say(f"wrote {compatibility_file}:\n\n{compatibility}")

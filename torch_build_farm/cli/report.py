@@ -15,6 +15,7 @@ from rich.text import Text
 
 from torch_build_farm.cli.console import People, in_ci
 from torch_build_farm.core.files import size_text
+from torch_build_farm.core.machine import X86_64
 from torch_build_farm.core.text import printable
 from torch_build_farm.pipeline.facts import (
     AuditFacts,
@@ -229,11 +230,24 @@ def _fewer_variants(console: People, results: Sequence[JobResult]) -> None:
 
 def plan_table(console: People, jobs: Sequence[Job]) -> None:
     """Print the jobs of a plan."""
+    # Who builds for x86-64 alone need not read of platforms.
+    with_platforms = any(job.platform != X86_64 for job in jobs)
     table = Table(box=None, pad_edge=False)
-    for column in ("job", "version", "torch", "built against", "CUDA", "C++"):
+    for column in (
+        "job",
+        *(["platform"] if with_platforms else []),
+        "version",
+        "torch",
+        "built against",
+        "CUDA",
+        "C++",
+    ):
         table.add_column(column, no_wrap=True)
     for job in jobs:
         variant = job.variant
-        torch = (variant.pin, variant.release, variant.cuda) if variant.needs_torch else ("none", "-", "-")
-        table.add_row(job.id, job.version, *torch, str(variant.cxx_standard))
+        torch = ("none", "-", "-")
+        if variant.needs_torch:
+            torch = (variant.pin, variant.release, variant.cuda or "none")
+        platform = [job.platform.words] if with_platforms else []
+        table.add_row(job.id, *platform, job.version, *torch, str(variant.cxx_standard))
     console.print(table)

@@ -63,7 +63,7 @@ def selection_of(job: str, project: Project) -> Selection:
     jobs = jobs_of(project)
     if job in jobs:
         variant, python = jobs[job]
-        return Selection((selecting_word(variant),), (python,), (job,))
+        return Selection((selecting_word(variant),), (python,), (job,), (variant.platform,))
     raise UsageError(
         f"this project has no job {job}, which built the wheel",
         where=str(project.root),

@@ -26,6 +26,7 @@ from torch_build_farm.core import foreign_files
 from torch_build_farm.core.archives import Limits, unpack
 from torch_build_farm.core.errors import PackError, SourceError
 from torch_build_farm.core.files import remove_tree, replace_file, sha256
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.paths import inside
 from torch_build_farm.pipeline import records, workfolder
 from torch_build_farm.pipeline.records import SCHEMA, WHEEL_STAGE, Record
@@ -33,6 +34,7 @@ from torch_build_farm.pipeline.shared_wheels import serves
 from torch_build_farm.pipeline.stages.order import ALL
 from torch_build_farm.project.plan import jobs_of
 from torch_build_farm.project.settings import Project
+from torch_build_farm.wheels import platforms
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 _STAGES = tuple(stage.name for stage in ALL)
@@ -180,9 +182,13 @@ def accept(
 
 
 def _check_voucher(voucher: str, jobs: Sequence[str], project: Project, pack: str) -> None:
-    """Raise PackError for a pack that `voucher` vouches for, with other jobs than it and those of its variant."""
+    """Raise PackError for a pack that `voucher` vouches for, with other jobs than it and those of its variant.
+
+    A variant has jobs on several platforms, each with machines of its own.
+    """
     known_jobs = jobs_of(project)
-    variants = {known_jobs[job][0].tag for job in (voucher, *jobs) if job in known_jobs}
+    known = [known_jobs[job][0] for job in (voucher, *jobs) if job in known_jobs]
+    variants = {(variant.tag, variant.platform) for variant in known}
     if voucher not in jobs or len(variants) > 1:
         raise PackError(f"the pack that {voucher} vouches for is of {', '.join(jobs) or 'no job'}", where=pack)
 
@@ -261,8 +267,10 @@ def _unpack(copy: Path, folder: Path, project: Project) -> list[_Unpacked]:
         job = job_folder.name
         if job not in known_jobs:
             raise PackError(f"the pack has the job {job!r}, which this project does not have", where=copy.name)
-        distribution = project.distribution(known_jobs[job][0])
-        unpacked = _Unpacked(job, _claims(job_folder), _wheel_of(job_folder, wheels, distribution))
+        variant, _ = known_jobs[job]
+        claims = _claims(job_folder)
+        wheel = _wheel_of(job_folder, wheels, project.distribution(variant), variant.platform)
+        unpacked = _Unpacked(job, claims, wheel)
         jobs.append(unpacked)
         files -= {unpacked.wheel, *(records.path_of(job_folder, stage) for stage in _STAGES)}
     if files:
@@ -284,8 +292,11 @@ def _claims(job_folder: Path) -> dict[str, Record]:
     return claims
 
 
-def _wheel_of(job_folder: Path, wheels: Mapping[str, Path], distribution: str) -> Path:
-    """The wheel that a job's record speaks of. Raises PackError where it is not there, or of another distribution."""
+def _wheel_of(job_folder: Path, wheels: Mapping[str, Path], distribution: str, platform: Machine) -> Path:
+    """The wheel that a job's record speaks of.
+
+    Raises PackError where it is not there, of another distribution, or for another platform than the job's.
+    """
     job = job_folder.name
     record = records.claim(records.path_of(job_folder, WHEEL_STAGE))
     outputs = record.outputs if record else ()
@@ -298,6 +309,8 @@ def _wheel_of(job_folder: Path, wheels: Mapping[str, Path], distribution: str) -
         raise PackError(f"{job}: {wheel.name!r} is no wheel's name") from None
     if name != canonicalize_name(distribution):
         raise PackError(f"{job}: the pack has a wheel of {name}")
+    if not platforms.installs_on(wheel.name, platform):
+        raise PackError(f"{job}: the pack has {wheel.name}, which is not for {platform.words}")
     return wheel
 
 

@@ -64,7 +64,7 @@ class Selection:
 
 
 def parse_platforms(words: Sequence[str]) -> tuple[Machine, ...]:
-    """The platforms that --platform names. Raises UsageError for a word that does not name one."""
+    """The platforms that --platform names, none where it is not given. Raises UsageError for a word that names none."""
     known = {each.name: each for each in machine.MACHINES}
     if "all" in words:
         return machine.MACHINES
@@ -154,6 +154,14 @@ def job_id(distribution: str, python: CPython, platform: Machine = X86_64) -> st
     """The stable name of a job, such as pymomentum-gpu-torch29-cp312, with its platform unless that is x86-64."""
     name = f"{distribution}-{python.tag}"
     return name if platform == X86_64 else f"{name}-{platform.name}"
+
+
+def platform_of_job(job_id: str) -> Machine:
+    """The platform of a job by its id."""
+    for platform in machine.MACHINES:
+        if job_id.endswith(f"-{platform.name}"):
+            return platform
+    return X86_64
 
 
 def plan(

@@ -7,7 +7,7 @@ comments that `init` writes are made of it (project/reference.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import ConfigError, nearest
-from torch_build_farm.core.machine import X86_64, Machine
+from torch_build_farm.core.machine import MACHINES, X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.changes import Changes
 from torch_build_farm.project.core_table import Core
@@ -101,6 +101,10 @@ class Ci:
 
     runner: PlainWord = "ubuntu-latest"
     """The label of the machines; they must be x86-64 Linux."""
+
+    arm64_runner: PlainWord = "ubuntu-24.04-arm"
+    """The label of the machines that build, test and check wheels for arm64, where `platforms` names it; they must be
+    arm64 Linux."""
 
     engine: Literal["docker", "local"] = "docker"
     """Where wheels are built and tested. `"docker"`: in the variants' manylinux images, as for a release. `"local"`:
@@ -390,9 +394,27 @@ class Project:
         return dict(sorted({**self.variants, **self.flavours}.items()))
 
     @cached_property
+    def by_minor(self) -> Mapping[Minor, Mapping[Machine, Variant]]:
+        """The variants of every platform, by minor and platform; those of the stable ABI stand at its oldest minor."""
+        by_minor: dict[Minor, dict[Machine, Variant]] = {}
+        for platform in MACHINES:
+            for minor, variant in self.on(platform).all_variants.items():
+                by_minor.setdefault(minor, {})[platform] = variant
+        return dict(sorted(by_minor.items()))
+
+    def variants_of(self, platforms: Collection[Machine]) -> list[Variant]:
+        """The variants of some platforms, by minor, and of each minor in order of the platforms."""
+        return [
+            variant
+            for by_platform in self.by_minor.values()
+            for platform, variant in by_platform.items()
+            if platform in platforms
+        ]
+
+    @cached_property
     def core(self) -> CoreVariant | None:
-        """What the jobs of the core are planned for; None for a project without a core."""
-        if self.settings.core is None:
+        """What the jobs of the core are planned for; None for a project without a core, or without a torch minor."""
+        if self.settings.core is None or not self.torch_minors:
             return None
         # Not those of one run: the core is the same, and is kept, whichever minors are asked for.
         minors = sorted(minor.of_default_index for minor in self.settings.torch)
@@ -440,7 +462,7 @@ class Project:
     @property
     def family_names(self) -> tuple[str, ...]:
         """The names of all its distributions, except the core's."""
-        variants = [self.distribution(variant) for variant in self.all_variants.values()]
+        variants = [self.distribution(next(iter(facts.values()))) for facts in self.by_minor.values()]
         return (*variants, self.select_name, self.auto_name, self.settings.name)
 
     def image(self, variant: Variant) -> str:

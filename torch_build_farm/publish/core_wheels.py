@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from packaging.version import Version
 
 from torch_build_farm.core.errors import PublishError
 from torch_build_farm.core.files import sha256
+from torch_build_farm.core.machine import MACHINES, Machine
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.shared_wheels import serves
 from torch_build_farm.project.settings import Project
 from torch_build_farm.publish.names import IndexNames
 from torch_build_farm.publish.private_copies import PrivateCopy
+from torch_build_farm.wheels import platforms
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,9 @@ class CoreWheels:
     @classmethod
     def of(cls, project: Project, variants: Sequence[PrivateCopy], work: Path) -> CoreWheels:
         """By the records of the smoke tests of `variants`, whose wheels are proven. This proves none of the core's."""
-        core = project.core
-        if core is None:
+        if project.settings.core is None:
             return cls("")
-        name = canonicalize_name(project.distribution(core))
+        name = canonicalize_name(project.settings.core.name)
         in_dist = _wheels_of(name, work / "dist")
         by_digest = {records.digest(sha256(path)): path for path in in_dist}
         tested_beside = _tested_beside(work)
@@ -50,8 +51,7 @@ class CoreWheels:
                     beside.append(by_digest[digest])
                 else:
                     lacking.append((variant.path.name, digest))
-            pythons = [python for python in core.cpython if serves(variant.path.name, python)]
-            wheels |= dict.fromkeys((*beside, *_further(in_dist, beside, pythons)))
+            wheels |= dict.fromkeys((*beside, *_further(in_dist, beside, _served(project, variant.path.name))))
         return cls(name, tuple(wheels), tuple(lacking))
 
     def require_all(self, names: IndexNames) -> None:
@@ -79,14 +79,30 @@ def _tested_beside(work: Path) -> dict[str, list[str]]:
     return cores
 
 
-def _further(in_dist: Sequence[Path], beside: Sequence[Path], pythons: Sequence[CPython]) -> list[Path]:
-    """The core's wheels for `pythons` that have the version of those `beside` which a variant was tested.
+def _served(project: Project, variant: str) -> set[tuple[Machine, CPython]]:
+    """The machines and CPythons of the core that a variant's wheel is for as well, by its file name."""
+    served = set()
+    for machine in MACHINES:
+        core = project.on(machine).core
+        if core and platforms.installs_on(variant, machine):
+            served |= {(machine, python) for python in core.cpython if serves(variant, python)}
+    return served
+
+
+def _further(
+    in_dist: Sequence[Path], beside: Sequence[Path], served: Collection[tuple[Machine, CPython]]
+) -> list[Path]:
+    """The core's wheels for `served` that have the version of those `beside` which a variant was tested.
 
     A pack with a wheel for several CPythons brings the test with the oldest alone.
     """
     versions = {_version(wheel) for wheel in beside}
-    of_version = [wheel for wheel in in_dist if _version(wheel) in versions]
-    return [wheel for wheel in of_version if any(serves(wheel.name, python) for python in pythons)]
+    return [
+        wheel
+        for wheel in in_dist
+        if _version(wheel) in versions
+        and any(platforms.installs_on(wheel.name, machine) and serves(wheel.name, python) for machine, python in served)
+    ]
 
 
 def _version(wheel: Path) -> Version:

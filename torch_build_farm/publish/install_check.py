@@ -35,7 +35,7 @@ from torch_build_farm.engines.shared_files import share
 from torch_build_farm.pipeline.shared_wheels import serves
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
-from torch_build_farm.wheels import driver
+from torch_build_farm.wheels import driver, platforms
 from torch_build_farm.wheels.relocate import outermost
 
 _LARGEST_LOCK = 16 << 20  # characters of a lock file that uv wrote
@@ -56,7 +56,7 @@ class Release:
     expected: Mapping[str, str]
 
     def files(self, variant: Variant) -> list[str]:
-        """The variant's wheels of this version."""
+        """The variant's wheels of this version, for its platform."""
         name = canonicalize_name(self.project.distribution(variant))
         wheels = []
         for file in self.expected:
@@ -64,7 +64,8 @@ class Release:
                 distribution, version, _, _ = parse_wheel_filename(file)
             except InvalidWheelFilename:  # an sdist from before the farm
                 continue
-            if distribution == name and version == Version(self.version):
+            is_variant = distribution == name and version == Version(self.version)
+            if is_variant and platforms.installs_on(file, variant.platform):
                 wheels.append(file)
         return wheels
 
@@ -73,12 +74,20 @@ class Release:
 class Installation:
     """NAME[torchNN]==VERSION, installed from the index for `python`.
 
-    `not_imported` says why its import was left out; empty where it was imported.
+    `not_imported` says why its import was left out; empty where it was imported. What is `for_another_machine` was
+    resolved and downloaded alone.
     """
 
     what: str
     python: CPython
     not_imported: str
+    for_another_machine: bool = False
+
+    def line(self, target: str) -> str:
+        """What people read of an installation that was imported, or is for another machine."""
+        if self.for_another_machine:
+            return f"downloaded from {target}: {self.what}, not imported: {self.not_imported}"
+        return f"installed from {target}: {self.what}, imports"
 
 
 def _farm_names(project: Project, variant: Variant) -> list[str]:
@@ -110,8 +119,8 @@ def _project_file(release: Release, variant: Variant, minor: Minor, python: CPyt
         "tool": {
             "uv": {
                 "package": False,
-                # The farm's wheels are for this platform alone; uv would look for those of all others too.
-                "environments": ["sys_platform == 'linux' and platform_machine == 'x86_64'"],
+                # uv would look for the wheels of all platforms, also of those that the release has none for.
+                "environments": [platforms.marker([platforms.of_machine(variant.platform)])],
                 "index": indexes,
                 "sources": sources,
             }
@@ -214,6 +223,8 @@ def check_variants(
         files = release.files(variant)
         if not files:  # this minor is not part of the release
             continue
+        if variant.platform != machine.running() and not any(map(platforms.of_wheel, files)):
+            continue  # they are for every machine, and are checked for this one
         pythons = [
             python
             for python in variant.cpython
@@ -245,7 +256,8 @@ def check(
 ) -> Installation:  # fmt: skip
     """Install NAME[torchNN] from the index into a fresh environment and import it, isolated from this process.
 
-    `variant` serves `minor`. Where this machine isolates nothing: with `isolated_only` the import is left out,
+    `variant` serves `minor`. Of a variant for another machine than this one the farm's wheels are downloaded, and
+    nothing is imported. Where this machine isolates nothing: with `isolated_only` the import is left out,
     otherwise it runs in a process without this one's variables. Raises PublishError if the index has something
     else, if uv does not resolve or install it, if an import fails, or if it could only run where credentials are in
     reach.
@@ -256,6 +268,9 @@ def check(
     home.mkdir(parents=True)
     uv_shell = replace(shell, env=_environment(store, release.index, home), cwd=home)
     what = f"{release.project.settings.name}[{minor.tag}]=={release.version}"
+    is_foreign = variant.platform != machine.running()
+    if is_foreign:
+        what += f" for {variant.platform.words}"
     try:
         (home / "pyproject.toml").write_text(_project_file(release, variant, minor, python), "utf-8")
         # --refresh: uv's cache may still hold the index as it was before the upload.
@@ -274,7 +289,11 @@ def check(
         # --frozen installs exactly what was checked in the lock file; of the farm's names what the index has by now,
         # and not what uv's cache has of an earlier check.
         anew = [f"--refresh-package={name}" for name in _farm_names(release.project, variant)]
-        _do(uv_shell, f"{what} does not install", tools.uv(), "sync", "--frozen", *anew, "--python", interpreter.path)
+        sync: list[str | Path] = [tools.uv(), "sync", "--frozen", *anew, "--python", interpreter.path]
+        if is_foreign:
+            _do(uv_shell, f"{what} cannot be downloaded", *sync, *_of_farm_alone(home / "uv.lock", release, variant))
+            return Installation(what, python, f"this machine is {machine.running().words}", for_another_machine=True)
+        _do(uv_shell, f"{what} does not install", *sync)
 
         # Isolated, the package sees all files read-only. Otherwise it must not change those that are the store's too.
         shared = share(store, home, what, shell.log)
@@ -287,6 +306,18 @@ def check(
     finally:
         shutil.rmtree(home, ignore_errors=True)
     return Installation(what, python, not_imported)
+
+
+def _of_farm_alone(lock: Path, release: Release, variant: Variant) -> list[str]:
+    """Options of `uv sync` for another machine: the farm's wheels for it, without the gigabytes of its torch."""
+    farm_names = {canonicalize_name(name) for name in _farm_names(release.project, variant)}
+    packages = toml.loads(lock.read_text("utf-8"), limit=_LARGEST_LOCK)["package"]
+    left_out = [package["name"] for package in packages if package["name"] not in farm_names]
+    # The newest glibc that uv names: which one a wheel needs is written in its tag, and was checked when it was made.
+    return [
+        f"--python-platform={variant.platform.name}-manylinux_2_40",
+        *(f"--no-install-package={name}" for name in left_out),
+    ]
 
 
 def _import(release: Release, what: str, environment: Path, isolation: Isolation, *, isolated_only: bool) -> str:

@@ -7,7 +7,7 @@ import re
 import shlex
 import zipfile
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from torch_build_farm.core.errors import MetaError
+from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.text import markdown
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info
@@ -59,8 +60,9 @@ def _minor_by_name(project: Project) -> dict[str, Minor]:
     The stable ABI's variant has its oldest minor.
     """
     minors: dict[str, Minor] = {}
-    for minor, variant in sorted(project.all_variants.items()):
-        minors[canonicalize_name(project.distribution(variant))] = minor
+    for minor, by_platform in project.by_minor.items():
+        for variant in by_platform.values():
+            minors[canonicalize_name(project.distribution(variant))] = minor
     return minors
 
 
@@ -240,36 +242,63 @@ def _require_same_plain_files(model: Model, newest: VariantFile, other: VariantF
 def compatibility(family: Family, files: Sequence[VariantFile]) -> str:
     """The text of COMPATIBILITY.md: which version and which CPythons users can install for which torch."""
     name, settings = family.project.settings.name, family.project.settings
+    # Who builds for x86-64 alone need not read of platforms.
+    with_platforms = family.machines != (X86_64,)
+    columns = ["torch", "distribution", "version", "CPython", "CUDA of its torch", "with a CPU torch", "install"]
+    if with_platforms:
+        columns.insert(1, "platform")
     lines = [
         f"# Which {name} for which torch",
         "",
         f"{name} {family.version}. Written by torch-build-farm; do not edit.",
         "",
-        *_cpu_note(settings.cpu_baseline),
-        "| torch | distribution | version | CPython | CUDA of its torch | with a CPU torch | install |",
-        "|---|---|---|---|---|---|---|",
+        *_cpu_note(settings.cpu_baseline, "On x86-64 it" if with_platforms else "It"),
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
-    for oldest, version in sorted(family.last.items(), reverse=True):
-        variant = family.project.all_variants[oldest]
-        of_variant = [file for file in files if file.minor == oldest and file.version == version]
-        pythons, with_cpu_torch = markdown(_pythons(of_variant)), _with_cpu_torch(of_variant, settings)
-        # The wheel of the stable ABI has a line for each minor, since users look up their torch.
-        for facts in reversed(variant.minors):
-            and_later = " and later" if isinstance(variant, StableVariant) and facts is variant.minors[-1] else ""
-            index = f" --extra-index-url {shlex.quote(variant.index)}" if variant.index else ""
-            lines.append(
-                f"| {facts.torch}{and_later} | {name}-{variant.tag} | {markdown(version)} | {pythons} | {facts.cuda} "
-                f'| {with_cpu_torch} | `pip install "{name}[{facts.tag}]"{index}` |'
-            )
+    for oldest in sorted(family.last, reverse=True):
+        for machine in family.machines:
+            if family.is_for(oldest, platforms.of_machine(machine)):
+                for row in _rows(family, oldest, machine, files):
+                    if with_platforms:
+                        row.insert(1, machine.words)
+                    lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cpu_note(level: str) -> list[str]:
-    """The lines about the CPU that users need; none for a CPU that everybody has."""
+def _rows(family: Family, oldest: Minor, machine: Machine, files: Iterable[VariantFile]) -> Iterator[list[str]]:
+    """The cells of a variant on a machine, in a row for each torch minor that it serves, newest first.
+
+    The wheel of the stable ABI has several, since users look up their torch. None where no variants file describes the
+    minor for the machine any more.
+    """
+    variant = family.project.by_minor[oldest].get(machine)
+    if variant is None:
+        return
+    name, version = family.project.settings.name, family.last[oldest]
+    of_variant = [file for file in files if (file.minor, file.version) == (oldest, version)]
+    of_machine = [file for file in of_variant if platforms.installs_on(file.name, machine)]
+    pythons, with_cpu_torch = markdown(_pythons(of_machine)), _with_cpu_torch(of_machine, family.project.settings)
+    for facts in reversed(variant.minors):
+        and_later = " and later" if isinstance(variant, StableVariant) and facts is variant.minors[-1] else ""
+        index = f" --extra-index-url {shlex.quote(variant.index)}" if variant.index else ""
+        yield [
+            f"{facts.torch}{and_later}",
+            f"{name}-{variant.tag}",
+            markdown(version),
+            pythons,
+            facts.cuda or "none",
+            with_cpu_torch,
+            f'`pip install "{name}[{facts.tag}]"{index}`',
+        ]
+
+
+def _cpu_note(level: str, subject: str) -> list[str]:
+    """The lines about the CPU that `subject` needs; none for a CPU that everybody has."""
     if level == "x86-64":
         return []
     return [
-        f"It needs a CPU of level {level}; an older one ends the process with SIGILL. "
+        f"{subject} needs a CPU of level {level}; an older one ends the process with SIGILL. "
         "`/lib64/ld-linux-x86-64.so.2 --help` lists the levels of a machine.",
         "",
     ]

@@ -19,11 +19,10 @@ from torch_build_farm.core.wheel_archive import dist_info
 from torch_build_farm.pipeline import records
 from torch_build_farm.pipeline.records import JobRecords
 from torch_build_farm.project.settings import Project
+from torch_build_farm.publish import served_platforms
 from torch_build_farm.publish.names import IndexFile, IndexNames, distribution_of
 from torch_build_farm.publish.private_copies import PrivateCopy
 from torch_build_farm.publish.publication import Item, PublishPlan, State
-from torch_build_farm.wheels import platforms
-from torch_build_farm.wheels.platforms import Platform
 from torch_build_farm.wheels.wheel import opened
 
 
@@ -111,7 +110,7 @@ def plan(
     core = canonicalize_name(project.settings.core.name) if project.settings.core else ""
     wheels = [copy.path.name for copy in variants if distribution_of(copy.path.name) != core]
     on_index = chain.from_iterable(files for name, files in listed.items() if name != core)
-    warnings += _lost_platforms(project, wheels, on_index, items[-1].version)
+    warnings += served_platforms.warnings(project, wheels, list(on_index), items[-1].version)
     return PublishPlan(tuple(items), new_names, tuple(warnings))
 
 
@@ -132,7 +131,8 @@ def _metadata(path: Path) -> list[str]:
 def _flavours_among(project: Project, variants: Iterable[PrivateCopy]) -> dict[str, str]:
     """The distributions of flavours among the wheels, by their extra's name."""
     published = {distribution_of(copy.path.name) for copy in variants}
-    names = {variant.tag: canonicalize_name(project.distribution(variant)) for variant in project.flavours.values()}
+    flavours = [minor for minor in project.by_minor if minor.flavour]
+    names = {flavour.tag: canonicalize_name(project.distribution(flavour)) for flavour in flavours}
     return {tag: name for tag, name in names.items() if name in published}
 
 
@@ -181,38 +181,6 @@ def require_extras(published: str, metadata: Collection[str], flavours: Mapping[
             where="the plain wheel, whose dispatcher does not know that flavour either",
             next_step="a published file never changes: publish the flavour with a new version, or remove its wheel",
         )
-
-
-def _lost_platforms(
-    project: Project, variants: Iterable[str], on_index: Iterable[IndexFile], version: str
-) -> list[str]:
-    """A warning where earlier releases have wheels for platforms that `version` has none for.
-
-    `variants` are the file names of those that are to be published, `on_index` all files of their names, and of the one
-    name, on the index.
-    """
-    new = Version(version)
-    wheels_of_version = list(variants)
-    last_release: dict[Platform, Version] = {}  # with a wheel for the platform
-    for file in on_index:
-        if file.file.is_yanked or distribution_of(file.file_name) != file.name or not file.file_name.endswith(".whl"):
-            continue
-        _, released, _, _ = parse_wheel_filename(file.file_name)
-        if released == new and file.name != canonicalize_name(project.settings.name):
-            wheels_of_version.append(file.file_name)
-        if released < new:
-            for platform in platforms.of_wheel(file.file_name):
-                last_release[platform] = max(released, last_release.get(platform, released))
-
-    served = platforms.of_wheels(name for name in wheels_of_version)
-    lost = sorted(set(last_release) - served) if served else []
-    if not lost:
-        return []
-    releases = ", ".join(f"{last_release[platform]} for {platform}" for platform in lost)
-    return [
-        f"{project.settings.name} {version} has no wheel for platforms that earlier releases served ({releases}): "
-        "there it installs without a variant, and its import says so"
-    ]
 
 
 def _warnings(project: Project, plain: Sequence[IndexFile], auto: Sequence[IndexFile], version: str) -> list[str]:

@@ -43,6 +43,7 @@ from packaging.version import Version
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import MetaError
+from torch_build_farm.core.machine import MACHINES, X86_64, Machine
 from torch_build_farm.core.requirements import read_requirement, read_specifiers
 from torch_build_farm.core.versions import Minor
 from torch_build_farm.core.wheel_archive import dist_info, split_metadata, write_wheel
@@ -62,6 +63,12 @@ _SEGMENTS = 4  # the longest release that a rung's version has room for
 # Extras declared ahead of torch's releases: pip only warns of an extra that a published wheel lacks, and then installs
 # the wrong thing.
 _AHEAD, _AHEAD_OF_NEXT_MAJOR = 8, 4
+
+# Plain tuples, which the template of the dispatcher writes into Python code.
+# Major, minor, flavour (empty for the default index's torch), CUDA, and the version of the variant.
+_Flavour = tuple[int, int, str, str, str]
+# The known minors, their flavours, and the minor from which the wheel of the stable ABI serves all.
+_Served = tuple[tuple[tuple[int, int], ...], tuple[_Flavour, ...], tuple[int, int] | None]
 
 
 @dataclass(frozen=True)
@@ -112,10 +119,26 @@ class Family:
         return sorted(set().union(*self.platforms.values()))
 
     @property
+    def machines(self) -> tuple[Machine, ...]:
+        """The Linux machines that a variant is for, x86-64 first; x86-64 alone where no wheel names one."""
+        served = [machine for machine in MACHINES if platforms.of_machine(machine) in self.all_platforms]
+        return tuple(served) or (X86_64,)
+
+    def is_for(self, minor: Minor, platform: Platform) -> bool:
+        """Whether the minor's last variant has wheels for a platform."""
+        return not self.platforms[minor] or platform in self.platforms[minor]
+
+    @property
     def stable_from(self) -> Minor | None:
         """The oldest minor of the stable ABI's wheel; None for a family without one."""
         floor = self.project.settings.stable_abi
         return floor if floor in self.last else None
+
+    @property
+    def stable_variant(self) -> Variant:
+        """The variant of the stable ABI, whose name and pin no platform changes; the family must have one."""
+        assert self.stable_from is not None
+        return next(iter(self.project.by_minor[self.stable_from].values()))
 
     @property
     def with_rungs(self) -> list[Minor]:
@@ -127,7 +150,8 @@ class Family:
         """The known torch minors that have a variant, and flavours, oldest first."""
         known = set(self.last)
         if self.stable_from:
-            known.update(minor for minor in self.project.torch_minors if minor >= self.stable_from)
+            for machine in MACHINES:
+                known.update(minor for minor in self.project.on(machine).torch_minors if minor >= self.stable_from)
         return sorted(known)
 
     def variant_requirement(self, minor: Minor, extra: str = "") -> str:
@@ -140,7 +164,7 @@ class Family:
         serving: Minor | Variant = minor
         if self.stable_from and minor >= self.stable_from:
             minor = self.stable_from
-            serving = self.project.variants[minor]
+            serving = self.stable_variant
         if minor not in self.last:
             return ""
         conditions = [platforms.marker(self.platforms[minor])]
@@ -295,15 +319,22 @@ def _dispatcher(family: Family) -> bytes:
     template = jinja2.Template(
         dispatcher_template(family.project), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    # Plain tuples: the template writes them into Python code.
-    known = tuple(sorted({(minor.major, minor.minor) for minor in family.last}))
-    floor = family.stable_from
+    everywhere = _served(family, sorted(family.last), family.machines[0])
+    on_platforms = {}
+    for platform in family.all_platforms:
+        minors = [minor for minor in sorted(family.last) if family.is_for(minor, platform)]
+        on_platforms[platform] = _served(family, minors, platforms.machine_of(platform))
+    by_platform = {}
+    if any(served != everywhere for served in on_platforms.values()):
+        by_platform = {(one.system, one.machine): (*served, str(one)) for one, served in on_platforms.items()}
+    known, flavours, stable_from = everywhere
     facts = {
         "distribution": family.project.settings.name,
         "version": family.version,
         "known": known,
-        "flavours": tuple(_flavours(family)),
-        "stable_from": (floor.major, floor.minor) if floor else None,
+        "flavours": flavours,
+        "stable_from": stable_from,
+        "by_platform": by_platform,
         "marker": MARKER,
         "platforms": tuple((platform.system, platform.machine) for platform in family.all_platforms),
         "platform_names": ", ".join(map(str, family.all_platforms)),
@@ -311,15 +342,19 @@ def _dispatcher(family: Family) -> bytes:
     return str(template.render(facts)).encode()
 
 
-def _flavours(family: Family) -> Iterator[tuple[int, int, str, str, str]]:
-    """Of each minor that has flavours: major, minor, flavour, CUDA, and the version of the variant.
+def _served(family: Family, minors: Sequence[Minor], machine: Machine) -> _Served:
+    """What the dispatcher knows on a machine whose variants are these, oldest first."""
+    known = tuple(sorted({(minor.major, minor.minor) for minor in minors}))
+    floor = family.stable_from if family.stable_from in minors else None
+    return known, tuple(_flavours(family, minors, machine)), (floor.major, floor.minor) if floor else None
 
-    The variant for the default index's torch comes first, without a flavour.
-    """
-    having_flavours = {minor.of_default_index for minor in family.last if minor.flavour}
-    for minor in sorted(family.last):
+
+def _flavours(family: Family, minors: Sequence[Minor], machine: Machine) -> Iterator[_Flavour]:
+    """The flavours among `minors`, and the variants for the default index's torch beside them, which come first."""
+    having_flavours = {minor.of_default_index for minor in minors if minor.flavour}
+    for minor in minors:
         if minor.of_default_index in having_flavours:
-            variant = family.project.all_variants.get(minor)
+            variant = family.project.by_minor.get(minor, {}).get(machine)
             # A retired one is described no more; a flavour has its CUDA in its name: cu126 is 12.6.
             cuda = variant.cuda if variant else f"{minor.flavour[2:-1]}.{minor.flavour[-1:]}".strip(".")
             yield minor.major, minor.minor, minor.flavour, cuda, family.last[minor]
@@ -458,7 +493,7 @@ def write_rung(family: Family, minor: Minor, out: Path) -> Path:
     """
     name, version = family.project.select_name, rung_version(family.version, minor)
     is_stable = minor == family.stable_from
-    pin = family.project.variants[minor].pin if is_stable else minor.pin
+    pin = family.stable_variant.pin if is_stable else minor.pin
     requires = [f"torch{pin}", family.variant_requirement(minor)]
     summary = f"Part of {family.project.settings.name}: it brings the build for torch {minor}"
     if is_stable:

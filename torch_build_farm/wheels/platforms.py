@@ -51,6 +51,22 @@ def machine_of_wheel(name: str) -> Machine:
     return X86_64
 
 
+def of_machine(machine: Machine) -> Platform:
+    """Linux on a machine."""
+    return Platform("linux", machine.name)
+
+
+def machine_of(platform: Platform) -> Machine:
+    """The machine of a platform, whatever the system; x86-64 for one that torch has no Linux wheels for."""
+    return next((machine for machine in MACHINES if machine.name == platform.machine), X86_64)
+
+
+def installs_on(name: str, machine: Machine) -> bool:
+    """Whether a wheel of that file name is for Linux on a machine, among others."""
+    of_name = of_wheel(name)
+    return not of_name or of_machine(machine) in of_name
+
+
 def of_wheels(names: Iterable[str]) -> frozenset[Platform]:
     """The platforms that one of several wheels is for; none where one of them is for all."""
     platforms = [of_wheel(name) for name in names]
