@@ -158,6 +158,9 @@ class Engine(Protocol):
     def prefixes(self) -> Sequence[PurePath]:
         """Folders in which its builds find dependencies, as they see them."""
 
+    def library_folders(self, job: Job) -> Sequence[PurePath]:
+        """Where the loader finds what the job's libraries need, beside its usual folders."""
+
     @property
     def store(self) -> TorchStore:
         """The store that its jobs use."""

@@ -37,7 +37,7 @@ from torch_build_farm.engines.interpreters import ASK_LINKER_FLAGS, LINKER_FLAGS
 from torch_build_farm.engines.local_build import BuildMachine, LocalBuild
 from torch_build_farm.engines.local_prefix import LocalPrefix
 from torch_build_farm.engines.name_spaces import NameSpaces
-from torch_build_farm.engines.prefixes import given_prefixes, preparation
+from torch_build_farm.engines.prefixes import given_prefixes, library_folders, preparation
 from torch_build_farm.engines.shared_files import share
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots, oom_kills
 from torch_build_farm.engines.sysroot import Sysroot
@@ -94,6 +94,11 @@ class LocalEngine:
         """What was prepared in the store, and the folders that the settings name."""
         prepared = [self._prefix.folder] if self._prefix else []
         return [*prepared, *given_prefixes(self.project.settings)]
+
+    def library_folders(self, job: Job) -> Sequence[PurePath]:
+        """Those of the prefixes, and of the sysroot."""
+        sysroot = self.sysroot(job.platform)
+        return [*library_folders(self.prefixes), *(sysroot.library_folders if sysroot else ())]
 
     def free_gb(self) -> float:
         """Free in the store, GB (10^9 bytes)."""

@@ -102,7 +102,12 @@ def search_paths(prefixes: Sequence[PurePath]) -> dict[str, list[str]]:
 
 def library_path(prefixes: Sequence[PurePath]) -> str:
     """LD_LIBRARY_PATH for prefixes; empty where there are none."""
-    return os.pathsep.join(search_paths(prefixes)["LD_LIBRARY_PATH"])
+    return os.pathsep.join(map(str, library_folders(prefixes)))
+
+
+def library_folders(prefixes: Sequence[PurePath]) -> list[PurePath]:
+    """The folders of libraries in prefixes."""
+    return [PurePath(folder) for folder in search_paths(prefixes)["LD_LIBRARY_PATH"]]
 
 
 def given_prefixes(settings: Settings) -> list[PurePath]:

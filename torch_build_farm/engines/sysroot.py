@@ -80,6 +80,13 @@ class Sysroot:
                     break
         return pythons
 
+    @property
+    def library_folders(self) -> list[Path]:
+        """The folders with the libraries of that system."""
+        of_machine = f"{self.machine.name}-linux-gnu"  # on Debian and its kin
+        names = [f"/lib/{of_machine}", f"/usr/lib/{of_machine}", "/lib64", "/usr/lib64"]
+        return [folder for folder in map(self.real, names) if folder.is_dir()]
+
     def environment(self, prefix: Path) -> dict[str, str]:
         """The variables with which programs of the machine run here, under QEMU.
 

@@ -190,6 +190,9 @@ def _flags(settings: Settings, request: BuildRequest, places: Places) -> dict[st
     # CMAKE_ARGS would win over scikit-build-core's own way to say it.
     if "cmake.define.CMAKE_CXX_STANDARD" not in settings.config_settings:
         defines["CMAKE_CXX_STANDARD"] = str(request.job.variant.cxx_standard)
+    if places.sysroot:
+        # FindPython asks no interpreter otherwise. The toolchain file comes too late to set a policy.
+        defines["CMAKE_POLICY_DEFAULT_CMP0190"] = "NEW"
     defines |= settings.cmake_defines
     # scikit-build-core takes CMAKE_ARGS apart as a shell does.
     cmake_arguments = [f"-D{name}={value}" for name, value in defines.items()]

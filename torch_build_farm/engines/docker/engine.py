@@ -23,6 +23,7 @@ from torch_build_farm.engines.docker.images import Base
 from torch_build_farm.engines.docker.session import DockerSession
 from torch_build_farm.engines.docker.site import open_site
 from torch_build_farm.engines.interpreters import run_paths_of
+from torch_build_farm.engines.prefixes import library_folders
 from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
@@ -100,6 +101,10 @@ class DockerEngine:
         for python in images.identifiers():
             expected[python] = Interpreter(f"{python.release}.99", Path("python"))
         return expected
+
+    def library_folders(self, job: Job) -> Sequence[PurePath]:  # noqa: ARG002 (the same for all)
+        """Those of the prefixes."""
+        return library_folders(self.prefixes)
 
     def check_site(self, jobs: Sequence[Job]) -> None:
         """Nothing more than `check`: tests run in the images that wheels are built in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -15,7 +16,6 @@ from torch_build_farm.core.files import clear
 from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.wheel_archive import write_wheel
-from torch_build_farm.engines.prefixes import library_path
 from torch_build_farm.pipeline.facts import RepairFacts
 from torch_build_farm.pipeline.rendered_tree import back_end
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
@@ -220,8 +220,9 @@ def _work(step: Step) -> Outcome:
     # auditwheel writes a new wheel. It dates the members with the epoch, and runs the patchelf that it finds on PATH.
     variables = {"SOURCE_DATE_EPOCH": str(context.epoch), "PATH": tools.search_path(tools.scripts())}
     # auditwheel grafts what the loader finds.
-    if context.engine.prefixes:
-        variables["LD_LIBRARY_PATH"] = library_path(context.engine.prefixes)
+    folders = context.engine.library_folders(step.job)
+    if folders:
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, folders))
     shell = replace(step.shell, env={**step.shell.env, **variables})
     wheel, code = repair(
         step.output(BUILD),
