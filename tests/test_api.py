@@ -54,7 +54,8 @@ def test_the_examples_of_the_page_that_build_nothing(
 def test_one_word_is_as_good_as_a_list() -> None:
     one = farm.plan(TINY, torch="2.8", python=str(CPython.running()), only="*torch28*", engine="local")
     assert one == farm.plan(TINY, torch=["2.8"], engine="local")
-    assert len(farm.plan(TINY, torch="all", engine="local").jobs) == len(list((CHECKOUT / "variants").iterdir()))
+    of_x86_64 = [path for path in (CHECKOUT / "variants").iterdir() if not path.stem.endswith("-aarch64")]
+    assert len(farm.plan(TINY, torch="all", platform="x86_64", engine="local").jobs) == len(of_x86_64)
 
 
 @pytest.mark.parametrize(

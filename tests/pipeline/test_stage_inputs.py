@@ -87,7 +87,7 @@ SETTINGS = {
 }
 # Which jobs there are, where a source is fetched from (its content counts), and what changes no wheel.
 OF_NO_STAGE = {
-    *("torch", "stable-abi", "git", "revision", "sdist", "sdist-sha256", "overrides"),
+    *("torch", "platforms", "stable-abi", "git", "revision", "sdist", "sdist-sha256", "overrides"),
     *("memory-per-compile-gb", "ci"),
     "prepare-files",  # below, since it changes something only beside `prepare`
     "core",  # below, since its job is one of its own
@@ -156,7 +156,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_every_setting_is_here() -> None:
     names = {kebab(setting.name) for setting in fields(Settings)}
     assert names == SETTINGS.keys() | OF_NO_STAGE
-    assert {kebab(setting.name) for setting in fields(Override)} - {"torch", "cpython", "cuda"} <= SETTINGS.keys()
+    assert {kebab(setting.name) for setting in fields(Override)} - {"torch", "cpython", "cuda", "platform"} <= SETTINGS.keys()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
