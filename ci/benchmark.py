@@ -46,11 +46,13 @@ from meter import SAMPLE_S, Meter, compiled, docker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from torch_build_farm.core.machine import X86_64
 from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.engines import ninja_log
 from torch_build_farm.engines.docker.containers import Labels
-from torch_build_farm.engines.docker.images import LABEL, STAND_IN, identifiers, pins
+from torch_build_farm.engines.docker.images import LABEL, STAND_INS
+from torch_build_farm.engines.docker.pinned import identifiers, pins
 from torch_build_farm.engines.variables import PRELUDE
 from torch_build_farm.project import settings as config
 from torch_build_farm.wheels import auditwheel
@@ -170,7 +172,7 @@ def plain_configuration(bench: Bench, minor: str, objects: Path) -> str:
     command = auditwheel.command("auditwheel", "{wheel}", "{dest_dir}")
     defines = f"-DCMAKE_PROJECT_TOP_LEVEL_INCLUDES=/project/{PRELUDE} -DCMAKE_CXX_STANDARD={variant.cxx_standard}"
     settings = {
-        "manylinux-x86_64-image": pins().get(bench.image, bench.image),
+        "manylinux-x86_64-image": pins(X86_64).get(bench.image, bench.image),
         "container-engine": {"name": "docker", "create-args": arguments, "disable-host-mount": True},
         "environment": {"CMAKE_ARGS": defines, "SKBUILD_BUILD_DIR": OBJECTS},
         "repair-wheel-command": " ".join(word if word[0] == "{" else shlex.quote(word) for word in command),
@@ -188,7 +190,7 @@ def plain_variant(bench: Bench, minor: str) -> tuple[str, Path, dict[str, Any]]:
     objects.mkdir(parents=True)
     settings.write_text(plain_configuration(bench, minor, objects), "utf-8")
     step(f"a: plain cibuildwheel, {job}")
-    words = [sys.executable, "-I", "-m", "cibuildwheel", ".", "--only", identifiers()[bench.python]]
+    words = [sys.executable, "-I", "-m", "cibuildwheel", ".", "--only", identifiers(X86_64)[bench.python]]
     words += ["--config-file", str(settings), "--output-dir", str(folder / "wheels")]
     with Meter(bench.scratch, bench.label, [folder]) as meter:
         bench.run(["sh", "-c", f"exec {shlex.join(words)} >&2"], log, tree)
@@ -405,13 +407,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", nargs="+", default=["2.8", "2.9"], metavar="MINOR", help="default: 2.8 2.9")
     parser.add_argument("--scenarios", default=SCENARIOS, help="which of them (default: %(default)s)")
-    parser.add_argument("--base-image", default=STAND_IN, help="base image of all containers (default: %(default)s)")
+    parser.add_argument(
+        "--base-image", default=STAND_INS[X86_64], help="base image of all containers (default: %(default)s)"
+    )
     parser.add_argument("--scratch", type=Path, help="folder to work in (default: one beside the farm's store)")
     parser.add_argument("--output", type=Path, help="file for the document (default: standard output)")
     options = parser.parse_args()
     if not options.scenarios or set(options.scenarios) - set(SCENARIOS):
         parser.error(f"--scenarios takes letters of {SCENARIOS}")
-    reference = pins().get(options.base_image, options.base_image)
+    reference = pins(X86_64).get(options.base_image, options.base_image)
     needs_engine = set(options.scenarios) != {"s"}
     if needs_engine and not docker("image", "inspect", "--format", "{{.Id}}", reference):
         sys.exit(f"the engine has no image {reference}: ci/base-image makes one, docker pull brings one")

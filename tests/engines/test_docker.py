@@ -16,7 +16,8 @@ from docker import DockerClient
 
 from tests.conftest import CHECKOUT
 from tests.until import DEADLINE_S
-from torch_build_farm.core.errors import CudaToolkitError, Interrupted
+from torch_build_farm.core.errors import CudaToolkitError, EngineError, Interrupted
+from torch_build_farm.core.machine import ARM64, X86_64
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
@@ -24,8 +25,10 @@ from torch_build_farm.engines.base import BuildRequest, check_nvcc
 from torch_build_farm.engines.docker import cibuildwheel_config, images, store_access
 from torch_build_farm.engines.docker.client import Daemon
 from torch_build_farm.engines.docker.containers import Confinement, Labels, Watch, mount
+from torch_build_farm.engines.docker.contents import look_into
 from torch_build_farm.engines.docker.engine import DockerEngine
 from torch_build_farm.engines.docker.images import Base, ways_out
+from torch_build_farm.engines.docker.pinned import identifiers, pins
 from torch_build_farm.engines.docker.store_access import Helper, StoreAccess, find_access, put_folder
 from torch_build_farm.engines.slots import DEFAULT_GB, compile_slots
 from torch_build_farm.engines.variables import NVCC_WITH_TOKENS, Places, build_variables
@@ -33,7 +36,7 @@ from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
 
 PROJECT = load(CHECKOUT, CHECKOUT)
-DAEMON = Daemon("id", "28", cpus=64, memory=10**12, rootless=False, userns=False, gpus=False)
+DAEMON = Daemon("id", "28", X86_64, cpus=64, memory=10**12, rootless=False, userns=False, gpus=False)
 
 
 def request(minor: str) -> BuildRequest:
@@ -43,18 +46,18 @@ def request(minor: str) -> BuildRequest:
 
 
 def test_pins_and_identifiers_are_cibuildwheels_own() -> None:
-    assert "@sha256:" in images.pins()["manylinux_2_28"]
-    assert " " not in images.pins()["manylinux_2_28"]
-    assert all(variant.image in images.pins() for variant in PROJECT.variants.values())
-    assert images.identifiers()[CPython(3, 11)] == "cp311-manylinux_x86_64"
-    assert CPython(3, 13, True) not in images.identifiers(), "cibuildwheel 4.3 has dropped it"
+    assert "@sha256:" in pins(X86_64)["manylinux_2_28"]
+    assert " " not in pins(X86_64)["manylinux_2_28"]
+    assert all(variant.image in pins(X86_64) for variant in PROJECT.variants.values())
+    assert identifiers(X86_64)[CPython(3, 11)] == "cp311-manylinux_x86_64"
+    assert CPython(3, 13, True) not in identifiers(X86_64), "cibuildwheel 4.3 has dropped it"
 
 
 def test_a_configuration_is_valid_toml_and_keeps_commands_as_they_are() -> None:
     commands = ["echo 'a' && echo \"$HOME\"", "echo {project} {wheel}"]
     arguments = ["--env=A=x y", "--label=a=b"]
     settings = replace(PROJECT.settings, before_build=tuple(commands), external_libraries={"libacme.so*": "acme"})
-    text = cibuildwheel_config.configuration("image:tag", arguments, "/store/env", settings)
+    text = cibuildwheel_config.configuration("image:tag", X86_64, arguments, "/store/env", settings)
     table = tomllib.loads(text)["tool"]["cibuildwheel"]
     assert table["container-engine"]["disable-host-mount"] is True
     assert table["container-engine"]["create-args"] == ["--env=A=x y", "--label=a=b"]
@@ -65,6 +68,27 @@ def test_a_configuration_is_valid_toml_and_keeps_commands_as_they_are() -> None:
     assert table["repair-wheel-command"].endswith(" {wheel}")
     assert cibuildwheel_config.was_repairing(["Building wheel...", "Repairing wheel...", "x"])
     assert not cibuildwheel_config.was_repairing(["Repairing wheel...", "Copying wheels back to host...", "no space"])
+
+
+@dataclass
+class EngineOnAnotherMachine:
+    """In place of the docker SDK's client, for an engine whose machine is not here."""
+
+    architecture: str
+
+    def info(self) -> dict[str, Any]:
+        return {"ID": "id", "OSType": "linux", "Architecture": self.architecture, "NCPU": 4, "MemTotal": 10**10}
+
+    def version(self) -> dict[str, Any]:
+        return {"ApiVersion": "1.47", "Version": "28.2"}
+
+
+def test_an_engine_is_on_a_machine_that_torch_has_wheels_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "docker").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Daemon.ask(cast(DockerClient, EngineOnAnotherMachine("aarch64"))).platform == ARM64
+    with pytest.raises(EngineError, match="linux/riscv64 containers, not linux/x86_64 or linux/aarch64"):
+        Daemon.ask(cast(DockerClient, EngineOnAnotherMachine("riscv64")))
 
 
 def test_mounts_survive_commas_and_quotes() -> None:
@@ -121,7 +145,7 @@ def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, t
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     labels = Labels("s", "c", "r")
-    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", labels)
+    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", X86_64, labels)
     access = find_access(helper, TorchStore.at(tmp_path / "store", tmp_path), 10**9)
     assert access.shared
     words = access.confinement.arguments(labels.all("job"), {})
@@ -133,7 +157,7 @@ def test_no_password_stands_in_a_command_line(monkeypatch: pytest.MonkeyPatch, t
 
 def test_without_overlays_environments_are_copies(tmp_path: Path) -> None:
     """Foreign code writes into them there; this machine's `mv` knows no mount of the engine's."""
-    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", Labels("s", "c", "r"))
+    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", X86_64, Labels("s", "c", "r"))
     access = find_access(helper, TorchStore.at(tmp_path / "store", tmp_path), 10**9)
     assert access.overlay is None
     assert access.confinement.environment["UV_LINK_MODE"] == "copy"
@@ -145,7 +169,7 @@ def test_farms_that_put_the_same_into_a_volume_wait_for_each_other(tmp_path: Pat
     (tmp_path / "sdk" / "torch.whl").write_bytes(b"1" * 1_000_000)
     store = TorchStore(tmp_path / "volume", "")
     store.root.mkdir()
-    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", Labels("s", "c", "r"))
+    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", X86_64, Labels("s", "c", "r"))
     confinement = Confinement((), "", False, 0, {}, ())
     access = StoreAccess(store, shared=False, free_gb=1.0, on_engine=store.root, confinement=confinement)
     with ThreadPoolExecutor(4) as pool:
@@ -163,7 +187,7 @@ def test_paths_are_no_part_of_a_script(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path / "current")
     store = TorchStore(tmp_path / "it's; touch planted; $(touch planted) *", "scope")
     store.environment("left").mkdir(parents=True)
-    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", Labels("s", "c", "r"))
+    helper = Helper(cast(DockerClient, EngineOnThisMachine()), DAEMON, "image", X86_64, Labels("s", "c", "r"))
     assert store_access._prime_volume(helper, store, {}) > 0
     confinement = Confinement((), "", False, 0, {}, ())
     access = StoreAccess(store, shared=False, free_gb=1.0, on_engine=store.root, confinement=confinement)
@@ -201,7 +225,7 @@ def test_an_engine_that_hangs_does_not_keep_a_run_from_being_cancelled() -> None
 
 
 def test_a_layers_tag_is_the_hash_of_what_goes_into_it() -> None:
-    base = Base("manylinux_2_28", "some:tag", "sha256:1")
+    base = Base("manylinux_2_28", "some:tag", X86_64, "sha256:1")
     tag = images.plan_layer(PROJECT, base, "").tag
     assert tag == images.plan_layer(PROJECT, base, "").tag
     packages = replace(PROJECT.settings.system_packages, dnf=("xz-devel",))
@@ -216,11 +240,11 @@ def test_a_layers_tag_is_the_hash_of_what_goes_into_it() -> None:
 def test_what_is_said_of_an_image() -> None:
     builder = "pytorch/manylinux2_28-builder:cuda12.8"
     digest = f"pytorch/manylinux2_28-builder@sha256:{'0' * 64}"
-    assert "by a tag that may move" in Base(builder, builder, "sha256:1", digest).note
-    assert digest in Base(builder, builder, "sha256:1", digest).note
-    assert Base(builder, builder, "sha256:1").note == builder, "made on this machine"
-    assert Base(digest, digest, "sha256:1", digest).note == digest
-    stand_in = Base(builder, "torch-build-farm-base:builder", "sha256:1")
+    assert "by a tag that may move" in Base(builder, builder, X86_64, "sha256:1", digest).note
+    assert digest in Base(builder, builder, X86_64, "sha256:1", digest).note
+    assert Base(builder, builder, X86_64, "sha256:1").note == builder, "made on this machine"
+    assert Base(digest, digest, X86_64, "sha256:1", digest).note == digest
+    stand_in = Base(builder, "torch-build-farm-base:builder", X86_64, "sha256:1")
     assert f"in place of {builder} (--base-image {builder} takes that)" in stand_in.note
 
 
@@ -235,7 +259,19 @@ def test_what_is_said_of_an_image() -> None:
     ],
 )
 def test_the_way_out_has_nvcc_where_the_image_had(requested: str, way_out: str) -> None:
-    assert way_out in ways_out(requested)
+    assert way_out in ways_out(requested, X86_64)
+
+
+def test_another_platform_has_images_and_identifiers_of_its_own() -> None:
+    arm64 = pins(ARM64)["manylinux_2_28"]
+    assert "_aarch64@sha256:" in arm64
+    assert arm64 not in pins(X86_64).values()
+    assert identifiers(ARM64)[CPython(3, 11)] == "cp311-manylinux_aarch64"
+    assert "ci/base-image --platform aarch64 (tagged torch-build-farm-base:aarch64" in ways_out("manylinux_2_28", ARM64)
+    # What stands in for PyTorch's builder images has nvcc for x86-64 alone.
+    assert "--builder" not in ways_out("pytorch/manylinuxaarch64-builder:cuda12.9", ARM64)
+    table = tomllib.loads(cibuildwheel_config.configuration("image:tag", ARM64, [], "", PROJECT.settings))
+    assert table["tool"]["cibuildwheel"]["manylinux-aarch64-image"] == "image:tag"
 
 
 def test_an_nvcc_that_is_older_than_the_architectures() -> None:
@@ -255,15 +291,15 @@ def test_an_image_is_probed_once(tmp_path: Path) -> None:
         "python\tcp313t\t3.13.1\t/opt/python/cp313-cp313t/bin/python\t1.6.1\n"
         "lacking\tpatchelf\ncompiler\tc++ 12\nnvcc\t12.8\n"
     )
-    base = Base("manylinux_2_28", "some:tag", "sha256:1")
-    contents = images.look_into(cast(DockerClient, engine), base, tmp_path / "cache", {})
-    assert list(contents.interpreters()) == [CPython(3, 11)], "cibuildwheel cannot build for the other"
-    assert contents.interpreters()[CPython(3, 11)].path == Path("/opt/python/cp311-cp311/bin/python")
+    base = Base("manylinux_2_28", "some:tag", X86_64, "sha256:1")
+    contents = look_into(cast(DockerClient, engine), base, tmp_path / "cache", {})
+    assert list(contents.interpreters(X86_64)) == [CPython(3, 11)], "cibuildwheel cannot build for the other"
+    assert contents.interpreters(X86_64)[CPython(3, 11)].path == Path("/opt/python/cp311-cp311/bin/python")
     assert (contents.lacking, contents.compiler, contents.nvcc) == (("patchelf",), "c++ 12", "12.8")
     assert contents.auditwheel == ""
-    assert images.look_into(cast(DockerClient, engine), base, tmp_path / "cache", {}) == contents
+    assert look_into(cast(DockerClient, engine), base, tmp_path / "cache", {}) == contents
     assert engine.started == 1
-    images.look_into(cast(DockerClient, engine), replace(base, id="sha256:2"), tmp_path / "cache", {})
+    look_into(cast(DockerClient, engine), replace(base, id="sha256:2"), tmp_path / "cache", {})
     assert engine.started == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import CHECKOUT
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.engines.docker import images
+from torch_build_farm.engines.docker import contents
 from torch_build_farm.engines.interpreters import run_paths_of
 from torch_build_farm.engines.local import LocalEngine
 from torch_build_farm.project.plan import Job
@@ -63,5 +63,5 @@ def test_the_local_engine_knows_what_setuptools_links(tmp_path: Path) -> None:
 
 def test_an_images_probe_states_linker_flags() -> None:
     text = "python\tcp311\t3.11.7\t/opt/python/cp311-cp311/bin/python\t1.2\nlinker-flags\tcp311\t-Wl,-rpath,/opt/lib\n"
-    contents = images._parse(text)
-    assert contents.linker_flags == {"cp311": "-Wl,-rpath,/opt/lib"}
+    answer = contents._parse(text)
+    assert answer.linker_flags == {"cp311": "-Wl,-rpath,/opt/lib"}

@@ -156,7 +156,12 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_every_setting_is_here() -> None:
     names = {kebab(setting.name) for setting in fields(Settings)}
     assert names == SETTINGS.keys() | OF_NO_STAGE
-    assert {kebab(setting.name) for setting in fields(Override)} - {"torch", "cpython", "cuda", "platform"} <= SETTINGS.keys()
+    assert {kebab(setting.name) for setting in fields(Override)} - {
+        "torch",
+        "cpython",
+        "cuda",
+        "platform",
+    } <= SETTINGS.keys()
 
 
 @pytest.mark.parametrize("name", SETTINGS)

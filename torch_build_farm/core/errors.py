@@ -209,9 +209,10 @@ class SmokeError(FarmError):
 
 
 class EngineError(FarmError):
-    """The Docker engine does not answer, cannot be used or went away, or somebody stopped a container of the farm.
+    """The Docker engine cannot be used, cannot run a job's platform or went away, or somebody stopped a container.
 
-    Start the engine and check that `docker version` works for you; `--engine local` does without.
+    Start the engine and check that `docker version` works for you; `ci/docker-engine --qemu` lets it run programs for
+    another platform; `--engine local` does without.
     """
 
     exit_code = 18

@@ -17,10 +17,12 @@ import requests
 
 from tests.conftest import Farm, need
 from tests.until import DEADLINE_S, until
+from torch_build_farm.core.machine import ARM64, X86_64
 from torch_build_farm.core.store import STORE_VARIABLE, TorchStore, default_folder
-from torch_build_farm.engines.docker.images import STAND_IN
+from torch_build_farm.engines.docker.images import STAND_INS
 
 LABEL = "torch-build-farm"
+STAND_IN = STAND_INS[X86_64]  # the image that ci/base-image makes
 
 
 @dataclass
@@ -191,6 +193,18 @@ def builder_image(docker: Docker) -> str:
     found = docker("images", "--quiet", BUILDER)
     need(bool(found), "needs the image with nvcc: ci/base-image --suite trixie --builder")
     return BUILDER
+
+
+@pytest.fixture(scope="session")
+def arm64_image(docker: Docker) -> str:
+    """An image for arm64, whose programs the engine starts under QEMU."""
+    image = STAND_INS[ARM64]
+    need(bool(docker("images", "--quiet", image)), "needs the image for arm64: ci/base-image --platform aarch64")
+    started = subprocess.run(
+        ["docker", "run", "--rm", "--network=none", image, "true"], capture_output=True, check=False
+    )
+    need(started.returncode == 0, "needs QEMU registered with the kernel: ci/docker-engine --qemu")
+    return image
 
 
 class Registry:

@@ -12,12 +12,11 @@ import pytest
 
 from tests.conftest import CHECKOUT, Farm
 from tests.integration.conftest import Built
-from tests.integration.docker.conftest import Docker, hold, left_behind, release
+from tests.integration.docker.conftest import STAND_IN, Docker, hold, left_behind, release
 from tests.integration.test_bad_input import GRAFT, waiting
 from tests.until import DEADLINE_S, until
 from torch_build_farm.core.store import TorchStore, default_folder
 from torch_build_farm.engines.docker import cibuildwheel_config
-from torch_build_farm.engines.docker.images import STAND_IN
 from torch_build_farm.pipeline import records
 from torch_build_farm.wheels.wheel import read_wheel
 

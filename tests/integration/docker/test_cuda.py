@@ -8,8 +8,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 from tests.conftest import Farm
-from tests.integration.docker.conftest import Docker
-from torch_build_farm.engines.docker.images import STAND_IN
+from tests.integration.docker.conftest import STAND_IN, Docker
 from torch_build_farm.wheels.wheel import read_wheel
 
 

@@ -18,43 +18,62 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Answer, Farm, need
-from tests.integration.docker.conftest import Docker, left_behind
+from tests.integration.docker.conftest import STAND_IN, Docker, left_behind
 from tests.made_up import Front
-from torch_build_farm.engines.docker.images import STAND_IN
+from torch_build_farm.core.machine import ARM64, X86_64, Machine
 
 MARK = b"-".join([b"ways", b"out", b"was", b"here"])
-JOB = "escape-torch28-cp311"
-TORCH = {
-    "torch/__init__.py": "from torch import cuda, version\n__version__ = version.__version__\n",
-    "torch/version.py": "__version__ = '2.8.0+cu128'\ncuda = '12.8'\n",
-    "torch/cuda.py": "def device_count():\n    return 0\n",
-    "torch/notes.py": "# as it was\n",
-    "torch-2.8.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: torch\nVersion: 2.8.0\nRequires-Python: >=3.9\n",
-    "torch-2.8.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: cp311-cp311-manylinux_2_28_x86_64\n",
+# torch.version of what the index has for a platform: CUDA builds, or builds for CPUs alone.
+VERSIONS = {
+    X86_64: "__version__ = '2.8.0+cu128'\ncuda = '12.8'\n",
+    ARM64: "__version__ = '2.8.0'\ncuda = None\n",
 }
 
 
-def torch_wheel(folder: Path) -> Path:
-    path = folder / "torch-2.8.0-cp311-cp311-manylinux_2_28_x86_64.whl"
-    record = "".join(f"{name},,\n" for name in [*TORCH, "torch-2.8.0.dist-info/RECORD"])
+def torch_wheel(folder: Path, platform: Machine) -> Path:
+    tag = f"cp311-cp311-manylinux_2_28_{platform}"
+    files = {
+        "torch/__init__.py": "from torch import cuda, version\n__version__ = version.__version__\n",
+        "torch/version.py": VERSIONS[platform],
+        "torch/cuda.py": "def device_count():\n    return 0\n",
+        "torch/notes.py": "# as it was\n",
+        "torch-2.8.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: torch\nVersion: 2.8.0\nRequires-Python: >=3.9\n",
+        "torch-2.8.0.dist-info/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n",
+    }
+    path = folder / f"torch-2.8.0-{tag}.whl"
+    record = "".join(f"{name},,\n" for name in [*files, "torch-2.8.0.dist-info/RECORD"])
     with zipfile.ZipFile(path, "w") as archive:
-        for name, text in {**TORCH, "torch-2.8.0.dist-info/RECORD": record}.items():
+        for name, text in {**files, "torch-2.8.0.dist-info/RECORD": record}.items():
             archive.writestr(name, text)
     return path
 
 
 @pytest.fixture
-def index(docker: Docker, tmp_path: Path) -> Iterator[Front]:
+def platform(request: pytest.FixtureRequest) -> Machine:
+    """Whose programs the containers run: the engine's own platform, or one that its kernel has QEMU for."""
+    named: Machine = getattr(request, "param", X86_64)
+    if named == ARM64:
+        request.getfixturevalue("arm64_image")
+    return named
+
+
+@pytest.fixture
+def job(platform: Machine) -> str:
+    return "escape-torch28-cp311" if platform == X86_64 else f"escape-torch28-cp311-{platform}"
+
+
+@pytest.fixture
+def index(docker: Docker, tmp_path: Path, platform: Machine) -> Iterator[Front]:
     """The real index with a torch of its own, where containers reach it."""
     # Not by `docker network inspect`: it names no gateway until the engine's second start (moby#26799).
     hosts = docker("run", "--rm", "--add-host", "the-host:host-gateway", STAND_IN, "getent", "hosts", "the-host")
     address, _ = hosts.split()
-    front = Front({path.name: path for path in [torch_wheel(tmp_path)]}, hidden="torch-", address=address)
+    front = Front({path.name: path for path in [torch_wheel(tmp_path, platform)]}, hidden="torch-", address=address)
     yield front
     front.close()
 
 
-@pytest.fixture(params=["overlays", "copies"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A store of which the engine can make overlays; and one that lies on an overlay itself, so that it cannot."""
     folder = tmp_path / "store"
@@ -136,32 +155,41 @@ def marked(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and MARK in path.read_bytes()]
 
 
-def check_outputs(hostile: Farm, answer: Answer) -> None:
+def check_outputs(hostile: Farm, answer: Answer, job: str) -> None:
     """What a build that tried all ways left for the host, in its own work folder."""
     # The job's own outputs are files and folders of the farm's, none of them a link or a program that becomes root.
     for path, (kind, mode, owner, _) in manifest(hostile.work).items():
         assert kind in "-d", path
         assert mode & 0o7000 == 0, path
         assert owner == os.geteuid(), path
-    raw = {path.name for path in (hostile.work / "jobs" / JOB / "raw").iterdir()}
+    raw = {path.name for path in (hostile.work / "jobs" / job / "raw").iterdir()}
     assert {name for name in raw if not name.endswith(".whl")} <= {"peak", ".ninja_log", "asked"}
     assert len([name for name in raw if name.endswith(".whl")]) == 1
-    assert set(marked(hostile.work)) <= {hostile.work / "logs" / f"{JOB}.log"}
+    assert set(marked(hostile.work)) <= {hostile.work / "logs" / f"{job}.log"}
     assert "\x1b" not in answer.err
 
     # At least 20 ways were tried, in the build and in the smoke test.
-    log = hostile.log(JOB)
+    log = hostile.log(job)
     for where in ("ask", "build", "import"):
         tried = {line.split(": ")[1] for line in log.splitlines() if line.startswith(f"way out, {where}: ")}
         assert len(tried) >= 20, tried
 
 
-def test_no_way_leads_out(farms: tuple[Farm, Farm], store: Path, docker: Docker, index: Front, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("store", "platform"),
+    [("overlays", X86_64), ("copies", X86_64), ("overlays", ARM64)],
+    indirect=True,
+    ids=["overlays", "copies", "arm64"],
+)
+def test_no_way_leads_out(
+    farms: tuple[Farm, Farm], store: Path, platform: Machine, job: str, docker: Docker, index: Front, tmp_path: Path
+) -> None:
     hostile, harmless = farms
+    run = ("run", "--torch", "2.8", "--platform", platform.name, "--json")
     home = tmp_path / "home"
     home.mkdir()
     # The next project comes first as well, so that caches are filled and its own work folder is there to be changed.
-    answer = harmless("run", "--torch", "2.8", "--json")
+    answer = harmless(*run)
     assert answer.code == 0, answer.err
     clean = answer.document["jobs"][0]["wheel"]["sha256"]
     plant(store, home)
@@ -172,19 +200,19 @@ def test_no_way_leads_out(farms: tuple[Farm, Farm], store: Path, docker: Docker,
         listener.settimeout(0)
         targets = {
             "where_files_are_read": True,
-            "store": str(store), "home": str(home), "work": str(hostile.work), "job": JOB, "build": "/tmp/build",
+            "store": str(store), "home": str(home), "work": str(hostile.work), "job": job, "build": "/tmp/build",
             "url": index.url, "socket": abstract, "pid": os.getpid(),
         }  # fmt: skip
         file = hostile.project / "escape" / "targets.json"
         file.write_text(json.dumps(targets))
         before = manifest(store, home, harmless.work)
         volumes = docker.volumes()
-        refused = hostile("run", "--torch", "2.8", "--json")
+        refused = hostile(*run)
         assert refused.code == 13, refused.err
         assert "is not a regular file but a link" in refused.err
         assert left_behind(hostile, docker) == []
         file.write_text(json.dumps({**targets, "where_files_are_read": False}))
-        answer = hostile("run", "--torch", "2.8", "--json")
+        answer = hostile(*run)
         assert answer.code == 0, answer.err
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -203,10 +231,10 @@ def test_no_way_leads_out(farms: tuple[Farm, Farm], store: Path, docker: Docker,
     assert left_behind(hostile, docker) == []
     assert docker.volumes() == volumes
 
-    check_outputs(hostile, answer)
+    check_outputs(hostile, answer, job)
 
-    answer = harmless("run", "--torch", "2.8", "--force", "--json")
+    answer = harmless(*run, "--force")
     assert answer.code == 0, answer.err
     assert answer.document["jobs"][0]["wheel"]["sha256"] == clean
-    assert "way out" not in harmless.log(JOB)
+    assert "way out" not in harmless.log(job)
     assert marked(harmless.work) == []

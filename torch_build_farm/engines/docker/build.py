@@ -31,6 +31,7 @@ from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.docker import cibuildwheel_config, containers, images, store_access
 from torch_build_farm.engines.docker.client import translated_errors
 from torch_build_farm.engines.docker.containers import Confinement, Watch
+from torch_build_farm.engines.docker.pinned import identifiers
 from torch_build_farm.engines.docker.requirements import answer_of_back_end, checked_requirements
 from torch_build_farm.engines.docker.session import DockerSession
 from torch_build_farm.engines.docker.site import open_site
@@ -266,6 +267,7 @@ class ContainerBuild:
         """The container's limits and mounts: the environment, and the folders that are the job's own."""
         access = self.access
         mounts = [access.environment(self.folder, self.changes), access.mount(self.notes, writable=True)]
+        mounts += self.session.emulation_mounts(self.request.job.platform)
         if self._sdk:
             mounts.append(access.mount(self._sdk))
         if self.ccache:
@@ -284,7 +286,7 @@ class ContainerBuild:
         request, job = self.request, self.request.job
         create_arguments = self._confinement().arguments(self.session.labels.all(job.id), self._variables())
         text = cibuildwheel_config.configuration(
-            self.image, create_arguments, str(self.home) if self._fixed_home else "", self.settings
+            self.image, job.platform, create_arguments, str(self.home) if self._fixed_home else "", self.settings
         )
         # Named on the command line, it takes the place of [tool.cibuildwheel] in the project's pyproject.toml.
         configuration = request.scratch / "cibuildwheel.toml"
@@ -297,7 +299,7 @@ class ContainerBuild:
         project = self.settings.subdirectory or "."
         # --only takes the exact identifier: left to requires-python, cibuildwheel also builds for musllinux.
         return shell.run(
-            sys.executable, "-I", _CIBUILDWHEEL, project, "--only", images.identifiers()[job.python],
+            sys.executable, "-I", _CIBUILDWHEEL, project, "--only", identifiers(job.platform)[job.python],
             "--config-file", configuration, "--output-dir", request.out,
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import Any
 import tomlkit
 from packaging.version import Version
 
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.project.settings import Settings
 from torch_build_farm.wheels import auditwheel
 
@@ -21,8 +22,10 @@ _STEPS = ("Building wheel...", _REPAIRING, "Copying wheels back to host...")
 PURE = 5  # cibuildwheel's exit code for a pure Python wheel, which it refuses (its errors.py)
 
 
-def configuration(image: str, create_arguments: Sequence[str], environment_folder: str, settings: Settings) -> str:
-    """The configuration file, as TOML, for a build with the project's `settings`.
+def configuration(
+    image: str, platform: Machine, create_arguments: Sequence[str], environment_folder: str, settings: Settings
+) -> str:
+    """The configuration file, as TOML, for a build with the project's `settings` in an image of a platform.
 
     `environment_folder` is where `build` (1.6) makes its isolated environment; empty lets it pick one. Environment
     variables come with `create_arguments`, since cibuildwheel's own `environment` evaluates its values as shell words.
@@ -37,7 +40,7 @@ def configuration(image: str, create_arguments: Sequence[str], environment_folde
         "build-frontend": {"name": "build[uv]", "args": front_end_arguments},
         # By default cibuildwheel mounts the machine's root folder into the container, writable.
         "container-engine": {"name": "docker", "create-args": list(create_arguments), "disable-host-mount": True},
-        "manylinux-x86_64-image": image,
+        f"manylinux-{platform.name}-image": image,
         "before-build": " && ".join(commands),
         "config-settings": _config_settings(settings),
         # auditwheel has to run where the libraries are that it may graft.

@@ -15,6 +15,7 @@ import requests
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import EngineError
 from torch_build_farm.core.home import home
+from torch_build_farm.core.machine import ARM64, MACHINES, X86_64, Machine, named
 from torch_build_farm.core.process import capture
 
 if TYPE_CHECKING:
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 _ANSWER_S = 5  # for an engine to answer at all: a hanging one must not hold up --engine auto
 _WORK_S = 30  # for one answer of an engine that is known to work, which may be busy
 _OLDEST_API = (1, 41)  # cibuildwheel 4.3: Docker 20.10
+# The platforms that torch has Linux wheels for, as Docker calls them.
+ARCHITECTURES = {X86_64: "amd64", ARM64: "arm64"}
 _NEXT = "start or update the engine, or build on this machine: --engine local"
+
+
+def oci_platform(platform: Machine) -> str:
+    """A platform as `--platform` takes it, such as linux/arm64."""
+    return f"linux/{ARCHITECTURES[platform]}"
 
 
 def connect() -> DockerClient | None:
@@ -71,13 +79,14 @@ def _sockets() -> tuple[Path, ...]:
 
 @dataclass(frozen=True)
 class Daemon:
-    """An engine's own description: ID, version, CPUs, memory (bytes), how it maps users.
+    """An engine's own description: ID, version, its machine's platform, CPUs, memory (bytes), how it maps users.
 
     `gpus`: NVIDIA's runtime is registered, so that it may have GPUs.
     """
 
     id: str
     version: str
+    platform: Machine
     cpus: int
     memory: int
     rootless: bool
@@ -86,14 +95,18 @@ class Daemon:
 
     @classmethod
     def ask(cls, client: DockerClient) -> Daemon:
-        """Ask the engine. Raises EngineError where it cannot build x86-64 Linux wheels with this cibuildwheel."""
+        """Ask the engine. Raises EngineError where it cannot build Linux wheels for torch with this cibuildwheel."""
         info: dict[str, Any] = client.info()
         version: dict[str, Any] = client.version()
+        names = [known.name for known in MACHINES]
         problem = None
         if tuple(map(int, version["ApiVersion"].split("."))) < _OLDEST_API:
             problem = f"it speaks API {version['ApiVersion']}, and cibuildwheel needs 1.41 (Docker 20.10)"
-        elif (info["OSType"], info["Architecture"]) != ("linux", "x86_64"):
-            problem = f"it runs {info['OSType']}/{info['Architecture']} containers, not linux/x86_64"
+        elif info["OSType"] != "linux" or info["Architecture"] not in names:
+            problem = (
+                f"it runs {info['OSType']}/{info['Architecture']} containers, not "
+                f"{' or '.join(f'linux/{name}' for name in names)}"
+            )
         elif not cli():
             problem = "the docker command is not on PATH, and cibuildwheel needs it"
         if problem:
@@ -103,6 +116,7 @@ class Daemon:
         return cls(
             id=str(info.get("ID") or info.get("Name")),
             version=str(version["Version"]),
+            platform=named(str(info["Architecture"])),
             cpus=int(info["NCPU"]),
             memory=int(info["MemTotal"]),
             rootless="name=rootless" in security,

@@ -20,6 +20,7 @@ from torch_build_farm.engines.docker import cibuildwheel_config, containers, ima
 from torch_build_farm.engines.docker.build import ContainerBuild
 from torch_build_farm.engines.docker.client import Daemon, same_engine, translated_errors
 from torch_build_farm.engines.docker.images import Base
+from torch_build_farm.engines.docker.pinned import identifiers
 from torch_build_farm.engines.docker.session import DockerSession
 from torch_build_farm.engines.docker.site import open_site
 from torch_build_farm.engines.interpreters import run_paths_of
@@ -95,10 +96,10 @@ class DockerEngine:
         """The CPythons of the variant's image; until it is pulled, those that cibuildwheel expects there."""
         base = self.session.base(variant)
         if base.id:
-            return self.session.contents(base).interpreters()
+            return self.session.contents(base).interpreters(variant.platform)
         # Which patch release the image has is not known yet; 99 passes a requires-python that names one.
         expected = {}
-        for python in images.identifiers():
+        for python in identifiers(variant.platform):
             expected[python] = Interpreter(f"{python.release}.99", Path("python"))
         return expected
 
@@ -164,15 +165,15 @@ class DockerEngine:
             raise ImageError(
                 f"the image {base.reference} lacks {', '.join(contents.lacking)}",
                 where="cibuildwheel and the farm need them",
-                next_step=images.ways_out(base.requested),
+                next_step=images.ways_out(base.requested, base.platform),
             )
         if Version(contents.auditwheel or "0") < _AUDITWHEEL:
             raise ImageError(
                 f"the image {base.reference} has auditwheel {contents.auditwheel or 'of an unknown version'}, "
                 f"and {_AUDITWHEEL} is needed",
-                next_step=images.ways_out(base.requested),
+                next_step=images.ways_out(base.requested, base.platform),
             )
-        pythons = sorted(contents.interpreters())
+        pythons = sorted(contents.interpreters(job.platform))
         if job.python not in pythons:
             raise ImageError(
                 f"{job.id}: the image {base.reference} has no CPython {job.python} with headers and `build`",

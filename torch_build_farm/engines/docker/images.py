@@ -1,8 +1,7 @@
-"""Container images: the base that a variant names, what is in it, and the farm's own layer over it."""
+"""Container images: the base that a variant names, and the farm's own layer over it."""
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import io
 import json
@@ -10,26 +9,22 @@ import os
 import re
 import tarfile
 import threading
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-import cmake
 import jinja2
-import ninja
 import requests
 
 from torch_build_farm.core import tools
 from torch_build_farm.core.errors import ConfigError, DiskError, EngineError, ImageError
-from torch_build_farm.core.files import replace_text
+from torch_build_farm.core.machine import ARM64, X86_64, Machine
 from torch_build_farm.core.process import Shell
-from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines.base import Interpreter
+from torch_build_farm.engines.docker import image_tools
+from torch_build_farm.engines.docker.client import ARCHITECTURES, oci_platform
+from torch_build_farm.engines.docker.pinned import pins
 from torch_build_farm.engines.prefixes import SCRIPT, Preparation, given_prefixes, library_path, preparation
 from torch_build_farm.project.settings import Project, Settings
 
@@ -38,7 +33,8 @@ if TYPE_CHECKING:
     from docker.errors import APIError
     from docker.models.images import Image
 
-STAND_IN = "torch-build-farm-base:latest"  # the image that ci/base-image makes
+# The images that ci/base-image makes.
+STAND_INS = {X86_64: "torch-build-farm-base:latest", ARM64: "torch-build-farm-base:aarch64"}
 _STAND_IN_WITH_CUDA = "torch-build-farm-base:builder"  # what it makes with --builder: nvcc 12.4
 _BUILDER_WITH_CUDA = re.compile(r"pytorch/manylinux\w+-builder:cuda12\.\d+(?:@sha256:[0-9a-f]{64})?")
 LABEL = "torch-build-farm"
@@ -47,53 +43,32 @@ _TOOLS = "/opt/torch-build-farm"  # the farm's uv, CMake and ninja in its images
 UV = Path(_TOOLS) / "bin" / "uv"
 _PREPARE = "prepare"  # in the context of an image's build
 _PREFIX = PurePosixPath("/opt/torch-build-farm-prefix")  # where `prepare` installs dependencies
-_PROBE = files("torch_build_farm").joinpath("data/probe-image.sh").read_text("utf-8")
 _OTHER_WAYS_OUT = "name another with --base-image, or build on this machine: --engine local"
-WAYS_OUT = f"make a base image here: ci/base-image (tagged {STAND_IN}, which is then used), {_OTHER_WAYS_OUT}"
 _WAYS_OUT_WITH_CUDA = (
     "make one with nvcc here: ci/base-image --suite trixie --builder "
     f"(tagged {_STAND_IN_WITH_CUDA}, which is then used), {_OTHER_WAYS_OUT}"
 )
 
 
-@cache
-def pins() -> Mapping[str, str]:
-    """The manylinux images that this cibuildwheel pins, by name, such as manylinux_2_28 (its data file)."""
-    parser = configparser.ConfigParser(inline_comment_prefixes="#")
-    parser.read_string(files("cibuildwheel").joinpath("resources/pinned_docker_images.cfg").read_text("utf-8"))
-    # The section has musllinux's images too, in which no wheel of torch runs.
-    return {name: value for name, value in parser["x86_64"].items() if name.startswith("manylinux")}
-
-
-@cache
-def identifiers() -> Mapping[CPython, str]:
-    """The build identifier of every CPython that this cibuildwheel knows (its data file)."""
-    text = files("cibuildwheel").joinpath("resources/build-platforms.toml").read_text("utf-8")
-    by_python = {}
-    for configuration in tomllib.loads(text)["linux"]["python_configurations"]:
-        tag, _, platform = configuration["identifier"].partition("-")
-        if platform == "manylinux_x86_64" and tag.startswith("cp"):
-            by_python[CPython.parse(tag)] = configuration["identifier"]
-    return by_python
-
-
 @dataclass(frozen=True)
 class Base:
-    """A base image: the name it was requested by, its reference, its ID (empty: not on the engine yet).
+    """A base image: the name it was requested by, its reference, whose programs it holds, its ID.
 
-    `digest` names the image itself in its registry, as repository@sha256:...; empty where it came from none.
+    The ID is empty for an image that is not on the engine yet. `digest` names the image itself in its registry, as
+    repository@sha256:...; empty where it came from none.
     """
 
     requested: str
     reference: str
+    platform: Machine
     id: str
     digest: str = ""
 
     @property
     def note(self) -> str:
         """For people: which image, and why."""
-        if self.reference in (STAND_IN, _STAND_IN_WITH_CUDA) and self.requested != self.reference:
-            pinned = "cibuildwheel's " if self.requested in pins() else ""
+        if self.reference == _stand_in(self.requested, self.platform) != self.requested:
+            pinned = "cibuildwheel's " if self.requested in pins(self.platform) else ""
             return (
                 f"{self.reference}, made by ci/base-image, in place of {pinned}{self.requested} (--base-image "
                 f"{self.requested} takes that)"
@@ -105,33 +80,56 @@ class Base:
         return self.reference
 
 
-def find_base(client: DockerClient, requested: str, stand_in: bool) -> Base:
-    """The image for `requested`, a name that cibuildwheel pins or a reference.
+def find_base(client: DockerClient, requested: str, platform: Machine, stand_in: bool) -> Base:
+    """The image for `requested`, a name that cibuildwheel pins or a reference, to build for a platform in.
 
     If the engine has it, that; else for a name that cibuildwheel pins, and for PyTorch's builder images, the stand-in
-    that ci/base-image makes, where `stand_in` allows it; else the image is to be pulled.
+    that ci/base-image makes, where `stand_in` allows it; else the image is to be pulled. Raises ImageError where what
+    the engine has under that name is for another platform.
     """
-    reference = pins().get(requested, requested)
+    reference = pins(platform).get(requested, requested)
     image = _image(client, reference)
     if image:
-        return Base(requested, reference, str(image.id), _digest(image))
-    made_here = _stand_in(requested) if stand_in else ""
+        return _base(requested, reference, platform, image)
+    made_here = _stand_in(requested, platform) if stand_in else ""
     image = _image(client, made_here) if made_here else None
     if image:
-        return Base(requested, made_here, str(image.id))
-    return Base(requested, reference, "")
+        return _base(requested, made_here, platform, image)
+    return Base(requested, reference, platform, "")
 
 
-def _stand_in(requested: str) -> str:
+def _base(requested: str, reference: str, platform: Machine, image: Image) -> Base:
+    """An image that the engine has, as a base. Raises ImageError where it is for another platform."""
+    architecture = image.attrs["Architecture"]
+    if architecture != ARCHITECTURES[platform]:
+        raise ImageError(
+            f"the image {reference} is for {architecture}, and wheels for {platform.words} need one for "
+            f"{ARCHITECTURES[platform]}",
+            next_step=ways_out(requested, platform),
+        )
+    return Base(requested, reference, platform, str(image.id), _digest(image))
+
+
+def _stand_in(requested: str, platform: Machine) -> str:
     """The image of ci/base-image that can take the place of the requested one; empty where none can."""
-    if requested in pins():
-        return STAND_IN
-    return _STAND_IN_WITH_CUDA if _BUILDER_WITH_CUDA.fullmatch(requested) else ""
+    if requested in pins(platform):
+        return STAND_INS[platform]
+    return _STAND_IN_WITH_CUDA if _is_builder_with_cuda(requested, platform) else ""
 
 
-def ways_out(requested: str) -> str:
+def _is_builder_with_cuda(requested: str, platform: Machine) -> bool:
+    """Whether it is one of PyTorch's builder images with CUDA 12, which no torch for arm64 is built with."""
+    return platform == X86_64 and _BUILDER_WITH_CUDA.fullmatch(requested) is not None
+
+
+def ways_out(requested: str, platform: Machine) -> str:
     """What a user can do where the requested image cannot be had."""
-    return _WAYS_OUT_WITH_CUDA if _BUILDER_WITH_CUDA.fullmatch(requested) else WAYS_OUT
+    if _is_builder_with_cuda(requested, platform):
+        return _WAYS_OUT_WITH_CUDA
+    return (
+        f"make a base image here: ci/base-image --platform {platform} (tagged {STAND_INS[platform]}, which is then "
+        f"used), {_OTHER_WAYS_OUT}"
+    )
 
 
 def _digest(image: Image) -> str:
@@ -171,14 +169,15 @@ def pull(client: DockerClient, base: Base, shell: Shell) -> Base:
 
     shell.say(f"pulling {base.reference}")
     try:
-        _follow(client.api.pull(base.reference, stream=True, decode=True), shell)
+        platform = oci_platform(base.platform)
+        _follow(client.api.pull(base.reference, stream=True, decode=True, platform=platform), shell)
         image = client.images.get(base.reference)
-        return Base(base.requested, base.reference, str(image.id), _digest(image))
     except (APIError, ImageError) as error:
         what = f"the image {base.reference} cannot be pulled"
         if base.requested != base.reference:
             what += f" ({base.requested}, as cibuildwheel pins it)"
-        raise ImageError(what, where=_reason(error), next_step=ways_out(base.requested)) from None
+        raise ImageError(what, where=_reason(error), next_step=ways_out(base.requested, base.platform)) from None
+    return _base(base.requested, base.reference, base.platform, image)
 
 
 def _follow(stream: Iterator[Mapping[str, Any]], shell: Shell) -> None:
@@ -226,102 +225,14 @@ def _reason(error: APIError | ImageError) -> str:
     return error.what if isinstance(error, ImageError) else str(error.explanation)
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What is in an image.
-
-    `pythons` maps tags such as cp311 to [version, path, version of build], `linker_flags` to the flags by which that
-    CPython links extensions. `lacking` are names of programs that cibuildwheel or the farm needs and that are absent.
-    """
-
-    pythons: Mapping[str, tuple[str, str, str]]
-    compiler: str
-    auditwheel: str
-    nvcc: str
-    lacking: tuple[str, ...]
-    linker_flags: Mapping[str, str]
-
-    def interpreters(self) -> dict[CPython, Interpreter]:
-        """The CPythons that cibuildwheel can build for."""
-        interpreters = {}
-        for tag, (version, path, _) in self.pythons.items():
-            python = CPython.parse(tag)
-            if python in identifiers():
-                interpreters[python] = Interpreter(version, Path(path))
-        return interpreters
-
-
-def look_into(client: DockerClient, base: Base, cache_folder: Path, labels: Mapping[str, str]) -> Contents:
-    """What is in an image that the engine has. A container probes each image once; the answer is kept as a file."""
-    # By image and script: a farm that asks other questions must not take an old answer.
-    key = hashlib.sha256(f"{base.id}\n{_PROBE}".encode()).hexdigest()[:16]
-    path = cache_folder / f"{key}.json"
-    if path.is_file():
-        fields = json.loads(path.read_text("utf-8"))
-        fields["pythons"] = {tag: tuple(row) for tag, row in fields["pythons"].items()}
-        fields["lacking"] = tuple(fields["lacking"])
-        return Contents(**fields)
-    contents = _parse(_probe(client, base, labels))
-    replace_text(path, json.dumps(asdict(contents), indent=1))
-    return contents
-
-
-def _probe(client: DockerClient, base: Base, labels: Mapping[str, str]) -> str:
-    """The output of data/probe-image.sh in a container of the image."""
-    from docker.errors import APIError, ContainerError  # noqa: PLC0415
-
-    try:
-        output: bytes = client.containers.run(
-            base.id,
-            ["/bin/sh", "-c", _PROBE],
-            remove=True,
-            network_disabled=True,
-            labels=dict(labels),
-            security_opt=["no-new-privileges"],
-        )
-    except (APIError, ContainerError) as error:
-        raise ImageError(
-            f"nothing runs in the image {base.reference}", where=str(error)[:500], next_step=WAYS_OUT
-        ) from None
-    return output.decode("utf-8", "replace")
-
-
-def _parse(text: str) -> Contents:
-    """The probe's output: a key and its values a line, separated by tabs."""
-    pythons: dict[str, tuple[str, str, str]] = {}
-    facts = {"compiler": "", "auditwheel": "", "nvcc": ""}
-    lacking = []
-    linker_flags = {}
-    for line in text.splitlines():
-        key, *values = line.split("\t")
-        if key == "python" and len(values) == 4:
-            pythons[values[0]] = (values[1], values[2], values[3])
-        elif key == "linker-flags" and len(values) == 2:
-            linker_flags[values[0]] = values[1]
-        elif key == "lacking":
-            lacking.append(values[0])
-        elif key in facts and values:
-            facts[key] = values[0]
-    return Contents(pythons, lacking=tuple(lacking), linker_flags=linker_flags, **facts)
-
-
-def _context(layer: Layer) -> bytes:
-    """The build context of the farm's layer: its Dockerfile, uv, CMake and ninja, and what `prepare` uses.
+def _context(layer: Layer, tools_files: Mapping[str, bytes]) -> bytes:
+    """The build context of the farm's layer: its Dockerfile, the farm's tools, and what `prepare` uses.
 
     Files' dates do not count.
     """
-    # Without CMake's manual, which a build does not read.
-    entries = {
-        "Dockerfile": layer.dockerfile.encode(),
-        "tools/bin/uv": tools.uv().read_bytes(),
-        "tools/bin/cmake": Path(cmake.CMAKE_BIN_DIR, "cmake").read_bytes(),
-        "tools/bin/ninja": Path(ninja.BIN_DIR, "ninja").read_bytes(),
-    }
-    cmakes_share = next(Path(str(cmake.CMAKE_DATA)).glob("share/cmake-*"))
-    for path in sorted(cmakes_share.rglob("*")):
-        relative = path.relative_to(cmakes_share)
-        if path.is_file() and relative.parts[0] != "Help":
-            entries[f"tools/share/{cmakes_share.name}/{relative}"] = path.read_bytes()
+    entries = {"Dockerfile": layer.dockerfile.encode()}
+    for name, content in tools_files.items():
+        entries[f"tools/{name}"] = content
     if layer.preparation:
         entries[f"{_PREPARE}/{SCRIPT}"] = layer.preparation.script.encode()
         for name, content in layer.preparation.files.items():
@@ -388,8 +299,11 @@ def plan_layer(project: Project, base: Base, user: str) -> Layer:
     return Layer(base, text, f"{_REPOSITORY}:{hashlib.sha256(inputs.encode()).hexdigest()[:16]}", prepared)
 
 
-def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], shell: Shell) -> str:
-    """Build the layer unless the engine has it; returns its tag. Raises ImageError, or DiskError."""
+def make_layer(client: DockerClient, engine: Machine, layer: Layer, labels: Mapping[str, str], shell: Shell) -> str:
+    """Build the layer unless the engine, whose own platform is `engine`, has it; returns its tag.
+
+    Raises ImageError or DiskError, and PackageIndexError where the index has not the tools for another platform.
+    """
     if _image(client, layer.tag):
         return layer.tag
     from docker.errors import APIError  # noqa: PLC0415
@@ -399,8 +313,9 @@ def make_layer(client: DockerClient, layer: Layer, labels: Mapping[str, str], sh
     # Docker passes these on to every Dockerfile without an ARG for them, and keeps them out of the image's history.
     proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     stream = client.api.build(
-        fileobj=io.BytesIO(_context(layer)),
+        fileobj=io.BytesIO(_context(layer, image_tools.files_for(layer.base.platform, engine, shell))),
         custom_context=True,
+        platform=oci_platform(layer.base.platform),
         tag=layer.tag,
         labels=dict(labels),
         buildargs=proxies,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch_build_farm.core.errors import EngineError, FarmError, OutOfMemoryError
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.process import Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.engines import slots
@@ -23,8 +24,9 @@ from torch_build_farm.engines.docker.client import (
     on_local_socket,
     translated_errors,
 )
-from torch_build_farm.engines.docker.containers import Labels, Watch, alive
-from torch_build_farm.engines.docker.images import Base, Contents, Layer
+from torch_build_farm.engines.docker.containers import Labels, Watch, alive, mount
+from torch_build_farm.engines.docker.contents import Contents, check_emulation, look_into
+from torch_build_farm.engines.docker.images import Base, Layer
 from torch_build_farm.engines.docker.store_access import Helper, StoreAccess
 from torch_build_farm.project.settings import Project
 from torch_build_farm.project.variant import Variant
@@ -60,10 +62,11 @@ class DockerSession:
         self.labels = Labels.of(host_store, uuid.uuid4().hex[:12])
         self.access: StoreAccess | None = None  # None until the first container is prepared
         self.measured_gb = slots.DEFAULT_GB  # the most that a compiler took in earlier runs
+        self._emulated: set[Machine] = set()  # other platforms whose programs the engine has started
         self._lock = threading.RLock()
-        self._bases: dict[str, Base] = {}
+        self._bases: dict[tuple[str, Machine], Base] = {}
         self._layers: dict[Base, Layer] = {}
-        self._ready: dict[str, str] = {}  # the farm's image, by the name of its base
+        self._ready: dict[Base, str] = {}  # the farm's image, by its base
 
     @cached_property
     def cli_environment(self) -> dict[str, str]:
@@ -83,12 +86,13 @@ class DockerSession:
 
     def base(self, variant: Variant) -> Base:
         """The base image for a variant. Its ID is empty as long as the engine does not have the image."""
-        name = self.base_image or self.project.image(variant)
+        name, platform = self.base_image or self.project.image(variant), variant.platform
         with self._lock:
-            if name not in self._bases:
+            if (name, platform) not in self._bases:
                 # A stand-in replaces only what the farm picked itself, never an image that somebody named.
-                self._bases[name] = images.find_base(self.client, name, stand_in=not self.base_image)
-            return self._bases[name]
+                base = images.find_base(self.client, name, platform, stand_in=not self.base_image)
+                self._bases[name, platform] = base
+            return self._bases[name, platform]
 
     def layer(self, base: Base) -> Layer:
         """The farm's layer over a base image."""
@@ -98,13 +102,22 @@ class DockerSession:
 
     def contents(self, base: Base) -> Contents:
         """What is in a base image that the engine has."""
-        return images.look_into(self.client, base, self.host_store.root / "images", self.labels.all())
+        if base.platform != self.daemon.platform:
+            self._check_emulation(base)
+        return look_into(self.client, base, self.host_store.root / "images", self.labels.all())
+
+    def _check_emulation(self, base: Base) -> None:
+        """Raise EngineError where the engine does not start programs of another platform's image; asked once a run."""
+        with self._lock:
+            if base.platform not in self._emulated:
+                check_emulation(self.client, base, self.labels.all())
+                self._emulated.add(base.platform)
 
     def pulled(self, variant: Variant, shell: Shell) -> Base:
         """The base image for a variant, pulled if the engine lacks it."""
         base = self.base(variant)
         if not base.id:
-            base = self._bases[base.requested] = images.pull(self.client, base, shell)
+            base = self._bases[base.requested, base.platform] = images.pull(self.client, base, shell)
         return base
 
     # ---- containers
@@ -114,10 +127,12 @@ class DockerSession:
         # Jobs call this at the same time, and most of them need the same image and the same access.
         with self._lock:
             base = self.pulled(variant, shell)
-            if base.requested not in self._ready:
+            if base not in self._ready:
                 labels = {images.LABEL: "yes", f"{images.LABEL}.store": self.labels.store}
-                self._ready[base.requested] = images.make_layer(self.client, self.layer(base), labels, shell)
-            image = self._ready[base.requested]
+                self._ready[base] = images.make_layer(
+                    self.client, self.daemon.platform, self.layer(base), labels, shell
+                )
+            image = self._ready[base]
             if self.access is None:
                 self.access = store_access.find_access(self.helper(image), self.host_store, self._compilers_memory())
             return Prepared(image, self.access)
@@ -131,8 +146,20 @@ class DockerSession:
         return min(max(totals), self.daemon.memory)
 
     def helper(self, image: str) -> Helper:
-        """Short-lived containers of `image`, for errands in the store."""
-        return Helper(self.client, self.daemon, image, self.labels)
+        """Short-lived containers of an image that `prepare` made ready, for errands in the store."""
+        platform = next(base.platform for base, ready in self._ready.items() if ready == image)
+        return Helper(self.client, self.daemon, image, platform, self.labels)
+
+    def emulation_mounts(self, platform: Machine) -> list[str]:
+        """Mounts of all containers in which foreign code for a platform runs: none on the engine's own.
+
+        Under QEMU torch's cpuinfo takes this machine's processors for arm64's, and torch 2.13 crashes at its import.
+        Where it reads nothing of them it goes on without.
+        """
+        if platform == self.daemon.platform:
+            return []
+        files = [f"/sys/devices/system/cpu/{name}" for name in ("possible", "present")]
+        return [mount(type="bind", source="/dev/null", target=file, readonly="") for file in files]
 
     def remove_folder(self, folder: Path, image: str) -> None:
         """Remove a folder of the store, where containers see it; it may hold the changes of an overlay."""

@@ -18,7 +18,7 @@ from torch_build_farm.core.process import Completed, Shell, to_be_finished
 from torch_build_farm.engines.base import Site
 from torch_build_farm.engines.diagnosis import diagnose
 from torch_build_farm.engines.docker import containers, images
-from torch_build_farm.engines.docker.client import cli, translated_errors
+from torch_build_farm.engines.docker.client import cli, oci_platform, translated_errors
 from torch_build_farm.engines.docker.containers import Confinement, Watch
 from torch_build_farm.engines.docker.session import DockerSession
 from torch_build_farm.engines.docker.store_access import StoreAccess
@@ -52,7 +52,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
         with translated_errors(), Watch(session.client, session.labels, job.id, shell.runner) as watch:
             place = _Place(session, job, shell, image, access, watch)
             inside = place.start(access.confinement)
-            python = session.contents(session.base(job.variant)).interpreters()[job.python]
+            python = session.contents(session.base(job.variant)).interpreters(job.platform)[job.python]
             # What fails in here may fail because the container does, and the engine's events know better then.
             try:
                 yield Site(
@@ -66,6 +66,7 @@ def open_site(session: DockerSession, job: Job, shell: Shell) -> Iterator[Site]:
                     written=partial(_written, access),
                     links=access.overlay is not None,
                     index=job.variant.index,
+                    platform=job.platform,
                 )
             except Interrupted:
                 raise
@@ -90,7 +91,8 @@ def _foreign(place: _Place, folders_to_remove: list[Path], home: Path) -> Iterat
     folders_to_remove.append(changes)
     _make_changes(place, changes)
     network = place.session.project.settings.network
-    confinement = place.access.foreign([place.access.environment(home, changes)], network)
+    mounts = [place.access.environment(home, changes), *place.session.emulation_mounts(place.job.platform)]
+    confinement = place.access.foreign(mounts, network)
     shell = place.start(confinement, gpus=place.session.daemon.gpus)
     try:
         yield shell
@@ -135,7 +137,8 @@ class _Place:
         """Start a container. Raises the error that the engine's events or the log explain."""
         # Another farm may run the same job on this engine, in another work folder.
         name = f"torch-build-farm-{self.job.id}-{uuid.uuid4().hex[:12]}"
-        options = confinement.arguments(self.session.labels.all(self.job.id), {})
+        platform = f"--platform={oci_platform(self.job.platform)}"
+        options = (platform, *confinement.arguments(self.session.labels.all(self.job.id), {}))
         shell = self.shell
         if not _start(name, options, self.image, shell, gpus):
             error = self.session.failure_from_events(self.job.id, self.watch, shell.log)

@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING, Any
 from torch_build_farm.core import locks, tools
 from torch_build_farm.core.errors import EngineError
 from torch_build_farm.core.files import remove_tree, sha256
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.package_index import uv_settings
 from torch_build_farm.core.store import TorchStore
-from torch_build_farm.engines.docker.client import Daemon
+from torch_build_farm.engines.docker.client import Daemon, oci_platform
 from torch_build_farm.engines.docker.containers import Confinement, Labels, mount
 
 if TYPE_CHECKING:
@@ -132,11 +133,12 @@ def _overlay(lower: PurePath, changes: PurePath, options: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Helper:
-    """Short errands in containers of `image`, without network."""
+    """Short errands in containers of `image`, which is for `platform`, without network."""
 
     client: DockerClient
     daemon: Daemon
     image: str
+    platform: Machine
     labels: Labels
 
     @property
@@ -152,6 +154,7 @@ class Helper:
         container = self.client.containers.create(
             self.image,
             command,
+            platform=oci_platform(self.platform),
             network_disabled=True,
             labels=self.labels.all(),
             mounts=list(mounts),
@@ -428,7 +431,9 @@ def _copy_files(helper: Helper, volume: Mount, files: Mapping[str, Path]) -> Non
         for name, path in files.items():
             archive.add(path, arcname=name)
     # A container that is never started: the engine's way to put an archive into a volume.
-    container = helper.client.containers.create(helper.image, "true", labels=helper.labels.all(), mounts=[volume])
+    container = helper.client.containers.create(
+        helper.image, "true", platform=oci_platform(helper.platform), labels=helper.labels.all(), mounts=[volume]
+    )
     try:
         container.put_archive(volume["Target"], stream.getvalue())
     finally:
