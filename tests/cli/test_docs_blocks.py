@@ -34,6 +34,7 @@ NEVER = {
     "minutes": "more than ten minutes of compiling; tests/integration/test_third_party.py builds smaller sdists",
     "install": "a download of every dependency; the environment of the test has them, and CI installs them first",
     "index": "the index of another CUDA's torch; tests/integration/test_flavour_builds.py has one on loopback",
+    "arm64": "a system of arm64 to build for, 2 GB; the tests of --run-arm64 have one",
     "release": "a torch release that is still to come",
     "root": "root, and changes to the machine; CI runs these scripts before the tests",
     "tests": "this very test run",
