@@ -159,3 +159,11 @@ def test_tests_that_cannot_run_are_refused_before_the_build(
     assert answer.code == 8, answer.err
     assert "no wheel for it can be smoke-tested" in answer.err
     assert "--smoke none" in answer.err
+
+
+def test_a_plan_needs_no_sysroot(tiny: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs may be built elsewhere, as those of workflows are."""
+    monkeypatch.delenv(variable_of(ARM64), raising=False)
+    answer = tiny("plan", "--torch", "2.10", "--platform", "all", "--json")
+    assert answer.code == 0, answer.err
+    assert [job["platform"] for job in answer.document["include"]] == ["x86_64", "aarch64"]

@@ -211,7 +211,7 @@ class SmokeError(FarmError):
 class EngineError(FarmError):
     """The Docker engine cannot be used, cannot run a job's platform or went away, or somebody stopped a container.
 
-    Start the engine and check that `docker version` works for you; `ci/docker-engine --qemu` lets it run programs for
+    Start the engine and check that `docker version` works for you; `ci/qemu` lets it run programs for
     another platform; `--engine local` does without.
     """
 

@@ -113,9 +113,14 @@ class LocalEngine:
         return compile_slots(self.project.settings.memory_per_compile_gb or compile_gb)
 
     @cached_property
-    def _sysroots(self) -> dict[Machine, Sysroot]:
-        """Those that were needed so far."""
+    def _sysroots(self) -> dict[Machine, Sysroot | None]:
+        """Those that the environment was asked for so far."""
         return {}
+
+    def _named_sysroot(self, platform: Machine) -> Sysroot | None:
+        if platform not in self._sysroots:
+            self._sysroots[platform] = Sysroot.of(platform)
+        return self._sysroots[platform]
 
     def sysroot(self, platform: Machine) -> Sysroot | None:
         """The system that wheels for another machine are built against; None for this machine's own kind.
@@ -124,12 +129,10 @@ class LocalEngine:
         """
         if platform == machine.running():
             return None
-        if platform not in self._sysroots:
-            sysroot = Sysroot.of(platform)
-            if sysroot is None:
-                raise sysroots.missing(platform)
-            self._sysroots[platform] = sysroot
-        return self._sysroots[platform]
+        sysroot = self._named_sysroot(platform)
+        if sysroot is None:
+            raise sysroots.missing(platform)
+        return sysroot
 
     def _emulation_prefix(self, sysroot: Sysroot) -> Path:
         return self.store.environment(f"emulation-{sysroot.machine.name}")
@@ -141,9 +144,10 @@ class LocalEngine:
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
         """Every CPython of this machine; for another platform those that its sysroot and this machine have in common.
 
-        Raises ToolError where there is no sysroot.
+        Without a sysroot all: what is planned here may be built on a machine of that kind, and `check` asks for one.
         """
-        sysroot = self.sysroot(variant.platform)
+        is_own = variant.platform == machine.running()
+        sysroot = None if is_own else self._named_sysroot(variant.platform)
         if sysroot is None:
             return self._interpreters
         targets = {}

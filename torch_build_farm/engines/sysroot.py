@@ -82,10 +82,11 @@ class Sysroot:
 
     @property
     def library_folders(self) -> list[Path]:
-        """The folders with the libraries of that system."""
+        """The folders with the libraries of that system, and before them those of Debian's cross compiler."""
         of_machine = f"{self.machine.name}-linux-gnu"  # on Debian and its kin
         names = [f"/lib/{of_machine}", f"/usr/lib/{of_machine}", "/lib64", "/usr/lib64"]
-        return [folder for folder in map(self.real, names) if folder.is_dir()]
+        folders = [Path("/usr", of_machine, "lib"), *map(self.real, names)]
+        return [folder for folder in folders if folder.is_dir()]
 
     def environment(self, prefix: Path) -> dict[str, str]:
         """The variables with which programs of the machine run here, under QEMU.

@@ -203,7 +203,7 @@ def arm64_image(docker: Docker) -> str:
     started = subprocess.run(
         ["docker", "run", "--rm", "--network=none", image, "true"], capture_output=True, check=False
     )
-    need(started.returncode == 0, "needs QEMU registered with the kernel: ci/docker-engine --qemu")
+    need(started.returncode == 0, "needs QEMU registered with the kernel: ci/qemu")
     return image
 
 

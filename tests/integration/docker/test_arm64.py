@@ -96,7 +96,7 @@ def test_an_engine_without_qemu_says_so_before_anything_is_built(contained: Farm
     )
     assert "exec format error" in answer.document["error"]["where"]
     assert without_emulation in answer.document["error"]["where"]
-    assert "ci/docker-engine --qemu" in answer.document["error"]["next"]
+    assert "ci/qemu" in answer.document["error"]["next"]
     assert not list(contained.work.glob("jobs/*/raw"))
 
 
@@ -105,28 +105,25 @@ REGISTER = """
 set -e
 mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 cd /proc/sys/fs/binfmt_misc
-"$1" --qemu && grep flags: qemu-aarch64
-"$1" --qemu
+"$1" && grep flags: qemu-aarch64
+"$1"
 echo -1 >qemu-aarch64
 sed -n 's/:[A-Z]*$/:P/p' /usr/lib/binfmt.d/qemu-aarch64.conf >register
-grep flags: qemu-aarch64 && "$1" --qemu && grep flags: qemu-aarch64
+grep flags: qemu-aarch64 && "$1" && grep flags: qemu-aarch64
 """
 
 
 def test_qemu_is_registered_once_and_so_that_containers_find_it(arm64_image: str) -> None:
-    need(
-        Path("/usr/lib/binfmt.d/qemu-aarch64.conf").exists(), "needs Debian's qemu-user-static: ci/docker-engine --qemu"
-    )
+    need(Path("/usr/lib/binfmt.d/qemu-aarch64.conf").exists(), "needs Debian's qemu-user-static: ci/qemu")
     sandbox = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c"]
     trial = subprocess.run([*sandbox, "mount -t binfmt_misc none /mnt"], capture_output=True, check=False)
     need(trial.returncode == 0, "needs Linux 6.7, where a user name space has registrations of its own")
-    script = CHECKOUT / "ci" / "docker-engine"
+    script = CHECKOUT / "ci" / "qemu"
     done = subprocess.run([*sandbox, REGISTER, "bash", str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("docker-engine: engine ")]
-    first, flags, again, without, anew, flags_anew = lines
-    assert first == anew == "docker-engine: QEMU runs programs for aarch64"
-    assert again == "docker-engine: QEMU runs programs for aarch64 already"
+    first, flags, again, without, anew, flags_anew = done.stdout.splitlines()
+    assert first == anew == "qemu: programs for aarch64 run"
+    assert again == "qemu: programs for aarch64 run already"
     assert without == "flags: P"
     assert "F" in flags.removeprefix("flags: ")
     assert "F" in flags_anew.removeprefix("flags: ")

@@ -96,7 +96,7 @@ def check_emulation(client: DockerClient, base: Base, labels: Mapping[str, str])
         raise EngineError(
             f"the Docker engine runs no programs for {platform.words}, which is not its own platform",
             where=f"in a container of {base.reference}: {_words_of(error)}",
-            next_step="let QEMU run them on the engine's machine: `ci/docker-engine --qemu` (Debian, as root) or "
+            next_step="let QEMU run them on the engine's machine: `ci/qemu` (Debian, as root) or "
             f"`docker run --privileged --rm tonistiigi/binfmt --install {ARCHITECTURES[platform]}`; "
             "or build on this machine: --engine local",
         ) from None
