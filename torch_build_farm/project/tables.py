@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -23,7 +23,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
+    GetPydanticSchema,
     PlainValidator,
     StrictFloat,
     StrictInt,
@@ -31,7 +31,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic import ValidationError as PydanticError
-from pydantic_core import ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from torch_build_farm.core import toml
 from torch_build_farm.core.errors import nearest
@@ -212,6 +212,20 @@ def _config_settings(value: Mapping[str, str | tuple[str, ...]]) -> Mapping[str,
     return value
 
 
+def _as_text(read: Callable[[object], object]) -> GetPydanticSchema:
+    """What a type is in tables: text that `read` turns into it.
+
+    The validators that pydantic has for that build a schema of the type itself as well, which takes longer than reading
+    all variants files.
+    """
+
+    def schema(_source: object, _handler: object) -> CoreSchema:
+        as_text = core_schema.plain_serializer_function_ser_schema(str)  # of defaults in references
+        return core_schema.no_info_plain_validator_function(read, serialization=as_text)
+
+    return GetPydanticSchema(schema)
+
+
 # Environment variables of a build that only the farm sets: with other values it would be another build.
 FARMS_VARIABLES = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
                     "TORCH_BUILD_FARM_SDK", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD", "VIRTUAL_ENV"}  # fmt: skip
@@ -227,14 +241,11 @@ PositiveNumber = Annotated[
     StrictInt | StrictFloat, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
 ]
 NumberFromZero = Annotated[StrictInt | StrictFloat, Field(ge=0), WithJsonSchema({"type": "number", "minimum": 0})]
-MinorName = Annotated[Minor, BeforeValidator(_minor), WithJsonSchema({**_STRING, "pattern": _MINOR})]
-CPythonName = Annotated[
-    CPython, BeforeValidator(_cpython), WithJsonSchema({**_STRING, "pattern": r"^(\d\.\d+t?|cp\d\d+t?)$"})
-]
+MinorName = Annotated[Minor, _as_text(_minor), WithJsonSchema({**_STRING, "pattern": _MINOR})]
+CPythonName = Annotated[CPython, _as_text(_cpython), WithJsonSchema({**_STRING, "pattern": r"^(\d\.\d+t?|cp\d\d+t?)$"})]
 PlatformName = Annotated[
     Machine,
-    PlainValidator(_platform),
-    PlainSerializer(str, return_type=str),
+    _as_text(_platform),
     WithJsonSchema({**_STRING, "enum": [machine.name for machine in MACHINES]}),
 ]
 VersionText = Annotated[str, BeforeValidator(_version)]

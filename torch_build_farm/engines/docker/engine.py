@@ -28,7 +28,7 @@ from torch_build_farm.engines.prefixes import library_folders
 from torch_build_farm.engines.slots import DEFAULT_GB
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant import Variant
+from torch_build_farm.project.variant import Variant, file_name
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -199,9 +199,8 @@ class DockerEngine:
                 )
             return
         major = job.variant.cuda_major
-        remedy = (
-            f"name an image with CUDA {major} (--base-image, or cuda-image in variants/{job.variant.torch.tag}.toml)"
-        )
+        variants_file = file_name(job.variant.torch, job.platform)
+        remedy = f"name an image with CUDA {major} (--base-image, or cuda-image in variants/{variants_file})"
         if contents.nvcc.split(".")[0] != major:
             nvcc = f"nvcc {contents.nvcc}" if contents.nvcc else "no nvcc"
             raise no_cuda_toolkit(job, f"the image {base.reference} has {nvcc}", remedy)
