@@ -172,3 +172,11 @@ def test_an_entry_that_selects_nothing(entry: str, says: str, tmp_path: Path) ->
     with pytest.raises(ConfigError) as raised:
         loaded(tmp_path, ENTRY + entry)
     assert says in raised.value.what
+
+
+def test_an_entry_for_a_minor_that_another_platform_has_alone(tmp_path: Path) -> None:
+    """Flavours, too, may exist for one platform."""
+    entry = f'{ENTRY}torch = ["2.7"]\nbuild-requires = ["x"]\n'
+    project = loaded(tmp_path, entry, {"torch27-aarch64.toml": ARM_29.replace("2.9", "2.7")})
+    (job,) = planned(project, Selection(("2.7",), platforms=(ARM64,))).jobs
+    assert project.settings.for_job(job.variant, job.python).build_requires == ("x",)

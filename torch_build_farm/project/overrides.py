@@ -5,7 +5,7 @@ The docstring below a field is its documentation, as in settings.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from pydantic import ConfigDict
 
 from torch_build_farm.core.errors import nearest
-from torch_build_farm.core.machine import X86_64, Machine
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.project.tables import (
     TABLE_CONFIG,
@@ -110,7 +110,8 @@ class Override:
 
     def problems(self, described: Mapping[Machine, Mapping[Minor, Variant]]) -> Iterator[str]:
         """What is wrong with this entry beside these variants, a sentence each, with the key that it is about."""
-        variants = described[self.platform or X86_64]
+        platforms = [self.platform] if self.platform else list(described)
+        variants = [variant for platform in platforms for variant in described[platform].values()]
         joined = (*_MERGED, *_APPENDED)
         if not any(getattr(self, name) for name in joined) and all(getattr(self, name) is None for name in _REPLACED):
             keys = ", ".join(kebab(name) for name in (*joined, *_REPLACED))
@@ -120,27 +121,28 @@ class Override:
 
         unknown = list(self._unknown_selectors(variants))
         yield from unknown
-        jobs = ((variant, python) for variant in variants.values() for python in variant.cpython)
+        jobs = ((variant, python) for variant in variants for python in variant.cpython)
         if not unknown and not any(self.selects(*job) for job in jobs):
             yield ": selects no job: no minor that this farm knows has all that it names"
 
-    def _unknown_selectors(self, variants: Mapping[Minor, Variant]) -> Iterator[str]:
+    def _unknown_selectors(self, variants: Sequence[Variant]) -> Iterator[str]:
         """Each selector that can select nothing beside these variants, whatever the others say."""
-        minors = [str(minor) for minor in variants]
+        minors = sorted({variant.torch for variant in variants})
         if isinstance(self.torch, tuple):
             for minor in self.torch:
-                if minor not in variants:
-                    yield f".torch: {minor} is no minor that this farm knows; {nearest(str(minor), minors)}"
-        elif not any(self._selects_minor(minor) for minor in variants):
-            yield f".torch: {self.torch!r} admits no minor that this farm knows; known: {', '.join(minors)}"
+                if minor not in minors:
+                    yield f".torch: {minor} is no minor that this farm knows; {nearest(str(minor), map(str, minors))}"
+        elif not any(self._selects_minor(minor) for minor in minors):
+            known = ", ".join(map(str, minors))
+            yield f".torch: {self.torch!r} admits no minor that this farm knows; known: {known}"
 
-        pythons = sorted({python for variant in variants.values() for python in variant.cpython})
+        pythons = sorted({python for variant in variants for python in variant.cpython})
         for python in self.cpython:
             if python not in pythons:
                 hint = nearest(str(python), map(str, pythons))
                 yield f".cpython: no torch that this farm knows has CPython {python}; {hint}"
 
-        releases = list(dict.fromkeys(variant.cuda for variant in variants.values() if variant.cuda))
+        releases = list(dict.fromkeys(variant.cuda for variant in variants if variant.cuda))
         if self.cuda and not any(_admits(self.cuda, release) for release in releases):
             known = ", ".join(releases)
             yield f".cuda: {self.cuda!r} admits no CUDA of a torch that this farm knows; known: {known}"
