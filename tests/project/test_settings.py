@@ -67,6 +67,7 @@ def test_an_unknown_key_below_names_its_own_neighbours(tmp_path: Path) -> None:
         ("imports = ['demo.1x']", "not an import name"),
         ("packages = 'demo'", "packages"),
         ("environment = { MAKEFLAGS = '-j8' }", "the farm sets this itself"),
+        ("environment = { TORCH_BUILD_FARM_SYSROOT = '/x' }", "the farm sets this itself"),
         ("requires = ['numpy', 'Torch>=2']", "'Torch>=2': the farm pins torch itself"),
         ("requires = ['numpy @ https://example.org/numpy.whl']", "package indexes refuse"),
         ("requires = ['numpy>>1']", "requires[0]"),

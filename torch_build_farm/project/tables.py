@@ -228,7 +228,8 @@ def _as_text(read: Callable[[object], object]) -> GetPydanticSchema:
 
 # Environment variables of a build that only the farm sets: with other values it would be another build.
 FARMS_VARIABLES = {"MAKEFLAGS", "PATH", "SKBUILD_BUILD_DIR", "SOURCE_DATE_EPOCH", "TMPDIR", "TORCH_BUILD_FARM_ASKED",
-                    "TORCH_BUILD_FARM_SDK", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD", "VIRTUAL_ENV"}  # fmt: skip
+                    "TORCH_BUILD_FARM_SDK", "TORCH_BUILD_FARM_SYSROOT", "UV_CACHE_DIR", "UV_CONSTRAINT", "UV_NO_BUILD",
+                    "VIRTUAL_ENV"}  # fmt: skip
 # The build folder, as scikit-build-core and meson-python call it.
 _FARMS_CONFIG_SETTINGS = {"build-dir", "builddir", "skbuild.build-dir"}
 # Text that `ci` writes into workflows, where quotes, spaces and $ have a meaning of their own.
