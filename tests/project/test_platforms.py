@@ -133,7 +133,11 @@ def test_the_stable_variant_serves_what_its_platform_has(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("torch29-aarch64.toml", ARM_29.replace('"aarch64"', '"x86_64"'), "belongs in torch29.toml"),
+        (
+            "torch29-aarch64.toml",
+            ARM_29.replace('platform = "aarch64"', ""),
+            'platform: torch29-aarch64.toml is for arm64: it needs platform = "aarch64", or the name torch29.toml',
+        ),
         ("torch299.toml", ARM_29, "torch: 2.9 for arm64 belongs in torch29-aarch64.toml"),
         ("torch29-aarch64.toml", ARM_29.replace('"aarch64"', '"arm64"'), "platform: 'arm64' is no platform"),
         ("torch29-aarch64.toml", ARM_29.replace('cuda-runtime = ""', 'cuda-runtime = "x==1"'), "cuda-runtime"),

@@ -306,10 +306,7 @@ def _read_file(path: Path, problems: list[str]) -> Variant | None:
 
 def _contradictions(variant: Variant, name: str, pin: Any) -> list[str]:
     """What a variants file states that cannot all be true."""
-    problems = []
-    expected = file_name(variant.torch, variant.platform)
-    if name != expected:
-        problems.append(f"torch: {variant.on_platform} belongs in {expected}, not in {name}")
+    problems = _name_contradictions(variant, name)
     if pin is not None and pin != variant.pin:
         problems.append(
             f"pin: {pin!r} contradicts torch = {str(variant.torch)!r}; wheels are pinned to {variant.pin!r}: "
@@ -321,6 +318,18 @@ def _contradictions(variant: Variant, name: str, pin: Any) -> list[str]:
     if len(set(variant.cpython)) != len(variant.cpython):
         problems.append("cpython: a tag is listed twice")
     return problems
+
+
+def _name_contradictions(variant: Variant, name: str) -> list[str]:
+    """What is wrong with a file of that name, a sentence at most."""
+    expected = file_name(variant.torch, variant.platform)
+    if name == expected:
+        return []
+    for machine in MACHINES:
+        if name == file_name(variant.torch, machine):
+            key = f'platform = "{machine.name}"'
+            return [f"platform: {name} is for {machine.words}: it needs {key}, or the name {expected}"]
+    return [f"torch: {variant.on_platform} belongs in {expected}, not in {name}"]
 
 
 def _flavour_contradictions(variant: Variant) -> list[str]:
