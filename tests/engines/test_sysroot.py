@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,37 @@ def test_a_link_out_of_the_system_leads_nowhere(tmp_path: Path) -> None:
     assert not Sysroot(ARM64, root).pythons
 
 
+def test_a_library_out_of_the_system_is_not_read(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    add_python(tmp_path / "outside", "/include")
+    (root / "usr" / "bin").mkdir(parents=True)
+    (root / "usr" / "bin" / "python3.11").write_text("")
+    (root / "usr" / "lib").symlink_to(tmp_path / "outside" / "lib")
+    assert not Sysroot(ARM64, root).pythons
+
+
+def test_more_links_than_are_followed_lead_nowhere(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    add_python(root / "usr", "/include")
+    python = root / "usr" / "bin" / "python3.11"
+    python.unlink()
+    (tmp_path / "outside").write_text("")
+    links = [python, *(python.with_name(f"link{number}") for number in range(60))]
+    for link, target in pairwise([*links, tmp_path / "outside"]):
+        link.symlink_to(target.name if target in links else target)
+    assert not Sysroot(ARM64, root).pythons
+
+
+@pytest.mark.parametrize("name", ["lib/python3.11/_sysconfigdata__linux_aarch64-linux-gnu.py", "include/patchlevel.h"])
+def test_a_fifo_in_place_of_a_file_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    add_python(tmp_path / "usr", "/usr/include", headers=tmp_path / "usr" / "include")
+    path = tmp_path / "usr" / name
+    path.unlink()
+    os.mkfifo(path)
+    python = Sysroot(ARM64, tmp_path).pythons.get(CP311)
+    assert python is None or python.version == ""
+
+
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     (tmp_path / "usr" / "bin").mkdir(parents=True)
     (tmp_path / "usr" / "bin" / "python3.11").symlink_to("python3.11")
@@ -69,7 +102,17 @@ def test_a_cpython_without_headers_has_no_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["build_time_vars = open('executed', 'w')\n", "build_time_vars = [1]\n", "not Python (\n", "other = {}\n", "\0"],
+    [
+        "build_time_vars = open('executed', 'w')\n",
+        "build_time_vars = [1]\n",
+        "build_time_vars = {[]: 1}\n",
+        f"build_time_vars = {'-' * 10_000}1\n",
+        f"build_time_vars = {{}}\n{'#' * (1 << 20)}\n",
+        "not Python (\n",
+        "other = {}\n",
+        "\0",
+    ],
+    ids=["a call", "a list", "no key", "deep", "large", "no Python", "other", "NUL"],
 )
 def test_its_sysconfig_is_read_and_not_executed(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -78,6 +121,13 @@ def test_its_sysconfig_is_read_and_not_executed(text: str, tmp_path: Path, monke
     data.write_text(text)
     assert not Sysroot(ARM64, tmp_path).pythons
     assert not (tmp_path / "executed").exists()
+
+
+def test_its_sysconfig_has_texts_and_numbers(tmp_path: Path) -> None:
+    add_python(tmp_path / "usr", "/usr/include/python3.11")
+    (data,) = tmp_path.glob("usr/lib/python3.11/_sysconfigdata_*")
+    data.write_text("build_time_vars = {'CC': b'gcc', 'SOABI': 'cpython-311', 'SIZEOF_VOID_P': 8}\n")
+    assert Sysroot(ARM64, tmp_path).pythons[CP311].variables == {"SOABI": "cpython-311", "SIZEOF_VOID_P": 8}
 
 
 def test_a_free_threaded_cpython_is_another(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from torch_build_farm.core import foreign_files
 from torch_build_farm.core.errors import ToolError
 from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.process import capture
@@ -28,6 +29,7 @@ _FOR_PROGRAMS = ("lib", "lib32", "lib64", "usr", "opt")  # folders at the top th
 _PROCESSORS = ("possible", "present")
 _VERSION = re.compile(r'^#define PY_VERSION\s+"([^"+]+)', re.MULTILINE)  # patchlevel.h; "+" marks a checkout
 _MOST_LINKS = 40  # in a row, as in Linux (path_resolution(7))
+_LARGEST_FILE = 1 << 20  # bytes of a file that is read; CPython's have some 60 KB
 _HOW = "see docs/how-to/arm64.md"
 
 
@@ -74,7 +76,7 @@ class Sysroot:
             if python in pythons:
                 continue
             for path in sorted(library.glob("_sysconfigdata_*.py")):
-                variables = _build_time_variables(path)
+                variables = _build_time_variables(self.real(self._path_there(path)))
                 if variables is not None:
                     pythons[python] = self._python(executable, variables)
                     break
@@ -116,7 +118,7 @@ class Sysroot:
             )
 
     def real(self, path: str) -> Path:
-        """Where a path of that system lies here; links are followed within the sysroot."""
+        """Where a path of that system lies here; links are followed within the sysroot, and too many lead nowhere."""
         here = self.folder
         parts = list(Path(path).parts)
         links = 0
@@ -126,12 +128,18 @@ class Sysroot:
                 here = self.folder
             elif part == "..":
                 here = here.parent if here != self.folder else here
-            elif (here / part).is_symlink() and links < _MOST_LINKS:
+            elif (here / part).is_symlink():
                 links += 1
+                if links > _MOST_LINKS:
+                    return self.folder / "nonexistent"
                 parts = [*(here / part).readlink().parts, *parts]
             else:
                 here /= part
         return here
+
+    def _path_there(self, path: Path) -> str:
+        """The path in that system of what lies in the sysroot."""
+        return f"/{path.relative_to(self.folder)}"
 
     def _installed(self) -> Iterator[tuple[CPython, Path, Path]]:
         """Each CPython, with its executable and the folder of its standard library."""
@@ -141,12 +149,15 @@ class Sysroot:
                 match = re.fullmatch(r"python(3\.\d+t?)", path.name)
                 executable = self.real(f"{prefix}/bin/{path.name}")
                 if match and executable.is_file():
-                    yield CPython.parse(match[1]), executable, executable.parent.parent / "lib" / path.name
+                    home = self._path_there(executable.parent.parent)
+                    yield CPython.parse(match[1]), executable, self.real(f"{home}/lib/{path.name}")
 
     def _python(self, executable: Path, variables: Mapping[str, str | int]) -> TargetPython:
         include = self.real(str(variables.get("INCLUDEPY", "/nonexistent")))
-        patchlevel = include / "patchlevel.h"
-        version = _VERSION.search(patchlevel.read_text("utf-8", "replace")) if patchlevel.is_file() else None
+        version = None
+        with contextlib.suppress(OSError):
+            text = foreign_files.content(include / "patchlevel.h", _LARGEST_FILE).decode("utf-8", "replace")
+            version = _VERSION.search(text)
         if version is None or not (include / "Python.h").is_file():
             return TargetPython(executable, "", "", variables)
         return TargetPython(executable, version[1], str(include), variables)
@@ -169,11 +180,14 @@ def missing(machine: Machine) -> ToolError:
 def _build_time_variables(path: Path) -> dict[str, str | int] | None:
     """The assignment in CPython's _sysconfigdata module, read and not executed; None for another file."""
     try:
-        module = ast.parse(path.read_text("utf-8"))
+        module = ast.parse(foreign_files.content(path, _LARGEST_FILE))
         for statement in module.body:
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "build_time_vars":
                 value = ast.literal_eval(statement.value)
-                return dict(value) if isinstance(value, dict) else None
-    except (OSError, SyntaxError, ValueError):
+                if not isinstance(value, dict):
+                    return None
+                return {str(name): text for name, text in value.items() if isinstance(text, str | int)}
+    # What ast's parser and literal_eval raise for text of any kind.
+    except (OSError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     return None
