@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
-from torch_build_farm.core.errors import ConfigError, UnknownTorchError, UsageError
+from torch_build_farm.core.errors import ConfigError, NoPythonError, UnknownTorchError, UsageError
 from torch_build_farm.core.machine import ARM64, X86_64, running
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.pipeline.shared_wheels import earlier_jobs
@@ -120,6 +120,20 @@ def test_a_minor_without_a_file_for_the_platform_has_no_jobs(tmp_path: Path) -> 
         "demo-torch29-cp311-aarch64"
     ]
     assert neighbour(lacking, by_platform[ARM64][Minor(2, 9)]) is None
+
+
+def test_a_sysroot_without_headers_has_no_cpython_to_build_for(tmp_path: Path) -> None:
+    other = X86_64 if running() == ARM64 else ARM64
+    with pytest.raises(NoPythonError) as raised:
+        plan(
+            loaded(tmp_path),
+            Selection(("2.9",), platforms=(other,)),
+            version="1",
+            requires_python="",
+            engine=lambda _: {},
+            running=CP311,
+        )
+    assert "headers" in raised.value.next_step
 
 
 def test_the_stable_variant_serves_what_its_platform_has(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ class LocalEngine:
             compiler = self._compiler_version(job)
             if not compiler.ok:
                 raise self._no_compiler(job, (compiler.tail or ("no output",))[-1])
-            check_gcc(job, compiler.tail[0], "install one and name it in CXX and CC")
+            check_gcc(job, compiler.tail[0], f"install one and name it in {self._compiler_variables(job)}")
             if self.sysroot(job.platform):
                 self._check_cross_build(job)
         if not self.project.settings.network and self._why_network:
@@ -292,6 +292,15 @@ class LocalEngine:
         if self._prefix:
             self._prefix.make(self.store, shell)
 
+    def _compiler_variables(self, job: Job) -> str:
+        """What names a job's compiler, for people: CC and CXX of the caller are those for this machine."""
+        if self.sysroot(job.platform):
+            return (
+                "environment = { CC = ..., CXX = ... } of an entry of [[tool.torch-build-farm.overrides]] with "
+                f'platform = "{job.platform.name}"'
+            )
+        return "CXX and CC"
+
     def _no_compiler(self, job: Job, said: str) -> ToolError:
         packages = "Debian: apt install g++; Fedora: dnf install gcc-c++"
         if self.sysroot(job.platform):
@@ -299,7 +308,7 @@ class LocalEngine:
         return ToolError(
             f"no C++ compiler for {job.platform.words}: {self._compiler(job)} does not run",
             where=said,
-            next_step=f"install one ({packages}) or name it in CXX",
+            next_step=f"install one ({packages}) or name it in {self._compiler_variables(job)}",
         )
 
     def _check_cross_build(self, job: Job) -> None:

@@ -437,7 +437,7 @@ def _no_python(
     )
     if variant.platform != machine.running():
         next_step = (
-            f"choose another with --python, or let both have it: this machine, and the system of "
+            f"choose another with --python, or let both have it: this machine, and with its headers the system of "
             f"{variant.platform.words} that is built for (in Docker: name an image that has it with --base-image)"
         )
     return NoPythonError(
