@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -12,7 +13,9 @@ from pathlib import Path, PurePath
 import pytest
 
 from tests.engines.test_sysroot import add_python
-from torch_build_farm.core.machine import ARM64
+from tests.family import make_wheel
+from torch_build_farm.core import tools
+from torch_build_farm.core.machine import ARM64, MACHINES, running
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import cross_compiling
 from torch_build_farm.engines.sysroot import Sysroot, TargetPython
@@ -91,3 +94,17 @@ def test_meson_is_told_by_a_cross_file() -> None:
     assert dict(parser["host_machine"]) == {
         "system": "'linux'", "cpu_family": "'aarch64'", "cpu": "'aarch64'", "endian": "'little'",
     }  # fmt: skip
+
+
+def test_what_the_farm_installs_is_for_this_machine(tmp_path: Path, target: TargetPython) -> None:
+    """A back end may ask for CMake after it was answered, which has to run here."""
+    home = tmp_path / "environment"
+    venv.create(home, symlinks=True)
+    packages = Path(site_packages(home, CPython.running()))
+    cross_compiling.let_answer(packages, target, ARM64)
+    for machine in MACHINES:
+        make_wheel(tmp_path, "tool", "1", {f"{machine.name}.py": ""}, tag=f"py3-none-manylinux_2_17_{machine.name}")
+    options = ["--no-cache", "--no-index", "--find-links", str(tmp_path), "--python", str(home)]
+    env = {**os.environ, **cross_compiling.OWN_MACHINE}
+    subprocess.run([tools.uv(), "pip", "install", *options, "tool"], env=env, capture_output=True, check=True)
+    assert [machine for machine in MACHINES if (packages / f"{machine.name}.py").exists()] == [running()]

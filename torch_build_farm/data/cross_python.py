@@ -2,7 +2,8 @@
 
 Back ends ask it for headers, file names and tags (sysconfig, platform, os.uname), which has to be those of the target;
 the same modules of crossenv do. Only this environment's CPython reads this file, by its .pth file: variables of the
-environment such as _PYTHON_HOST_PLATFORM would change every other Python that a build starts, too.
+environment such as _PYTHON_HOST_PLATFORM would change every other Python that a build starts, too. The farm's own uv
+asks as well, for what it installs, and that has to run on this machine: TORCH_BUILD_FARM_OWN_MACHINE says so.
 """
 
 import json
@@ -23,4 +24,5 @@ def _answer_as(target: dict[str, Any]) -> None:
         scheme["include"] = scheme["platinclude"] = target["include"]
 
 
-_answer_as(json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")))
+if "TORCH_BUILD_FARM_OWN_MACHINE" not in os.environ:
+    _answer_as(json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")))

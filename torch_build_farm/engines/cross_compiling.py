@@ -17,6 +17,8 @@ from torch_build_farm.core.resources import DATA
 from torch_build_farm.engines.sysroot import TargetPython
 
 _MODULE = "_torch_build_farm_cross"
+# With it an environment's CPython answers for this machine all the same (data/cross_python.py).
+OWN_MACHINE = {"TORCH_BUILD_FARM_OWN_MACHINE": "1"}
 # Of the target's variables those that are about the machine, and not about where its CPython is installed.
 _VARIABLES = (
     "ABIFLAGS", "AR", "ARFLAGS", "BLDSHARED", "CC", "CCSHARED", "CFLAGS", "CONFIGURE_CFLAGS", "CPPFLAGS", "CXX",

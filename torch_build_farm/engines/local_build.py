@@ -130,8 +130,9 @@ class LocalBuild:
     def _uv(self, *words: str) -> None:
         """Call uv with the store's cache, which no foreign code learns of, and with no other way to link from it."""
         cache = {"UV_CACHE_DIR": str(self.engine.store.uv_cache), "UV_LINK_MODE": "clone"}
+        env = {**self.env, **cache, **cross_compiling.OWN_MACHINE}
         self.foreign_tail = ()
-        _require_success(self._start([str(tools.uv()), *words], self.home.parent, {**self.env, **cache}))
+        _require_success(self._start([str(tools.uv()), *words], self.home.parent, env))
 
     def _install(self, requirements: set[str]) -> SharedFiles:
         """Install requirements; returns what the environment then shares with the store."""
