@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cmake
@@ -29,6 +30,8 @@ def files_for(platform: Machine, engine: Machine, shell: Shell) -> Mapping[str, 
         return _files(programs, Path(str(cmake.CMAKE_DATA)))
     with tempfile.TemporaryDirectory(dir=shell.cwd) as name:
         folder = Path(name)
+        # With the caller's index and proxies, and from wheels alone.
+        shell = replace(shell, env=tools.environment(folder / "uv-cache", folder))
         _fetch(folder, f"{engine}-unknown-linux-musl", ["uv"], shell)
         _fetch(folder, f"{platform}-unknown-linux-gnu", ["cmake", "ninja"], shell)
         data = folder / "cmake" / "data"
