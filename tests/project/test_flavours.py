@@ -121,6 +121,15 @@ def test_what_the_stable_abi_serves_has_no_flavours(tmp_path: Path) -> None:
         loaded(tmp_path, 'stable-abi = "2.9"\n')
 
 
+def test_what_the_stable_abi_serves_has_no_flavours_for_arm64_either(tmp_path: Path) -> None:
+    path = tmp_path / "variants" / "torch29-cu126-aarch64.toml"
+    path.parent.mkdir()
+    path.write_text(f'platform = "aarch64"\n{FLAVOUR}')
+    (tmp_path / "pyproject.toml").write_text(f'{PROJECT}stable-abi = "2.9"\n')
+    with pytest.raises(ConfigError, match=r"2\.9:cu126 too; remove variants/torch29-cu126-aarch64\.toml"):
+        load(tmp_path, CHECKOUT)
+
+
 def test_the_workflows_have_its_jobs(tmp_path: Path) -> None:
     """GitHub knows a job's outputs by the names in the file alone."""
     loaded(tmp_path, '[tool.torch-build-farm.ci]\npython = ["3.12"]\n')

@@ -7,7 +7,7 @@ comments that `init` writes are made of it (project/reference.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,14 @@ from torch_build_farm.project.tables import (
     load_toml,
     read_table,
 )
-from torch_build_farm.project.variant import CoreVariant, StableVariant, Variant, collect_variants, file_name
+from torch_build_farm.project.variant import (
+    CoreVariant,
+    Described,
+    StableVariant,
+    Variant,
+    collect_variants,
+    file_name,
+)
 
 TABLE = "torch-build-farm"
 SYSTEM = "system"  # who brings a library of `external-libraries` that no distribution has: the user's system
@@ -509,10 +516,10 @@ def load(root: Path, builtin: Path) -> Project:
         for number, override in enumerate(settings.overrides):
             problems += [f"{path}: [tool.{TABLE}]: overrides[{number}]{it}" for it in override.problems(described)]
     if settings and not problems:
-        of_table = _stable_problems(settings, torch_minors, flavours)
+        of_table = _stable_problems(settings, torch_minors, described)
         problems += [f"{path}: [tool.{TABLE}]: {problem}" for problem in of_table]
     if settings and settings.core and not problems:
-        names = Project(root, settings, torch_minors, (), flavours).family_names
+        names = Project(root, settings, torch_minors, (), flavours, described).family_names
         of_core = settings.core.problems(names, settings.packages)
         problems += [f"{path}: [tool.{TABLE}]: {problem}" for problem in of_core]
     if problems or settings is None:
@@ -530,14 +537,16 @@ def _without_and_with_flavour(
     return torch_minors, flavours
 
 
-def _stable_problems(settings: Settings, torch_minors: Mapping[Minor, Variant], flavours: Iterable[Minor]) -> list[str]:
+def _stable_problems(settings: Settings, torch_minors: Mapping[Minor, Variant], described: Described) -> list[str]:
     """What is wrong with `stable-abi`: its wheel is built against that minor, and tested with the newest as well."""
     floor = settings.stable_abi
     if floor is None:
         return []
-    served = [minor for minor in flavours if minor >= floor]
-    if served:
-        return [f"stable-abi: its wheel serves torch {served[0]} too; remove variants/{served[0].tag}.toml"]
+    for platform, of_platform in described.items():
+        for minor in of_platform:
+            if minor.flavour and minor >= floor:
+                file = f"variants/{file_name(minor, platform)}"
+                return [f"stable-abi: its wheel serves torch {minor} too; remove {file}"]
     if floor not in torch_minors:
         known = ", ".join(map(str, torch_minors))
         return [f"stable-abi: torch {floor} has no file variants/{floor.tag}.toml; known minors: {known}"]
