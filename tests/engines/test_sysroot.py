@@ -146,6 +146,13 @@ def test_what_is_no_folder_is_refused_by_the_variable_that_names_it(
     assert raised.value.where == named
 
 
+def test_a_path_with_a_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "arm 64").mkdir()
+    monkeypatch.setenv(variable_of(ARM64), str(tmp_path / "arm 64"))
+    with pytest.raises(ToolError, match="has a space, which compiler options cannot carry"):
+        Sysroot.of(ARM64)
+
+
 def test_qemu_finds_no_processors_of_this_machine(tmp_path: Path) -> None:
     """Else torch's cpuinfo takes them for arm64's, and torch 2.13 crashes."""
     root = tmp_path / "root"

@@ -55,7 +55,10 @@ class Sysroot:
 
     @classmethod
     def of(cls, machine: Machine) -> Sysroot | None:
-        """The one that the environment names; None if it names none. Raises ToolError for what is no folder."""
+        """The one that the environment names; None if it names none.
+
+        Raises ToolError for what is no folder, and for a path with a space.
+        """
         named = os.environ.get(variable_of(machine))
         if not named:
             return None
@@ -65,6 +68,12 @@ class Sysroot:
                 f"{variable_of(machine)} is not the absolute path of a folder",
                 where=named,
                 next_step=f"name the folder that holds usr/ and lib/ of {machine.words} Linux; {_HOW}",
+            )
+        if any(character.isspace() for character in named):
+            raise ToolError(
+                f"{variable_of(machine)} has a space, which compiler options cannot carry",
+                where=named,
+                next_step="move the folder, or name it by a link without one",
             )
         return cls(machine, folder)
 
