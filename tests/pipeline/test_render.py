@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
 from tests.conftest import CHECKOUT
+from torch_build_farm.core import tools
 from torch_build_farm.core.errors import RenderError, SourceError
 from torch_build_farm.core.versions import CPython, Minor
 from torch_build_farm.engines.variables import CONSTRAINTS, DRIVER_STUBS, NVCC_WITH_TOKENS, PRELUDE, TOOLCHAIN
@@ -299,3 +301,17 @@ def test_cmake_sees_the_projects_own_name(tmp_path: Path) -> None:
     ):
         settings = document(rendered(tmp_path, text))["tool"]["scikit-build"]
         assert settings["cmake"]["define"] == defines
+
+
+def test_the_toolchain_file_has_the_projects_folders_as_they_are(tmp_path: Path) -> None:
+    """In a native build, too: CMake reads what it leaves out."""
+    folder = '/opt/a"b$ENV{HOME}'
+    (tmp_path / "source").mkdir()
+    tree = rendered(tmp_path / "source", f"{PYPROJECT}prefixes = [{json.dumps(folder)}]\n")
+    file = tmp_path / "toolchain.cmake"
+    file.write_text(tree.rendered[TOOLCHAIN] + 'message("${CMAKE_FIND_ROOT_PATH}")\n')
+    command = [str(tools.scripts() / "cmake"), "-P", str(file)]
+    for sysroot in ({}, {"TORCH_BUILD_FARM_SYSROOT": "/sysroot"}):
+        done = subprocess.run(command, env=sysroot, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (folder in done.stderr) == bool(sysroot)
