@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,19 @@ from torch_build_farm.core.machine import ARM64, X86_64, running
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.engines.local import LocalEngine
-from torch_build_farm.engines.sysroot import variable_of
+from torch_build_farm.engines.local import LocalEngine, _check_system_packages
+from torch_build_farm.engines.sysroot import Sysroot, variable_of
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
+
+INSTALLED = """Package: libfmt-dev
+Status: install ok installed
+Maintainer: nobody <nobody@example.org>
+Architecture: arm64
+Multi-Arch: same
+Version: 9.1.0
+Description: none
+"""
 
 
 def test_a_cross_compiler_is_named_in_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +40,18 @@ def test_a_cross_compiler_is_named_in_the_settings(tmp_path: Path, monkeypatch: 
     with pytest.raises(ToolError, match="no-such-compiler does not run") as raised:
         LocalEngine(project, TorchStore(tmp_path / "store", "")).check([job], shell)
     assert "[[tool.torch-build-farm.overrides]]" in raised.value.next_step
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-query"), reason="needs Debian's dpkg")
+def test_packages_of_a_system_that_was_unpacked_and_not_installed(tmp_path: Path) -> None:
+    """As ci/sysroot does: dpkg's list is empty, whatever is there."""
+    settings = load(CHECKOUT, CHECKOUT).settings
+    packages = replace(settings.system_packages, apt=("libfmt-dev", "libre2-dev"))
+    settings = replace(settings, system_packages=packages)
+    database = tmp_path / "var" / "lib" / "dpkg"
+    database.mkdir(parents=True)
+    (database / "status").touch()
+    _check_system_packages(settings, Sysroot(ARM64, tmp_path))
+    (database / "status").write_text(INSTALLED)
+    with pytest.raises(ToolError, match="system packages are missing: libre2-dev\n"):
+        _check_system_packages(settings, Sysroot(ARM64, tmp_path))

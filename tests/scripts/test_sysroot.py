@@ -29,8 +29,8 @@ def add(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def sysroot(programs: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(CHECKOUT / "ci" / "sysroot"), str(folder), "--suite", "bookworm"]
+def sysroot(programs: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [str(CHECKOUT / "ci" / "sysroot"), str(folder), "--suite", "bookworm", *options]
     return subprocess.run(
         command, env={"PATH": f"{programs}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
     )
@@ -54,6 +54,13 @@ def test_a_system_is_made_once_and_named(programs: Path, tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith(f"export TORCH_BUILD_FARM_SYSROOT_AARCH64={folder}\n")
     assert list(folder.iterdir()) == [folder / "usr"]
+
+
+def test_further_packages(programs: Path, tmp_path: Path) -> None:
+    add(programs, "mmdebstrap", f"{UNPACK}; printf '%s\\n' \"$@\" >{tmp_path}/arguments")
+    assert sysroot(programs, tmp_path / "arm64", "--include", "libfmt-dev,libre2-dev").returncode == 0
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert "--include=python3,libpython3-dev,libstdc++6,libfmt-dev,libre2-dev" in arguments
 
 
 def test_another_folder_stays_as_it_is(programs: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from torch_build_farm.project.variant import Variant
 
 _QUERY = {"apt": ("dpkg-query", "-W", "-f", "${Status}"), "dnf": ("rpm", "-q")}
 # Of a sysroot: where its packages are listed, and how the query is told.
-_DATABASES = {"apt": "var/lib/dpkg", "dnf": "var/lib/rpm"}
+_DATABASES = {"apt": "var/lib/dpkg/status", "dnf": "var/lib/rpm"}
 _IN_FOLDER = {"apt": lambda root: [f"--admindir={root}/var/lib/dpkg"], "dnf": lambda root: [f"--root={root}"]}
 
 
@@ -431,7 +431,7 @@ def _check_system_packages(settings: Settings, sysroot: Sysroot | None) -> None:
         if not shutil.which(query[0]):  # another distribution's manager
             continue
         if sysroot:
-            if not (sysroot.folder / _DATABASES[manager]).exists():
+            if not _lists_packages(sysroot.folder / _DATABASES[manager]):
                 continue
             query = (query[0], *_IN_FOLDER[manager](sysroot.folder), *query[1:])
         missing = []
@@ -447,3 +447,11 @@ def _check_system_packages(settings: Settings, sysroot: Sysroot | None) -> None:
                 where="[tool.torch-build-farm.system-packages]",
                 next_step=f"{manager} install {' '.join(missing)}" + (f", in {sysroot.folder}" if sysroot else ""),
             )
+
+
+def _lists_packages(database: Path) -> bool:
+    """Whether a sysroot has a database of its packages, a file or a folder, that is not empty.
+
+    Where packages were unpacked and not installed (ci/sysroot) it is, and the build says what it lacks.
+    """
+    return database.is_dir() or (database.is_file() and database.stat().st_size > 0)
