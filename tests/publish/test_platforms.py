@@ -13,7 +13,7 @@ from tests.index import Index
 from tests.proofs import prove
 from tests.release import Release, with_members
 from torch_build_farm.core import machine
-from torch_build_farm.core.errors import PublishError
+from torch_build_farm.core.errors import PublishError, UsageError
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.publish import inventory, served_platforms
 
@@ -214,3 +214,10 @@ def test_a_wheel_for_every_machine_is_checked_once(release: Release, index: Inde
     assert answer.code == 0, answer.err
     assert len(answer.document["installed"]) == 1
     assert answer.document["downloaded"] == {}
+
+
+def test_a_platform_that_a_release_has_nothing_for_is_named(release: Release, index: Index, call: Call) -> None:
+    release.published(index, release.variant("2.9", tag=tag("cp312", X86_64)))
+    answer = call("check", index.url, "--index-url", index.url, "--platform", "aarch64")
+    assert answer.code == UsageError.exit_code
+    assert f"no variant of demo 1.0 for arm64 was published to {index.url}" in answer.err

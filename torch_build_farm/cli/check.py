@@ -96,7 +96,8 @@ def _check(context: Context, options: CheckOptions) -> int:
     published = published_list.read(project.root)
     version = _version(options.version) if options.version else _newest(published, project, target)
     release = install_check.Release(project, version, target.index, published.of(target.name))
-    variants = project.variants_of(parse_platforms(options.platform) or MACHINES)
+    platforms = parse_platforms(options.platform)
+    variants = project.variants_of(platforms or MACHINES)
     installed: dict[str, str] = {}
     downloaded: dict[str, str] = {}
     with (
@@ -112,8 +113,10 @@ def _check(context: Context, options: CheckOptions) -> int:
             checked = downloaded if installation.for_another_machine else installed
             checked[installation.what] = str(installation.python)
     if not installed and not downloaded:
+        words = " or ".join(platform.words for platform in platforms)
+        for_platforms = f" for {words}" if platforms else ""
         raise UsageError(
-            f"no variant of {project.settings.name} {version} was published to {target.name}",
+            f"no variant of {project.settings.name} {version}{for_platforms} was published to {target.name}",
             where=str(project.root / published_list.NAME),
             next_step="name a version that it lists",
         )
