@@ -14,7 +14,8 @@ from torch_build_farm.core.machine import ARM64, X86_64, running
 from torch_build_farm.core.process import Runner, Shell
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.engines.local import LocalEngine, _check_system_packages
+from torch_build_farm.engines import system_packages
+from torch_build_farm.engines.local import LocalEngine
 from torch_build_farm.engines.sysroot import Sysroot, variable_of
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import load
@@ -51,7 +52,7 @@ def test_packages_of_a_system_that_was_unpacked_and_not_installed(tmp_path: Path
     database = tmp_path / "var" / "lib" / "dpkg"
     database.mkdir(parents=True)
     (database / "status").touch()
-    _check_system_packages(settings, Sysroot(ARM64, tmp_path))
+    system_packages.check(settings, Sysroot(ARM64, tmp_path))
     (database / "status").write_text(INSTALLED)
     with pytest.raises(ToolError, match="system packages are missing: libre2-dev\n"):
-        _check_system_packages(settings, Sysroot(ARM64, tmp_path))
+        system_packages.check(settings, Sysroot(ARM64, tmp_path))

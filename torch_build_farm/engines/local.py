@@ -21,7 +21,7 @@ from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.process import Completed, Shell, capture, to_be_finished
 from torch_build_farm.core.store import TorchStore
 from torch_build_farm.core.versions import CPython
-from torch_build_farm.engines import ninja_log, no_network
+from torch_build_farm.engines import ninja_log, no_network, system_packages
 from torch_build_farm.engines import sysroot as sysroots
 from torch_build_farm.engines.base import (
     BuildRequest,
@@ -44,11 +44,6 @@ from torch_build_farm.engines.sysroot import Sysroot
 from torch_build_farm.project.plan import Job
 from torch_build_farm.project.settings import Project, Settings
 from torch_build_farm.project.variant import Variant
-
-_QUERY = {"apt": ("dpkg-query", "-W", "-f", "${Status}"), "dnf": ("rpm", "-q")}
-# Of a sysroot: where its packages are listed, and how the query is told.
-_DATABASES = {"apt": "var/lib/dpkg/status", "dnf": "var/lib/rpm"}
-_IN_FOLDER = {"apt": lambda root: [f"--admindir={root}/var/lib/dpkg"], "dnf": lambda root: [f"--root={root}"]}
 
 
 @dataclass(frozen=True)
@@ -284,7 +279,7 @@ class LocalEngine:
         for python in sorted(pythons):
             self._check_headers(python)
         for platform in {job.platform: None for job in jobs}:
-            _check_system_packages(self.project.settings, self.sysroot(platform))
+            system_packages.check(self.project.settings, self.sysroot(platform))
         _check_prefixes(self.project.settings)
         for job in jobs:
             if self._settings(job).cuda_arch_list and not job.variant.cuda_toolkit:  # else wheels bring the toolkit
@@ -421,37 +416,3 @@ def _check_prefixes(settings: Settings) -> None:
                 where="[tool.torch-build-farm] prefixes",
                 next_step="correct prefixes, or let prepare install what belongs there",
             )
-
-
-def _check_system_packages(settings: Settings, sysroot: Sysroot | None) -> None:
-    """Raise ToolError where a package manager of this machine, or of the sysroot, lacks a package of the project."""
-    by_manager = {"apt": settings.system_packages.apt, "dnf": settings.system_packages.dnf}
-    for manager, packages in by_manager.items():
-        query = _QUERY[manager]
-        if not shutil.which(query[0]):  # another distribution's manager
-            continue
-        if sysroot:
-            if not _lists_packages(sysroot.folder / _DATABASES[manager]):
-                continue
-            query = (query[0], *_IN_FOLDER[manager](sysroot.folder), *query[1:])
-        missing = []
-        for package in packages:
-            answer = capture([*query, package])
-            # dpkg knows packages that were removed, too.
-            installed = answer.ok and (manager != "apt" or "ok installed" in answer.tail[0])
-            if not installed:
-                missing.append(package)
-        if missing:
-            raise ToolError(
-                f"system packages are missing: {', '.join(missing)}",
-                where="[tool.torch-build-farm.system-packages]",
-                next_step=f"{manager} install {' '.join(missing)}" + (f", in {sysroot.folder}" if sysroot else ""),
-            )
-
-
-def _lists_packages(database: Path) -> bool:
-    """Whether a sysroot has a database of its packages, a file or a folder, that is not empty.
-
-    Where packages were unpacked and not installed (ci/sysroot) it is, and the build says what it lacks.
-    """
-    return database.is_dir() or (database.is_file() and database.stat().st_size > 0)
