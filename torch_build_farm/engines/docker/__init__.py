@@ -6,7 +6,9 @@ containers, so that logs are written and runs are cancelled in one way only.
 | module | what it does |
 |---|---|
 | client | finds the engine, and the docker command for it |
-| images | base images, what is in them, the farm's layer over them |
+| pinned | which images and build identifiers cibuildwheel has for a platform |
+| images, contents | base images, and the farm's layer over them; what is in a base image |
+| image_tools | the farm's uv, CMake and ninja for an image's platform |
 | containers | confinement, labels, events, removal |
 | store_access | how containers reach the store |
 | session | what one run keeps of the engine |
