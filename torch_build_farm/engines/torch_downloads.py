@@ -60,7 +60,8 @@ def check_index(store: TorchStore, release: str, python: CPython, variant: Varia
         # Resolved and not downloaded: that takes one page of the index. It is a question, so one retry is enough.
         env = {**tools.environment(store.uv_cache, Path(folder)), "UV_HTTP_RETRIES": "1"}
         shell = Shell(runner, env, store.root, log, lambda _: None)
-        platform = f"{variant.platform.name}-unknown-linux-gnu"
+        # The newest glibc that uv names: the question is what the index has.
+        platform = f"{variant.platform.name}-manylinux_2_40"
         options = [
             "--no-deps",
             "--python-version",
