@@ -146,6 +146,14 @@ def test_what_is_no_folder_is_refused_by_the_variable_that_names_it(
     assert raised.value.where == named
 
 
+def test_programs_that_do_not_run_here(tmp_path: Path) -> None:
+    """Debian's package of QEMU registers it where systemd or binfmt-support runs, and in few containers."""
+    add_python(tmp_path / "root" / "usr", "/usr/include/python3.11")
+    with pytest.raises(ToolError, match="programs for arm64 do not run here") as raised:
+        Sysroot(ARM64, tmp_path / "root").check_emulation(CP311, tmp_path / "prefix")
+    assert "`ci/qemu`" in raised.value.next_step
+
+
 def test_a_path_with_a_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "arm 64").mkdir()
     monkeypatch.setenv(variable_of(ARM64), str(tmp_path / "arm 64"))

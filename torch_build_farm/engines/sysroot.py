@@ -122,8 +122,8 @@ class Sysroot:
             raise ToolError(
                 f"programs for {self.machine.words} do not run here, so no wheel for it can be smoke-tested",
                 where=(answer.tail or (str(self.pythons[python].executable),))[-1],
-                next_step="install QEMU's user emulation and register it with the kernel (Debian: apt install "
-                f"qemu-user-static), or leave the tests out: --smoke none; {_HOW}",
+                next_step="install QEMU's user emulation and register it with the kernel (Debian: `ci/qemu`, as "
+                f"root), or leave the tests out: --smoke none; {_HOW}",
             )
 
     def real(self, path: str) -> Path:
