@@ -130,6 +130,18 @@ def test_its_sysconfig_has_texts_and_numbers(tmp_path: Path) -> None:
     assert Sysroot(ARM64, tmp_path).pythons[CP311].variables == {"SOABI": "cpython-311", "SIZEOF_VOID_P": 8}
 
 
+@pytest.mark.parametrize(("built_for", "fits"), [("aarch64-unknown-linux-gnu", True), ("x86_64-pc-linux-gnu", False)])
+def test_a_system_of_another_machine_is_refused(built_for: str, fits: bool, tmp_path: Path) -> None:
+    add_python(tmp_path / "usr", "/usr/include/python3.11")
+    (data,) = tmp_path.glob("usr/lib/python3.11/_sysconfigdata_*")
+    data.write_text(f"build_time_vars = {{'HOST_GNU_TYPE': {built_for!r}}}\n")
+    if fits:
+        assert Sysroot(ARM64, tmp_path).pythons
+    else:
+        with pytest.raises(ToolError, match="a system of another machine: its CPython is for x86_64-pc-linux-gnu"):
+            assert Sysroot(ARM64, tmp_path).pythons
+
+
 def test_a_free_threaded_cpython_is_another(tmp_path: Path) -> None:
     add_python(tmp_path / "usr", "/i", name="python3.13t", headers=tmp_path / "i")
     assert list(Sysroot(ARM64, tmp_path).pythons) == [CPython(3, 13, free_threaded=True)]

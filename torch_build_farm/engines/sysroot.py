@@ -20,6 +20,7 @@ from torch_build_farm.core import foreign_files
 from torch_build_farm.core.errors import ToolError
 from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.process import capture
+from torch_build_farm.core.text import printable
 from torch_build_farm.core.versions import CPython
 
 _PREFIXES = ("/usr/local", "/usr")
@@ -79,7 +80,7 @@ class Sysroot:
 
     @cached_property
     def pythons(self) -> Mapping[CPython, TargetPython]:
-        """Its CPythons. Nothing of it is executed."""
+        """Its CPythons. Nothing of it is executed. Raises ToolError where one is for another machine."""
         pythons: dict[CPython, TargetPython] = {}
         for python, executable, library in self._installed():
             if python in pythons:
@@ -87,9 +88,21 @@ class Sysroot:
             for path in sorted(library.glob("_sysconfigdata_*.py")):
                 variables = _build_time_variables(self.real(self._path_there(path)))
                 if variables is not None:
+                    self._check_machine(executable, variables)
                     pythons[python] = self._python(executable, variables)
                     break
         return pythons
+
+    def _check_machine(self, executable: Path, variables: Mapping[str, str | int]) -> None:
+        """Raise ToolError for a CPython that says that it is for another machine, by the triplet it was built for."""
+        built_for = str(variables.get("HOST_GNU_TYPE", self.machine.name))
+        if built_for.partition("-")[0] != self.machine.name:
+            raise ToolError(
+                f"{variable_of(self.machine)} names a system of another machine: its CPython is for "
+                f"{printable(built_for, 100)}",
+                where=str(executable),
+                next_step=f"name the folder that holds usr/ and lib/ of {self.machine.words} Linux; {_HOW}",
+            )
 
     @property
     def library_folders(self) -> list[Path]:
