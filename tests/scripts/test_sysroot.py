@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def add(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def sysroot(programs: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def sysroot(programs: Path, folder: Path, *options: str, path: str = "") -> subprocess.CompletedProcess[str]:
     command = [str(CHECKOUT / "ci" / "sysroot"), str(folder), "--suite", "bookworm", *options]
     return subprocess.run(
-        command, env={"PATH": f"{programs}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
+        command, env={"PATH": path or f"{programs}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
     )
 
 
@@ -61,6 +62,17 @@ def test_further_packages(programs: Path, tmp_path: Path) -> None:
     assert sysroot(programs, tmp_path / "arm64", "--include", "libfmt-dev,libre2-dev").returncode == 0
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert "--include=python3,libpython3-dev,libstdc++6,libfmt-dev,libre2-dev" in arguments
+
+
+def test_a_system_without_a_compiler_for_it_is_half_of_it(programs: Path, tmp_path: Path) -> None:
+    """The folder may come from a cache, or from another machine."""
+    (tmp_path / "arm64" / "usr" / "include").mkdir(parents=True)
+    compiler = programs / "aarch64-linux-gnu-g++"
+    compiler.unlink()
+    for name in ("bash", "cat", "dirname", "realpath"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    done = sysroot(programs, tmp_path / "arm64", path=str(programs))
+    assert (done.returncode, done.stderr) == (1, "sysroot: run this as root, or install g++-aarch64-linux-gnu\n")
 
 
 def test_another_folder_stays_as_it_is(programs: Path, tmp_path: Path) -> None:
