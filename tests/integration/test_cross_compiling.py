@@ -139,6 +139,15 @@ def test_a_setup_py_that_runs_torch_is_told_where_it_can_be_built(sysroot: Path,
     assert "runs torch" in text
 
 
+def test_before_build_is_for_this_machine(sysroot: Path, tmp_path: Path) -> None:
+    """What its commands install, such as a code generator, has to run."""
+    note = tmp_path / "answers"
+    ask = "import sysconfig, platform; print(sysconfig.get_platform(), platform.machine())"
+    code, text = refused(tmp_path, SETUP, lines=f"before-build = ['python -c \"{ask}\" > {note}']\n")
+    assert code == 16, text
+    assert note.read_text().split() == [f"linux-{platform.machine()}", platform.machine()]
+
+
 def test_without_a_sysroot_the_error_says_what_to_name(tiny: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(variable_of(ARM64), raising=False)
     answer = tiny("--torch", "2.10", "--platform", "aarch64")

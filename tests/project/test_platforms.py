@@ -102,7 +102,7 @@ def test_the_command_line_wins_over_the_settings_and_these_over_the_machine(tmp_
 @pytest.mark.parametrize("word", ["arm64", "x86-64", "aarch46", ""])
 def test_another_word_is_answered_with_the_nearest_platform(word: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
-        Selection.parse(loaded(tmp_path), ["2.9"], platform=[word])
+        Selection.parse(loaded(tmp_path), ["2.9"], platform=["all", word])
     assert "aarch64" in raised.value.next_step
     with pytest.raises(ConfigError, match="platforms"):
         loaded(tmp_path, f'platforms = ["{word}"]\n')

@@ -196,7 +196,9 @@ class LocalBuild:
                 shared = self._install(additional)
             for command in self.settings.before_build:
                 self.before_build_command = command
-                self._call(["/bin/sh", "-c", command], cwd=str(self.tree))
+                # What these install, such as a code generator, runs here.
+                own_machine = cross_compiling.OWN_MACHINE if self.sysroot else None
+                self._call(["/bin/sh", "-c", command], cwd=str(self.tree), extra_environ=own_machine)
             self.before_build_command = ""
             wheel = self._back_end(builder)
         except BaseException:

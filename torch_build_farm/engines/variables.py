@@ -97,6 +97,8 @@ def _farm_variables(settings: Settings, request: BuildRequest, places: Places) -
         variables |= _ccache(places.ccache)
     if places.sysroot:
         variables |= _cross_variables(request.job.platform, places.sysroot)
+        if places.prefixes:  # pkg-config would look for what lies in them below it, too
+            del variables["PKG_CONFIG_SYSROOT_DIR"]
     if request.makeflags:
         variables["MAKEFLAGS"] = request.makeflags
     if places.environment:

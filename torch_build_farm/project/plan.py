@@ -66,15 +66,15 @@ class Selection:
 def parse_platforms(words: Sequence[str]) -> tuple[Machine, ...]:
     """The platforms that --platform names, none where it is not given. Raises UsageError for a word that names none."""
     known = {each.name: each for each in machine.MACHINES}
-    if "all" in words:
-        return machine.MACHINES
     for word in words:
-        if word not in known:
+        if word not in (*known, "all"):
             raise UsageError(
                 f"{word!r} is no platform; {nearest(word, known)}",
                 where="--platform",
                 next_step=f"--platform {' '.join(known)}, or one of them",
             )
+    if "all" in words:
+        return machine.MACHINES
     return tuple(known[word] for word in dict.fromkeys(words))
 
 
