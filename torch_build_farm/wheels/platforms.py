@@ -75,5 +75,7 @@ def of_wheels(names: Iterable[str]) -> frozenset[Platform]:
 
 def marker(platforms: Iterable[Platform]) -> str:
     """The environment marker that is true on these platforms; empty for none, which stands for all."""
-    each = [f'sys_platform == "{one.system}" and platform_machine == "{one.machine}"' for one in sorted(platforms)]
+    each = []
+    for platform in sorted(platforms):
+        each.append(f'sys_platform == "{platform.system}" and platform_machine == "{platform.machine}"')
     return each[0] if len(each) == 1 else " or ".join(f"({text})" for text in each)
