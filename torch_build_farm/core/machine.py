@@ -23,6 +23,11 @@ class Machine:
     def cross_c_compiler(self) -> str:
         return f"{self.cross_compiler.removesuffix('g++')}gcc"
 
+    @property
+    def suffix(self) -> str:
+        """What names of jobs, files and folders end with: nothing for x86-64, as they were before other machines."""
+        return "" if self == X86_64 else f"-{self.name}"
+
     def __str__(self) -> str:
         return self.name
 

@@ -217,8 +217,7 @@ class TorchStore:
         return self.root / "torch"
 
     def _marker(self, release: str, python: CPython, platform: Machine) -> Path:
-        of_platform = "" if platform == X86_64 else f"-{platform.name}"
-        return self.torch_folder / f"{release}-{python.tag}{of_platform}"
+        return self.torch_folder / f"{release}-{python.tag}{platform.suffix}"
 
     def releases(self, platform: Machine = X86_64) -> list[str]:
         """The torch releases that were unpacked here for `platform`, as `has` takes them."""

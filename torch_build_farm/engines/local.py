@@ -132,9 +132,10 @@ class LocalEngine:
     def _emulation_prefix(self, sysroot: Sysroot) -> Path:
         return self.store.environment(f"emulation-{sysroot.machine.name}")
 
-    def _emulation(self, sysroot: Sysroot) -> dict[str, str]:
-        """The variables of commands whose programs are a sysroot's."""
-        return sysroot.environment(self._emulation_prefix(sysroot))
+    def _emulation(self, platform: Machine) -> dict[str, str]:
+        """The variables of commands whose programs are for a platform: none for this machine's own kind."""
+        sysroot = self.sysroot(platform)
+        return sysroot.environment(self._emulation_prefix(sysroot)) if sysroot else {}
 
     def interpreters(self, variant: Variant) -> Mapping[CPython, Interpreter]:
         """Every CPython of this machine; for another platform those that its sysroot and this machine have in common.
@@ -154,9 +155,7 @@ class LocalEngine:
     @contextlib.contextmanager
     def site(self, job: Job, shell: Shell) -> Iterator[Site]:
         """The machine as it is; for another platform with the programs of its sysroot, under QEMU."""
-        sysroot = self.sysroot(job.platform)
-        if sysroot:
-            shell = replace(shell, env={**shell.env, **self._emulation(sysroot)})
+        shell = replace(shell, env={**shell.env, **self._emulation(job.platform)})
         yield Site(
             shell=shell,
             uv=tools.uv(),
@@ -181,8 +180,7 @@ class LocalEngine:
         (scratch / "tmp").mkdir()
         shared = share(self.store, home, job.id, shell.log)
         try:
-            sysroot = self.sysroot(job.platform)
-            env = {**tools.foreign_environment(scratch), **(self._emulation(sysroot) if sysroot else {})}
+            env = {**tools.foreign_environment(scratch), **self._emulation(job.platform)}
             yield replace(shell, env=env, cwd=scratch)
         except BaseException:
             shared.remove_edited()

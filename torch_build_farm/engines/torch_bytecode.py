@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePath
 
-from torch_build_farm.core.machine import X86_64
 from torch_build_farm.core.process import Completed
 from torch_build_farm.core.versions import CPython
 from torch_build_farm.engines import variables
@@ -68,7 +67,7 @@ def _make(site: Site, home: Path, version: str, python: CPython) -> None:
 
 def _folder(site: Site, python: CPython) -> str:
     """The folder of a CPython's bytecode; the same release for another machine is another torch."""
-    return python.tag if site.platform == X86_64 else f"{python.tag}-{site.platform.name}"
+    return f"{python.tag}{site.platform.suffix}"
 
 
 def _run(site: Site, script: str, home: Path, python: CPython, *more: PurePath) -> Completed:

@@ -22,7 +22,7 @@ from torch_build_farm.core.log import STAGE_MARK
 from torch_build_farm.pipeline import estimates, records, workfolder
 from torch_build_farm.pipeline.records import WHEEL_STAGE, Record
 from torch_build_farm.pipeline.results import JobResult, Progress, StageResult
-from torch_build_farm.pipeline.shared_wheels import earlier_jobs, serves
+from torch_build_farm.pipeline.shared_wheels import earlier_jobs, jobs_of_variant, serves
 from torch_build_farm.pipeline.stage import RunContext, Stage, Step
 from torch_build_farm.pipeline.stages.order import stages_of
 from torch_build_farm.project.plan import Job
@@ -51,12 +51,7 @@ def run(context: RunContext, jobs: Sequence[Job], stages: Sequence[Stage], progr
         for job in jobs:
             if job.variant.needs_torch:
                 job_runs[job.id].core = cores.get((job.platform, job.python))
-            of_variant = [
-                job_runs[other.id]
-                for other in jobs
-                if (other.distribution, other.platform) == (job.distribution, job.platform)
-            ]
-            job_runs[job.id].of_variant = sorted(of_variant, key=lambda job_run: job_run.job.python)
+            job_runs[job.id].of_variant = [job_runs[other.id] for other in jobs_of_variant(jobs, job)]
         futures = [pool.submit(job_run.run) for job_run in job_runs.values()]
         try:
             while wait(futures, timeout=0.2).not_done:

@@ -40,14 +40,18 @@ def serves(wheel: str, python: CPython) -> bool:
     return any((tag.interpreter, tag.abi) in accepted for tag in parse_wheel_filename(wheel)[3])
 
 
+def jobs_of_variant(jobs: Iterable[Job], job: Job) -> list[Job]:
+    """The jobs of the same variant and platform, the one with the oldest CPython first."""
+    of_variant = (job.distribution, job.platform)
+    return sorted(
+        [other for other in jobs if (other.distribution, other.platform) == of_variant],
+        key=lambda other: other.python,
+    )
+
+
 def earlier_jobs(jobs: Iterable[Job], job: Job) -> list[Job]:
     """The jobs of the same variant and platform with an older CPython, the oldest first."""
-    older = [
-        other
-        for other in jobs
-        if (other.distribution, other.platform) == (job.distribution, job.platform) and other.python < job.python
-    ]
-    return sorted(older, key=lambda other: other.python)
+    return [other for other in jobs_of_variant(jobs, job) if other.python < job.python]
 
 
 def may_be_shared(source: Source, settings: Settings) -> bool:

@@ -16,7 +16,7 @@ from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.core.versions import CPython, Minor, parse_pythons
 from torch_build_farm.project import cuda_architectures
 from torch_build_farm.project.settings import Project
-from torch_build_farm.project.variant import Variant, file_name
+from torch_build_farm.project.variant import Variant, file_name, platform_option
 
 Pythons = tuple[CPython, ...] | Literal["default", "all"]
 
@@ -152,8 +152,7 @@ def jobs_of(project: Project) -> dict[str, tuple[Variant, CPython]]:
 
 def job_id(distribution: str, python: CPython, platform: Machine = X86_64) -> str:
     """The stable name of a job, such as pymomentum-gpu-torch29-cp312, with its platform unless that is x86-64."""
-    name = f"{distribution}-{python.tag}"
-    return name if platform == X86_64 else f"{name}-{platform.name}"
+    return f"{distribution}-{python.tag}{platform.suffix}"
 
 
 def platform_of_job(job_id: str) -> Machine:
@@ -310,9 +309,8 @@ def _check_cuda(project: Project, jobs: Sequence[Job]) -> None:
 
 def _command_to_add(variant: Variant) -> str:
     """The command that brings a variant's file up to date."""
-    platform = "" if variant.platform == X86_64 else f" --platform {variant.platform.name}"
     index = f" --index {variant.index}" if variant.torch.flavour else ""
-    return f"`add {variant.torch}{platform}{index}`"
+    return f"`add {variant.torch}{platform_option(variant.platform)}{index}`"
 
 
 def _names_torchs_own(project: Project, job: Job) -> bool:

@@ -280,6 +280,11 @@ def collect_variants(folders: Sequence[Path], problems: list[str]) -> Described:
     return {machine: dict(sorted(of_machine.items())) for machine, of_machine in variants.items()}
 
 
+def platform_option(platform: Machine) -> str:
+    """What follows a command that is to be about a platform; nothing for x86-64."""
+    return "" if platform == X86_64 else f" --platform {platform.name}"
+
+
 def minor_on(minor: Minor, platform: Machine) -> str:
     """A minor as people read it where platforms differ: "2.9", and "2.9 for arm64"."""
     return str(minor) if platform == X86_64 else f"{minor} for {platform.words}"
@@ -287,7 +292,7 @@ def minor_on(minor: Minor, platform: Machine) -> str:
 
 def file_name(minor: Minor, platform: Machine) -> str:
     """The name of a minor's variants file, such as torch29.toml, torch29-cu126.toml and torch29-aarch64.toml."""
-    return f"{minor.tag}.toml" if platform == X86_64 else f"{minor.tag}-{platform.name}.toml"
+    return f"{minor.tag}{platform.suffix}.toml"
 
 
 def _read_file(path: Path, problems: list[str]) -> Variant | None:

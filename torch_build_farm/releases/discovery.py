@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from torch_build_farm.core.errors import UnknownTorchError
-from torch_build_farm.core.machine import X86_64, Machine
+from torch_build_farm.core.machine import Machine
 from torch_build_farm.core.versions import CPython, Minor
-from torch_build_farm.project.variant import Variant
+from torch_build_farm.project.variant import Variant, platform_option
 from torch_build_farm.releases.facts import Facts, tags_of
 from torch_build_farm.releases.listing import Listing, Release
 
@@ -84,7 +84,7 @@ def _compare_minor(
 
     releases, tags = tuple(release.name for release in usable), tags_of(usable)
     if variant is None:
-        of_platform = "" if platform == X86_64 else f" --platform {platform.name}"
+        of_platform = platform_option(platform)
         news = [f"no variant: add {minor}{of_platform}"]
         return DiscoveredMinor(minor, platform, Status.MISSING, releases, tags, news=tuple(news))
 

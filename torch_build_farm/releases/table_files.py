@@ -26,7 +26,7 @@ def shipped_folder(machine: Machine) -> Path:
     The headers with assertions are the same in torch's wheels for all machines: of 2.6.0 to 2.15.0 for arm64, all lines
     were compared with those for x86-64.
     """
-    return SHIPPED if machine == X86_64 else DATA / f"torch-{machine.name}"
+    return SHIPPED.with_name(f"{SHIPPED.name}{machine.suffix}")
 
 
 def added_folder(machine: Machine = X86_64) -> Path:
@@ -36,7 +36,7 @@ def added_folder(machine: Machine = X86_64) -> Path:
 
 def added_beside(added: Path, machine: Machine) -> Path:
     """The folder of added tables for a machine; `added` is that for x86-64."""
-    return added if machine == X86_64 else added.with_name(f"{added.name}-{machine.name}")
+    return added.with_name(f"{added.name}{machine.suffix}")
 
 
 def table_folders(added: Path, machine: Machine = X86_64) -> list[Path]:

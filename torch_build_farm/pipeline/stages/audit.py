@@ -9,13 +9,12 @@ from packaging.version import Version
 
 from torch_build_farm import __version__
 from torch_build_farm.core.errors import AbiError, AuditError
-from torch_build_farm.core.machine import X86_64, Machine
 from torch_build_farm.pipeline.facts import AuditFacts, BuildFacts
 from torch_build_farm.pipeline.stage import Outcome, Stage, Step
 from torch_build_farm.pipeline.stages.build import BUILD
 from torch_build_farm.pipeline.stages.relocate import RELOCATE
 from torch_build_farm.project.plan import Job
-from torch_build_farm.project.variant import StableVariant, Variant
+from torch_build_farm.project.variant import StableVariant, Variant, platform_option
 from torch_build_farm.releases.table_files import added_folder
 
 if TYPE_CHECKING:
@@ -37,11 +36,6 @@ def _inputs(step: Step) -> dict[str, Any]:
         "external-libraries": dict(step.context.project.settings.external_libraries),
         "knowledge": step.context.audit_tables_sha256.get(),
     }
-
-
-def _option(platform: Machine) -> str:
-    """What `index add` is told for a platform; nothing for x86-64."""
-    return "" if platform == X86_64 else f" --platform {platform.name}"
 
 
 def _require_stable(job: Job, wheel: AuditedWheel, problems: Sequence[str]) -> None:
@@ -67,7 +61,7 @@ def _work(step: Step) -> Outcome:
         raise AuditError(
             f"{step.job.id}: nothing is known of torch {', '.join(unknown)}",
             where=str(added_folder()),
-            next_step=f"build_farm.py index add {' '.join(unknown)}{_option(variant.platform)}",
+            next_step=f"build_farm.py index add {' '.join(unknown)}{platform_option(variant.platform)}",
         )
 
     # All known releases are audited, since the record and the report show them; only the variant's own must work.

@@ -87,12 +87,7 @@ def get(
 
 def lock_name(release: str, python: CPython, machine: Machine = X86_64) -> str:
     """The name of the store's lock to hold while an SDK is made."""
-    return f"sdk-{release}-{python.tag}{_suffix(machine)}"
-
-
-def _suffix(machine: Machine) -> str:
-    """What names in the store end with where they belong to another machine than x86-64."""
-    return "" if machine == X86_64 else f"-{machine.name}"
+    return f"sdk-{release}-{python.tag}{machine.suffix}"
 
 
 def make(
@@ -148,7 +143,7 @@ def _is_intact(path: Path, digest: str) -> bool:
 
 
 def _note_path(store: TorchStore, release: str, python: CPython, machine: Machine) -> Path:
-    return store.root / "sdk" / f"{release}-{python.tag}{_suffix(machine)}.json"
+    return store.root / "sdk" / f"{release}-{python.tag}{machine.suffix}.json"
 
 
 def _write_note(path: Path, sdk: Sdk, index: PackageIndex) -> None:
